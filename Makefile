@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE = 1
+export TRANSFORMERS_VERBOSITY = error
+
+.PHONY: demo test check format lint types imports bench mini clean
+
+demo: $(VENV)/ready  ## set up and run the main job on the embedded model
+	$(BIN)/ovam demo --output-dir out/demo
+
+test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with every shape checked
+	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,beartype.beartype tests
+
+check: format lint types imports test  ## what CI runs
+
+format: $(VENV)/ready
+	$(BIN)/ruff format --check src tests benchmarks
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check src tests benchmarks
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+imports: $(VENV)/ready
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of vpulab/ovam to compare with it)
+	$(BIN)/python -m benchmarks $(if $(PEER),--peer $(PEER))
+
+mini: $(VENV)/ready  ## train the embedded model from nothing or from where it stands (hours), in runs/mini
+	$(BIN)/ovam mini train --work-dir runs/mini
+
+# torch comes first and alone: resolved together with the rest it may bring CUDA packages of several gigabytes
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,55 @@
+"""Open-vocabulary attention maps: run a diffusion model once, ask its attention for any words afterwards."""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovam.capture import capture as capture
+    from ovam.capture import stream as stream
+    from ovam.encode import encode as encode
+    from ovam.errors import OvamError as OvamError
+    from ovam.maps import AttentionMaps as AttentionMaps
+    from ovam.masks import Segmentation as Segmentation
+    from ovam.models import load as load
+    from ovam.trace import TokenEmbedding as TokenEmbedding
+    from ovam.trace import Trace as Trace
+
+__version__ = "0.1.0"
+_HOMES = {
+    "AttentionMaps": "maps",
+    "OvamError": "errors",
+    "Segmentation": "masks",
+    "TokenEmbedding": "trace",
+    "Trace": "trace",
+    "capture": "capture",
+    "encode": "encode",
+    "load": "models",
+    "stream": "capture",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are found when first used, so that `import ovam` loads nothing heavy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ovam' has no attribute {name!r}")
+    value = getattr(import_module(f"ovam.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Package(ModuleType):
+    """Keeps `ovam.capture` the function: importing the submodule of that name would otherwise hide it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOMES):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
