@@ -1,0 +1,1 @@
+"""The recipe of mini: scenes -> tokenizer -> autoencoder -> text tower -> denoiser. Run with `ovam mini train`."""

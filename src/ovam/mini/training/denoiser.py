@@ -1,0 +1,163 @@
+"""Stage 3: the denoiser, a UNet with cross attention at grids of 32, 16 and 8, trained on noise prediction.
+
+Half resolution first, where an iteration costs a quarter, then full size. Captions are dropped in 10 % of
+samples, for guidance. Special tokens are never masked out and no mask supervises the attention.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ovam.mini.training.loop import (
+    DEVICE,
+    Average,
+    Log,
+    batches,
+    half_precision,
+    load_tensors,
+    save_tensors,
+    warm_cosine,
+)
+
+PEAK_RATE, DROPPED_CAPTIONS, SNR_CAP = 8e-4, 0.1, 5.0
+_CHECKPOINT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`iterations` iterations on pictures of `size` pixels."""
+
+    size: int
+    iterations: int
+    batch: int
+
+
+PHASES = (Phase(64, 1800, 64), Phase(128, 1600, 32))
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 128, 192),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=(2, 4, 6),  # numbers of heads, 32 channels each
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _snr_weights(scheduler: DDIMScheduler, timesteps: Tensor) -> Tensor:
+    """Weight min(snr, cap) / snr of each sample's loss: Hang et al., arXiv:2303.09556."""
+    signal = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    ratio = signal / (1 - signal)
+    return ratio.clamp(max=SNR_CAP) / ratio
+
+
+class DenoiserTraining:
+    """State of the run: raw weights, averaged weights, iteration; resumes from its own checkpoint.
+
+    The optimiser's moments are not kept: after a resume the rate is warmed up again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        latents: dict[int, Tensor],
+        captions: list[list[str]],
+        tokenizer: CLIPTokenizer,
+        encoder: CLIPTextModel,
+    ) -> None:
+        self.folder, self.latents, self.captions = folder, latents, captions
+        self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
+        torch.manual_seed(2)
+        self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
+        self.iteration = 0
+        self.average = Average(self.model)
+        self.checkpoint = folder.with_suffix(".checkpoint.safetensors")
+        if self.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        tensors = load_tensors(self.checkpoint)
+        self.iteration = int(tensors.pop("iteration"))
+        self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("raw.")})
+        self.average.values = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
+
+    def _save(self) -> None:
+        tensors = {f"raw.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.average.values.items()}
+        save_tensors(tensors | {"iteration": torch.tensor(self.iteration)}, self.checkpoint)
+
+    def export(self) -> None:
+        """Save the averaged weights as a diffusers folder."""
+        averaged = build_unet()
+        averaged.load_state_dict({name: value.cpu() for name, value in self.average.values.items()})
+        averaged.save_pretrained(self.folder)
+
+    def _texts(self, indices: Tensor, random: np.random.Generator) -> Tensor:
+        scenes = len(self.captions)
+        texts = []
+        for i in indices.tolist():
+            choices = self.captions[i % scenes]
+            dropped = random.random() < DROPPED_CAPTIONS
+            texts.append("" if dropped else choices[int(random.integers(len(choices)))])
+        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        return self.encoder(ids.to(DEVICE)).last_hidden_state.detach()
+
+    def _loss(self, clean: Tensor, text: Tensor) -> Tensor:
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(clean),), device=DEVICE)
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        with half_precision():
+            predicted = self.model(noisy, timesteps, text).sample
+        errors = (predicted.float() - noise).square().mean((1, 2, 3))
+        return (errors * _snr_weights(self.scheduler, timesteps)).mean()
+
+    def run(self, phases: tuple[Phase, ...] = PHASES) -> None:
+        """Train through `phases`, from wherever the checkpoint stands."""
+        optimiser = torch.optim.AdamW(self.model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
+        log = Log(self.folder.with_suffix(".log.jsonl"))
+        total, resumed_at, end_of_phase = sum(phase.iterations for phase in phases), self.iteration, 0
+        for phase in phases:
+            end_of_phase += phase.iterations
+            latents = self.latents[phase.size]
+            order = torch.Generator().manual_seed(self.iteration)
+            random = np.random.default_rng(self.iteration)
+            for indices in batches(len(latents), phase.batch, order):
+                if self.iteration >= end_of_phase:
+                    break
+                loss = self._loss(latents[indices].to(DEVICE).float(), self._texts(indices, random))
+                rewarm = min(1.0, (self.iteration - resumed_at + 1) / 100)
+                optimiser.param_groups[0]["lr"] = rewarm * warm_cosine(self.iteration, total, PEAK_RATE)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                optimiser.step()
+                self.iteration += 1
+                self.average.update(self.iteration)
+                log.add(self.iteration, loss.item(), size=phase.size)
+                if self.iteration % _CHECKPOINT_EVERY == 0:
+                    self._save()
+        self._save()
+        self.export()
