@@ -1,0 +1,80 @@
+"""Every error the library raises on purpose.
+
+A message names the object, what it is, what was expected and what to do. Each class also derives from the
+builtin that callers would catch anyway; `docs/errors.md` has a row for each.
+"""
+
+
+class OvamError(Exception):
+    """Root of all deliberate errors."""
+
+    def __str__(self) -> str:  # KeyError would print the message's repr
+        return str(self.args[0]) if self.args else ""
+
+
+class EmptyWordsError(OvamError, ValueError):
+    """No words were given, or only blanks."""
+
+
+class UnknownWordError(OvamError, KeyError):
+    """A word was asked of maps whose attribution prompt does not contain it."""
+
+
+class AmbiguousWordError(OvamError, KeyError):
+    """A word stands more than once in the attribution prompt and was asked for by its text."""
+
+
+class PromptTooLongError(OvamError, ValueError):
+    """A text has more tokens than the text encoder reads."""
+
+
+class UnsupportedPipelineError(OvamError, TypeError):
+    """No backbone knows this pipeline, or the way it is set up."""
+
+
+class NestedCaptureError(OvamError, RuntimeError):
+    """A capture was begun on a pipeline that is being captured already."""
+
+
+class NothingCapturedError(OvamError, RuntimeError):
+    """A trace, or a part of it, was asked for that holds no queries."""
+
+
+class MissingBlockError(OvamError, KeyError):
+    """A block or grid was named that is not there."""
+
+
+class MissingStepError(OvamError, IndexError):
+    """A step was named that is not there."""
+
+
+class CaptureTooLargeError(OvamError, MemoryError):
+    """The capture would keep more bytes than the limit allows."""
+
+
+class SpaceMismatchError(OvamError, ValueError):
+    """A token embedding comes from another space than the one the trace's keys are made from."""
+
+
+class NoTextEncoderError(OvamError, RuntimeError):
+    """A trace without a text encoder was asked about a text."""
+
+
+class NotFiniteError(OvamError, ArithmeticError):
+    """Queries or maps contain NaN or infinity."""
+
+
+class TraceFileError(OvamError, ValueError):
+    """A file is not a trace, is damaged, or is of a newer format."""
+
+
+class ImageInputError(OvamError, ValueError):
+    """An image could not be read, or is of a kind that was not expected."""
+
+
+class ModelNotFoundError(OvamError, OSError):
+    """A model name is neither `mini`, a folder of a pipeline, nor a model id that could be loaded."""
+
+
+class OptionError(OvamError, ValueError):
+    """An option has a value outside what it can take."""

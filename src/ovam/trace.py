@@ -1,0 +1,288 @@
+"""A trace: what is kept of one image's run, so that words can be asked of it later.
+
+Nothing here knows a model. A trace answers through its `TextSide`, which turns words into keys. The
+methods `maps`, `segment`, `save` and `load` are doors to functions of later stages, imported when called.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from PIL import Image
+
+from ovam.errors import MissingBlockError, MissingStepError, NothingCapturedError
+from ovam.prompt import AttributionPrompt
+from ovam.shapes import Embedding, Key, Query
+
+if TYPE_CHECKING:
+    from ovam.maps import AttentionMaps
+    from ovam.masks import Segmentation
+
+Half = Literal["cond", "uncond"]
+"""Which of the two passes of guidance: with the prompt, or with the negative or empty prompt."""
+
+Grid = tuple[int, int]
+"""Height and width of a block's lattice of pixels."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Names the exact input of the key path: vectors of two different spaces must never be mixed.
+
+    Attributes:
+        encoder: Class of the text encoder and a hash of its weights.
+        layer: Which of its outputs, `last` or with CLIP's skipped layers `skip-N`.
+        width: Channels of a vector.
+    """
+
+    encoder: str
+    layer: str
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.encoder}, layer {self.layer}, width {self.width}"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEmbedding:
+    """The vectors of an attribution prompt in a named space."""
+
+    vectors: Embedding
+    prompt: AttributionPrompt
+    space: Space
+
+
+class TextSide(Protocol):
+    """From text to the keys a trace's queries are compared with.
+
+    `kind` tells what is promised: `static` keys depend on the text alone (UNet, PixArt), so late words are
+    exact; `replayed` keys are made by running the text stream again against stored image keys and values
+    (SD3, FLUX), exact for the generation prompt.
+    """
+
+    @property
+    def kind(self) -> Literal["static", "replayed"]: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """Tokens of a text as the key path takes them; `as_phrase` makes the whole text one unit."""
+        ...
+
+    def keys(self, embedding: Embedding, block: str, call: int) -> Key:
+        """Keys of an embedding in one block at one denoiser call, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the denoiser.
+
+    Attributes:
+        index: Position among all calls of the run, kept or not.
+        step: Index of the noise level: several calls share a step in schedulers such as Heun and PNDM.
+        timestep: The scheduler's value, as the denoiser got it.
+        sigma: Noise level where the scheduler has one.
+    """
+
+    index: int
+    step: int
+    timestep: float
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTrace:
+    """Queries of one attention block.
+
+    Attributes:
+        name: Module path in the pipeline's denoiser.
+        grid: Height and width of the block's pixels.
+        scale: Factor on the scores.
+        query: Per half (head, step, pixel, head_dim), contiguous.
+    """
+
+    name: str
+    grid: Grid
+    scale: float
+    query: Mapping[Half, Query]
+
+    @property
+    def heads(self) -> int:
+        return next(iter(self.query.values())).shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(query.nbytes for query in self.query.values())
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trace comes from; for people and for files, no answer depends on it."""
+
+    model: str
+    pipeline: str
+    kind: Literal["generated", "encoded"]
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The queries of one image's run, its picture, and the way from words to keys.
+
+    Attributes:
+        blocks: By module path, in the order the model runs them.
+        calls: The kept denoiser calls; the `step` axis of every query has one entry for each.
+        text: Turns words into keys.
+        source: Model, prompt, seed.
+        size: (height, width) of the image in pixels.
+        image_png: The picture as PNG, or None where the run ended with latents.
+    """
+
+    blocks: Mapping[str, BlockTrace]
+    calls: tuple[Call, ...]
+    text: TextSide
+    source: Source
+    size: tuple[int, int]
+    image_png: bytes | None = None
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture, RGB.
+
+        Raises:
+            NothingCapturedError: the run ended with latents and no picture was decoded.
+        """
+        if self.image_png is None:
+            raise NothingCapturedError(
+                "this trace has no picture: the pipeline was run with output_type='latent'; "
+                "run it with 'pil', 'np' or 'pt' to keep one"
+            )
+        return Image.open(BytesIO(self.image_png)).convert("RGB")
+
+    @property
+    def halves(self) -> tuple[Half, ...]:
+        """The halves of guidance that were kept."""
+        first = next(iter(self.blocks.values()), None)
+        return () if first is None else tuple(first.query)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all queries."""
+        return sum(block.nbytes for block in self.blocks.values())
+
+    def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
+        """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
+
+        Args:
+            blocks: Module paths, their beginnings, or grids (a height, or height and width); None keeps all.
+            steps: Step numbers; None keeps all.
+
+        Raises:
+            MissingBlockError: a name or grid fits no block.
+            MissingStepError: a step is not in the trace.
+        """
+        names = choose_blocks({name: block.grid for name, block in self.blocks.items()}, blocks)
+        kept = {name: self.blocks[name] for name in names}
+        if steps is None:
+            return replace(self, blocks=kept)
+        entries = choose_steps(self.calls, steps)
+        index = torch.tensor(entries)
+        fewer = {
+            name: replace(block, query={half: query[:, index] for half, query in block.query.items()})
+            for name, block in kept.items()
+        }
+        return replace(self, blocks=fewer, calls=tuple(self.calls[i] for i in entries))
+
+    def maps(self, words: "Words", **options: "Any") -> "AttentionMaps":
+        """Attention maps of any words; see `ovam.maps.attention_maps`."""
+        from ovam.maps import attention_maps
+
+        return attention_maps(self, words, **options)
+
+    def segment(self, words: Sequence[str], **options: "Any") -> "Segmentation":
+        """Masks and a label map of a list of words; see `ovam.masks.segment`."""
+        from ovam.masks import segment
+
+        return segment(self, words, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace to one safetensors file; see `ovam.trace_file.save_trace`."""
+        from ovam.trace_file import save_trace
+
+        save_trace(self, path)
+
+    @staticmethod
+    def load(path: str | Path, text: object = None) -> "Trace":
+        """Read a trace back; see `ovam.trace_file.load_trace`."""
+        from ovam.trace_file import load_trace
+
+        return load_trace(path, text)
+
+
+Words = str | Sequence[str] | TokenEmbedding | Embedding
+"""What can be asked: a prompt, a list of words and phrases, or vectors of the trace's space."""
+
+BlockChoice = Iterable[str | int | Grid] | None
+"""Blocks by module path or its beginning, by grid height, or by grid (height, width)."""
+
+
+def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
+    """Names of the blocks that `choice` asks for, in the order of `grids`.
+
+    Raises:
+        MissingBlockError: an entry fits no block.
+    """
+    if choice is None:
+        return tuple(grids)
+    chosen: set[str] = set()
+    for entry in [choice] if isinstance(choice, str | int) else choice:
+        fitting = {name for name, grid in grids.items() if _fits(entry, name, grid)}
+        if not fitting:
+            sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
+            names = ", ".join(list(grids)[:5])
+            raise MissingBlockError(
+                f"block {entry!r} fits none of the {len(grids)} blocks here: expected a grid ({sizes}) "
+                f"or a module path or its beginning ({names}, ...)"
+            )
+        chosen |= fitting
+    return tuple(name for name in grids if name in chosen)
+
+
+def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:
+    if isinstance(entry, int):
+        return grid[0] == entry
+    if isinstance(entry, str):
+        return name == entry or name.startswith(entry.rstrip(".") + ".")
+    return grid == tuple(entry)
+
+
+def choose_steps(calls: Sequence[Call], steps: Iterable[int]) -> list[int]:
+    """Positions in `calls` of the calls whose step is asked for.
+
+    Raises:
+        MissingStepError: a step is not among the calls.
+    """
+    wanted = set(steps)
+    missing = wanted - {call.step for call in calls}
+    if missing or not wanted:
+        there = sorted({call.step for call in calls})
+        raise MissingStepError(
+            f"step {sorted(missing)} is not in this trace: expected step numbers out of {_ranges(there)}; "
+            "capture with steps=None to keep every step"
+        )
+    return [i for i, call in enumerate(calls) if call.step in wanted]
+
+
+def _ranges(numbers: list[int]) -> str:
+    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return str(numbers)
