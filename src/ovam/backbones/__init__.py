@@ -1,0 +1,1 @@
+"""Adapters: one file a model family, each keeping the contract of `base.Backbone`."""

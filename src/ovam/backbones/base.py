@@ -1,0 +1,141 @@
+"""The contract between capture and a model family. `docs/decisions/0001-backbone-contract.md` says why it is so."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ovam.trace import Grid, Half, TextSide
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """A cross- or joint-attention block, before anything has run.
+
+    Attributes:
+        name: Module path in the denoiser.
+        heads: Number of heads.
+        head_dim: Channels of a head.
+        scale: Factor on the scores.
+        default: Whether it is captured when the user names no blocks.
+    """
+
+    name: str
+    heads: int
+    head_dim: int
+    scale: float
+    default: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run of the pipeline was asked for, as far as its text goes.
+
+    Attributes:
+        images: Number of images; those of one prompt lie side by side in the batch.
+        prompts: One text an image, or None where embeddings were passed instead.
+        negative_prompts: Likewise; None where there was none.
+        guided: Whether the pipeline runs both halves of guidance.
+    """
+
+    images: int
+    prompts: tuple[str, ...] | None = None
+    negative_prompts: tuple[str, ...] | None = None
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of the denoiser, read from its arguments.
+
+    Attributes:
+        latent: Height and width of the latent it works on.
+        timestep: The scheduler's value.
+        halves: How the batch is divided: for each half its images' positions in the batch. A family that
+            evaluates the halves one after the other names one half a call.
+    """
+
+    latent: Grid
+    timestep: float
+    halves: Mapping[Half, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a block showed in one call: queries of image pixels, and what a replay of its text would need.
+
+    Attributes:
+        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
+        replay: Tensors (batch, ...) to keep with the query in joint attention, such as image keys and values.
+    """
+
+    query: Float[Tensor, "batch head pixel head_dim"]
+    replay: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Report = Callable[[str, Observation], None]
+"""Called with a block's name each time the block has run."""
+
+
+class Backbone(ABC):
+    """Reads one family of pipelines. It observes and never changes a number.
+
+    A backbone holds no state of a run: everything it tells is read from the pipeline when it is asked.
+    Subclasses are final; what they share is a function, not a base method.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]]
+    """Class names of the pipelines it reads."""
+
+    text_kind: ClassVar[Literal["static", "replayed"]]
+    """What its text side promises; see `ovam.trace.TextSide`."""
+
+    prompt_method: ClassVar[str] = "encode_prompt"
+    """The pipeline's method that turns texts into embeddings, called once at the start of each run."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The module that is called once per evaluation."""
+
+    @abstractmethod
+    def blocks(self) -> Mapping[str, BlockSpec]:
+        """Every block that can be captured, in the order the model runs them."""
+
+    @abstractmethod
+    def grids(self, latent: Grid) -> Mapping[str, Grid]:
+        """Height and width of every block's pixels for a latent of this size."""
+
+    @abstractmethod
+    def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
+        """Read one call of `prompt_method`: its arguments by name, and what it returned.
+
+        `earlier` is the request of the same run where the pipeline calls the method more than once before
+        the denoiser (FLUX encodes the negative prompt by a second call).
+        """
+
+    @abstractmethod
+    def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        """Read the arguments, by name, of one call of the denoiser; `request` is None in loops of the user's own.
+
+        Raises:
+            UnsupportedPipelineError: the batch does not fit the request.
+        """
+
+    @abstractmethod
+    def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
+        """Install hooks that report each of these blocks whenever it has run; all are removed by their handles.
+
+        If a hook cannot be installed, those before it are removed again before the error leaves.
+        """
+
+    @abstractmethod
+    def text_side(self, names: Sequence[str]) -> TextSide:
+        """The way from words to the keys of these blocks, as the weights stand now."""

@@ -1,0 +1,192 @@
+"""A real image as a trace: encode it, noise it at chosen time steps, and watch the denoiser look at it."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ovam.backbones.base import Request
+from ovam.backbones.registry import backbone_of
+from ovam.capture import _limit, choice_of
+from ovam.errors import ImageInputError, OptionError
+from ovam.recorders import QueryRecorder
+from ovam.session import Session
+from ovam.trace import BlockChoice, Trace
+
+TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
+"""Default time steps of 1000: early enough to see detail, late enough to see what a thing is."""
+
+
+def encode(
+    pipe: Any,
+    image: str | Path | Image.Image | np.ndarray,
+    prompt: str = "",
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    noises: int = 1,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    blocks: BlockChoice = None,
+    dtype: torch.dtype = torch.float16,
+    device: str | torch.device = "cpu",
+    limit_gib: float | None = None,
+) -> Trace:
+    """Make a trace of an image that the model did not generate.
+
+    The image's latent is noised at each time step, with `noises` different noises, and the denoiser is run
+    once on each, without guidance. The trace has one step entry per evaluation and answers any words.
+
+    Args:
+        pipe: A pipeline of a supported family.
+        image: A file, a PIL image, or an array (height, width, 3) of uint8 or of floats in [0, 1].
+        prompt: What the denoiser is told; empty by default, so that no word is favoured.
+        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule.
+        noises: Noises a time step.
+        seed: Seed of the noises.
+        size: (height, width) to resize to for the model; by default its native area in the image's proportions.
+        blocks: As in `capture`.
+        dtype: As in `capture`.
+        device: As in `capture`.
+        limit_gib: As in `capture`.
+
+    Returns:
+        A trace whose picture and size are the image's own.
+
+    Raises:
+        ImageInputError: the image can't be read or is of another kind.
+        OptionError: a time step outside the scheduler's range, or no noise.
+        PromptTooLongError: the prompt is longer than the encoder reads.
+        The errors of `capture`.
+    """
+    picture = read_image(image)
+    backbone = backbone_of(pipe)
+    _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
+    clean = _latent(pipe, picture, size)
+    context = _context(pipe, backbone, prompt)
+    traces: list[Trace] = []
+    target = torch.device(device)
+    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=_limit(target, limit_gib))
+    session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
+    generator = torch.Generator().manual_seed(seed)
+    order = sorted(timesteps, reverse=True)
+    with session.installed(), torch.no_grad(), _evaluating(pipe.unet):
+        session.begin(Request(images=1, prompts=(prompt,)), (seed,), calls=len(order) * noises)
+        for timestep in order:
+            for _ in range(noises):
+                noise = torch.randn(clean.shape, generator=generator).to(clean)
+                signal = pipe.scheduler.alphas_cumprod[timestep].to(clean)
+                noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+                pipe.unet(noisy, timestep, encoder_hidden_states=context)
+        session.finish([_png(picture)], (picture.height, picture.width))
+    return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
+
+
+def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """Any accepted image as RGB; transparent pixels become white.
+
+    Raises:
+        ImageInputError: a file that is missing or no image, or an array of another shape or type.
+    """
+    if isinstance(image, str | Path):
+        image = _opened(Path(image))
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    if not isinstance(image, Image.Image):
+        raise ImageInputError(
+            f"image is a {type(image).__name__}: expected a file name, a PIL image, or an array (height, width, 3)"
+        )
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return image.convert("RGB")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return opened
+    except FileNotFoundError as error:
+        raise ImageInputError(f"image {path} is not there: expected the name of an image file") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise ImageInputError(f"image {path} can't be read ({error}): expected a PNG, JPEG or WebP file") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype not in (np.uint8, np.float32, np.float64):
+        raise ImageInputError(
+            f"image is an array of shape {array.shape} and type {array.dtype}: expected (height, width, 3) of uint8, "
+            "or of floats in [0, 1]"
+        )
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise ImageInputError(
+            f"image is an array of floats from {array.min()} to {array.max()}: expected them in [0, 1]; "
+            "divide by 255, or pass uint8"
+        )
+    return Image.fromarray((array * 255).round().astype(np.uint8))
+
+
+def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:
+    outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps]
+    if outside or not timesteps:
+        raise OptionError(
+            f"timesteps={tuple(timesteps)}: expected at least one, each from 0 to {training_steps - 1}, the range "
+            "the scheduler was trained on"
+        )
+    if noises < 1:
+        raise OptionError(f"noises={noises}: expected at least 1")
+
+
+def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int] | None) -> Tensor:
+    """The scaled latent of the picture at the size the model works on, without sampling noise."""
+    height, width = _native_size(pipe, picture) if size is None else size
+    pixels = pipe.image_processor.preprocess(picture, height=height, width=width)
+    pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
+    with torch.no_grad(), _evaluating(pipe.vae):
+        return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def _native_size(pipe: Any, picture: Image.Image) -> tuple[int, int]:
+    """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
+    cell = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.down_block_types) - 1)
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    ratio = (picture.height / picture.width) ** 0.5
+    return max(cell, round(side * ratio / cell) * cell), max(cell, round(side / ratio / cell) * cell)
+
+
+def _context(pipe: Any, backbone: Any, prompt: str) -> Tensor:
+    """What the pipeline's own run would hand to the denoiser for the prompt."""
+    if prompt.strip():
+        vectors = backbone.text_side(()).embed(prompt, padded=True).vectors
+    else:
+        length = pipe.tokenizer.model_max_length
+        ids = pipe.tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
+        with torch.no_grad():
+            vectors = pipe.text_encoder(ids.to(pipe.text_encoder.device)).last_hidden_state[0]
+    return vectors[None].to(pipe.unet.device, pipe.unet.dtype)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Dropout off, and the module's mode put back."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

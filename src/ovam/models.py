@@ -1,0 +1,84 @@
+"""Loading models by name: the embedded `mini`, a folder, or a model id."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam.backbones.clip_text import ClipText
+from ovam.backbones.registry import backbone_of
+from ovam.errors import ModelNotFoundError
+
+MINI = "mini"
+
+
+def mini_folder() -> Path:
+    """Folder of the embedded model, in the ordinary diffusers layout."""
+    return Path(str(resources.files("ovam.mini") / "weights"))
+
+
+def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
+    """Load a pipeline.
+
+    Args:
+        name: "mini", the folder of a pipeline, or a model id, which diffusers downloads if need be.
+        dtype: Type of the weights.
+        device: Where the pipeline runs.
+
+    Raises:
+        ModelNotFoundError: the name is none of these, or the model could not be loaded.
+        UnsupportedPipelineError: it is a pipeline that no backbone reads.
+    """
+    from diffusers import DiffusionPipeline
+
+    folder = mini_folder() if str(name) == MINI else Path(name)
+    local = folder.is_dir()
+    if local and not (folder / "model_index.json").is_file():
+        raise ModelNotFoundError(
+            f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
+        )
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder if local else str(name), torch_dtype=dtype, local_files_only=local
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFoundError(
+            f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
+            "or the id of one"
+        ) from error
+    backbone_of(pipe)
+    return pipe.to(device)
+
+
+def text_of(source: object, layer: str = "last") -> ClipText:
+    """Tokenizer and text encoder of a pipeline object, a pipeline's folder, or a model name.
+
+    Raises:
+        ModelNotFoundError: a folder without a tokenizer and a text encoder.
+    """
+    skip = None if layer == "last" else int(layer.removeprefix("skip-"))
+    if not isinstance(source, str | Path):
+        pipe: Any = source
+        return ClipText(pipe.tokenizer, pipe.text_encoder, skip)
+    folder = mini_folder() if str(source) == MINI else Path(source)
+    if not folder.is_dir():
+        pipe = load(source)
+        return ClipText(pipe.tokenizer, pipe.text_encoder, skip)
+    return _text_in(folder, skip)
+
+
+def _text_in(folder: Path, skip: int | None) -> ClipText:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, torch_dtype=torch.float32
+        )
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"folder {folder} has no CLIP text encoder: expected the folders tokenizer and text_encoder of a pipeline"
+        ) from error
+    return ClipText(tokenizer, encoder.eval(), skip)

@@ -1,0 +1,196 @@
+"""Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovam.backbones.clip_text import ClipText, StaticText, fingerprint
+from ovam.errors import NoTextEncoderError, SpaceMismatchError, TraceFileError
+from ovam.models import text_of
+from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
+
+FORMAT, FORMAT_VERSION = "ovam-trace", 1
+PROJECTIONS_INSIDE = 32 * 2**20
+"""Key projections up to so many bytes travel inside the file; larger ones by reference to the model."""
+
+
+def save_trace(trace: Trace, path: str | Path) -> None:
+    """Write a trace; the file appears whole or not at all, and equal traces give equal bytes.
+
+    Args:
+        trace: Queries are written as they are stored, without a copy.
+        path: File name, usually ending in `.safetensors`.
+    """
+    text = trace.text
+    projections = text.projections if isinstance(text, StaticText) else {}
+    inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "source": asdict(trace.source),
+        "size": list(trace.size),
+        "calls": [asdict(call) for call in trace.calls],
+        "blocks": [
+            {"name": block.name, "grid": list(block.grid), "heads": block.heads, "scale": block.scale}
+            for block in trace.blocks.values()
+        ],
+        "halves": list(trace.halves),
+        "text": {
+            "kind": text.kind,
+            "space": asdict(text.space),
+            "projections": "inside" if inside else "by reference",
+            "projections_hash": fingerprint(projections),
+        },
+    }
+    tensors: dict[str, Tensor] = {
+        f"query/{half}/{block.name}": query for block in trace.blocks.values() for half, query in block.query.items()
+    }
+    if inside:
+        tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
+    if trace.image_png is not None:
+        tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
+    # one metadata entry only: safetensors writes several in an order that changes from run to run
+    _write(tensors, {"ovam": json.dumps(header, sort_keys=True)}, Path(path))
+
+
+def _write(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_trace(path: str | Path, text: object = None) -> Trace:
+    """Read a trace, on the CPU.
+
+    Args:
+        path: A file that `save_trace` wrote.
+        text: What reads late words: a pipeline, the folder of one, or a model name such as "mini". None
+            leaves the trace with embeddings only. The file itself never makes anything be downloaded.
+
+    Raises:
+        TraceFileError: the file is missing, damaged, no trace, or of a newer format.
+        SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
+    """
+    header, tensors = _read(Path(path))
+    try:
+        side = _text_side(header, tensors, text, Path(path))
+        blocks = {
+            entry["name"]: BlockTrace(
+                entry["name"],
+                (entry["grid"][0], entry["grid"][1]),
+                entry["scale"],
+                {cast(Half, half): tensors[f"query/{half}/{entry['name']}"] for half in header["halves"]},
+            )
+            for entry in header["blocks"]
+        }
+        image = tensors.get("image.png")
+        return Trace(
+            blocks=blocks,
+            calls=tuple(Call(**call) for call in header["calls"]),
+            text=side,
+            source=Source(**header["source"]),
+            size=(header["size"][0], header["size"][1]),
+            image_png=None if image is None else image.numpy().tobytes(),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise TraceFileError(
+            f"{path} says it is a trace of format {FORMAT_VERSION} but its header or tensors are incomplete "
+            f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
+        ) from error
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Header of a trace file, without its tensors.
+
+    Raises:
+        TraceFileError: the file is missing, damaged, no trace, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TraceFileError(f"{path} is not a file: expected a trace that trace.save(...) or `ovam generate` wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise TraceFileError(
+            f"{path} is not a readable safetensors file ({error}): it is damaged, cut short, or of another kind; "
+            "copy it again or write it again with trace.save(...)"
+        ) from error
+    return _checked_header(path, metadata)
+
+
+def _checked_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata.get("ovam", "null"))
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise TraceFileError(
+            f"{path} is a safetensors file but not a trace: expected a header 'ovam' of format {FORMAT!r}; "
+            "give a file that trace.save(...) or `ovam generate` wrote"
+        )
+    found = header.get("format_version")
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise TraceFileError(
+            f"{path} is a trace of format {found}, newer than the {FORMAT_VERSION} that this version of ovam reads: "
+            "update ovam"
+        )
+    return header
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+
+
+def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
+    about = header["text"]
+    space, clip = Space(**about["space"]), None
+    names = [entry["name"] for entry in header["blocks"]]
+    heads = {entry["name"]: entry["heads"] for entry in header["blocks"]}
+    projections = {name: tensors[f"projection/{name}"] for name in names if f"projection/{name}" in tensors}
+    if text is not None:
+        clip = text_of(text, space.layer)
+        _check_encoder(clip, space, path)
+    if about["projections"] == "by reference":
+        projections = _projections_of(text, names, about["projections_hash"], header["source"]["model"], path)
+    return StaticText(projections, heads, clip, space)
+
+
+def _check_encoder(clip: ClipText, space: Space, path: Path) -> None:
+    if clip.space != space:
+        raise SpaceMismatchError(
+            f"{path} was made with the text encoder {space}, the given one is {clip.space}: "
+            "load the trace with the model it was made with"
+        )
+
+
+def _projections_of(text: object, names: list[str], expected: str, model: str, path: Path) -> dict[str, Tensor]:
+    """Key projections from the model the trace was made with."""
+    from ovam.backbones.registry import backbone_of
+
+    if text is None or isinstance(text, str | Path):
+        raise NoTextEncoderError(
+            f"{path} refers to the key projections of {model!r} instead of holding them, they are too large: "
+            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline"
+        )
+    side = backbone_of(text).text_side(tuple(names))
+    projections = side.projections if isinstance(side, StaticText) else {}
+    found = fingerprint(projections)
+    if found != expected:
+        raise SpaceMismatchError(
+            f"{path} was made with key projections {expected} of {model!r}, the given pipeline has {found}: "
+            "load the trace with the model it was made with, without other adapters"
+        )
+    return projections
