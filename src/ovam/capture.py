@@ -33,6 +33,9 @@ class Captured(Sequence[T_co]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self._entries)
+
     @overload
     def __getitem__(self, index: int) -> T_co: ...
     @overload

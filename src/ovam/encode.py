@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.backbones.base import Request
+from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
 from ovam.capture import _limit, choice_of
 from ovam.errors import ImageInputError, OptionError
@@ -61,22 +62,23 @@ def encode(
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
-        OptionError: a time step outside the scheduler's range, or no noise.
+        OptionError: a time step outside the scheduler's range, no noise, or a size the autoencoder can't take.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
     _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
+    _check_size(size, pipe.vae_scale_factor)
     clean = _latent(pipe, picture, size)
-    context = _context(pipe, backbone, prompt)
+    context = _context(pipe, prompt)
     traces: list[Trace] = []
     target = torch.device(device)
     recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=_limit(target, limit_gib))
     session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
     generator = torch.Generator().manual_seed(seed)
     order = sorted(timesteps, reverse=True)
-    with session.installed(), torch.no_grad(), _evaluating(pipe.unet):
+    with session.installed(), torch.no_grad(), _evaluating(pipe.unet), _last_layer(pipe):
         session.begin(Request(images=1, prompts=(prompt,)), (seed,), calls=len(order) * noises)
         for timestep in order:
             for _ in range(noises):
@@ -89,7 +91,7 @@ def encode(
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
-    """Any accepted image as RGB; transparent pixels become white.
+    """Any accepted image as RGB and upright; transparent pixels become white.
 
     Raises:
         ImageInputError: a file that is missing or no image, or an array of another shape or type.
@@ -102,6 +104,13 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
         raise ImageInputError(
             f"image is a {type(image).__name__}: expected a file name, a PIL image, or an array (height, width, 3)"
         )
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip them to white
+        raise ImageInputError(
+            f"image has pixels of mode {image.mode}: expected 8 bits a channel; scale it to 0..255 first"
+        )
+    if min(image.size) == 0:
+        raise ImageInputError(f"image is {image.height} x {image.width} pixels: expected at least 1 x 1")
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
@@ -127,7 +136,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         )
     if array.dtype == np.uint8:
         return Image.fromarray(array)
-    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+    if array.size and (not np.isfinite(array).all() or array.min() < 0 or array.max() > 1):
         raise ImageInputError(
             f"image is an array of floats from {array.min()} to {array.max()}: expected them in [0, 1]; "
             "divide by 255, or pass uint8"
@@ -136,14 +145,19 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:
-    outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps]
+    outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps or timestep % 1]
     if outside or not timesteps:
         raise OptionError(
-            f"timesteps={tuple(timesteps)}: expected at least one, each from 0 to {training_steps - 1}, the range "
-            "the scheduler was trained on"
+            f"timesteps={tuple(timesteps)}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
+            "the range the scheduler was trained on"
         )
     if noises < 1:
         raise OptionError(f"noises={noises}: expected at least 1")
+
+
+def _check_size(size: tuple[int, int] | None, cell: int) -> None:
+    if size is not None and any(length < cell or length % cell for length in size):
+        raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")
 
 
 def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int] | None) -> Tensor:
@@ -163,27 +177,37 @@ def _native_size(pipe: Any, picture: Image.Image) -> tuple[int, int]:
     return max(cell, round(side * ratio / cell) * cell), max(cell, round(side / ratio / cell) * cell)
 
 
-def _context(pipe: Any, backbone: Any, prompt: str) -> Tensor:
-    """What the pipeline's own run would hand to the denoiser for the prompt."""
-    if prompt.strip():
-        vectors = backbone.text_side(()).embed(prompt, padded=True).vectors
-    else:
-        length = pipe.tokenizer.model_max_length
-        ids = pipe.tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
-        with torch.no_grad():
-            vectors = pipe.text_encoder(ids.to(pipe.text_encoder.device)).last_hidden_state[0]
-    return vectors[None].to(pipe.unet.device, pipe.unet.dtype)
+def _context(pipe: Any, prompt: str) -> Tensor:
+    """What the pipeline's own run hands to the denoiser for the prompt; it would cut a long one with a mere warning."""
+    ClipText(pipe.tokenizer, pipe.text_encoder).check_length(prompt)
+    with torch.no_grad(), _evaluating(pipe.text_encoder):
+        vectors, _ = pipe.encode_prompt(prompt, pipe.unet.device, 1, False)
+    return vectors.to(pipe.unet.device, pipe.unet.dtype)
 
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Dropout off, and the module's mode put back."""
-    was_training = module.training
+    """Dropout off, and the mode of every part put back."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _last_layer(pipe: Any) -> Iterator[None]:
+    """Words are read from the encoder's last layer, whatever layers the pipeline's last run skipped."""
+    attributes, before = vars(pipe), vars(pipe).get("_clip_skip")
+    if "_clip_skip" in attributes:
+        attributes["_clip_skip"] = None
+    try:
+        yield
+    finally:
+        if "_clip_skip" in attributes:
+            attributes["_clip_skip"] = before
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -144,7 +144,7 @@ def attention_maps(
         SpaceMismatchError: vectors are of another space or width.
         NotFiniteError: the queries hold NaN or infinity.
     """
-    _check_options(keep, softmax_over)
+    check_options(keep, softmax_over)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = _half(chosen, half)
     prompts = embed_words(chosen.text, words, padded=softmax_over == "padded")
@@ -160,7 +160,12 @@ def attention_maps(
     return AttentionMaps(maps, *merge_prompts(prompts), chosen.size, flat.labels(chosen.calls))
 
 
-def _check_options(keep: Sequence[Axis], softmax_over: str) -> None:
+def check_options(keep: Sequence[Axis], softmax_over: str) -> None:
+    """Whether these are choices that there are.
+
+    Raises:
+        OptionError: they are not.
+    """
     known = get_args(Axis)
     if not set(keep) <= set(known) or {"block", "head"} <= set(keep):
         raise OptionError(
@@ -212,6 +217,8 @@ def embed_words(text: TextSide, words: Words, *, padded: bool = False) -> list[T
 def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
     width = text.space.width
     _check_space(vectors.ndim == 2 and vectors.shape[-1] == width, f"a tensor of shape {tuple(vectors.shape)}", text)
+    if not len(vectors):
+        raise EmptyWordsError(f"the tensor of vectors has shape {tuple(vectors.shape)}: expected at least one vector")
     names = tuple(f"vector {i}" for i in range(len(vectors)))
     spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
     return TokenEmbedding(vectors, AttributionPrompt("", names, spans), text.space)

@@ -18,6 +18,7 @@ from ovam.trace import Trace
 
 THRESHOLD = 0.5
 _PRESENCE_SHARE = 0.02
+_ROUNDING = 1e-5  # a spread below this share of the greatest value is float32 rounding, not a map
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +82,7 @@ def segment(
         EmptyWordsError: no words.
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
     """
-    asked = listed([words] if isinstance(words, str) else words)
-    rivals = listed(against) if against else ()
-    _check(asked + rivals, threshold)
+    asked, rivals = check_words(words, against, threshold)
     maps = attention_maps(trace, [*asked, *rivals], **options)
     raw = maps.stacked()
     scores = torch.stack([calibrated(word_map) for word_map in maps.resized().stacked()])
@@ -93,12 +92,24 @@ def segment(
     return Segmentation(labels, asked, scores[: len(asked)], found, threshold)
 
 
-def _check(words: Sequence[str], threshold: float) -> None:
-    twice = sorted({word for word in words if words.count(word) > 1})
+def check_words(
+    words: Sequence[str], against: Sequence[str] = (), threshold: float = THRESHOLD
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Check what `segment` is asked, without a trace; gives the words and the contrast words, blanks around them cut.
+
+    Raises:
+        EmptyWordsError: no words.
+        OptionError: a word is listed twice, or the threshold is not in (0, 1).
+    """
+    asked = listed([words] if isinstance(words, str) else words)
+    rivals = listed([against] if isinstance(against, str) else against) if against else ()
+    every = asked + rivals
+    twice = sorted({word for word in every if every.count(word) > 1})
     if twice:
         raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
+    return asked, rivals
 
 
 def calibrated(word_map: Map) -> Map:
@@ -108,7 +119,7 @@ def calibrated(word_map: Map) -> Map:
     attribution prompt, so that levels of two words can't be compared as they are.
     """
     low, high = word_map.min(), word_map.max()
-    return (word_map - low) / (high - low) if high > low else torch.zeros_like(word_map)
+    return (word_map - low) / (high - low) if high - low > _ROUNDING * high else torch.zeros_like(word_map)
 
 
 def presence(word_map: Map) -> float:

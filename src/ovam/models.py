@@ -1,5 +1,6 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,12 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
             f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            folder if local else str(name), torch_dtype=dtype, local_files_only=local
-        )
+        with warnings.catch_warnings():
+            # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
+            warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+            pipe = DiffusionPipeline.from_pretrained(
+                folder if local else str(name), torch_dtype=dtype, local_files_only=local
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFoundError(
@@ -57,10 +61,11 @@ def text_of(source: object, layer: str = "last") -> ClipText:
 
     Raises:
         ModelNotFoundError: a folder without a tokenizer and a text encoder.
+        UnsupportedPipelineError: an object that no backbone reads.
     """
     skip = None if layer == "last" else int(layer.removeprefix("skip-"))
     if not isinstance(source, str | Path):
-        pipe: Any = source
+        pipe: Any = backbone_of(source).pipe
         return ClipText(pipe.tokenizer, pipe.text_encoder, skip)
     folder = mini_folder() if str(source) == MINI else Path(source)
     if not folder.is_dir():
@@ -75,7 +80,7 @@ def _text_in(folder: Path, skip: int | None) -> ClipText:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, torch_dtype=torch.float32
+            folder / "text_encoder", local_files_only=True, dtype=torch.float32
         )
     except OSError as error:
         raise ModelNotFoundError(

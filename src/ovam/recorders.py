@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
-from ovam.maps import Accumulator, AttentionMaps, SoftmaxOver, embed_words, merge_prompts
+from ovam.maps import Accumulator, AttentionMaps, SoftmaxOver, check_options, embed_words, merge_prompts
+from ovam.models import MINI, mini_folder
 from ovam.session import Plan, Run
 from ovam.trace import BlockTrace, Half, Source, TextSide, Trace, Words
 
@@ -44,11 +45,7 @@ class QueryRecorder:
             f"of guidance in {str(self.dtype).removeprefix('torch.')}: {total / _GIB:.3f} GiB on {self.device}"
         )
         log.info("capture keeps %s", summary)
-        if total > self.limit:
-            raise CaptureTooLargeError(
-                f"capture would keep {summary}, over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
-                "(blocks=[16, 32]) or steps (steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
-            )
+        self._check_limit(total, summary)
         self.plan = plan
         self.text = self.backbone.text_side(tuple(plan.blocks))
         self.buffers = {
@@ -58,12 +55,20 @@ class QueryRecorder:
             for half in halves
         }
 
+    def _check_limit(self, total: int, summary: str) -> None:
+        if total > self.limit:
+            raise CaptureTooLargeError(
+                f"capture would keep {summary}, over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
+                "(blocks=[16, 32]) or steps (steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
+            )
+
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
         """One copy: cast, transfer and head-major layout together."""
         if entry == 0:
             check_finite(block, query)
         buffer = self.buffers[image, block, half]
-        if entry == buffer.shape[1]:  # a scheduler that makes more calls than its time steps tell
+        if entry == buffer.shape[1]:  # more calls than the scheduler's time steps tell
+            self._check_limit(sum(b.nbytes for b in self.buffers.values()) + buffer.nbytes, "twice the calls announced")
             buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=1)
             self.buffers[image, block, half] = buffer
         buffer[:, entry].copy_(query)
@@ -93,18 +98,23 @@ class MapRecorder:
 
     def __init__(self, backbone: Backbone, maps: list[AttentionMaps], words: Words, softmax_over: SoftmaxOver) -> None:
         self.backbone, self.maps = backbone, maps
-        text = backbone.text_side(())
-        self.prompts = embed_words(text, words, padded=softmax_over == "padded")
-        self.vectors = torch.cat([prompt.vectors for prompt in self.prompts])
-        self.lengths = [len(prompt.vectors) for prompt in self.prompts]
+        check_options((), softmax_over)
+        self.words, self.padded = words, softmax_over == "padded"
+        self._embed(backbone.text_side(()))  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
         self.keys: dict[str, Tensor] = {}
 
+    def _embed(self, text: TextSide) -> None:
+        self.prompts = embed_words(text, self.words, padded=self.padded)
+        self.vectors = torch.cat([prompt.vectors for prompt in self.prompts])
+        self.lengths = [len(prompt.vectors) for prompt in self.prompts]
+
     def begin(self, plan: Plan) -> None:
-        """Project the words' keys once."""
+        """Project the words' keys once a run: each may skip other layers of the text encoder."""
         self.plan = plan
         text = self.backbone.text_side(tuple(plan.blocks))
+        self._embed(text)
         self.keys = {name: text.keys(self.vectors, name, 0) for name in plan.blocks}
         self.sums = [Accumulator(plan.grids, ()) for _ in range(plan.images)]
 
@@ -119,7 +129,13 @@ class MapRecorder:
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """One set of maps an image."""
         tokens, spans = merge_prompts(self.prompts)
-        self.maps += [AttentionMaps(sums.result(run.kept), tokens, spans, size, {}) for sums in self.sums]
+        results = [sums.result(run.kept) for sums in self.sums]
+        if not all(bool(torch.isfinite(maps).all()) for maps in results):
+            raise NotFiniteError(
+                "the streamed maps contain NaN or infinity: expected finite numbers; the model's weights are damaged, "
+                "or its dtype is too narrow for it (try torch.float32)"
+            )
+        self.maps += [AttentionMaps(maps, tokens, spans, size, {}) for maps in results]
         self.sums = []
 
 
@@ -151,8 +167,10 @@ def source_of(pipe: Any, run: Run, image: int) -> Source:
 
 
 def model_name(pipe: Any) -> str:
-    """The id a pipeline was loaded by, or the last part of its folder's name."""
+    """The id a pipeline was loaded by, "mini", or the last part of its folder's name."""
     name = str(getattr(pipe.config, "_name_or_path", "") or "unnamed")
+    if Path(name) == mini_folder():
+        return MINI
     return Path(name).name if Path(name).exists() else name
 
 

@@ -4,10 +4,11 @@ import functools
 import inspect
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
@@ -54,8 +55,13 @@ class Run:
     keeping: bool = False  # whether the current call's step is to be kept
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # where the loop knows better than the scheduler
+    evaluating: bool = False  # whether the denoiser is at work, or broke off
+    by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
+    pictures: Sequence[bytes | None] | None = None
+    size: tuple[int, int] = (0, 0)
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """What becomes of the queries."""
 
@@ -103,14 +109,16 @@ class Session:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
+            installed.enter_context(_wrapped(pipe, "check_inputs", self._on_start))
             installed.enter_context(_wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
             installed.enter_context(_wrapped(pipe, "prepare_latents", self._on_latents))
             installed.enter_context(_wrapped(pipe.image_processor, "postprocess", self._on_pictures))
+            installed.enter_context(_wrapped(pipe, "maybe_free_model_hooks", self._on_end))
             handle = denoiser.register_forward_pre_hook(self._on_denoiser, with_kwargs=True)
             installed.callback(handle.remove)
+            installed.callback(denoiser.register_forward_hook(self._on_evaluated).remove)
             yield self
-            if self.run.calls:  # a loop of the user's own, which decodes no picture
-                self._finish([None] * self._images(), (0, 0))
+            self._close()
 
     def begin(self, request: Request, seeds: tuple[int | None, ...], calls: int) -> None:
         """Start a run by hand, for a loop that does not go through the pipeline's own call."""
@@ -121,23 +129,43 @@ class Session:
         """End a run that was started by hand."""
         self._finish(pictures, size)
 
+    def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
+        """The pipeline's own call begins: checking its inputs is the first thing it does."""
+        self._close()
+        self.run.by_pipeline = True
+
+    def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
+        """The pipeline's own call ends: the pictures before this were its last, not a callback's preview."""
+        self._close()
+
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
-        if self.run.calls:  # the last run broke off between its denoiser calls and its pictures
-            self._drop()
+        if self.run.calls:  # of a loop of the user's own: the next one begins
+            self._close()
         self.run.request = self.backbone.request(arguments, result, self.run.request)
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
-        generators = given if isinstance(given, list) else [given] * len(result)
-        self.run.seeds = tuple(None if g is None else g.initial_seed() for g in generators)
+        if arguments.get("latents") is not None or given is None:
+            return
+        if isinstance(given, list):
+            self.run.seeds = tuple(_seed(generator, result[:1]) for generator in given)
+        else:
+            self.run.seeds = (_seed(given, result),) * len(result)
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
         if not self.run.calls:
             return
-        latent_only = arguments.get("output_type") == "latent"
-        pictures = [None] * self._images() if latent_only else [_png(picture) for picture in _pictures(result)]
-        factor = getattr(self.backbone.pipe, "vae_scale_factor", 1)
-        self._finish(pictures, (self.run.latent[0] * factor, self.run.latent[1] * factor))
+        run, latent_only = self.run, arguments.get("output_type") == "latent"
+        pictures = [] if latent_only else _pictures(result)
+        run.pictures = [_png(picture) for picture in pictures] or self._no_pictures()
+        run.size = (pictures[0].height, pictures[0].width) if pictures else self._size()
+        if not run.by_pipeline:
+            self._close()
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width that the run's latent would decode to."""
+        factor = self.backbone.pipe.vae_scale_factor
+        return self.run.latent[0] * factor, self.run.latent[1] * factor
 
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
@@ -145,7 +173,7 @@ class Session:
         run, last = self.run, self.run.calls[-1] if self.run.calls else None
         if last is None:
             self._begin(evaluation)
-        run.evaluation = evaluation
+        run.evaluation, run.evaluating, run.pictures = evaluation, True, None
         if last is not None and last.timestep == evaluation.timestep and not run.halves_seen & set(evaluation.halves):
             run.halves_seen |= set(evaluation.halves)  # the other half of the same call, as FLUX makes it
             return
@@ -159,6 +187,9 @@ class Session:
         if run.keeping:
             run.kept.append(call)
 
+    def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.run.evaluating = False
+
     def _begin(self, evaluation: Evaluation) -> None:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
         run, specs = self.run, self.backbone.blocks()
@@ -168,14 +199,16 @@ class Session:
             names = tuple(name for name, spec in specs.items() if spec.default)
         else:
             names = choose_blocks(grids, self.choice.blocks)
-        run.plan = Plan(
+        positions = next(iter(evaluation.halves.values()))
+        plan = Plan(
             blocks={name: specs[name] for name in names},
             grids={name: grids[name] for name in names},
             halves=self._halves(evaluation),
-            images=self._images(evaluation),
+            images=positions.stop - positions.start,
             calls=self._expected_calls(evaluation),
         )
-        self.recorder.begin(run.plan)
+        self.recorder.begin(plan)
+        run.plan = plan
         for handle in self.backbone.watch(names, self._on_block):
             self._watchers.callback(handle.remove)
 
@@ -191,12 +224,8 @@ class Session:
             )
         return self.choice.halves
 
-    def _images(self, evaluation: Evaluation | None = None) -> int:
-        if self.run.plan is not None:
-            return self.run.plan.images
-        assert evaluation is not None
-        positions = next(iter(evaluation.halves.values()))
-        return positions.stop - positions.start
+    def _no_pictures(self) -> list[bytes | None]:
+        return [None] * (self.run.plan.images if self.run.plan else 0)
 
     def _expected_calls(self, evaluation: Evaluation) -> int:
         """How many calls will be kept, from the scheduler's time steps that still lie ahead.
@@ -232,6 +261,16 @@ class Session:
             if half in run.plan.halves:
                 for image, query in enumerate(observation.query[positions]):
                     self.recorder.observe(name, half, image, len(run.kept) - 1, query)
+
+    def _close(self) -> None:
+        """Hand on a run that is complete, forget one that broke off before its pictures."""
+        run = self.run
+        if run.pictures is not None:
+            self._finish(run.pictures, run.size)
+        elif run.calls and not run.by_pipeline and not run.evaluating:  # of the user's own, without a picture
+            self._finish(self._no_pictures(), self._size())
+        else:
+            self._drop()
 
     def _finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         run = self.run
@@ -269,13 +308,26 @@ def _wrapped(owner: Any, name: str, after: Callable[[Mapping[str, Any], Any], No
             del attributes[name]
 
 
+def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
+    """A generator's seed, if what was drawn was its first; one that had been used before would not give it again."""
+    fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
+    return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None
+
+
 def _sigma(scheduler: Any, timestep: float) -> float | None:
-    """Noise over signal at a time step of a variance-preserving schedule, sqrt((1 - a) / a)."""
+    """Noise over signal at a time step of a variance-preserving schedule, sqrt((1 - a) / a), linear in between.
+
+    None where the scheduler has no such schedule, or betas that end in pure noise.
+    """
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or not 0 <= round(timestep) < len(alphas):
+    if alphas is None or not 0 <= timestep <= len(alphas) - 1:
         return None
-    signal = float(alphas[round(timestep)])
-    return ((1 - signal) / signal) ** 0.5
+    below, above = (float(alphas[i]) for i in (math.floor(timestep), math.ceil(timestep)))
+    if min(below, above) <= 0:
+        return None
+    low, high = (((1 - signal) / signal) ** 0.5 for signal in (below, above))
+    return low + (timestep % 1) * (high - low)
 
 
 def _pictures(result: Any) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -56,6 +56,7 @@ class TokenEmbedding:
     space: Space
 
 
+@runtime_checkable
 class TextSide(Protocol):
     """From text to the keys a trace's queries are compared with.
 
@@ -110,7 +111,7 @@ class BlockTrace:
     name: str
     grid: Grid
     scale: float
-    query: Mapping[Half, Query]
+    query: Mapping[Half, Query] = field(repr=False)
 
     @property
     def heads(self) -> int:
@@ -152,7 +153,7 @@ class Trace:
     text: TextSide
     source: Source
     size: tuple[int, int]
-    image_png: bytes | None = None
+    image_png: bytes | None = field(default=None, repr=False)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -231,7 +232,7 @@ class Trace:
 Words = str | Sequence[str] | TokenEmbedding | Embedding
 """What can be asked: a prompt, a list of words and phrases, or vectors of the trace's space."""
 
-BlockChoice = Iterable[str | int | Grid] | None
+BlockChoice = str | int | Iterable[str | int | Grid] | None
 """Blocks by module path or its beginning, by grid height, or by grid (height, width)."""
 
 
@@ -239,21 +240,21 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
     """Names of the blocks that `choice` asks for, in the order of `grids`.
 
     Raises:
-        MissingBlockError: an entry fits no block.
+        MissingBlockError: an entry fits no block, or there is no entry.
     """
     if choice is None:
         return tuple(grids)
-    chosen: set[str] = set()
-    for entry in [choice] if isinstance(choice, str | int) else choice:
-        fitting = {name for name, grid in grids.items() if _fits(entry, name, grid)}
-        if not fitting:
-            sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
-            names = ", ".join(list(grids)[:5])
-            raise MissingBlockError(
-                f"block {entry!r} fits none of the {len(grids)} blocks here: expected a grid ({sizes}) "
-                f"or a module path or its beginning ({names}, ...)"
-            )
-        chosen |= fitting
+    entries = [choice] if isinstance(choice, str | int) else list(choice)
+    fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid)} for entry in entries]
+    if not all(fitting) or not entries:
+        missing = [entry for entry, names in zip(entries, fitting, strict=True) if not names]
+        sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
+        names = ", ".join(list(grids)[:5])
+        raise MissingBlockError(
+            f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
+            f"({sizes}) or a module path or its beginning ({names}, ...)"
+        )
+    chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
 
 

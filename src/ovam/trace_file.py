@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ovam.backbones.clip_text import ClipText, StaticText, fingerprint
-from ovam.errors import NoTextEncoderError, SpaceMismatchError, TraceFileError
+from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import text_of
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
@@ -27,6 +27,9 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     Args:
         trace: Queries are written as they are stored, without a copy.
         path: File name, usually ending in `.safetensors`.
+
+    Raises:
+        TraceFileError: the folder is not there.
     """
     text = trace.text
     projections = text.projections if isinstance(text, StaticText) else {}
@@ -61,6 +64,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
 
 
 def _write(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    if not path.parent.is_dir():
+        raise TraceFileError(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
     temporary = path.with_name(path.name + ".partial")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
@@ -84,15 +89,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
     header, tensors = _read(Path(path))
     try:
         side = _text_side(header, tensors, text, Path(path))
-        blocks = {
-            entry["name"]: BlockTrace(
-                entry["name"],
-                (entry["grid"][0], entry["grid"][1]),
-                entry["scale"],
-                {cast(Half, half): tensors[f"query/{half}/{entry['name']}"] for half in header["halves"]},
-            )
-            for entry in header["blocks"]
-        }
+        blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
         image = tensors.get("image.png")
         return Trace(
             blocks=blocks,
@@ -102,11 +99,23 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             size=(header["size"][0], header["size"][1]),
             image_png=None if image is None else image.numpy().tobytes(),
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except OvamError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TraceFileError(
             f"{path} says it is a trace of format {FORMAT_VERSION} but its header or tensors are incomplete "
             f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
         ) from error
+
+
+def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
+    name, (height, width) = entry["name"], entry["grid"]
+    query = {cast(Half, half): tensors[f"query/{half}/{name}"] for half in header["halves"]}
+    expected = (entry["heads"], len(header["calls"]), height * width)
+    for half, tensor in query.items():
+        if tensor.ndim != 4 or tensor.shape[:3] != expected:
+            raise ValueError(f"query/{half}/{name} is {tuple(tensor.shape)}, the header tells {expected} and a size")
+    return BlockTrace(name, (height, width), entry["scale"], query)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -140,7 +149,12 @@ def _checked_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             "give a file that trace.save(...) or `ovam generate` wrote"
         )
     found = header.get("format_version")
-    if not isinstance(found, int) or found > FORMAT_VERSION:
+    if not isinstance(found, int) or found < 1:
+        raise TraceFileError(
+            f"{path} is a trace with a damaged header, of format version {found!r}: expected a number from 1 on; "
+            "write it again with trace.save(...)"
+        )
+    if found > FORMAT_VERSION:
         raise TraceFileError(
             f"{path} is a trace of format {found}, newer than the {FORMAT_VERSION} that this version of ovam reads: "
             "update ovam"
@@ -159,11 +173,12 @@ def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: o
     space, clip = Space(**about["space"]), None
     names = [entry["name"] for entry in header["blocks"]]
     heads = {entry["name"]: entry["heads"] for entry in header["blocks"]}
-    projections = {name: tensors[f"projection/{name}"] for name in names if f"projection/{name}" in tensors}
+    inside = about["projections"] == "inside"
+    projections = {name: tensors[f"projection/{name}"] for name in names} if inside else {}
     if text is not None:
         clip = text_of(text, space.layer)
         _check_encoder(clip, space, path)
-    if about["projections"] == "by reference":
+    if not inside:
         projections = _projections_of(text, names, about["projections_hash"], header["source"]["model"], path)
     return StaticText(projections, heads, clip, space)
 

@@ -53,8 +53,8 @@ class Evaluation:
     """One call of the denoiser, read from its arguments.
 
     Attributes:
-        latent: Height and width of the latent it works on.
-        timestep: The scheduler's value.
+        latent: Height and width of the latent, as the decoder takes it, before any patching or packing.
+        timestep: The scheduler's own value, also where the pipeline rescales it for the denoiser.
         halves: How the batch is divided: for each half its images' positions in the batch. A family that
             evaluates the halves one after the other names one half a call.
     """

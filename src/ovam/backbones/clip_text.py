@@ -45,7 +45,7 @@ class ClipText:
         """
         plain, units = phrase(text) if as_phrase else parse(text)
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
-        self._check_length(plain, encoded)
+        self._check_tokens(plain, encoded)
         padding = self.tokenizer.model_max_length - len(encoded.input_ids) if padded else 0
         ids = [*encoded.input_ids, *[self.tokenizer.pad_token_id] * padding]
         names = (*self._names(encoded.input_ids), *["<pad>"] * padding)
@@ -66,7 +66,15 @@ class ClipText:
         tokens = self.tokenizer.convert_ids_to_tokens(list(ids))
         return ("<start>", *(token.removesuffix("</w>") for token in tokens[1:-1]), "<end>")
 
-    def _check_length(self, plain: str, encoded: Any) -> None:
+    def check_length(self, text: str) -> None:
+        """Whether the encoder reads the whole text.
+
+        Raises:
+            PromptTooLongError: it does not.
+        """
+        self._check_tokens(text, self.tokenizer(text, return_offsets_mapping=True, truncation=False, verbose=False))
+
+    def _check_tokens(self, plain: str, encoded: Any) -> None:
         limit = self.tokenizer.model_max_length
         count = len(encoded.input_ids)
         if count <= limit:

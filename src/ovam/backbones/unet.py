@@ -8,6 +8,7 @@ the unconditional half and then the conditional one.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -79,7 +80,7 @@ class UNetBackbone(Backbone):
         half = batch // 2
         return Evaluation(
             latent=(sample.shape[-2], sample.shape[-1]),
-            timestep=float(arguments["timestep"]),
+            timestep=float(torch.as_tensor(arguments["timestep"]).flatten()[0]),  # loops may pass one an image
             halves={"uncond": slice(0, half), "cond": slice(half, batch)} if guided else {"cond": slice(0, batch)},
         )
 
