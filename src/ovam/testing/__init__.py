@@ -1,0 +1,22 @@
+"""The contract test class for backbones: what every one of them must prove, on a pipeline small enough to run often.
+
+Subclass it in a test file, say how a pipeline is made and run, and pytest collects the tests:
+
+    class TestMyBackbone(BackboneContract):
+        def make_pipe(self):
+            return my_tiny_pipeline()
+
+        def run_arguments(self):
+            return {"prompt": "a dog on the grass", "num_inference_steps": 3, "height": 32, "width": 32}
+
+Random weights attend to everything alike, which hides swapped heads and wrong scales. The pipeline's queries
+and keys must therefore be scaled up until its attention is sharp; one that is not sharp is refused.
+
+Families whose attention is not diffusers' `Attention` also override `recorded_attention`. For readable failures,
+call `pytest.register_assert_rewrite("ovam.testing")` before this module is imported.
+"""
+
+from ovam.testing.contract import BackboneContract
+from ovam.testing.evidence import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
+
+__all__ = ["Attended", "BackboneContract", "ExplicitSoftmax", "assert_restored", "assert_same_image", "snapshot"]

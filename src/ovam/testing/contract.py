@@ -1,0 +1,304 @@
+"""The contract test class for backbones; `ovam.testing` says how it is used."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovam.backbones.registry import backbone_of
+from ovam.capture import capture, stream
+from ovam.errors import NothingCapturedError
+from ovam.session import Session
+from ovam.testing.evidence import (
+    Attended,
+    BreakdownError,
+    ExplicitSoftmax,
+    assert_close,
+    assert_reproduced,
+    assert_restored,
+    assert_same_image,
+    assert_same_queries,
+    assert_sharp,
+    breaking,
+    rows_of,
+    snapshot,
+    spatial_shapes,
+    spied_queries,
+)
+from ovam.trace import Half, Trace
+
+
+class BackboneContract(ABC):
+    """Proves a backbone on one pipeline. A subclass writes two methods and may adjust the class variables.
+
+    Attributes:
+        guidance_scale: Used where guidance is on.
+        other_prompt: A second prompt, with other words than that of `run_arguments`.
+        tolerance: Most by which a weight of the trace may differ from the pipeline's own. Text vectors and keys
+            are computed anew, in float32, and sharp attention magnifies their rounding.
+        batch_tolerance: Most by which a map may differ between a batch and single runs, which round differently.
+        noise_floor: Most by which a map may differ when queries are stored in a narrower type.
+    """
+
+    guidance_scale: ClassVar[float] = 3.0
+    other_prompt: ClassVar[str] = "red boat"
+    # measured over 8 tiny pipelines, in this order: 1e-5, 8e-5, 3.4e-4 and 3.4e-3
+    tolerance: ClassVar[float] = 1e-4
+    batch_tolerance: ClassVar[float] = 1e-3
+    noise_floor: ClassVar[Mapping[torch.dtype, float]] = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
+
+    @abstractmethod
+    def make_pipe(self) -> Any:
+        """A pipeline that a registered backbone reads, with sharp attention; each test asks for one."""
+
+    @abstractmethod
+    def run_arguments(self) -> dict[str, Any]:
+        """Arguments of one run: a prompt, a height and a width, and three or more steps."""
+
+    @contextmanager
+    def recorded_attention(self, pipe: Any, names: Sequence[str]) -> Iterator[Mapping[str, Sequence[Attended]]]:
+        """Fill in what these blocks attend to while the pipeline runs, by attention of the contract's own."""
+        with ExitStack() as installed:
+            processors = {name: ExplicitSoftmax() for name in names}
+            for name, processor in processors.items():
+                block: Any = backbone_of(pipe).denoiser.get_submodule(name)
+                installed.callback(block.set_processor, block.processor)
+                block.set_processor(processor)
+            yield {name: processor.seen for name, processor in processors.items()}
+
+    def test_capture_does_not_touch_the_image(self) -> None:
+        pipe = self.make_pipe()
+        plain = self._run(pipe)
+        random_state = torch.get_rng_state()
+        with capture(pipe, blocks=self._names(pipe), guidance="both"):
+            assert_same_image(self._run(pipe), plain)
+        with stream(pipe, self.other_prompt):
+            assert_same_image(self._run(pipe), plain)
+        assert torch.equal(torch.get_rng_state(), random_state), "random numbers were drawn from the user's generator"
+        assert_same_image(self._run(pipe), plain)
+
+    def test_pipeline_is_restored_after_a_run(self) -> None:
+        pipe = self.make_pipe()
+        self._run(pipe)  # a pipeline keeps some arguments of its last run
+        before = snapshot(pipe)
+        with capture(pipe, blocks=self._names(pipe)):
+            self._run(pipe)
+            assert snapshot(pipe) != before, "nothing is being watched inside the capture"
+        assert_restored(pipe, before, "after a capture")
+        with stream(pipe, self.other_prompt):
+            self._run(pipe)
+        assert_restored(pipe, before, "after a stream")
+
+    def test_pipeline_is_restored_after_an_error(self) -> None:
+        pipe = self.make_pipe()
+        plain = self._run(pipe)
+        before = snapshot(pipe)
+        names = self._names(pipe)
+        for occasion, broken in [*self._breakdowns(pipe, names), ("in _on_end", breaking(Session, "_on_end"))]:
+            with broken:
+                came_out = self._raises(lambda: self._captured(pipe, names), BreakdownError)
+                assert came_out, f"the error {occasion} did not come out"
+            assert_restored(pipe, before, f"after an error {occasion}")
+        assert_same_image(self._run(pipe), plain)
+
+    def test_a_broken_run_does_not_reach_the_next(self) -> None:
+        pipe = self.make_pipe()
+        names = self._names(pipe)
+        expected = self._captured(pipe, names)
+        for occasion, broken in self._breakdowns(pipe, names):
+            if occasion == "while installing":
+                continue  # there is no next run in that capture
+            with broken, capture(pipe, blocks=names, dtype=torch.float32) as traces:
+                assert self._raises(lambda: self._run(pipe), BreakdownError), f"the error {occasion} did not come out"
+                self._run(pipe)
+            assert len(traces) == 1, f"{len(traces)} traces after an error {occasion} and one complete run, expected 1"
+            assert_same_queries(traces[0], expected[0], "cond")
+
+    def test_generation_prompt_reproduces_the_models_attention(self) -> None:
+        pipe = self.make_pipe()
+        self._assert_reproduced(pipe)
+        self._assert_reproduced(pipe, guidance_scale=1.0)
+
+    def test_explicit_attention_is_the_models_own(self) -> None:
+        pipe = self.make_pipe()
+        plain = self._run(pipe)
+        with self.recorded_attention(pipe, self._names(pipe)):
+            explicit = self._run(pipe)
+        # tiny pipelines: 9e-6; keys of slightly other text differ by more than the tolerance
+        assert_close(torch.tensor(explicit), torch.tensor(plain), 1e-3, "image of the recording run")
+
+    def test_halves_of_guidance(self) -> None:
+        pipe = self.make_pipe()
+        guided: dict[str, Any] = {"negative_prompt": self.other_prompt}
+        self._assert_reproduced(pipe, **guided)
+        both = self._captured(pipe, self._names(pipe), "both", **guided)[0]
+        for half in both.halves:
+            alone = self._captured(pipe, self._names(pipe), half, **guided)[0]
+            assert alone.halves == (half,), f"halves {alone.halves} were kept, asked was {half!r}"
+            assert_same_queries(alone, both, half)
+
+    def test_a_broken_run_gives_no_trace(self) -> None:
+        pipe = self.make_pipe()
+        names = self._names(pipe)
+        for occasion, broken in self._breakdowns(pipe, names):
+            if "_on_denoiser" in occasion or "hook of" in occasion:
+                with broken, capture(pipe, blocks=names) as traces:
+                    self._raises(lambda: self._run(pipe), BreakdownError)
+                assert not len(traces), f"a run that broke off {occasion} gave a trace of incomplete queries"
+
+    def test_without_guidance_there_is_no_unconditional_half(self) -> None:
+        pipe = self.make_pipe()
+        refused = self._raises(
+            lambda: self._captured(pipe, self._names(pipe), "uncond", guidance_scale=1.0), NothingCapturedError
+        )
+        assert refused, "a run without guidance gave unconditional queries"
+
+    def test_batch_of_two_is_two_single_runs(self) -> None:
+        pipe = self.make_pipe()
+        names, latents = self._names(pipe), self._latents(pipe, images=2)
+        prompts = [self.run_arguments()["prompt"], self.other_prompt]
+        pair = self._captured(pipe, names, prompt=prompts, latents=latents)
+        assert len(pair) == 2, f"{len(pair)} traces of 2 images"
+        for i, prompt in enumerate(prompts):
+            single = self._captured(pipe, names, prompt=prompt, latents=latents[i : i + 1])[0]
+            assert pair[i].source.prompt == prompt, f"image {i} has the prompt {pair[i].source.prompt!r}"
+            found, expected = (_all_maps(trace, prompt) for trace in (pair[i], single))
+            assert_close(found, expected, self.batch_tolerance, f"maps of image {i} in a batch of 2")
+            assert_close(_picture(pair[i]), _picture(single), 1.0, f"picture of image {i}, in levels of 255,")
+
+    def test_sizes_that_are_not_square(self) -> None:
+        pipe = self.make_pipe()
+        height, width = self.run_arguments()["height"], self.run_arguments()["width"]
+        for size in ((height, 2 * width), (2 * height, width)):
+            trace = self._assert_reproduced(pipe, height=size[0], width=size[1])
+            assert trace.size == size, f"image of (height, width) = {size} has the size {trace.size} in its trace"
+
+    def test_grids_that_do_not_halve_evenly(self) -> None:
+        pipe = self.make_pipe()
+        latents = self._latents(pipe, images=1)
+        odd = F.pad(latents, (0, 1, 0, 3), mode="reflect")
+        self._assert_reproduced(pipe, latents=odd)
+
+    def test_queries_are_those_the_kernel_receives(self) -> None:
+        pipe = self.make_pipe()
+        names, denoiser = self._names(pipe), backbone_of(pipe).denoiser
+        dtype = next(denoiser.parameters()).dtype
+        with spied_queries(denoiser, names) as received:
+            trace = self._captured(pipe, names, dtype=dtype, guidance_scale=1.0)[0]
+        for name in names:
+            kernel = torch.cat(received[name]).transpose(0, 1)  # without guidance the batch is the one image
+            kept = trace.blocks[name].query["cond"]
+            pixels = kept.shape[2]
+            image_parts = (kernel[:, :, :pixels], kernel[:, :, -pixels:])  # joint attention has text at one end
+            exact = any(torch.equal(kept, part) for part in image_parts)
+            assert exact, f"block {name!r}: the queries are not those that attention was computed with"
+
+    def test_narrow_storage_stays_in_its_noise_floor(self) -> None:
+        pipe = self.make_pipe()
+        names, prompt = self._names(pipe), self.run_arguments()["prompt"]
+        wide = self._captured(pipe, names)[0]
+        for dtype, floor in self.noise_floor.items():
+            narrow = self._captured(pipe, names, dtype=dtype)[0]
+            for name in names:
+                rounded = wide.blocks[name].query["cond"].to(dtype)
+                same = torch.equal(narrow.blocks[name].query["cond"], rounded)
+                assert same, f"block {name!r}: {dtype} queries are not the float32 ones, rounded once"
+            found, expected = (trace.maps(prompt).token_maps for trace in (narrow, wide))
+            assert_close(found, expected, floor, f"maps of {dtype} queries")
+
+    def test_stream_equals_the_maps_of_a_capture(self) -> None:
+        pipe = self.make_pipe()
+        names = self._names(pipe)
+        for half in ("cond", "uncond"):
+            trace = self._captured(pipe, names, half)[0]
+            with stream(pipe, self.other_prompt, blocks=names, guidance=half) as maps:
+                self._run(pipe)
+            expected = trace.maps(self.other_prompt).token_maps
+            # tiny pipelines: 1e-7, from the order of additions
+            assert_close(maps[0].token_maps, expected, 1e-5, f"streamed maps of the {half!r} half")
+
+    def _names(self, pipe: Any) -> list[str]:
+        return list(backbone_of(pipe).blocks())
+
+    def _run(self, pipe: Any, **changes: Any) -> Any:
+        """Images of one run, as numbers, from a fixed seed and with guidance."""
+        fixed = {"generator": torch.Generator().manual_seed(0), "guidance_scale": self.guidance_scale}
+        return pipe(**{**self.run_arguments(), **fixed, "output_type": "np", **changes}).images
+
+    def _latents(self, pipe: Any, images: int) -> Tensor:
+        """Noise to start from, in the shape that the pipeline works in."""
+        shape = self._run(pipe, num_inference_steps=1, output_type="latent").shape[1:]
+        return torch.randn(images, *shape, generator=torch.Generator().manual_seed(1))
+
+    def _captured(
+        self,
+        pipe: Any,
+        names: Sequence[str],
+        guidance: Literal["cond", "uncond", "both"] = "cond",
+        dtype: torch.dtype = torch.float32,
+        **changes: Any,
+    ) -> Sequence[Trace]:
+        with capture(pipe, blocks=names, guidance=guidance, dtype=dtype) as traces:
+            self._run(pipe, **changes)
+        return traces
+
+    def _assert_reproduced(self, pipe: Any, **changes: Any) -> Trace:
+        """The padded weights of the run's own prompts are the model's, per half, block, head, step and pixel."""
+        guided = changes.get("guidance_scale", self.guidance_scale) > 1
+        names = self._names(pipe)
+        prompt_text = self._text_of_prompt(pipe)
+        with self.recorded_attention(pipe, names) as own, spatial_shapes(backbone_of(pipe).denoiser, names) as shapes:
+            trace = self._captured(pipe, names, "both" if guided else "cond", **changes)[0]
+        assert_sharp(own)
+        asked: dict[Half, str | None] = {"cond": self.run_arguments()["prompt"]}
+        if guided:
+            asked["uncond"] = changes.get("negative_prompt")
+        for half, prompt in asked.items():
+            if prompt is not None:
+                expected = {name: rows_of(half, calls, prompt_text) for name, calls in own.items()}
+                assert_reproduced(trace, half, prompt, expected, self.tolerance)
+        for name, block in trace.blocks.items():
+            assert block.grid == shapes[name], f"block {name!r} has the grid {shapes[name]}, not {block.grid}"
+        return trace
+
+    def _text_of_prompt(self, pipe: Any) -> Float[Tensor, "token width"]:
+        """What the blocks attend to for the prompt, from a run that has no other half."""
+        with self.recorded_attention(pipe, self._names(pipe)) as own:
+            self._run(pipe, guidance_scale=1.0, num_inference_steps=1)
+        return next(iter(own.values()))[0].text[0]
+
+    def _raises(self, action: Callable[[], object], expected: type[Exception]) -> bool:
+        try:
+            action()
+        except expected:
+            return True
+        return False
+
+    def _breakdowns(self, pipe: Any, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """Each place where a run can break, in words, and a context in which it does so once."""
+        yield "while installing", breaking(type(backbone_of(pipe).denoiser), "register_forward_pre_hook")
+        for hook in ("_on_start", "_on_prompt", "_on_latents", "_on_pictures"):
+            yield f"in {hook}", breaking(Session, hook)
+        # the other hooks break in the second call of the denoiser, when something is kept already
+        yield "in _on_denoiser", breaking(Session, "_on_denoiser", lambda session, *_: len(session.run.calls) == 1)
+        for target in names:
+            broken = breaking(Session, "_on_block", _in_second_call_of(target))
+            yield f"in the hook of {target!r}", broken
+
+
+def _all_maps(trace: Trace, prompt: str) -> Tensor:
+    return trace.maps(prompt, keep=("head", "step")).token_maps
+
+
+def _picture(trace: Trace) -> Tensor:
+    return torch.tensor(np.asarray(trace.image), dtype=torch.float32)
+
+
+def _in_second_call_of(target: str) -> Callable[..., bool]:
+    return lambda session, name, _: name == target and len(session.run.calls) == 2

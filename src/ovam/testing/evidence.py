@@ -1,0 +1,205 @@
+"""What a pipeline does, seen without the library's hooks, and the comparisons that the contract is made of."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovam.trace import Half, Trace
+
+SHARP = 0.5
+"""Median, over all pixels, of the largest attention weight that a pipeline must exceed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What one block did in one denoiser call, seen without any hook of the library.
+
+    Attributes:
+        weights: Its attention probabilities.
+        text: The text vectors it attended to; they tell which rows of the batch are conditional.
+    """
+
+    weights: Float[Tensor, "batch head pixel token"]
+    text: Float[Tensor, "batch token width"]
+
+
+class ExplicitSoftmax:
+    """Attention processor for diffusers' `Attention`: plain matrix products, and the probabilities are kept."""
+
+    def __init__(self) -> None:
+        self.seen: list[Attended] = []
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        assert encoder_hidden_states is not None, "a cross-attention block was run without text"
+        assert attention_mask is None, "masked text is not covered by this contract"
+        text = encoder_hidden_states
+        query, key, value = (
+            projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for projected in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, dim=-1)
+        self.seen.append(Attended(weights.detach(), text.detach()))
+        return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
+
+
+class BreakdownError(Exception):
+    """Raised by the contract inside a run, to see what is left behind."""
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    """Shapes are equal and no element differs by more than the tolerance."""
+    assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    worst = (found.float() - expected.float()).abs().max().item()
+    assert worst <= tolerance, f"{what}: largest difference {worst:.3g}, expected at most {tolerance:.3g}"
+
+
+def assert_same_image(found: Any, expected: Any) -> None:
+    """Two pictures are equal bit by bit."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape, f"image shape {found.shape}, expected {expected.shape}"
+    different = int((found != expected).sum())
+    assert not different, f"{different} of {expected.size} image values differ: watching must not change a number"
+
+
+def assert_sharp(blocks: Mapping[str, Sequence[Attended]]) -> None:
+    """The attention is sharp enough that an error in it shows."""
+    largest = [seen.weights.amax(-1).flatten() for calls in blocks.values() for seen in calls]
+    median = torch.cat(largest).median().item()
+    assert median > SHARP, (
+        f"median largest attention weight {median:.2f}, expected over {SHARP}: so even an attention hides errors; "
+        "scale up the weights of the blocks' to_q and to_k in make_pipe"
+    )
+
+
+def snapshot(pipe: Any) -> dict[str, object]:
+    """Everything that watching could leave behind: attributes, hooks and processors, and versions of weights."""
+    owners: dict[str, Any] = {"pipe": pipe, "image_processor": pipe.image_processor}
+    for part, component in pipe.components.items():
+        if isinstance(component, nn.Module):
+            owners |= {f"{part}.{name}": module for name, module in component.named_modules()}
+    return {f"{name}: {key}": _pinned(value) for name, owner in owners.items() for key, value in vars(owner).items()}
+
+
+def _pinned(value: object) -> object:
+    """A value that a later change of the original does not reach."""
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if isinstance(value, dict):
+        return tuple((key, _pinned(item)) for key, item in value.items())
+    if isinstance(value, list | set):
+        return tuple(value)
+    return value
+
+
+def assert_restored(pipe: Any, before: Mapping[str, object], occasion: str) -> None:
+    """The pipeline is as it was when the snapshot was taken."""
+    after = snapshot(pipe)
+    changed = [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
+    assert not changed, f"{occasion}, the pipeline is not as before: {', '.join(changed[:5])}"
+
+
+def assert_reproduced(
+    trace: Trace,
+    half: Half,
+    prompt: str,
+    expected: Mapping[str, Float[Tensor, "step head pixel token"]],
+    tolerance: float,
+) -> None:
+    """The trace's weights over the padded prompt are these, per block."""
+    for name, own in expected.items():
+        options = {"half": half, "blocks": [name], "keep": ("head", "step"), "softmax_over": "padded"}
+        maps = trace.maps(prompt, **options).token_maps  # (head, step, token, height, width)
+        found = maps.flatten(-2).permute(1, 0, 3, 2)
+        assert_close(found, own, tolerance, f"block {name!r}, half {half!r}: weights (step, head, pixel, token)")
+
+
+def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
+    """Two traces hold equal queries of one half."""
+    assert [*found.blocks] == [*expected.blocks], f"blocks {[*found.blocks]}, expected {[*expected.blocks]}"
+    for name, block in found.blocks.items():
+        same = torch.equal(block.query[half], expected.blocks[name].query[half])
+        assert same, f"block {name!r}: the queries of the half {half!r} differ between two equal runs"
+
+
+def rows_of(
+    half: Half, calls: Sequence[Attended], prompt_text: Float[Tensor, "token width"]
+) -> Float[Tensor, "step head pixel token"]:
+    """One row a call: the one whose text is the prompt's, or the one whose text is not."""
+    rows = []
+    for seen in calls:
+        distances = [(text - prompt_text).abs().max().item() for text in seen.text]
+        order = sorted(range(len(distances)), key=distances.__getitem__)
+        rows.append(seen.weights[order[0] if half == "cond" else order[-1]])
+    return torch.stack(rows)
+
+
+@contextmanager
+def spatial_shapes(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, tuple[int, int]]]:
+    """Fill in each block's (height, width), from the image-shaped input of the module around it."""
+    shapes: dict[str, tuple[int, int]] = {}
+    inputs: list[tuple[int, int]] = []
+
+    def note_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        images = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
+        if images:
+            inputs.append((images[0].shape[-2], images[0].shape[-1]))
+
+    with ExitStack() as installed:
+        for module in denoiser.modules():
+            handle = module.register_forward_pre_hook(note_input, with_kwargs=True)
+            installed.callback(handle.remove)
+        for name in names:
+
+            def note_block(module: nn.Module, args: object, name: str = name) -> None:
+                shapes[name] = inputs[-1]
+
+            installed.callback(denoiser.get_submodule(name).register_forward_pre_hook(note_block).remove)
+        yield shapes
+
+
+@contextmanager
+def spied_queries(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, list[Tensor]]]:
+    """Fill in, per block, the queries that torch's attention kernel is called with."""
+    received: dict[str, list[Tensor]] = {name: [] for name in names}
+    running: list[str] = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        for name in running[-1:]:
+            received[name].append(query.detach().clone())
+        return kernel(query, *args, **kwargs)
+
+    with ExitStack() as installed:
+        for name in names:
+            block = denoiser.get_submodule(name)
+            installed.callback(block.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
+            installed.callback(block.register_forward_hook(lambda *_: running.clear()).remove)
+        installed.enter_context(patch.object(F, "scaled_dot_product_attention", spy))
+        yield received
+
+
+def breaking(owner: Any, method: str, when: Callable[..., bool] = lambda *_: True) -> Any:
+    """A context in which a method raises at its first call that fits, and works at all others."""
+    whole, armed = getattr(owner, method), [True]
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if armed and when(*args):
+            armed.clear()
+            raise BreakdownError
+        return whole(*args, **kwargs)
+
+    return patch.object(owner, method, broken)

@@ -1,0 +1,37 @@
+"""Set-up shared by all tests: one thread, no network, quiet third parties, and tiny pipelines."""
+
+import os
+
+# read when the libraries are imported, so they are set before
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["DIFFUSERS_VERBOSITY"] = "error"
+
+import pytest
+
+pytest.register_assert_rewrite("ovam.testing")
+
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+import tiny  # noqa: E402
+
+torch.set_num_threads(1)  # sums have one order, and runs side by side do not slow each other
+
+# the same examples in every run, so that a failure is of the change at hand; no deadline, since machines are busy
+settings.register_profile(
+    "ovam", max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ovam")
+
+
+@pytest.fixture(scope="session")
+def sd1():
+    """Tiny Stable Diffusion 1, shared: tests must leave it as it is."""
+    return tiny.sd1()
+
+
+@pytest.fixture(scope="session")
+def sd2():
+    """Tiny Stable Diffusion 2, shared: tests must leave it as it is."""
+    return tiny.sd2()

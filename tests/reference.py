@@ -1,0 +1,124 @@
+"""The second opinion: maps and masks in float64 and plain loops, written from the definitions.
+
+Nothing of the library is imported here. Arrays are indexed one element at a time on purpose: a transposed axis
+or a wrong broadcast can't hide in a loop that names what it runs over.
+"""
+
+import math
+from itertools import product
+
+import numpy as np
+
+
+def softmax(scores):
+    """Weights of one pixel, from its scores over the tokens that share its attention."""
+    greatest = max(scores)
+    powers = [math.exp(score - greatest) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def pixel_weights(query, keys, scale):
+    """Attention weights of one pixel: its query (head_dim,), one key (head_dim,) a token."""
+    return softmax([scale * sum(float(q) * float(k) for q, k in zip(query, key, strict=True)) for key in keys])
+
+
+def block_keys(projection, vectors, heads):
+    """Keys (head, token, head_dim): each head has its own rows of the projection (head * head_dim, width)."""
+    head_dim = projection.shape[0] // heads
+    keys = np.zeros((heads, len(vectors), head_dim))
+    for head, token, channel in product(range(heads), range(len(vectors)), range(head_dim)):
+        keys[head, token, channel] = sum(
+            float(a) * float(b) for a, b in zip(projection[head * head_dim + channel], vectors[token], strict=True)
+        )
+    return keys
+
+
+def block_weights(query, key, scale, lengths):
+    """Weights (head, step, token, pixel) of one block, from (head, step, pixel, head_dim) and (head, token, head_dim).
+
+    `lengths` are the numbers of tokens of the attribution prompts, each with a softmax of its own.
+    """
+    heads, steps, pixels, _ = query.shape
+    weights = np.zeros((heads, steps, key.shape[1], pixels))
+    for head, step, pixel in product(range(heads), range(steps), range(pixels)):
+        start = 0
+        for length in lengths:
+            tokens = range(start, start + length)
+            shares = pixel_weights(query[head, step, pixel], [key[head, token] for token in tokens], scale)
+            for token, share in zip(tokens, shares, strict=True):
+                weights[head, step, token, pixel] = share
+            start += length
+    return weights
+
+
+def resize(image, size):
+    """Bilinear with align_corners=False: positions are pixel centres, and borders are repeated."""
+    (old_height, old_width), (height, width) = image.shape, size
+    resized = np.zeros(size)
+    for y, x in product(range(height), range(width)):
+        rows, columns = neighbours(y, height, old_height), neighbours(x, width, old_width)
+        resized[y, x] = sum(a * b * image[row, column] for row, a in rows for column, b in columns)
+    return resized
+
+
+def neighbours(position, size, old_size):
+    """The two old positions that a new one lies between, each with its share."""
+    place = max((position + 0.5) * old_size / size - 0.5, 0.0)
+    low = min(math.floor(place), old_size - 1)
+    high = min(low + 1, old_size - 1)
+    return [(low, 1 - (place - low)), (high, place - low)]
+
+
+def all_maps(blocks, lengths):
+    """Every map there is: {(block, head, step): (token, height, width)}, all at the finest grid.
+
+    `blocks` is {name: (query, key, scale, (height, width))}.
+    """
+    finest = max((grid for *_, grid in blocks.values()), key=math.prod)
+    maps = {}
+    for name, (query, key, scale, grid) in blocks.items():
+        weights = block_weights(query, key, scale, lengths)
+        for head, step in product(range(weights.shape[0]), range(weights.shape[1])):
+            maps[name, head, step] = np.stack([resize(row.reshape(grid), finest) for row in weights[head, step]])
+    return maps
+
+
+def mean_maps(maps, keep=()):
+    """Means over all triples alike, one for each kept label: {(block or (block, head) or None, step or None): mean}."""
+    groups = {}
+    for (block, head, step), token_maps in maps.items():
+        first = (block, head) if "head" in keep else block if "block" in keep else None
+        groups.setdefault((first, step if "step" in keep else None), []).append(token_maps)
+    return {labels: sum(group) / len(group) for labels, group in groups.items()}
+
+
+def word_map(token_maps, positions):
+    """Sum of the maps of a word's tokens, of (..., token, height, width)."""
+    total = np.zeros_like(token_maps[..., 0, :, :])
+    for position in positions:
+        total = total + token_maps[..., position, :, :]
+    return total
+
+
+def min_max(image):
+    """Stretched to [0, 1] by its least and greatest value; a constant image becomes 0."""
+    low, high = image.min(), image.max()
+    return np.zeros_like(image) if high == low else (image - low) / (high - low)
+
+
+def presence(image, share=0.02):
+    """Mean of the strongest share of the pixels, one pixel at least."""
+    values = sorted(image.flatten().tolist(), reverse=True)
+    strongest = values[: max(1, math.floor(share * len(values)))]
+    return sum(strongest) / len(strongest)
+
+
+def label_map(scores, asked, threshold):
+    """Number of the strongest of (word, height, width) at each pixel, from 1; 0 where background or a rival wins."""
+    _, height, width = scores.shape
+    labels = np.zeros((height, width), dtype=int)
+    for y, x in product(range(height), range(width)):
+        strengths = [threshold, *scores[:, y, x]]
+        winner = strengths.index(max(strengths))
+        labels[y, x] = winner if winner <= asked else 0
+    return labels

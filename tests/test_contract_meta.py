@@ -1,0 +1,184 @@
+"""The contract test class must be able to fail: each realistic fault of a backbone fails the test meant for it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from ovam.backbones import registry
+from ovam.backbones.base import Observation
+from ovam.backbones.unet import UNetBackbone
+from ovam.recorders import MapRecorder, QueryRecorder
+from ovam.session import Session
+from ovam.testing import BackboneContract, ExplicitSoftmax
+
+
+class Contract(BackboneContract):
+    """Not collected, since its name does not begin with Test: its tests are called one by one."""
+
+    def make_pipe(self):
+        return tiny.sd1()
+
+    def run_arguments(self):
+        return {"prompt": "a dog on the grass", "num_inference_steps": 3, "height": 32, "width": 32}
+
+
+def seeing(change):
+    """A backbone that hands on changed queries (batch, head, pixel, head_dim)."""
+
+    class Changed(UNetBackbone):
+        def watch(self, names, report):
+            return super().watch(names, lambda name, seen: report(name, Observation(change(seen.query))))
+
+    return Changed
+
+
+def channels_split_the_wrong_way(query):
+    heads, head_dim = query.shape[1], query.shape[3]
+    return query.transpose(1, 2).flatten(2).unflatten(-1, (head_dim, heads)).permute(0, 3, 1, 2)
+
+
+def images_of_a_pair_swapped(query):
+    return query.unflatten(0, (2, 2)).flip(1).flatten(0, 1) if len(query) == 4 else query
+
+
+class WrongScale(UNetBackbone):
+    def blocks(self):
+        return {name: replace(spec, scale=spec.scale * 1.05) for name, spec in super().blocks().items()}
+
+
+class SwappedHalves(UNetBackbone):
+    def evaluation(self, arguments, request):
+        found = super().evaluation(arguments, request)
+        if len(found.halves) == 1:
+            return found
+        return replace(found, halves={"cond": found.halves["uncond"], "uncond": found.halves["cond"]})
+
+
+class TransposedGrids(UNetBackbone):
+    def grids(self, latent):
+        return {name: (width, height) for name, (height, width) in super().grids(latent).items()}
+
+
+class GridsRoundedDown(UNetBackbone):
+    def grids(self, latent):
+        return super().grids((latent[0] // 4 * 4, latent[1] // 4 * 4))
+
+
+class LeakedHooks(UNetBackbone):
+    def watch(self, names, report):
+        super().watch(names, report)
+        return []
+
+
+BROKEN_BACKBONES = {
+    "scale": (WrongScale, "test_generation_prompt_reproduces_the_models_attention"),
+    "head order": (seeing(lambda query: query.flip(1)), "test_generation_prompt_reproduces_the_models_attention"),
+    "head split": (seeing(channels_split_the_wrong_way), "test_generation_prompt_reproduces_the_models_attention"),
+    "pixel order": (seeing(lambda query: query.flip(2)), "test_generation_prompt_reproduces_the_models_attention"),
+    "guidance half": (SwappedHalves, "test_generation_prompt_reproduces_the_models_attention"),
+    "unconditional half": (SwappedHalves, "test_halves_of_guidance"),
+    "image order": (seeing(images_of_a_pair_swapped), "test_batch_of_two_is_two_single_runs"),
+    "width for height": (TransposedGrids, "test_sizes_that_are_not_square"),
+    "rounded queries": (seeing(lambda query: query.half().float()), "test_queries_are_those_the_kernel_receives"),
+    "changed in place": (seeing(lambda query: query.mul_(1.001)), "test_capture_does_not_touch_the_image"),
+    "hooks stay": (LeakedHooks, "test_pipeline_is_restored_after_a_run"),
+    "hooks stay after an error": (LeakedHooks, "test_pipeline_is_restored_after_an_error"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_BACKBONES)
+def test_a_broken_backbone_fails(fault, monkeypatch):
+    backbone, test = BROKEN_BACKBONES[fault]
+    monkeypatch.setattr(registry, "BACKBONES", (backbone,))
+    assert_contract_fails(test)
+
+
+def assert_contract_fails(test, error=AssertionError):
+    with pytest.raises(error):
+        getattr(Contract(), test)()
+
+
+def test_grids_of_another_size_fail(monkeypatch):
+    monkeypatch.setattr(registry, "BACKBONES", (GridsRoundedDown,))
+    assert_contract_fails("test_grids_that_do_not_halve_evenly", RuntimeError)  # the queries do not fit
+
+
+def test_steps_in_another_order_fail(monkeypatch):
+    observe = QueryRecorder.observe
+
+    def backwards(self, block, half, image, entry, query):
+        observe(self, block, half, image, self.plan.calls - 1 - entry, query)
+
+    monkeypatch.setattr(QueryRecorder, "observe", backwards)
+    assert_contract_fails("test_generation_prompt_reproduces_the_models_attention")
+
+
+def test_queries_rounded_twice_fail(monkeypatch):
+    observe = QueryRecorder.observe
+
+    def rounded(self, block, half, image, entry, query):
+        observe(self, block, half, image, entry, query if self.dtype == torch.float32 else query.bfloat16())
+
+    monkeypatch.setattr(QueryRecorder, "observe", rounded)
+    assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor")
+
+
+def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
+    observe = MapRecorder.observe
+
+    def first_call_twice(self, block, half, image, entry, query):
+        for _ in range(2 if entry == 0 else 1):
+            observe(self, block, half, image, entry, query)
+
+    monkeypatch.setattr(MapRecorder, "observe", first_call_twice)
+    assert_contract_fails("test_stream_equals_the_maps_of_a_capture")
+
+
+def test_a_broken_run_that_is_not_forgotten_fails(monkeypatch):
+    monkeypatch.setattr(Session, "_on_start", lambda self, arguments, result: None)
+    monkeypatch.setattr(Session, "_on_prompt", lambda self, arguments, result: None)
+    assert_contract_fails("test_a_broken_run_does_not_reach_the_next")
+
+
+def test_a_trace_of_a_broken_run_fails(monkeypatch):
+    def close(self):
+        if self.run.calls:
+            self._finish(self._no_pictures(), self._size())
+
+    monkeypatch.setattr(Session, "_close", close)
+    assert_contract_fails("test_a_broken_run_gives_no_trace")
+
+
+def test_an_invented_unconditional_half_fails(monkeypatch):
+    monkeypatch.setattr(Session, "_halves", lambda self, evaluation: self.choice.halves)
+    assert_contract_fails("test_without_guidance_there_is_no_unconditional_half")
+
+
+def test_a_recording_of_other_attention_fails(monkeypatch):
+    attend = ExplicitSoftmax.__call__
+
+    def flatter(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        return attend(self, attn, hidden_states, 0.9 * encoder_hidden_states, attention_mask)
+
+    monkeypatch.setattr(ExplicitSoftmax, "__call__", flatter)
+    assert_contract_fails("test_explicit_attention_is_the_models_own")
+
+
+def test_a_pipeline_with_even_attention_is_refused():
+    class Lax(Contract):
+        def make_pipe(self):
+            return tiny.sharpen(tiny.sd1(), factor=1 / 12)
+
+    with pytest.raises(AssertionError, match="median largest attention weight"):
+        Lax().test_generation_prompt_reproduces_the_models_attention()
+
+
+def test_a_batch_is_not_measured_against_itself():
+    """Two prompts give maps that differ by far more than the tolerance between a batch and single runs."""
+    contract, pipe = Contract(), tiny.sd1()
+    prompts = [contract.run_arguments()["prompt"], contract.other_prompt]
+    pair = contract._captured(pipe, contract._names(pipe), prompt=prompts, latents=contract._latents(pipe, images=2))
+    first, second = (trace.maps("a dog").token_maps for trace in pair)
+    assert torch.dist(first, second, p=float("inf")) > 10 * contract.batch_tolerance
