@@ -1,0 +1,5 @@
+"""`python -m ovam`."""
+
+from ovam.cli import main
+
+main()

@@ -1,0 +1,298 @@
+"""The command line: arguments in, one function of `ovam.commands` called, its result shown.
+
+What loads torch is imported inside the commands, so that `ovam --help` is there at once.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ovam import __version__
+from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
+from ovam.commands.arguments import blocks_of, steps_of, words_of
+from ovam.commands.terminal import Commands, quiet, running
+
+app = typer.Typer(
+    cls=Commands,
+    help="Open-vocabulary attention maps: run a diffusion model once, ask its attention for any words afterwards.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # its tables cut the names of options at 80 columns
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+mini_app = typer.Typer(
+    help="Train the embedded model and put it together.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(mini_app, name="mini")
+
+
+class DType(StrEnum):
+    """Types of a model's weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
+Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
+TraceModel = Annotated[
+    str | None,
+    typer.Option(help="The trace's model: mini, a folder or an id; needed unless the trace names mini or a folder."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; the images of one run have consecutive seeds.")]
+Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Steps of the sampling loop.")]
+OutputDir = Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")]
+Beside = Annotated[Path | None, typer.Option(help="Folder to write to; by default one beside the file.")]
+Against = Annotated[str, typer.Option(help="Words that compete for the label map and are then dropped.")]
+Threshold = Annotated[float | None, typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5")]
+Blocks = Annotated[
+    str | None,
+    typer.Option(help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1)."),
+]
+KeptSteps = Annotated[
+    str | None, typer.Option("--steps", help="Step numbers from 0, by commas; 10-19 is a range with both its ends.")
+]
+Weights = Annotated[DType, typer.Option(help="Type of the model's weights.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
+LimitGib = Annotated[
+    float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        typer.echo(f"ovam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and notes.")] = False,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = None,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def demo(
+    output_dir: OutputDir = Path("out/demo"),
+    model: Model = "mini",
+    seed: Seed = 0,
+    num_inference_steps: Steps = NUM_INFERENCE_STEPS,
+    as_json: AsJson = False,
+) -> None:
+    """Do the main job on the embedded model, offline: an image, its maps and masks, and a word asked afterwards."""
+    with running() as progress:
+        from ovam.commands.demo import demo as run
+
+        result = run(
+            output_dir=output_dir,
+            model=model,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            progress=progress,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    words: Words,
+    output_dir: OutputDir = Path("out"),
+    model: Model = "mini",
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    seed: Seed = 0,
+    num_images: Annotated[int, typer.Option(min=1, help="Images; several go into folders of their own.")] = 1,
+    num_inference_steps: Steps = NUM_INFERENCE_STEPS,
+    guidance_scale: Annotated[float, typer.Option(help="Weight of the prompt.")] = GUIDANCE_SCALE,
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    against: Against = "",
+    threshold: Threshold = None,
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    limit_gib: LimitGib = None,
+    save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Generate images, with maps and masks of words that are in the prompt or not."""
+    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    with running() as progress:
+        import torch
+
+        from ovam.commands.generate import generate as run
+
+        result = run(
+            prompt,
+            asked,
+            output_dir=output_dir,
+            model=model,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            num_images=num_images,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            dtype=getattr(torch, dtype.value),
+            device=device,
+            limit_gib=limit_gib,
+            against=words_of(against),
+            save_trace=save_trace,
+            progress=progress,
+            **kept,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def maps(
+    trace: Annotated[Path, typer.Argument(help="A trace, such as run.safetensors.")],
+    words: Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')] = "",
+    attribution_prompt: Annotated[
+        str | None, typer.Option(help="A text whose words share the attention; --words then picks some of them.")
+    ] = None,
+    output_dir: Beside = None,
+    model: TraceModel = None,
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer from a saved trace, without running the model."""
+    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps))
+    with running() as progress:
+        from ovam.commands.ask import maps as run
+
+        result = run(
+            trace,
+            asked,
+            attribution_prompt=attribution_prompt,
+            output_dir=output_dir,
+            model=model,
+            progress=progress,
+            **kept,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def segment(
+    source: Annotated[Path, typer.Argument(help="A trace, or an image file, which the model then looks at.")],
+    words: Words,
+    against: Against = "",
+    threshold: Threshold = None,
+    output_dir: Beside = None,
+    model: TraceModel = None,
+    prompt: Annotated[str, typer.Option(help="What the model is told of an image; nothing by default.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on an image.")] = 0,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    limit_gib: LimitGib = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write masks and a label map of words, for a saved trace or an image file."""
+    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    with running() as progress:
+        import torch
+
+        from ovam.commands.ask import segment_file as run
+
+        result = run(
+            source,
+            asked,
+            against=words_of(against),
+            output_dir=output_dir,
+            model=model,
+            prompt=prompt,
+            seed=seed,
+            dtype=getattr(torch, dtype.value),
+            device=device,
+            limit_gib=limit_gib,
+            progress=progress,
+            **kept,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def info(
+    trace: Annotated[Path | None, typer.Argument(help="A trace, to see its header.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, to see its blocks: mini, a folder or an id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show versions and supported pipelines, a trace's header, or a model's blocks."""
+    if trace is not None and model is not None:
+        raise typer.BadParameter("expected a trace or --model, not both", param_hint="--model")
+    with running():
+        from ovam.commands.info import describe_model, describe_trace, installation
+
+        if trace is not None:
+            result = describe_trace(trace)
+        else:
+            result = installation() if model is None else describe_model(model)
+    _show(result, as_json)
+
+
+@mini_app.command()
+def train(
+    work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
+) -> None:
+    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores."""
+    with quiet():
+        from ovam.mini.training.recipe import train as run
+        from ovam.models import mini_folder
+
+        run(work_dir, start=None if from_scratch else mini_folder())
+
+
+@mini_app.command()
+def export(
+    output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
+    work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
+) -> None:
+    """Put the trained parts together as a pipeline's folder."""
+    with quiet():
+        from ovam.mini.training.recipe import export as run
+
+        run(work_dir, output_dir)
+
+
+@mini_app.command()
+def report(
+    docs: Annotated[Path, typer.Option(help="Folder of the documentation, which is written to.")] = Path("docs"),
+    scenes: Annotated[int, typer.Option(min=1, help="Validation scenes for each number of objects.")] = 100,
+) -> None:
+    """Measure the embedded model and write its page, figures and contact sheet: some minutes."""
+    with quiet():
+        from ovam.mini.report import report_on_mini as run
+
+        run(docs, scenes=scenes)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    from ovam.commands.summary import show
+
+    show(result, as_json=as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the others keep the function's own defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def main() -> None:
+    """Entry point of the command `ovam`."""
+    app(prog_name="ovam")

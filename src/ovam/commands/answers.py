@@ -1,0 +1,80 @@
+"""What a trace answers for words, written as pictures, with a record of the numbers and file names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovam import pictures
+from ovam.commands.files import safe_names, write_bytes, write_picture
+from ovam.maps import AttentionMaps, attention_maps
+from ovam.masks import THRESHOLD, Segmentation, presence, segment
+from ovam.trace import Trace
+
+TRACE_FILE = "run.safetensors"
+
+
+def write_maps(trace: Trace, maps: AttentionMaps, folder: Path) -> dict[str, Any]:
+    """Write `maps/<word>.png`, each map over its image, and `sheet.png`, all of them in one picture.
+
+    Returns:
+        `files`, and for each of the `words` its range, its presence and its file, names relative to `folder`.
+    """
+    words = []
+    for i, (word, name) in enumerate(zip(maps.words, safe_names(maps.words), strict=True)):
+        file = f"maps/{name}.png"
+        write_picture(folder / file, pictures.overlay(trace.image, maps[i]))
+        low, high = float(maps[i].min()), float(maps[i].max())
+        words.append({"word": word, "presence": presence(maps[i]), "range": [low, high], "map": file})
+    caption = trace.source.prompt or "image"
+    write_picture(folder / "sheet.png", pictures.contact_sheet(trace.image, maps, caption=caption))
+    return {"files": {"sheet": "sheet.png"}, "words": words}
+
+
+def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[str, Any]:
+    """Write `masks/<word>.png`, `labels.png` with label numbers as pixels, and `labels_overlay.png` for people.
+
+    Returns:
+        `files`, and for each of the `words` its label, its share of the image, its presence and its file.
+    """
+    words = []
+    for label, (word, name) in enumerate(zip(segmentation.words, safe_names(segmentation.words), strict=True), 1):
+        file = f"masks/{name}.png"
+        write_picture(folder / file, pictures.mask_picture(segmentation[word]))
+        share = float((segmentation.labels == label).float().mean())
+        found = segmentation.presence[word]
+        words.append({"word": word, "presence": found, "label": label, "share": share, "mask": file})
+    write_picture(folder / "labels.png", pictures.palette_png(segmentation.labels))
+    write_picture(folder / "labels_overlay.png", pictures.label_map_picture(trace.image, segmentation))
+    return {"files": {"labels": "labels.png", "labels_overlay": "labels_overlay.png"}, "words": words}
+
+
+def write_all(
+    trace: Trace,
+    words: Sequence[str],
+    folder: Path,
+    *,
+    against: Sequence[str] = (),
+    threshold: float = THRESHOLD,
+    save_trace: bool = True,
+) -> dict[str, Any]:
+    """Write the image, the trace, and the maps and masks of words.
+
+    Returns:
+        `seed`, `size`, `files` and `words`, as `write_maps` and `write_masks` give them.
+    """
+    files = {"image": "image.png"}
+    assert trace.image_png is not None  # generating and encoding both give a picture
+    write_bytes(folder / files["image"], trace.image_png)
+    if save_trace:
+        files["trace"] = TRACE_FILE
+        trace.save(folder / TRACE_FILE)
+    segmentation = segment(trace, words, against=against, threshold=threshold)
+    mapped = write_maps(trace, attention_maps(trace, list(segmentation.words)), folder)
+    masked = write_masks(trace, segmentation, folder)
+    merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
+    return {
+        "seed": trace.source.seed,
+        "size": list(trace.size),
+        "files": {**files, **mapped["files"], **masked["files"]},
+        "words": merged,
+    }

@@ -1,0 +1,37 @@
+"""Lists that are typed as one argument: words, blocks, steps."""
+
+import csv
+import re
+
+import typer
+
+
+def words_of(text: str) -> list[str]:
+    """Words and phrases between commas; double quotes hold one with a comma in it together."""
+    entries = next(csv.reader([" ".join(text.split())], skipinitialspace=True), [])
+    return [entry.strip() for entry in entries if entry.strip()]
+
+
+def blocks_of(text: str | None) -> list[str | int | tuple[int, int]] | None:
+    """Grid heights (16), grids (16x24) and names, between commas."""
+    if text is None:
+        return None
+    blocks: list[str | int | tuple[int, int]] = []
+    for entry in words_of(text):
+        numbers = [int(number) for number in entry.split("x")] if re.fullmatch(r"\d+(x\d+)?", entry) else []
+        blocks.append(entry if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
+    return blocks
+
+
+def steps_of(text: str | None) -> list[int] | None:
+    """Step numbers and ranges, both ends included; what is neither is a usage error."""
+    if text is None:
+        return None
+    steps: list[int] = []
+    for entry in words_of(text):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
+        if bounds is None:
+            raise typer.BadParameter(f"{entry!r}: expected numbers such as 0,5,10-19", param_hint="--steps")
+        first = int(bounds[1])
+        steps += range(first, int(bounds[2] or first) + 1)
+    return steps

@@ -1,0 +1,205 @@
+"""Asking for words later: of a saved trace without running the model, or of an image file by encoding it."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam import __version__
+from ovam.commands import Progress, no_progress
+from ovam.commands.answers import write_all, write_maps, write_masks
+from ovam.commands.files import prepared, write_json
+from ovam.commands.generate import pipeline
+from ovam.encode import encode, read_image
+from ovam.errors import ModelNotFoundError
+from ovam.maps import AttentionMaps, attention_maps
+from ovam.masks import THRESHOLD, check_words, segment
+from ovam.models import MINI, load
+from ovam.prompt import Span, listed
+from ovam.trace import BlockChoice, Trace
+from ovam.trace_file import load_trace, read_header
+
+
+def maps(
+    trace_file: str | Path,
+    words: Sequence[str] = (),
+    *,
+    attribution_prompt: str | None = None,
+    output_dir: str | Path | None = None,
+    model: str | Path | None = None,
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write the attention maps of words, asked of a saved trace; the denoiser is neither loaded nor run.
+
+    Args:
+        trace_file: A file that `ovam.Trace.save` or `generate` wrote.
+        words: Words and phrases, each an attribution prompt of its own.
+        attribution_prompt: A text whose words share the attention; then `words` are some of its words, or
+            none for all of them.
+        output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
+        model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id.
+            Needed unless the file names mini or a folder that is there: a file never causes a download.
+        blocks: As in `Trace.maps`.
+        steps: As in `Trace.maps`.
+        progress: Told what is being done.
+
+    Returns:
+        The content of `result.json`; the names of files are relative to `output_dir`.
+
+    Raises:
+        TraceFileError: the file is no trace, damaged or newer.
+        ModelNotFoundError: the text encoder is not at hand.
+        The errors of `Trace.maps`.
+    """
+    begun = time.monotonic()
+    path = Path(trace_file)
+    if attribution_prompt is None:
+        listed(words)
+    trace = open_trace(path, model, progress)
+    found = attention_maps(trace, attribution_prompt or list(words), blocks=blocks, steps=steps)
+    if attribution_prompt and words:
+        found = _only(found, words)
+    folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
+    progress("maps", 0, 0)
+    result = {
+        "command": "maps",
+        "version": __version__,
+        "source": str(path),
+        "model": trace.source.model,
+        "prompt": trace.source.prompt,
+        "attribution_prompt": attribution_prompt,
+        "output_dir": str(folder),
+        **write_maps(trace, found, folder),
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def segment_file(
+    source: str | Path,
+    words: Sequence[str],
+    *,
+    against: Sequence[str] = (),
+    threshold: float = THRESHOLD,
+    output_dir: str | Path | None = None,
+    model: str | Path | None = None,
+    prompt: str = "",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    limit_gib: float | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
+
+    Args:
+        source: A trace file, or an image, which the model then looks at by `ovam.encode`.
+        words: Words and phrases.
+        against: Words that compete and are then dropped.
+        threshold: Score of the background, in (0, 1).
+        output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
+            `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
+        model: For a trace as in `maps`; for an image mini by default.
+        prompt: What the denoiser is told of an image.
+        seed: Seed of the noises put on an image.
+        dtype: Type of the model's weights, for an image.
+        device: Where the model runs, for an image.
+        blocks: As in `Trace.maps`.
+        steps: As in `Trace.maps`.
+        limit_gib: As in `ovam.encode`.
+        progress: Told what is being done.
+
+    Returns:
+        The content of `result.json`; the names of files are relative to `output_dir`.
+
+    Raises:
+        TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
+        The errors of `Trace.segment` and, for an image, of `ovam.encode`.
+    """
+    begun = time.monotonic()
+    path = Path(source)
+    asked, rivals = check_words(words, against, threshold)
+    folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
+    if is_trace(path):
+        trace = open_trace(path, model, progress)
+        progress("masks", 0, 0)
+        found = segment(trace, asked, against=rivals, threshold=threshold, blocks=blocks, steps=steps)
+        answers = write_masks(trace, found, prepared(folder))
+    else:
+        picture = read_image(path)
+        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
+        progress("encoding the image", 0, 0)
+        trace = encode(pipe, picture, prompt, seed=seed, blocks=blocks, limit_gib=limit_gib)
+        trace = trace if steps is None else trace.select(steps=steps)
+        progress("maps and masks", 0, 0)
+        answers = write_all(trace, asked, prepared(folder), against=rivals, threshold=threshold)
+    result = {
+        "command": "segment",
+        "version": __version__,
+        "source": str(path),
+        "model": trace.source.model,
+        "prompt": trace.source.prompt,
+        "against": list(rivals),
+        "threshold": threshold,
+        "output_dir": str(folder),
+        **answers,
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:
+    """Read a trace with the text encoder of `model`, or of the model it names where that is on this machine.
+
+    Raises:
+        TraceFileError: the file is no trace, damaged or newer.
+        ModelNotFoundError: no model was given, and the one it names is neither mini nor a folder.
+        SpaceMismatchError: the trace was made with another model.
+    """
+    header = read_header(path)
+    named, text = header.get("source"), header.get("text")
+    if model is None:
+        model = str(named.get("model")) if isinstance(named, dict) else ""
+        if model != MINI and not (model and Path(model).is_dir()):
+            raise ModelNotFoundError(
+                f"{path} was made with the model {model!r}, which is neither 'mini' nor a folder here: say where its "
+                "text encoder is, with model=... or --model on the command line, by folder or id"
+            )
+    progress("loading the text encoder", 0, 0)
+    if isinstance(text, dict) and text.get("projections") == "by reference":
+        return load_trace(path, load(model))
+    return load_trace(path, model)
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a file is meant as a trace: by its name, or as safetensors begins, a length and a JSON object."""
+    if path.suffix == ".safetensors":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.stem}-{what}")
+
+
+def _only(found: AttentionMaps, words: Sequence[str]) -> AttentionMaps:
+    """Some of the words of an attribution prompt, or its special tokens.
+
+    Raises:
+        UnknownWordError: a word is not in it.
+    """
+    chosen = torch.stack([found[word] for word in words])
+    spans = tuple(Span(word, (i,)) for i, word in enumerate(words))
+    return replace(found, token_maps=chosen, tokens=tuple(words), spans=spans)

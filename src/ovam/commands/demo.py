@@ -1,0 +1,53 @@
+"""The main job on the embedded model, offline: one run, words in the prompt and not, and a word asked later."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ovam.commands import NUM_INFERENCE_STEPS, Progress, no_progress
+from ovam.commands.answers import TRACE_FILE
+from ovam.commands.ask import maps
+from ovam.commands.files import write_json
+from ovam.commands.generate import generate
+from ovam.models import MINI
+
+PROMPT = "a dog on the sand"
+WORDS = ("dog", "sand", "puppy", "sky")
+LATER = ("beach",)
+
+
+def demo(
+    *,
+    output_dir: str | Path = "out/demo",
+    model: str | Path = MINI,
+    seed: int = 0,
+    num_inference_steps: int = NUM_INFERENCE_STEPS,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Generate an image, write the maps and masks of words, then ask the saved trace for another word.
+
+    Args:
+        output_dir: Gets what `generate` writes, and in `later/` what `maps` writes.
+        model: "mini", the folder of a pipeline, or a model id.
+        seed: Seed of the image.
+        num_inference_steps: Steps of the sampling loop.
+        progress: Told of each denoising step.
+
+    Returns:
+        The results of `generate` and `maps`, and all seconds together.
+    """
+    begun = time.monotonic()
+    folder = Path(output_dir)
+    generated = generate(
+        PROMPT,
+        WORDS,
+        output_dir=folder,
+        model=model,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        progress=progress,
+    )
+    later = maps(folder / TRACE_FILE, LATER, output_dir=folder / "later", model=model, progress=progress)
+    result = {"command": "demo", "generate": generated, "maps": later, "seconds": round(time.monotonic() - begun, 2)}
+    write_json(folder / "demo.json", result)
+    return result

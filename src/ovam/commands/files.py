@@ -1,0 +1,81 @@
+"""An output folder: names made safe, files that appear whole or not at all, and nothing ever deleted."""
+
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ovam.errors import OptionError
+
+_LONGEST = 60  # characters; four bytes each stay below what file systems take
+
+
+def prepared(folder: str | Path) -> Path:
+    """Make the folder and its parents; one that is there is kept as it is, with all its files.
+
+    Raises:
+        OptionError: it can't be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"output folder {folder} can't be made ({error.strerror}): expected a new or an existing folder"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"output folder {folder} can't be written to: expected one that you may write to")
+    return folder
+
+
+def safe_names(words: Sequence[str]) -> list[str]:
+    """File names for words, one each and all different, also where capitals count for nothing.
+
+    Letters and digits of any script stay; everything else becomes a dash, so that no name leads out of its
+    folder, is hidden, or ends early.
+
+    Example:
+        >>> safe_names(["hot dog", "hot-dog", "../etc"])
+        ['hot-dog', 'hot-dog-2', 'etc']
+    """
+    names = list[str]()
+    taken = set[str]()
+    for word in words:
+        plain = unicodedata.normalize("NFKC", word)
+        kept = "".join(letter if letter.isalnum() else "-" for letter in plain)
+        name = first = "-".join(part for part in kept.split("-") if part)[:_LONGEST] or "word"
+        count = 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{first}-{count}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG; equal pictures give equal bytes."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    write_bytes(path, stream.getvalue())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a readable JSON file."""
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

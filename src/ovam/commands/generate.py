@@ -1,0 +1,148 @@
+"""From a prompt to images with the maps and masks of any words, all in one folder."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam import __version__
+from ovam.capture import capture
+from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
+from ovam.commands.answers import write_all
+from ovam.commands.files import prepared, write_json
+from ovam.errors import OptionError
+from ovam.masks import THRESHOLD, check_words
+from ovam.models import MINI, load, text_of
+from ovam.trace import BlockChoice
+
+
+def generate(
+    prompt: str,
+    words: Sequence[str],
+    *,
+    output_dir: str | Path,
+    model: Any = MINI,
+    negative_prompt: str | None = None,
+    seed: int = 0,
+    num_images: int = 1,
+    num_inference_steps: int = NUM_INFERENCE_STEPS,
+    guidance_scale: float = GUIDANCE_SCALE,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    limit_gib: float | None = None,
+    against: Sequence[str] = (),
+    threshold: float = THRESHOLD,
+    save_trace: bool = True,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Generate images, and write them with the maps and masks of words, which may be in the prompt or not.
+
+    Words and prompts are checked before the model runs. Files of the same names are written over, others stay.
+
+    Args:
+        prompt: What to generate.
+        words: Words and phrases to map and segment.
+        output_dir: Gets `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
+            `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on.
+        model: "mini", the folder of a pipeline, a model id, or a pipeline object.
+        negative_prompt: What to keep away from.
+        seed: Seed of the first image; the next images have the next seeds.
+        num_images: Number of images.
+        num_inference_steps: Steps of the sampling loop.
+        guidance_scale: Weight of the prompt; 1 and below is without guidance.
+        height: In pixels; the model's own by default.
+        width: In pixels; the model's own by default.
+        dtype: Type of the weights, when the model is loaded here.
+        device: Where the model runs, when it is loaded here.
+        blocks: As in `ovam.capture`.
+        steps: As in `ovam.capture`.
+        limit_gib: As in `ovam.capture`.
+        against: Words that compete for the label map and are then dropped.
+        threshold: Score of the background, in (0, 1).
+        save_trace: Whether to write `run.safetensors`, from which more words can be asked.
+        progress: Told of each denoising step.
+
+    Returns:
+        The content of `result.json`; the names of files are relative to `output_dir`.
+
+    Raises:
+        EmptyWordsError, PromptTooLongError, OptionError: words, prompt or options can't be used.
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+        The errors of `ovam.capture`.
+    """
+    begun = time.monotonic()
+    asked, rivals = check_words(words, against, threshold)
+    if num_images < 1:
+        raise OptionError(f"num_images={num_images}: expected at least 1")
+    folder = prepared(output_dir)
+    pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
+    _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
+    with capture(pipe, blocks=blocks, steps=steps, limit_gib=limit_gib) as traces:
+        pipe(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            num_images_per_prompt=num_images,
+            generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
+            callback_on_step_end=_reporting(progress, num_inference_steps),
+        )
+    images = []
+    for i, trace in enumerate(traces):
+        progress("maps and masks", i, num_images)
+        part = "." if num_images == 1 else f"image-{i:03d}"
+        answers = write_all(trace, asked, folder / part, against=rivals, threshold=threshold, save_trace=save_trace)
+        images.append({"folder": part, **answers})
+    result = {
+        "command": "generate",
+        "version": __version__,
+        "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "against": list(rivals),
+        "threshold": threshold,
+        "output_dir": str(folder),
+        "images": images,
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, progress: Progress) -> Any:
+    """The pipeline of a name, without a progress bar of its own; a pipeline object is taken as it is."""
+    if not isinstance(model, str | Path):
+        return model
+    progress(f"loading {model}", 0, 0)
+    pipe = load(model, dtype=dtype, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str]) -> None:
+    """What is too long is refused before the model runs: the pipeline itself would cut it and go on.
+
+    Raises:
+        PromptTooLongError: a prompt or a word is longer than the text encoder reads.
+    """
+    text = text_of(pipe)
+    for each in (*prompts, *words):
+        text.check_length(each)
+
+
+def _reporting(progress: Progress, total: int) -> Callable[..., dict[str, Any]]:
+    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        progress("denoising", step + 1, total)
+        return tensors
+
+    return after_step

@@ -1,0 +1,63 @@
+"""What is installed, what a model offers, what a trace holds."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam.backbones.registry import backbone_of, supported
+from ovam.models import MINI, load, mini_folder, text_of
+from ovam.recorders import versions
+from ovam.trace_file import read_header
+
+
+def installation() -> dict[str, Any]:
+    """Versions, supported pipelines, devices, and whether the embedded model is there."""
+    return {
+        "versions": {"python": platform.python_version(), **versions()},
+        "pipelines": list(supported()),
+        "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
+        "mini": "there" if (mini_folder() / "model_index.json").is_file() else "not there",
+    }
+
+
+def describe_trace(path: str | Path) -> dict[str, Any]:
+    """Header of a trace file, without its queries.
+
+    Raises:
+        TraceFileError: the file is missing, damaged, no trace, or of a newer format.
+    """
+    header = read_header(path)
+    return {"file": str(path), "bytes": Path(path).stat().st_size, "header": header}
+
+
+def describe_model(model: str | Path = MINI) -> dict[str, Any]:
+    """A model's pipeline, sizes, text encoder and blocks, with their grids at the model's own size.
+
+    Raises:
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+    """
+    pipe = load(model)
+    backbone = backbone_of(pipe)
+    side = pipe.unet.config.sample_size
+    grids = backbone.grids((side, side))
+    text = text_of(pipe)
+    return {
+        "model": str(model),
+        "pipeline": type(pipe).__name__,
+        "size": [side * pipe.vae_scale_factor] * 2,
+        "scheduler": type(pipe.scheduler).__name__,
+        "text_encoder": str(text.space),
+        "prompt_tokens": text.tokenizer.model_max_length,
+        "blocks": [
+            {
+                "name": name,
+                "grid": list(grids[name]),
+                "heads": spec.heads,
+                "head_dim": spec.head_dim,
+                "default": spec.default,
+            }
+            for name, spec in backbone.blocks().items()
+        ],
+    }

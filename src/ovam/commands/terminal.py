@@ -1,0 +1,129 @@
+"""The terminal's side of a command: progress where someone looks on, other libraries kept quiet, one-line errors."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ovam.commands import Progress, no_progress
+from ovam.errors import OvamError
+
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+_debug: ContextVar[bool] = ContextVar("debug", default=False)
+
+
+class Commands(TyperGroup):
+    """A group whose commands, when they fail, end in one line on stderr and exit code 1.
+
+    `--debug` lets the error through, with its traceback.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `--debug` behind a command as well as before it."""
+        end = args.index("--") if "--" in args else len(args)
+        if "--debug" in args[:end]:
+            args = ["--debug", *(arg for arg in args[:end] if arg != "--debug"), *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        debug = bool(ctx.params.get("debug"))
+        before = _debug.set(debug)
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            of_the_parser = isinstance(error, typer.Abort) or hasattr(error, "exit_code")
+            if of_the_parser or isinstance(error, BrokenPipeError) or debug:
+                raise
+            typer.echo(f"error: {in_one_line(error)}", err=True)
+            raise typer.Exit(1) from error
+        finally:
+            _debug.reset(before)
+
+
+def in_one_line(error: Exception) -> str:
+    """Message of an error; one that was not foreseen comes with its class and where to learn more."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OvamError):
+        return message
+    return f"{type(error).__name__}: {message or 'no message'} (--debug shows where it comes from)"
+
+
+@contextmanager
+def running() -> Iterator[Progress]:
+    """Around a command's work: gives what it tells its progress to, and puts back all it changed.
+
+    On a terminal a bar is drawn on stderr and what the library logs stands above it; otherwise nothing is
+    written. Other libraries are quiet.
+    """
+    with quiet():
+        if not sys.stderr.isatty():
+            yield no_progress
+            return
+        with _bar() as progress:
+            yield progress
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep notes, warnings and bars of other libraries back, except under `--debug`; put their settings back later."""
+    if _debug.get():
+        yield
+        return
+    before = {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update({name: level for name, level in _QUIET.items() if before[name] is None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from diffusers.utils import logging as diffusers_logging
+        from huggingface_hub.utils.tqdm import enable_progress_bars
+        from transformers.utils import logging as transformers_logging
+
+        libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+        levels = [library.get_verbosity() for library in libraries]
+        for library in libraries:
+            library.disable_progress_bar()
+            library.set_verbosity_error()
+        if sys.stderr.isatty():  # a download of gigabytes is worth a bar
+            enable_progress_bars()
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.enable_progress_bar()
+                library.set_verbosity(level)
+            for name in (name for name, value in before.items() if value is None):
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console, log = Console(stderr=True), logging.getLogger("ovam")
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    level = log.level
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            count = f" {done}/{total}" if total else ""
+            bars.update(task, description=f"{what}{count}", completed=done, total=total or None)
+
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield tell
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)

@@ -1,0 +1,298 @@
+"""Pictures for people: a map laid over its image, all words side by side, coloured labels with a legend.
+
+Everything here takes an image and numbers and gives a new `PIL.Image`; nothing is drawn through a figure, so
+that equal input gives equal bytes. Small images are enlarged by a whole factor, so that their pixels stay even.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ovam.errors import NotFiniteError, OptionError
+
+if TYPE_CHECKING:
+    from ovam.maps import AttentionMaps
+    from ovam.masks import Segmentation
+
+SHORT_SIDE = 256
+"""Least length in pixels of the shorter side of an enlarged picture."""
+
+_LONG_SIDE = 512  # a contact sheet's tiles are made no longer than this, unless the image is a strip
+_ROUNDING = 1e-5  # as in ovam.masks: a smaller share is float32 rounding, which would be drawn as a pattern
+_MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
+_BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
+_PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)
+_MARGIN, _CAPTION = 12, 28
+
+
+def _colours(codes: Sequence[str]) -> np.ndarray:
+    return np.array([list(bytes.fromhex(code)) for code in codes], dtype=np.float32)
+
+
+def stretched(word_map: Any) -> np.ndarray:
+    """A map brought to [0, 1] by its own least and greatest value; a constant map becomes 0.
+
+    Args:
+        word_map: (height, width), a tensor or an array of finite numbers.
+
+    Raises:
+        OptionError: it has another number of axes.
+        NotFiniteError: it holds NaN or infinity.
+    """
+    values = np.asarray(word_map, dtype=np.float32)
+    if values.ndim != 2 or 0 in values.shape:
+        raise OptionError(
+            f"map has the shape {values.shape}: expected (height, width), the map of one word; "
+            "take maps[word], and one entry of the axes that were kept apart"
+        )
+    if not np.isfinite(values).all():
+        raise NotFiniteError("map holds NaN or infinity: expected finite numbers; it can't be drawn as it is")
+    low, high = float(values.min()), float(values.max())
+    spread = high - low
+    return (values - low) / spread if spread > _ROUNDING * max(abs(low), abs(high)) else np.zeros_like(values)
+
+
+def colourised(values: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1] as perceptually even colours from black over red to pale yellow: (..., 3), in [0, 255]."""
+    anchors = _colours(_MAGMA)
+    at = np.linspace(0, 1, len(anchors))
+    return np.stack([np.interp(values, at, anchors[:, channel]) for channel in range(3)], axis=-1)
+
+
+def overlay(image: Image.Image, word_map: Any, *, opacity: float = 0.7, short_side: int = SHORT_SIDE) -> Image.Image:
+    """A word's map in colours over its image, bright where the word draws most attention.
+
+    The map is stretched to its own range: pictures of two words do not compare their levels.
+
+    Args:
+        image: The picture, RGB.
+        word_map: (height, width) at any size, finite.
+        opacity: Share of the colours in the blend, in [0, 1].
+        short_side: An image whose shorter side is below this many pixels is enlarged by a whole factor.
+
+    Raises:
+        OptionError: the map has other axes, or the opacity lies outside [0, 1].
+        NotFiniteError: the map holds NaN or infinity.
+    """
+    if not 0 <= opacity <= 1:
+        raise OptionError(f"opacity={opacity}: expected a number from 0, the image alone, to 1, the map alone")
+    values = stretched(word_map)
+    large = _enlarged(image.convert("RGB"), short_side, Image.Resampling.BICUBIC)
+    smooth = np.asarray(Image.fromarray(values).resize(large.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    # half the picture's own colour is taken out, so that the map's colours can be told from it
+    picture = (_pixels(large) + _pixels(large.convert("L").convert("RGB"))) / 2
+    return _image((1 - opacity) * picture + opacity * colourised(smooth))
+
+
+def contact_sheet(
+    image: Image.Image,
+    maps: "AttentionMaps | Mapping[str, Any]",
+    *,
+    caption: str = "image",
+    columns: int | None = None,
+) -> Image.Image:
+    """The image, then one overlay a word, each with its word and the range of its values below it.
+
+    Args:
+        image: The picture, RGB.
+        maps: `AttentionMaps` without kept axes, or (height, width) maps by word.
+        caption: What stands below the image, such as its prompt.
+        columns: Pictures in a row; by default all of up to five, else what leaves fewest gaps, three to five.
+
+    Raises:
+        OptionError: a map has other axes, there is no map, or `columns` is below 1.
+        NotFiniteError: a map holds NaN or infinity.
+    """
+    named = _named(maps)
+    count = len(named) + 1
+    if not named or (columns is not None and columns < 1):
+        raise OptionError(f"{len(named)} maps in {columns} columns: expected at least one map, and one column")
+    if columns is None:
+        columns = count if count <= 5 else min((5, 4, 3), key=lambda number: -count % number)
+    picture = _tile(image.convert("RGB"))
+    tiles = [(caption, "", picture)]
+    for word, word_map in named:
+        values = np.asarray(word_map, dtype=np.float32)
+        tile = overlay(picture, values, short_side=1)
+        tiles.append((word, f"{values.min():#.2g} to {values.max():#.2g}", tile))
+    return _grid(tiles, min(columns, count))
+
+
+def label_map_picture(
+    image: Image.Image, segmentation: "Segmentation", *, opacity: float = 0.6, short_side: int = SHORT_SIDE
+) -> Image.Image:
+    """The label map in colours over the image, with a legend of the words and their shares; background is grey.
+
+    Args:
+        image: The picture, RGB, of the label map's size.
+        segmentation: Labels (height, width), 0 for background and i + 1 for the i-th word.
+        opacity: Share of the colours in the blend, in [0, 1].
+        short_side: An image whose shorter side is below this many pixels is enlarged by a whole factor.
+
+    Raises:
+        OptionError: image and label map differ in size, or the opacity lies outside [0, 1].
+    """
+    if not 0 <= opacity <= 1:
+        raise OptionError(f"opacity={opacity}: expected a number from 0, the image alone, to 1, the labels alone")
+    labels = np.asarray(segmentation.labels)
+    if labels.shape != (image.height, image.width):
+        raise OptionError(
+            f"image is {image.height} x {image.width} pixels, the label map {' x '.join(map(str, labels.shape))}: "
+            "expected the same height and width; pass the image that was segmented"
+        )
+    large = _enlarged(image.convert("RGB"), short_side, Image.Resampling.BICUBIC)
+    factor = large.width // image.width
+    spread = labels.repeat(factor, axis=0).repeat(factor, axis=1)
+    palette = _word_colours(len(segmentation.words))
+    grey = _pixels(large.convert("L").convert("RGB"))
+    shown = np.where(
+        (spread > 0)[..., None], (1 - opacity) * _pixels(large) + opacity * palette[spread], 0.75 * grey + 20
+    )
+    shown[_borders(spread)] = 255
+    shares = [float((labels == label).mean()) for label in range(len(segmentation.words) + 1)]
+    words = ("background", *segmentation.words)
+    entries = [(f"{word} {share:.0%}", palette[i]) for i, (word, share) in enumerate(zip(words, shares, strict=True))]
+    return _with_legend(_image(shown), entries)
+
+
+def mask_picture(mask: Any) -> Image.Image:
+    """A binary mask as a picture of its own size, mode L: white (255) inside, black (0) outside.
+
+    Args:
+        mask: (height, width), bool.
+
+    Raises:
+        OptionError: it has other axes or is not binary.
+    """
+    values = np.asarray(mask)
+    if values.ndim != 2 or values.dtype != np.bool_:
+        raise OptionError(f"mask is {values.dtype} of shape {values.shape}: expected bool of (height, width)")
+    return Image.fromarray(values.astype(np.uint8) * 255)
+
+
+def palette_png(labels: Any) -> Image.Image:
+    """A label map as a picture of its own size, mode P with Pascal VOC's colour map: a pixel's value is its label.
+
+    Args:
+        labels: (height, width), integers from 0 to 255.
+
+    Raises:
+        OptionError: other axes, or values that one byte can't hold.
+    """
+    values = np.asarray(labels)
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise OptionError(f"labels are {values.dtype} of shape {values.shape}: expected integers of (height, width)")
+    if values.size and not 0 <= values.min() <= values.max() <= 255:
+        raise OptionError(
+            f"labels run from {values.min()} to {values.max()}: expected 0 to 255, which is what a palette holds"
+        )
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette(voc_palette().tobytes())
+    return picture
+
+
+def voc_palette() -> np.ndarray:
+    """Pascal VOC's colour map, (256, 3) uint8: a label's bits in turn set the high bits of red, green and blue."""
+    labels = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((labels >> (3 * bit + channel)) & 1).astype(np.uint8) << (7 - bit)
+    return palette
+
+
+def _named(maps: "AttentionMaps | Mapping[str, Any]") -> list[tuple[str, Any]]:
+    """By position, since a prompt may hold a word twice."""
+    if isinstance(maps, Mapping):
+        return list(maps.items())
+    return [(word, maps[i]) for i, word in enumerate(maps.words)]
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.float32)
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+def _enlarged(image: Image.Image, short_side: int, resampling: Image.Resampling) -> Image.Image:
+    """Enlarged by a whole factor, at most to four times the short side asked for along the longer one."""
+    most = max(1, 4 * short_side // max(image.size))
+    factor = min(most, max(1, math.ceil(short_side / min(image.size))))
+    return image if factor == 1 else image.resize((image.width * factor, image.height * factor), resampling)
+
+
+def _tile(image: Image.Image) -> Image.Image:
+    """A size at which several pictures fit side by side."""
+    large = _enlarged(image, SHORT_SIDE, Image.Resampling.BICUBIC)
+    factor = min(1.0, max(_LONG_SIDE / max(large.size), SHORT_SIDE / min(large.size)))
+    size = (round(large.width * factor), round(large.height * factor))
+    return large if factor == 1 else large.resize(size, Image.Resampling.LANCZOS)
+
+
+def _grid(tiles: Sequence[tuple[str, str, Image.Image]], columns: int) -> Image.Image:
+    width, height = tiles[0][2].size
+    cell = (width + _MARGIN, height + _CAPTION + _MARGIN)
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    name_font, range_font = ImageFont.load_default(17), ImageFont.load_default(13)
+    for i, (name, note, tile) in enumerate(tiles):
+        left, top = _MARGIN + i % columns * cell[0], _MARGIN + i // columns * cell[1]
+        sheet.paste(tile, (left, top))
+        baseline = top + height + 20
+        note_width = draw.textlength(note, range_font)
+        draw.text((left + width - note_width, baseline), note, _FAINT, range_font, anchor="ls")
+        draw.text((left, baseline), _fitting(draw, name, name_font, width - note_width - 8), _INK, name_font, "ls")
+    return sheet
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int | float) -> str:
+    """The text on one line, cut with three dots where it is too wide."""
+    text = " ".join(text.split())
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "...", font) > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _word_colours(words: int) -> np.ndarray:
+    """Background's grey, then one colour a word; bright ones first, then VOC's."""
+    return np.concatenate([[(110, 110, 110)], _colours(_BRIGHT), voc_palette()[len(_BRIGHT) + 1 :]])[: words + 1]
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Pixels whose right or lower neighbour has another label."""
+    borders = np.zeros(labels.shape, dtype=bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    return borders
+
+
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+    """The picture on paper, and below it swatches with their texts, in as many lines as they need."""
+    font, line, swatch = ImageFont.load_default(15), 24, 14
+    ruler = ImageDraw.Draw(picture)
+    room = picture.width - swatch - 6
+    texts = [_fitting(ruler, text, font, room) for text, _ in entries]
+    places, left, row = list[tuple[int, int]](), 0, 0
+    for text in texts:
+        width = swatch + 6 + math.ceil(ruler.textlength(text, font)) + 16
+        if left and left + width - 16 > picture.width:
+            left, row = 0, row + 1
+        places.append((left, row))
+        left += width
+    height = picture.height + 2 * _MARGIN + (row + 1) * line + 6
+    page = Image.new("RGB", (picture.width + 2 * _MARGIN, height), _PAPER)
+    page.paste(picture, (_MARGIN, _MARGIN))
+    draw = ImageDraw.Draw(page)
+    for text, (_, colour), (left, row) in zip(texts, entries, places, strict=True):
+        x, y = _MARGIN + left, _MARGIN + picture.height + 10 + row * line
+        draw.rectangle((x, y, x + swatch, y + swatch), tuple(int(part) for part in colour))
+        draw.text((x + swatch + 6, y + swatch - 2), text, _INK, font, anchor="ls")
+    return page
