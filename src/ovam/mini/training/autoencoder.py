@@ -4,14 +4,16 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, warm_cosine
+from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from ovam.mini.training.pool import SIZE, Pool
 
 ITERATIONS, BATCH, PEAK_RATE, CROP = 1600, 16, 1.5e-3, 64
 _KL_WEIGHT = 1e-6
+_ENCODE_BATCH = 8  # larger ones leave the cache: 5.8 ms a picture at 8, 10.3 ms at 64
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -71,16 +73,14 @@ def _latent_deviation(model: AutoencoderKL, pool: Pool) -> float:
 
 @torch.no_grad()
 def encode_pool(model: AutoencoderKL, pool: Pool, size: int, path: Path) -> Tensor:
-    """Scaled latents of every scene and of its mirror image: (2 * scene, 4, size / 4, size / 4) float16."""
+    """Scaled latents of every scene: (scene, 4, size / 4, size / 4) float16, kept in `path`."""
     if path.exists():
-        return torch.load(path, weights_only=True)
+        return load_tensors(path)["latents"].cpu()
     parts: list[Tensor] = []
-    for mirrored in (False, True):
-        for start in range(0, len(pool), 64):
-            pictures = pool.pictures(torch.arange(start, min(start + 64, len(pool))).numpy(), size).to(DEVICE)
-            with half_precision():
-                latents = model.encode(pictures.flip(-1) if mirrored else pictures).latent_dist.mean
-            parts.append((latents.float() * model.config.scaling_factor).half().cpu())
-    latents = torch.cat(parts)
-    torch.save(latents, path)
-    return latents
+    for start in track(range(0, len(pool), _ENCODE_BATCH), f"latents of {size} pixels"):
+        pictures = pool.pictures(torch.arange(start, min(start + _ENCODE_BATCH, len(pool))).numpy(), size).to(DEVICE)
+        with half_precision():
+            latents = model.encode(pictures).latent_dist.mean
+        parts.append((latents.float() * model.config.scaling_factor).half().cpu())
+    save_tensors({"latents": torch.cat(parts)}, path)
+    return torch.cat(parts)

@@ -21,10 +21,9 @@ from ovam.mini.training.loop import (
     half_precision,
     load_tensors,
     save_tensors,
-    warm_cosine,
 )
 
-PEAK_RATE, DROPPED_CAPTIONS, SNR_CAP = 8e-4, 0.1, 5.0
+RATE, WARM_ITERATIONS, DROPPED_CAPTIONS, SNR_CAP = 6e-4, 100, 0.1, 5.0
 _CHECKPOINT_EVERY = 100
 
 
@@ -37,7 +36,7 @@ class Phase:
     batch: int
 
 
-PHASES = (Phase(64, 1800, 64), Phase(128, 1600, 32))
+PHASES = (Phase(64, 3000, 64), Phase(128, 4000, 32))
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -74,10 +73,24 @@ def _snr_weights(scheduler: DDIMScheduler, timesteps: Tensor) -> Tensor:
     return ratio.clamp(max=SNR_CAP) / ratio
 
 
+def checkpoint_of(folder: Path) -> Path:
+    """Where a run's raw and averaged weights and its iteration are kept."""
+    return folder.with_suffix(".checkpoint.safetensors")
+
+
+def averaged_unet(folder: Path) -> tuple[UNet2DConditionModel, int]:
+    """The averaged weights of a run as they stand, and the iteration they are of."""
+    tensors = load_tensors(checkpoint_of(folder))
+    model = build_unet()
+    model.load_state_dict({name[4:]: value.cpu() for name, value in tensors.items() if name.startswith("ema.")})
+    return model, int(tensors["iteration"])
+
+
 class DenoiserTraining:
     """State of the run: raw weights, averaged weights, iteration; resumes from its own checkpoint.
 
-    The optimiser's moments are not kept: after a resume the rate is warmed up again.
+    The rate is constant, so that a run may be broken off, shipped and taken up again at any iteration; the
+    moving average does what a falling rate would. The optimiser's moments are not kept: it is warmed up again.
     """
 
     def __init__(
@@ -94,7 +107,7 @@ class DenoiserTraining:
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
         self.iteration = 0
         self.average = Average(self.model)
-        self.checkpoint = folder.with_suffix(".checkpoint.safetensors")
+        self.checkpoint = checkpoint_of(folder)
         if self.checkpoint.exists():
             self._resume()
 
@@ -102,24 +115,17 @@ class DenoiserTraining:
         tensors = load_tensors(self.checkpoint)
         self.iteration = int(tensors.pop("iteration"))
         self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("raw.")})
-        self.average.values = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
+        self.average.values = {name: tensors[f"ema.{name}"] for name in self.average.values}  # in the model's order
 
     def _save(self) -> None:
         tensors = {f"raw.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.average.values.items()}
         save_tensors(tensors | {"iteration": torch.tensor(self.iteration)}, self.checkpoint)
 
-    def export(self) -> None:
-        """Save the averaged weights as a diffusers folder."""
-        averaged = build_unet()
-        averaged.load_state_dict({name: value.cpu() for name, value in self.average.values.items()})
-        averaged.save_pretrained(self.folder)
-
     def _texts(self, indices: Tensor, random: np.random.Generator) -> Tensor:
-        scenes = len(self.captions)
         texts = []
         for i in indices.tolist():
-            choices = self.captions[i % scenes]
+            choices = self.captions[i]
             dropped = random.random() < DROPPED_CAPTIONS
             texts.append("" if dropped else choices[int(random.integers(len(choices)))])
         ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
@@ -136,9 +142,9 @@ class DenoiserTraining:
 
     def run(self, phases: tuple[Phase, ...] = PHASES) -> None:
         """Train through `phases`, from wherever the checkpoint stands."""
-        optimiser = torch.optim.AdamW(self.model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=1e-2)
         log = Log(self.folder.with_suffix(".log.jsonl"))
-        total, resumed_at, end_of_phase = sum(phase.iterations for phase in phases), self.iteration, 0
+        resumed_at, end_of_phase = self.iteration, 0
         for phase in phases:
             end_of_phase += phase.iterations
             latents = self.latents[phase.size]
@@ -148,8 +154,8 @@ class DenoiserTraining:
                 if self.iteration >= end_of_phase:
                     break
                 loss = self._loss(latents[indices].to(DEVICE).float(), self._texts(indices, random))
-                rewarm = min(1.0, (self.iteration - resumed_at + 1) / 100)
-                optimiser.param_groups[0]["lr"] = rewarm * warm_cosine(self.iteration, total, PEAK_RATE)
+                warm = min(1.0, (self.iteration - resumed_at + 1) / WARM_ITERATIONS)
+                optimiser.param_groups[0]["lr"] = RATE * warm
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -160,4 +166,3 @@ class DenoiserTraining:
                 if self.iteration % _CHECKPOINT_EVERY == 0:
                     self._save()
         self._save()
-        self.export()

@@ -1,13 +1,16 @@
 """The whole recipe, stage after stage; each stage is skipped when its result lies in the work folder."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
-from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, build_scheduler
+from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
+from ovam.mini.training.loop import save_tensors
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
@@ -30,28 +33,52 @@ def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTe
     )
 
 
-def train(work: Path, *, scenes: int = SCENES, phases: tuple[Phase, ...] = PHASES) -> None:
-    """Run the recipe in `work`, resuming whatever stands there. Half of it is the last phase of the denoiser."""
+def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases: tuple[Phase, ...] = PHASES) -> None:
+    """Run the recipe in `work`, resuming whatever stands there.
+
+    Args:
+        work: Folder of parts and checkpoints.
+        start: A pipeline folder that `export` wrote, taken up where `work` has no checkpoint; None starts from nothing.
+        scenes: Training scenes.
+        phases: Phases of the denoiser.
+    """
     work.mkdir(parents=True, exist_ok=True)
+    if start is not None and not checkpoint_of(work / "unet").exists():
+        take_up(start, work)
     pool = Pool(work, scenes)
     tokenizer, autoencoder, encoder = _parts(work, pool)
     latents = {
-        size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.pt")
+        size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
         for size in {phase.size for phase in phases}
     }
     DenoiserTraining(work / "unet", latents, pool.captions, tokenizer, encoder).run(phases)
 
 
+def take_up(folder: Path, work: Path) -> None:
+    """Lay out the parts of a shipped pipeline in `work` as if its training had just been broken off."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipe.vae.save_pretrained(work / "vae")
+    pipe.text_encoder.save_pretrained(work / "text_encoder")
+    pipe.tokenizer.save_pretrained(work / "tokenizer")
+    iteration = json.loads((folder / "training.json").read_text())["iterations"]
+    weights = pipe.unet.state_dict()
+    tensors = {f"{kind}.{name}": value for kind in ("raw", "ema") for name, value in weights.items()}
+    save_tensors(tensors | {"iteration": torch.tensor(iteration)}, checkpoint_of(work / "unet"))
+
+
 def export(work: Path, folder: Path) -> None:
-    """Put the parts in `work` together as a `StableDiffusionPipeline` folder, float16 safetensors."""
+    """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors."""
+    unet, iterations = averaged_unet(work / "unet")
     pipe = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        unet=unet,
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
+    about = {"iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
+    (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
