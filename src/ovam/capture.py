@@ -13,7 +13,8 @@ from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.maps import AttentionMaps, SoftmaxOver
 from ovam.recorders import MapRecorder, QueryRecorder
-from ovam.session import Choice, Session
+from ovam.run import Choice
+from ovam.session import Session
 from ovam.trace import BlockChoice, Half, Trace, Words
 
 Guidance = Literal["cond", "uncond", "both"]
@@ -95,7 +96,7 @@ def capture(
     if not dtype.is_floating_point:
         raise OptionError(f"dtype={dtype}: expected a floating-point type, such as torch.float16")
     traces: list[Trace] = []
-    limit = _limit(torch.device(device), limit_gib)
+    limit = byte_limit(torch.device(device), limit_gib)
     recorder = QueryRecorder(backbone, traces, dtype=dtype, device=torch.device(device), limit=limit)
     with Session(backbone, choice, recorder).installed():
         yield Captured(traces)
@@ -144,7 +145,7 @@ def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -
     return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
 
 
-def _limit(device: torch.device, limit_gib: float | None) -> int:
+def byte_limit(device: torch.device, limit_gib: float | None) -> int:
     """Bytes that may be kept."""
     if limit_gib is not None:
         return int(limit_gib * _GIB)

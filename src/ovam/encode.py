@@ -1,6 +1,5 @@
 """A real image as a trace: encode it, noise it at chosen time steps, and watch the denoiser look at it."""
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,8 @@ from torch import Tensor
 from ovam.backbones.base import Request
 from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
-from ovam.capture import _limit, choice_of
+from ovam.capture import byte_limit, choice_of
+from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
@@ -74,7 +74,7 @@ def encode(
     context = _context(pipe, prompt)
     traces: list[Trace] = []
     target = torch.device(device)
-    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=_limit(target, limit_gib))
+    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=byte_limit(target, limit_gib))
     session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
     generator = torch.Generator().manual_seed(seed)
     order = sorted(timesteps, reverse=True)
@@ -86,7 +86,7 @@ def encode(
                 signal = pipe.scheduler.alphas_cumprod[timestep].to(clean)
                 noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
                 pipe.unet(noisy, timestep, encoder_hidden_states=context)
-        session.finish([_png(picture)], (picture.height, picture.width))
+        session.finish([png(picture)], (picture.height, picture.width))
     return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
 
 
@@ -208,9 +208,3 @@ def _last_layer(pipe: Any) -> Iterator[None]:
     finally:
         if "_clip_skip" in attributes:
             attributes["_clip_skip"] = before
-
-
-def _png(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()

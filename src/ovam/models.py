@@ -79,9 +79,7 @@ def _text_in(folder: Path, skip: int | None) -> ClipText:
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, dtype=torch.float32
-        )
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
     except OSError as error:
         raise ModelNotFoundError(
             f"folder {folder} has no CLIP text encoder: expected the folders tokenizer and text_encoder of a pipeline"

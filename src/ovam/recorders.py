@@ -13,7 +13,7 @@ from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.maps import Accumulator, AttentionMaps, SoftmaxOver, check_options, embed_words, merge_prompts
 from ovam.models import MINI, mini_folder
-from ovam.session import Plan, Run
+from ovam.run import Plan, Run
 from ovam.trace import BlockTrace, Half, Source, TextSide, Trace, Words
 
 _GIB = 2**30

@@ -1,87 +1,24 @@
 """Watching a pipeline: wrappers and hooks go in, runs are told apart, and everything is put back as it was."""
 
-import functools
 import inspect
-import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from weakref import WeakSet
 
 import torch
-from PIL import Image
 from torch import nn
 
-from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Request
+from ovam.backbones.base import Backbone, Evaluation, Observation, Request
+from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
-from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
+from ovam.run import Choice, Plan, Recorder, Run
+from ovam.trace import Call, Half, choose_blocks
+from ovam.wrapping import wrapped
 
 _watched: WeakSet[nn.Module] = WeakSet()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will show, known at its first denoiser call, before anything is kept.
-
-    Attributes:
-        blocks: The chosen blocks, in running order.
-        grids: Their grids.
-        halves: The halves of guidance to keep.
-        images: Number of images in the batch.
-        calls: Number of denoiser calls to keep, as far as the scheduler tells.
-    """
-
-    blocks: Mapping[str, BlockSpec]
-    grids: Mapping[str, Grid]
-    halves: tuple[Half, ...]
-    images: int
-    calls: int
-
-
-@dataclass
-class Run:
-    """One run of the pipeline, from its prompt to its pictures."""
-
-    request: Request | None = None
-    seeds: tuple[int | None, ...] = ()
-    plan: Plan | None = None
-    calls: list[Call] = field(default_factory=list)  # all of them
-    kept: list[Call] = field(default_factory=list)
-    halves_seen: set[Half] = field(default_factory=set)  # of the current call
-    evaluation: Evaluation | None = None
-    keeping: bool = False  # whether the current call's step is to be kept
-    latent: Grid = (0, 0)
-    planned_calls: int | None = None  # where the loop knows better than the scheduler
-    evaluating: bool = False  # whether the denoiser is at work, or broke off
-    by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
-    pictures: Sequence[bytes | None] | None = None
-    size: tuple[int, int] = (0, 0)
-
-
-@runtime_checkable
-class Recorder(Protocol):
-    """What becomes of the queries."""
-
-    def begin(self, plan: Plan) -> None:
-        """A run's first denoiser call is about to be made."""
-
-    def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
-        """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
-
-    def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """The run is complete."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to keep: see `ovam.capture`."""
-
-    blocks: BlockChoice
-    steps: frozenset[int] | None
-    halves: tuple[Half, ...]
 
 
 class Session:
@@ -109,11 +46,11 @@ class Session:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
-            installed.enter_context(_wrapped(pipe, "check_inputs", self._on_start))
-            installed.enter_context(_wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
-            installed.enter_context(_wrapped(pipe, "prepare_latents", self._on_latents))
-            installed.enter_context(_wrapped(pipe.image_processor, "postprocess", self._on_pictures))
-            installed.enter_context(_wrapped(pipe, "maybe_free_model_hooks", self._on_end))
+            installed.enter_context(wrapped(pipe, "check_inputs", self._on_start))
+            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
+            installed.enter_context(wrapped(pipe, "prepare_latents", self._on_latents))
+            installed.enter_context(wrapped(pipe.image_processor, "postprocess", self._on_pictures))
+            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", self._on_end))
             handle = denoiser.register_forward_pre_hook(self._on_denoiser, with_kwargs=True)
             installed.callback(handle.remove)
             installed.callback(denoiser.register_forward_hook(self._on_evaluated).remove)
@@ -156,8 +93,8 @@ class Session:
         if not self.run.calls:
             return
         run, latent_only = self.run, arguments.get("output_type") == "latent"
-        pictures = [] if latent_only else _pictures(result)
-        run.pictures = [_png(picture) for picture in pictures] or self._no_pictures()
+        pictures = [] if latent_only else pictures_of(result)
+        run.pictures = [png(picture) for picture in pictures] or self._no_pictures()
         run.size = (pictures[0].height, pictures[0].width) if pictures else self._size()
         if not run.by_pipeline:
             self._close()
@@ -285,29 +222,6 @@ class Session:
         self._watchers.close()
 
 
-@contextmanager
-def _wrapped(owner: Any, name: str, after: Callable[[Mapping[str, Any], Any], None]) -> Iterator[None]:
-    """Call `after(arguments by name, result)` behind a method of one object, by an attribute of that object."""
-    original, attributes = getattr(owner, name), vars(owner)
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        after(signature.bind(*args, **kwargs).arguments, result)
-        return result
-
-    had_own = name in attributes
-    attributes[name] = wrapper
-    try:
-        yield
-    finally:
-        if had_own:
-            attributes[name] = original
-        else:
-            del attributes[name]
-
-
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
     """A generator's seed, if what was drawn was its first; one that had been used before would not give it again."""
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
@@ -328,17 +242,3 @@ def _sigma(scheduler: Any, timestep: float) -> float | None:
         return None
     low, high = (((1 - signal) / signal) ** 0.5 for signal in (below, above))
     return low + (timestep % 1) * (high - low)
-
-
-def _pictures(result: Any) -> list[Image.Image]:
-    """Pictures as a pipeline returns them, PIL, (image, height, width, 3) or (image, 3, height, width) in [0, 1]."""
-    if isinstance(result, list):
-        return result
-    array = result.detach().float().cpu().permute(0, 2, 3, 1).numpy() if isinstance(result, torch.Tensor) else result
-    return [Image.fromarray((picture * 255).round().astype("uint8")) for picture in array]
-
-
-def _png(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.convert("RGB").save(stream, "PNG", compress_level=1)  # 10 times as fast as level 6, 10 % larger
-    return stream.getvalue()

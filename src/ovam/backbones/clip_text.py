@@ -1,7 +1,7 @@
 """Words as a CLIP text encoder reads them: tokens, spans by character offsets, vectors, and their space."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -48,7 +48,8 @@ class ClipText:
         self._check_tokens(plain, encoded)
         padding = self.tokenizer.model_max_length - len(encoded.input_ids) if padded else 0
         ids = [*encoded.input_ids, *[self.tokenizer.pad_token_id] * padding]
-        names = (*self._names(encoded.input_ids), *["<pad>"] * padding)
+        inside = [plain[start:stop].lower() for start, stop in encoded.offset_mapping[1:-1]]  # CLIP reads lower case
+        names = ["<start>", *inside, "<end>", *["<pad>"] * padding]
         offsets = [*encoded.offset_mapping, *[(0, 0)] * padding]
         return TokenEmbedding(self._hidden(torch.tensor([ids])), locate(plain, units, names, offsets), self.space)
 
@@ -60,11 +61,6 @@ class ClipText:
             return outputs.last_hidden_state[0].float()
         model = getattr(self.encoder, "text_model", self.encoder)
         return model.final_layer_norm(outputs.hidden_states[-(self.clip_skip + 1)])[0].float()
-
-    def _names(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Readable tokens: `<start>` and `<end>` for the special ones, others without CLIP's word mark."""
-        tokens = self.tokenizer.convert_ids_to_tokens(list(ids))
-        return ("<start>", *(token.removesuffix("</w>") for token in tokens[1:-1]), "<end>")
 
     def check_length(self, text: str) -> None:
         """Whether the encoder reads the whole text.

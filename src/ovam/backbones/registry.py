@@ -14,6 +14,12 @@ def supported() -> tuple[str, ...]:
     return tuple(name for backbone in BACKBONES for name in backbone.pipelines)
 
 
+def register(backbone: type[Backbone]) -> None:
+    """Let a backbone of your own read its pipelines, before any other that names them too."""
+    global BACKBONES
+    BACKBONES = (backbone, *BACKBONES)
+
+
 def backbone_of(pipe: Any) -> Backbone:
     """The backbone of a pipeline; a subclass of a supported one is read as its parent.
 
@@ -26,5 +32,5 @@ def backbone_of(pipe: Any) -> Backbone:
             return backbone(pipe)
     raise UnsupportedPipelineError(
         f"pipeline is a {ancestry[0]}: expected one of {', '.join(supported())}; load such a pipeline with "
-        "ovam.load(...), or write a backbone for this one (docs/decisions/0001-backbone-contract.md)"
+        "ovam.load(...), or write a backbone for this one and ovam.backbones.registry.register it (CONTRIBUTING.md)"
     )

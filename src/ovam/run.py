@@ -1,0 +1,72 @@
+"""What is known of one run of a pipeline while it is watched, and who is told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from ovam.backbones.base import BlockSpec, Evaluation, Request
+from ovam.trace import BlockChoice, Call, Grid, Half
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will show, known at its first denoiser call, before anything is kept.
+
+    Attributes:
+        blocks: The chosen blocks, in running order.
+        grids: Their grids.
+        halves: The halves of guidance to keep.
+        images: Number of images in the batch.
+        calls: Number of denoiser calls to keep, as far as the scheduler tells.
+    """
+
+    blocks: Mapping[str, BlockSpec]
+    grids: Mapping[str, Grid]
+    halves: tuple[Half, ...]
+    images: int
+    calls: int
+
+
+@dataclass
+class Run:
+    """One run of the pipeline, from its prompt to its pictures."""
+
+    request: Request | None = None
+    seeds: tuple[int | None, ...] = ()
+    plan: Plan | None = None
+    calls: list[Call] = field(default_factory=list)  # all of them
+    kept: list[Call] = field(default_factory=list)
+    halves_seen: set[Half] = field(default_factory=set)  # of the current call
+    evaluation: Evaluation | None = None
+    keeping: bool = False  # whether the current call's step is to be kept
+    latent: Grid = (0, 0)
+    planned_calls: int | None = None  # where the loop knows better than the scheduler
+    evaluating: bool = False  # whether the denoiser is at work, or broke off
+    by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
+    pictures: Sequence[bytes | None] | None = None
+    size: tuple[int, int] = (0, 0)
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """What becomes of the queries."""
+
+    def begin(self, plan: Plan) -> None:
+        """A run's first denoiser call is about to be made."""
+
+    def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
+        """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
+
+    def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
+        """The run is complete."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to keep: see `ovam.capture`."""
+
+    blocks: BlockChoice
+    steps: frozenset[int] | None
+    halves: tuple[Half, ...]
