@@ -1,0 +1,79 @@
+"""The pipelines that are measured: the embedded model, and random weights of Stable Diffusion 1.5's size."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+FULL_SIZE_SEED = 0
+PROMPT = "a photo of a dog on the sand"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A pipeline and how it is run.
+
+    Attributes:
+        name: As it stands in tables.
+        weights: Hash of the weights, or how they were drawn.
+        pipe: The pipeline.
+        call: Arguments of a run.
+    """
+
+    name: str
+    weights: str
+    pipe: Any
+    call: dict[str, Any]
+
+    def run(self, seed: int = 0) -> Any:
+        """One run of the pipeline: its pictures or latents as an array (image, ...)."""
+        return self.pipe(PROMPT, generator=torch.Generator().manual_seed(seed), **self.call).images
+
+
+@functools.cache
+def mini(steps: int) -> Model | None:
+    """The embedded model with its ordinary guidance; None where it has not been trained yet."""
+    from ovam.models import load, mini_folder
+
+    if not (mini_folder() / "model_index.json").is_file():
+        return None
+    pipe = load("mini")
+    pipe.set_progress_bar_config(disable=True)
+    return Model("mini", _weights_hash(pipe), pipe, {"num_inference_steps": steps, "output_type": "np"})
+
+
+def _weights_hash(pipe: Any) -> str:
+    from ovam.backbones.clip_text import fingerprint
+
+    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
+
+
+@functools.cache
+def full_size(steps: int) -> Model:
+    """A UNet as large as Stable Diffusion 1.5's at 64x64 latents, with a tiny text encoder and autoencoder.
+
+    Without guidance, which makes the denoiser's work half as long and the capture's no shorter; latents are
+    not decoded. Both are the harder case for the capture's share.
+    """
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from tests.tiny import autoencoder, text_encoder, tokenizer
+
+    torch.manual_seed(FULL_SIZE_SEED)
+    words = tokenizer()
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=text_encoder(words, hidden_size=768),
+        tokenizer=words,
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval(),
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    side = 64 * pipe.vae_scale_factor
+    call = {"num_inference_steps": steps, "guidance_scale": 1.0, "height": side, "width": side}
+    weights = f"random SD 1.5 size, torch seed {FULL_SIZE_SEED}"
+    return Model("UNet of SD 1.5 size", weights, pipe, {**call, "output_type": "latent"})

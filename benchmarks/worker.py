@@ -1,0 +1,151 @@
+"""One subject in one process, told what to do by lines of JSON: so that times alternate and memory is its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+SMALL_ALLOCATION = 1 << 16
+"""With this, glibc returns freed buffers to the system at once, so that no earlier call hides a later one's peak."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Who is measured, on which queries.
+
+    Attributes:
+        peer: Folder of the peer's checkout; None measures this library.
+        dtype: Name of the type the queries are stored in.
+        steps: Denoiser calls.
+        seed: Of the queries.
+    """
+
+    peer: str | None
+    dtype: str
+    steps: int
+    seed: int
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """The parent's end of a process that holds one subject."""
+
+    def __init__(self, setting: Setting, *, for_memory: bool = False) -> None:
+        environment = dict(os.environ)
+        if for_memory:
+            environment["MALLOC_MMAP_THRESHOLD_"] = environment["MALLOC_TRIM_THRESHOLD_"] = str(SMALL_ALLOCATION)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(setting))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._answer()  # ready
+
+    def ask(self, **task: Any) -> Any:
+        """Have one task done and return its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the measured process ended with status {self.process.wait()}: see its message above")
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def _serve(setting: Setting) -> None:
+    """Do tasks until the parent closes its end."""
+    subject = _subject(setting)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        print(json.dumps(_TASKS[task.pop("do")](subject, setting, **task)), flush=True)
+
+
+def _subject(setting: Setting) -> Any:
+    import torch
+
+    from benchmarks.queries import make_blocks
+
+    blocks = make_blocks(setting.seed, setting.steps)
+    if setting.peer is not None:
+        from benchmarks.peer import Subject as Peer
+
+        return Peer(blocks, Path(setting.peer))
+    from benchmarks.ours import Subject as Ours
+
+    return Ours(blocks, getattr(torch, setting.dtype))
+
+
+def _maps(subject: Any, setting: Setting, tokens: int, save: str | None = None) -> float:
+    """Seconds of one answer, which is written to a file where asked."""
+    import numpy as np
+
+    from benchmarks.queries import make_vectors
+
+    vectors = make_vectors(setting.seed, tokens)
+    begin = time.perf_counter()
+    maps = subject.maps(vectors)
+    seconds = time.perf_counter() - begin
+    if save is not None:
+        np.save(save, maps.numpy())
+    return seconds
+
+
+def _floor(subject: Any, setting: Setting) -> float:
+    """Seconds to read the stored bytes once, by `torch.sum` of float32."""
+    import torch
+
+    begin = time.perf_counter()
+    for query in subject.stored():
+        query.view(torch.float32).sum()
+    return time.perf_counter() - begin
+
+
+def _size(subject: Any, setting: Setting) -> int:
+    return sum(query.nbytes for query in subject.stored())
+
+
+def _peak(subject: Any, setting: Setting, tokens: int) -> int | None:
+    """Bytes by which one answer raises the resident memory at its highest; None where the system can't tell.
+
+    Linux keeps the high-water mark of a process and lets it be set back.
+    """
+    mark = Path("/proc/self/clear_refs")
+    if not mark.exists():
+        return None
+    _maps(subject, setting, 2)  # code and tables that are loaded once are nobody's buffers
+    mark.write_text("5")
+    before = _status("VmRSS")
+    _maps(subject, setting, tokens)
+    return _status("VmHWM") - before
+
+
+def _status(entry: str) -> int:
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found.group(1))
+
+
+_TASKS = {"maps": _maps, "floor": _floor, "size": _size, "peak": _peak}
+
+if __name__ == "__main__":
+    _serve(Setting(**json.loads(sys.argv[1])))

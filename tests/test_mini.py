@@ -1,0 +1,93 @@
+"""The embedded model: an ordinary diffusers folder that needs nothing of ours, small, and able to do its job."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import ovam
+from ovam.mini.report import average_precision, class_map
+from ovam.mini.world import render, seed_of
+from ovam.models import mini_folder
+
+
+@pytest.fixture(scope="module")
+def mini():
+    pipe = ovam.load("mini")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_diffusers_loads_the_folder_with_nothing_of_ours():
+    code = (
+        "import sys; from diffusers import StableDiffusionPipeline as P\n"
+        f"p = P.from_pretrained({str(mini_folder())!r}, local_files_only=True)\n"
+        "p.set_progress_bar_config(disable=True)\n"
+        "image = p('a cat on the grass', num_inference_steps=1).images[0]\n"
+        "assert image.size == (128, 128) and not any(name.startswith('ovam') for name in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_weights_are_half_precision_and_within_forty_megabytes():
+    files = [path for path in mini_folder().parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    for path in mini_folder().rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            floats = {file.get_slice(name).get_dtype() for name in file.keys()} - {"I64"}  # noqa: SIM118
+        assert floats == {"F16"}, path
+
+
+def test_the_tokenizer_splits_some_class_names_and_reads_77_positions(mini):
+    pieces = {word: len(mini.tokenizer.tokenize(word)) for word in ("cat", "dog", "motorbike", "aeroplane", "bicycle")}
+    assert pieces["cat"] == pieces["dog"] == 1
+    assert min(pieces["motorbike"], pieces["aeroplane"], pieces["bicycle"]) > 1
+    assert mini.tokenizer.model_max_length == 77
+
+
+def test_cross_attention_at_three_grids(mini):
+    with ovam.capture(mini) as traces:
+        mini("a cat on the grass", num_inference_steps=1)
+    assert {block.grid for block in traces[0].blocks.values()} == {(32, 32), (16, 16), (8, 8)}
+
+
+def test_the_class_word_fits_its_object_better_than_absent_words(mini):
+    """Ten two-object scenes, far fewer than the report takes: a guard against broken weights, not a measurement."""
+    own, absent = [], []
+    for index in range(10):
+        scene = render(seed_of("validation", index), count=2)
+        trace = ovam.encode(mini, scene.image)
+        first, second = (thing.name for thing in scene.objects)
+        other = next(name for name in ("bus", "sofa", "bird") if name not in (first, second))
+        truth = scene.mask(first)
+        if truth.any():
+            own.append(average_precision(truth, class_map(trace, first)))
+            absent.append(average_precision(truth, class_map(trace, other)))
+    assert np.mean(own) > np.mean(absent) + 0.1
+
+
+def test_the_header_names_the_training(mini):
+    about = json.loads((mini_folder() / "training.json").read_text())
+    assert about["iterations"] > 0
+    assert sum(phase["iterations"] for phase in about["phases"]) >= about["iterations"]
+
+
+def test_average_precision_agrees_with_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    truth, score = random.random((8, 9)) < 0.3, random.random((8, 9))
+    expected = metrics.average_precision_score(truth.ravel(), score.ravel())
+    assert average_precision(truth, score) == pytest.approx(expected, abs=1e-12)  # measured 0
+
+
+def test_a_generated_image_is_reproducible(mini):
+    images = [
+        mini("a dog on the sand", num_inference_steps=2, generator=torch.Generator().manual_seed(1)).images[0]
+        for _ in range(2)
+    ]
+    assert images[0].tobytes() == images[1].tobytes()

@@ -1,0 +1,327 @@
+"""Traces on disk: what comes back, what is refused, and what never happens (pickle, downloads, half a file)."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import ovam
+import tiny
+from ovam import trace_file
+from ovam.errors import (
+    ModelNotFoundError,
+    NoTextEncoderError,
+    SpaceMismatchError,
+    TraceFileError,
+    UnsupportedPipelineError,
+)
+
+PROMPT = "a dog on the grass"
+
+
+@pytest.fixture(scope="module")
+def trace(sd1):
+    """Both halves of a run of an image that is higher than wide."""
+    with ovam.capture(sd1, guidance="both") as traces:
+        generator = torch.Generator().manual_seed(3)
+        sd1(PROMPT, negative_prompt="sky", num_inference_steps=3, height=48, width=32, generator=generator)
+    return traces[0]
+
+
+@pytest.fixture
+def path(trace, tmp_path):
+    trace.save(tmp_path / "run.safetensors")
+    return tmp_path / "run.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(sd1, tmp_path_factory):
+    """The pipeline's tokenizer and text encoder on disk."""
+    folder = tmp_path_factory.mktemp("model")
+    sd1.tokenizer.save_pretrained(folder / "tokenizer")
+    sd1.text_encoder.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def contents(path):
+    """Header and tensors of a trace file, read without the library."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["ovam"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def rewrite(path, header, tensors):
+    save_file(tensors, path, {"ovam": header if isinstance(header, str) else json.dumps(header)})
+
+
+def assert_same_trace(loaded, trace):
+    assert (loaded.calls, loaded.source, loaded.size) == (trace.calls, trace.source, trace.size)
+    assert loaded.image_png == trace.image_png
+    assert (loaded.halves, list(loaded.blocks)) == (trace.halves, list(trace.blocks))
+    for name, block in loaded.blocks.items():
+        before = trace.blocks[name]
+        assert (block.name, block.grid, block.scale, block.heads) == (name, before.grid, before.scale, before.heads)
+        for half in trace.halves:
+            assert block.query[half].dtype == before.query[half].dtype
+            assert torch.equal(block.query[half], before.query[half])
+
+
+def assert_same_answers(loaded, trace, words='a "hot dog" and a kitten'):
+    for options in ({}, {"half": "uncond"}, {"softmax_over": "padded"}):
+        assert torch.equal(loaded.maps(words, **options).token_maps, trace.maps(words, **options).token_maps)
+
+
+class TestRoundTrip:
+    def test_everything_comes_back(self, trace, path, sd1):
+        loaded = ovam.Trace.load(path, text=sd1)
+        assert_same_trace(loaded, trace)
+        assert_same_answers(loaded, trace)
+        assert loaded.source.prompt == PROMPT
+        assert loaded.image.size == (32, 48)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+    def test_storage_types_and_selections(self, sd1, tmp_path, dtype):
+        with ovam.capture(sd1, dtype=dtype) as traces:
+            sd1(PROMPT, num_inference_steps=3, height=32, width=32, output_type="latent")
+        part = traces[0].select(blocks=["up_blocks.1", 16], steps=[0, 2])
+        part.save(tmp_path / "part.safetensors")
+        loaded = ovam.Trace.load(tmp_path / "part.safetensors", text=sd1)
+        assert_same_trace(loaded, part)
+        assert loaded.image_png is None
+        assert [call.index for call in loaded.calls] == [0, 2]
+
+    def test_bytes_are_stable(self, trace, path, tmp_path):
+        """Also after reading: a copy of a copy is the same file."""
+        trace.save(tmp_path / "again.safetensors")
+        ovam.Trace.load(path).save(tmp_path / "copied.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+        assert (tmp_path / "copied.safetensors").read_bytes() == path.read_bytes()
+
+    def test_queries_lie_on_disk_as_in_memory(self, trace, path):
+        """Head-major and without gaps, as docs/formats.md promises to readers of other languages."""
+        header, tensors = contents(path)
+        assert [block["name"] for block in header["blocks"]] == list(trace.blocks)
+        for name, block in trace.blocks.items():
+            stored = tensors[f"query/cond/{name}"]
+            assert stored.shape == (block.heads, 3, block.grid[0] * block.grid[1], stored.shape[-1])
+            assert torch.equal(stored, block.query["cond"])
+        assert bytes(tensors["image.png"].numpy()) == trace.image_png
+
+    def test_a_trace_keeps_the_weights_it_ran_with(self, tmp_path):
+        """A file answers by the projections inside, also when the model was trained on since."""
+        pipe = tiny.sd1()
+        with ovam.capture(pipe) as traces:
+            pipe(PROMPT, num_inference_steps=2, height=32, width=32)
+        traces[0].save(tmp_path / "run.safetensors")
+        expected = traces[0].maps("dog").token_maps
+        with torch.no_grad():
+            for name in traces[0].blocks:
+                pipe.unet.get_submodule(name).to_k.weight += 1
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        assert torch.equal(loaded.maps("dog").token_maps, expected)
+
+
+class TestText:
+    def test_without_text_only_embeddings_are_read(self, trace, path):
+        loaded = ovam.Trace.load(path)
+        embedding = trace.text.embed("a kitten")
+        assert torch.equal(loaded.maps(embedding).token_maps, trace.maps("a kitten").token_maps)
+        with pytest.raises(NoTextEncoderError, match=r"can't read 'a kitten'.*Trace\.load\(path, text=pipe\)"):
+            loaded.maps("a kitten")
+
+    def test_text_from_a_folder(self, trace, path, folder):
+        assert_same_answers(ovam.Trace.load(path, text=folder), trace)
+        assert_same_answers(ovam.Trace.load(path, text=str(folder)), trace)
+
+    def test_layers_that_the_run_skipped_are_skipped_again(self, trace, tmp_path, folder):
+        skipping = replace(trace.text.space, layer="skip-1")
+        rewriting = replace(trace)
+        rewriting.save(tmp_path / "run.safetensors")
+        header, tensors = contents(tmp_path / "run.safetensors")
+        header["text"]["space"]["layer"] = skipping.layer
+        rewrite(tmp_path / "run.safetensors", header, tensors)
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=folder)
+        assert loaded.text.space == skipping
+        assert not torch.equal(loaded.text.embed("dog").vectors, trace.text.embed("dog").vectors)
+
+    def test_another_text_encoder_is_refused(self, path, sd2):
+        with pytest.raises(SpaceMismatchError, match=r"CLIPTextModel:\w+.*the model it was made with"):
+            ovam.Trace.load(path, text=sd2)
+
+    def test_other_weights_of_the_same_encoder_are_refused(self, path):
+        with pytest.raises(SpaceMismatchError, match="the model it was made with"):
+            ovam.Trace.load(path, text=tiny.sd1(seed=1))
+
+    def test_what_is_no_model_is_refused_as_such(self, path, tmp_path):
+        with pytest.raises(ModelNotFoundError, match="no CLIP text encoder"):
+            ovam.Trace.load(path, text=tmp_path)
+        with pytest.raises(UnsupportedPipelineError, match=r"pipeline is a dict.*StableDiffusionPipeline"):
+            ovam.Trace.load(path, text={})
+
+
+class TestProjectionsByReference:
+    @pytest.fixture
+    def reference(self, trace, tmp_path, monkeypatch):
+        """A file whose key projections were too large to go inside."""
+        size = sum(projection.nbytes for projection in trace.text.projections.values())
+        path = tmp_path / "reference.safetensors"
+        monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", size)
+        trace.save(path)
+        assert any(name.startswith("projection/") for name in contents(path)[1])
+        monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", size - 1)
+        trace.save(path)
+        assert not any(name.startswith("projection/") for name in contents(path)[1])
+        return path
+
+    def test_a_pipeline_gives_them_back(self, reference, trace, sd1):
+        loaded = ovam.Trace.load(reference, text=sd1)
+        assert_same_trace(loaded, trace)
+        assert_same_answers(loaded, trace)
+
+    def test_no_model_is_looked_for(self, reference, folder):
+        for text in (None, folder):
+            with pytest.raises(NoTextEncoderError, match=r"refers to the key projections.*text=pipe"):
+                ovam.Trace.load(reference, text=text)
+
+    def test_a_pipeline_with_other_projections_is_refused(self, reference, sd1):
+        """The text encoder fits, the UNet was trained on: the answers would be of another model."""
+        other = tiny.sd1()
+        with torch.no_grad():
+            other.unet.get_submodule("up_blocks.2.attentions.1.transformer_blocks.0.attn2").to_k.weight[0, 0] += 1
+        with pytest.raises(SpaceMismatchError, match="key projections"):
+            ovam.Trace.load(reference, text=other)
+
+
+def damage(change):
+    """Changes header and tensors of a good file in place, or puts what `change` returns in the header's place."""
+
+    def apply(path):
+        header, tensors = contents(path)
+        changed = change(header, tensors)
+        rewrite(path, changed if isinstance(changed, dict | str) else header, tensors)
+
+    return apply
+
+
+QUERY = "query/cond/up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+DAMAGE = {
+    "header is no JSON": (damage(lambda header, tensors: "{broken"), "not a trace"),
+    "header is a list": (damage(lambda header, tensors: "[1]"), "not a trace"),
+    "other format": (damage(lambda header, tensors: header | {"format": "other"}), "not a trace"),
+    "newer format": (
+        damage(lambda header, tensors: header | {"format_version": 2}),
+        "format 2, newer than the 1.*update",
+    ),
+    "no version": (damage(lambda header, tensors: header | {"format_version": None}), "version None"),
+    "no calls": (damage(lambda header, tensors: header.pop("calls")), "incomplete.*calls"),
+    "fewer calls": (damage(lambda header, tensors: header["calls"].clear()), "query/cond.*header tells"),
+    "other heads": (damage(lambda header, tensors: header["blocks"][0].update(heads=3)), "query/cond.*header tells"),
+    "other grid": (damage(lambda header, tensors: header["blocks"][0].update(grid=[1, 2])), "query/cond.*header tells"),
+    "grid is a number": (damage(lambda header, tensors: header["blocks"][0].update(grid=16)), "incomplete"),
+    "text is a string": (damage(lambda header, tensors: header | {"text": "clip"}), "incomplete"),
+    "unknown source": (damage(lambda header, tensors: header["source"].update(colour=1)), "incomplete.*colour"),
+    "query is gone": (damage(lambda header, tensors: tensors.pop(QUERY)), "incomplete.*up_blocks.2"),
+    "projection is gone": (
+        damage(lambda header, tensors: tensors.pop(QUERY.replace("query/cond", "projection"))),
+        "incomplete.*up_blocks.2",
+    ),
+}
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize("case", DAMAGE)
+    def test_damaged_contents(self, path, case):
+        apply, message = DAMAGE[case]
+        apply(path)
+        with pytest.raises(TraceFileError, match=message) as caught:
+            ovam.Trace.load(path)
+        assert str(path) in str(caught.value)
+
+    @pytest.mark.parametrize("keep", [0, 4, 8, 100, 0.3, 0.99, -1])
+    def test_cut_short(self, path, keep):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+        with pytest.raises(TraceFileError, match=r"run\.safetensors is not a readable.*cut short"):
+            ovam.Trace.load(path)
+
+    def test_other_files(self, tmp_path):
+        foreign = tmp_path / "weights.safetensors"
+        save_file({"weight": torch.zeros(3)}, foreign)
+        with pytest.raises(TraceFileError, match="safetensors file but not a trace"):
+            ovam.Trace.load(foreign)
+        (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+        with pytest.raises(TraceFileError, match=r"photo\.png is not a readable safetensors file"):
+            ovam.Trace.load(tmp_path / "photo.png")
+        for missing in (tmp_path / "absent.safetensors", tmp_path):
+            with pytest.raises(TraceFileError, match="is not a file"):
+                ovam.Trace.load(missing)
+
+    def test_pickles_are_not_run(self, tmp_path, monkeypatch):
+        """A pickle that would leave a mark if it were read."""
+        mark = tmp_path / "mark"
+        payload = pickle.dumps(Marking(mark))
+        (tmp_path / "run.safetensors").write_bytes(payload)
+        with pytest.raises(TraceFileError):
+            ovam.Trace.load(tmp_path / "run.safetensors")
+        assert not mark.exists()
+        pickle.loads(payload)
+        assert mark.exists()
+
+
+class Marking:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+class TestWriting:
+    def test_nothing_is_pickled(self, trace, path, sd1, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise AssertionError("pickle was used")
+
+        for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+            monkeypatch.setattr(pickle, name, refuse)
+        trace.save(path)
+        ovam.Trace.load(path, text=sd1)
+
+    def test_a_failure_leaves_the_old_file_and_nothing_else(self, trace, path, monkeypatch):
+        before = path.read_bytes()
+
+        def disk_full(tensors, name, metadata):
+            name.write_bytes(b"half")
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(trace_file, "save_file", disk_full)
+        with pytest.raises(OSError, match="No space left"):
+            trace.save(path)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_a_missing_folder_is_named(self, trace, tmp_path):
+        with pytest.raises(TraceFileError, match=r"expected the folder .*absent to be there"):
+            trace.save(tmp_path / "absent" / "run.safetensors")
+
+
+def test_reading_a_file_imports_no_model_library_and_opens_no_connection(path):
+    """Even one whose header names a model id; a socket would raise."""
+    header, tensors = contents(path)
+    header["source"]["model"] = "someone/some-model"
+    rewrite(path, header, tensors)
+    code = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise SystemExit('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "import ovam, torch\n"
+        "trace = ovam.Trace.load(sys.argv[1])\n"
+        "print(trace.maps(torch.ones(2, 32)).grid)\n"
+        "print(*sorted({'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["(24, 16)", ""]

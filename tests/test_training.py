@@ -1,0 +1,42 @@
+"""The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
+
+import pytest
+import torch
+
+from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged_unet, checkpoint_of
+from ovam.mini.training.loop import load_tensors
+from ovam.models import text_of
+
+
+@pytest.fixture
+def training(tmp_path):
+    clip = text_of("mini")
+    latents = {64: torch.randn(8, 4, 16, 16).half()}
+    captions = [["a cat on the grass"]] * 8
+
+    def start() -> DenoiserTraining:
+        return DenoiserTraining(tmp_path / "unet", latents, captions, clip.tokenizer, clip.encoder)
+
+    return start
+
+
+def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
+    training().run((Phase(64, 1, 4),))
+    before = load_tensors(checkpoint_of(tmp_path / "unet"))
+    resumed = training()
+    assert resumed.iteration == 1
+    for name, value in resumed.model.named_parameters():
+        assert torch.equal(value, before[f"raw.{name}"])
+        assert torch.equal(resumed.average.values[name], before[f"ema.{name}"])
+    resumed.run((Phase(64, 2, 4),))
+    _, iterations = averaged_unet(tmp_path / "unet")
+    assert iterations == 2
+
+
+def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_path):
+    training().run((Phase(64, 2, 4),))
+    tensors = load_tensors(checkpoint_of(tmp_path / "unet"))
+    averaged, _ = averaged_unet(tmp_path / "unet")
+    name, value = next(iter(averaged.named_parameters()))
+    assert torch.equal(value, tensors[f"ema.{name}"])
+    assert not torch.equal(value, tensors[f"raw.{name}"])
