@@ -31,6 +31,7 @@ from ovam.commands.arguments import blocks_of, words_of
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
 from ovam.commands.terminal import quiet, running
+from ovam.models import mini_folder
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
 WORDS = ("cat", "lawn", "hot dog")
@@ -526,11 +527,12 @@ def test_blocks_between_commas():
 
 def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda *a: called.append(a))
+    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda work, start: called.append((work, start)))
     monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
     assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
     assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    assert called == [(tmp_path,), (tmp_path, tmp_path / "out")]
+    assert call("mini", "train", "--work-dir", tmp_path, "--from-scratch").exit_code == 0
+    assert called == [(tmp_path, mini_folder()), (tmp_path, tmp_path / "out"), (tmp_path, None)]
 
 
 def test_progress_and_the_announced_size_are_drawn_on_a_terminal_only(monkeypatch):

@@ -80,5 +80,12 @@ def export(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
+    _load_in_float32(folder / "text_encoder" / "config.json")
     about = {"iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _load_in_float32(config: Path) -> None:
+    """Transformers loads a text encoder in the type its config names, diffusers the rest in float32: name that."""
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
