@@ -58,6 +58,7 @@ def test_captions_name_classes_by_their_words():
     assert all(caption == caption.lower() for caption in captions)
 
 
+@pytest.mark.user_error
 def test_splits_do_not_meet():
     ranges = list(SPLITS.values())
     assert all(a.stop <= b.start or b.stop <= a.start for i, a in enumerate(ranges) for b in ranges[i + 1 :])

@@ -65,7 +65,7 @@ class Log:
         self.path, self.every, self.losses = path, every, list[float]()
         self.start = time.monotonic()
 
-    def add(self, iteration: int, loss: float, **more: float) -> None:
+    def add(self, iteration: int, loss: float, **more: int | float) -> None:
         self.losses.append(loss)
         if iteration % self.every and iteration != 1:
             return
