@@ -44,10 +44,21 @@ contender holds the queries in its own layout in a process of its own, and the p
 what one answer adds at its highest to the resident memory of a fresh process that holds the queries.
 """
 
+LAYOUT = """## Order of a trace's axes
+
+Step-major storage, the order of arrival, over head-major, which a trace has
+([decision 0002](decisions/0002-trace-layout.md)).
+The same synthetic queries; *store* copies a run's queries call by call into new storage, *maps* answers 8 tokens,
+*read* is one iteration of a token's optimisation: scores against one vector a head, and their gradient for it.
+Above 1x: head-major is faster.
+"""
+
 
 def write(results: Mapping[str, Result]) -> str:
     """The page; a section for each benchmark that has a result."""
-    sections = {"capture_overhead": _capture, "bytes_kept": _bytes, "maps": _maps}
+    if not results:
+        return f"{HEAD}\nNo measurement has been made yet: `make bench` on a quiet machine writes it here.\n"
+    sections = {"capture_overhead": _capture, "bytes_kept": _bytes, "maps": _maps, "layout": _layout}
     parts = [HEAD, _goals(results)]
     parts += [
         section(results[name]) + _stamp(name, results[name]) for name, section in sections.items() if name in results
@@ -208,6 +219,16 @@ def _differences(result: Result) -> str:
         header,
         [[label, *(f"{found[name][t]:.1e}" for t in ("8", "77"))] for name, label in labels.items() if name in found],
     )
+
+
+def _layout(result: Result) -> str:
+    header = ["Work", "Storage", "Step-major over head-major", "Head-major, s", "Pairs"]
+    rows = []
+    for name, found in result["ratios"].items():
+        work, dtype = name.split()
+        seconds = _median(result["seconds"][f"{name} head-major"])
+        rows.append([work, dtype, str(Ratio(**found)), f"{seconds:.3f}", str(found["pairs"])])
+    return f"{LAYOUT}\n{_table(header, rows)}"
 
 
 def _stamp(name: str, result: Result) -> str:

@@ -436,10 +436,12 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--steps", "5"), ("5", "0 to 1")),
         (("a cat", "--words", "cat", "--limit-gib", "0"), ("over the limit of 0.000 GiB", "limit_gib")),
         (("a cat", "--words", "cat", "--threshold", "2"), ("threshold=2", "between 0 and 1")),
+        (("a cat", "--words", "cat", "--height", "100"), ("height=100", "for example 96")),
+        (("a cat", "--words", "cat", "--device", "nonsense"), ("device 'nonsense'", "expected 'cpu'")),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_written(model, tmp_path, options, told):
-    done = call("generate", *options, "--model", model, "--output-dir", tmp_path / "out", *SMALL)
+    done = call("generate", *SMALL, "--model", model, "--output-dir", tmp_path / "out", *options)
     assert_fails(done, *told)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

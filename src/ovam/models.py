@@ -9,7 +9,7 @@ import torch
 
 from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
-from ovam.errors import ModelNotFoundError
+from ovam.errors import ModelNotFoundError, OptionError
 
 MINI = "mini"
 
@@ -30,6 +30,7 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
     Raises:
         ModelNotFoundError: the name is none of these, or the model could not be loaded.
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
+        OptionError: torch can't use the device.
     """
     from diffusers import DiffusionPipeline
 
@@ -53,7 +54,18 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
             "or the id of one"
         ) from error
     backbone_of(pipe)
-    return pipe.to(device)
+    return _moved(pipe, device)
+
+
+def _moved(pipe: Any, device: str | torch.device) -> Any:
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's own, of several kinds and lengths
+        reason = str(error).strip().splitlines()[0]
+        raise OptionError(
+            f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
+            "torch finds on this machine, as 'cuda' or 'cuda:1'"
+        ) from error
 
 
 def text_of(source: object, layer: str = "last") -> ClipText:

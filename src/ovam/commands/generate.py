@@ -17,6 +17,8 @@ from ovam.masks import THRESHOLD, check_words
 from ovam.models import MINI, load, text_of
 from ovam.trace import BlockChoice
 
+_SIDE_MULTIPLE = 8  # diffusers asks for it of every Stable Diffusion, whatever the autoencoder's factor
+
 
 def generate(
     prompt: str,
@@ -80,6 +82,7 @@ def generate(
     asked, rivals = check_words(words, against, threshold)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
+    _check_size(height=height, width=width)
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
@@ -127,6 +130,14 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
     pipe = load(model, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _check_size(**sides: int | None) -> None:
+    """Raises OptionError where diffusers would refuse a side only after the model was loaded."""
+    for name, side in sides.items():
+        if side is not None and side % _SIDE_MULTIPLE:
+            nearest = max(1, round(side / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE
+            raise OptionError(f"{name}={side}: expected a multiple of {_SIDE_MULTIPLE} pixels, for example {nearest}")
 
 
 def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str]) -> None:

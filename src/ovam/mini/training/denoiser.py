@@ -23,7 +23,7 @@ from ovam.mini.training.loop import (
     save_tensors,
 )
 
-RATE, WARM_ITERATIONS, DROPPED_CAPTIONS, SNR_CAP = 6e-4, 100, 0.1, 5.0
+RATE, WARM_ITERATIONS, COOLING_ITERATIONS, DROPPED_CAPTIONS = 6e-4, 100, 1000, 0.1
 _CHECKPOINT_EVERY = 100
 
 
@@ -36,7 +36,7 @@ class Phase:
     batch: int
 
 
-PHASES = (Phase(64, 3000, 64), Phase(128, 4000, 32))
+PHASES = (Phase(64, 3000, 64), Phase(128, 3500, 32))
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -66,11 +66,19 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def _snr_weights(scheduler: DDIMScheduler, timesteps: Tensor) -> Tensor:
-    """Weight min(snr, cap) / snr of each sample's loss: Hang et al., arXiv:2303.09556."""
+def _loss_weights(scheduler: DDIMScheduler, timesteps: Tensor) -> Tensor:
+    """Weight 1 / sqrt(signal to noise) of each sample's loss: Yu et al., arXiv:2310.08442.
+
+    An error in the noise is a small one in the picture where little noise is left, and a large one where the
+    shapes are decided; unweighted, or weighted by Hang et al. (arXiv:2303.09556), mini drew textures without shapes.
+    """
     signal = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    ratio = signal / (1 - signal)
-    return ratio.clamp(max=SNR_CAP) / ratio
+    return ((1 - signal) / signal).sqrt()
+
+
+def _rate(iteration: int, since_resumed: int, total: int) -> float:
+    """The learning rate: warmed up after every start, constant, and linearly down to 0 at the very end."""
+    return RATE * min(1.0, (since_resumed + 1) / WARM_ITERATIONS, (total - iteration) / COOLING_ITERATIONS)
 
 
 def checkpoint_of(folder: Path) -> Path:
@@ -89,8 +97,8 @@ def averaged_unet(folder: Path) -> tuple[UNet2DConditionModel, int]:
 class DenoiserTraining:
     """State of the run: raw weights, averaged weights, iteration; resumes from its own checkpoint.
 
-    The rate is constant, so that a run may be broken off, shipped and taken up again at any iteration; the
-    moving average does what a falling rate would. The optimiser's moments are not kept: it is warmed up again.
+    The rate is constant until the last stretch, so that a run may be broken off, shipped and taken up again at any
+    iteration before it. The optimiser's moments are not kept: it is warmed up again.
     """
 
     def __init__(
@@ -138,13 +146,13 @@ class DenoiserTraining:
         with half_precision():
             predicted = self.model(noisy, timesteps, text).sample
         errors = (predicted.float() - noise).square().mean((1, 2, 3))
-        return (errors * _snr_weights(self.scheduler, timesteps)).mean()
+        return (errors * _loss_weights(self.scheduler, timesteps)).mean()
 
     def run(self, phases: tuple[Phase, ...] = PHASES) -> None:
         """Train through `phases`, from wherever the checkpoint stands."""
         optimiser = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=1e-2)
         log = Log(self.folder.with_suffix(".log.jsonl"))
-        resumed_at, end_of_phase = self.iteration, 0
+        resumed_at, end_of_phase, total = self.iteration, 0, sum(phase.iterations for phase in phases)
         for phase in phases:
             end_of_phase += phase.iterations
             latents = self.latents[phase.size]
@@ -154,8 +162,7 @@ class DenoiserTraining:
                 if self.iteration >= end_of_phase:
                     break
                 loss = self._loss(latents[indices].to(DEVICE).float(), self._texts(indices, random))
-                warm = min(1.0, (self.iteration - resumed_at + 1) / WARM_ITERATIONS)
-                optimiser.param_groups[0]["lr"] = RATE * warm
+                optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, total)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
