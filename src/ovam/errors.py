@@ -78,3 +78,11 @@ class ModelNotFoundError(OvamError, OSError):
 
 class OptionError(OvamError, ValueError):
     """An option has a value outside what it can take."""
+
+
+class SplitError(OvamError, ValueError):
+    """A split of the world is unknown, or a scene of one split was asked for in the name of another."""
+
+
+class GroundTruthError(OvamError, ValueError):
+    """A ground truth and a prediction do not belong together, or the truth holds what it must not."""

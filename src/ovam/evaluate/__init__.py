@@ -1,0 +1,24 @@
+"""Rulers: pure functions from predictions and truths to numbers. Nothing here knows a model."""
+
+from ovam.evaluate.boundary import boundary_band, boundary_f
+from ovam.evaluate.calibration import calibration_error, risk_coverage
+from ovam.evaluate.confusion import Confusion
+from ovam.evaluate.overlap import binary_iou, grid_reference, mean_per_image_iou, pooled_iou
+from ovam.evaluate.ranking import average_precision, presence_auroc
+from ovam.evaluate.spread import Interval, paired_bootstrap
+
+__all__ = [
+    "Confusion",
+    "Interval",
+    "average_precision",
+    "binary_iou",
+    "boundary_band",
+    "boundary_f",
+    "calibration_error",
+    "grid_reference",
+    "mean_per_image_iou",
+    "paired_bootstrap",
+    "pooled_iou",
+    "presence_auroc",
+    "risk_coverage",
+]

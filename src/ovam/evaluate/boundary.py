@@ -1,0 +1,47 @@
+"""Rulers of outlines, and of what lies away from them."""
+
+import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+
+from ovam.evaluate.overlap import check_sizes
+
+
+def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels at most `width` from another label: bool, (height, width).
+
+    Left out, they give the boundary-excluded IoU.
+
+    Args:
+        labels: Label map or mask, (height, width).
+        width: In pixels, along rows and columns.
+    """
+    edges = np.zeros(labels.shape, dtype=bool)
+    for axis in (0, 1):
+        differs = np.diff(labels.astype(np.int64), axis=axis) != 0
+        ahead, behind = [(0, 0), (0, 0)], [(0, 0), (0, 0)]
+        ahead[axis], behind[axis] = (0, 1), (1, 0)
+        edges |= np.pad(differs, ahead) | np.pad(differs, behind)
+    return binary_dilation(edges, iterations=width - 1) if width > 1 else edges
+
+
+def boundary_f(predicted: np.ndarray, truth: np.ndarray, *, tolerance: float = 2.0) -> float:
+    """F measure of outlines, in [0, 1], as in Csurka et al., BMVC 2013; NaN where both masks are empty.
+
+    Args:
+        predicted: Bool, (height, width).
+        truth: Bool, (height, width).
+        tolerance: In pixels; an outline pixel is right where the other outline is at most this far away.
+
+    Raises:
+        GroundTruthError: the sizes differ.
+    """
+    check_sizes(predicted, truth)
+    if not predicted.any() and not truth.any():
+        return float("nan")
+    if not predicted.any() or not truth.any():
+        return 0.0
+    outlines = [mask & ~binary_erosion(mask) for mask in (predicted, truth)]
+    distances = [distance_transform_edt(~outline) for outline in outlines]
+    precision = float((distances[1][outlines[0]] <= tolerance).mean())
+    recall = float((distances[0][outlines[1]] <= tolerance).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -1,0 +1,50 @@
+"""Rulers without a threshold."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from ovam.errors import GroundTruthError
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    """Area under the precision-recall curve, in [0, 1]: precision at each threshold weighed by the recall it adds.
+
+    Pixels of equal score come together, so that their order changes nothing; a constant score gets the truth's share.
+
+    Args:
+        truth: Bool, any shape, at least one True.
+        score: Same shape; higher means more likely True.
+
+    Raises:
+        GroundTruthError: nothing is True, or the shapes differ.
+    """
+    if truth.shape != score.shape or not truth.any():
+        raise GroundTruthError(
+            f"average precision of a truth of shape {truth.shape} with {int(truth.sum())} pixels, "
+            f"scores of {score.shape}: expected equal shapes and at least one pixel"
+        )
+    order = np.argsort(-score.ravel(), kind="stable")
+    ordered = score.ravel()[order]
+    last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
+    hits = np.cumsum(truth.ravel()[order])[last_of_ties]
+    precision = hits / (np.flatnonzero(last_of_ties) + 1)
+    return float((np.diff(hits, prepend=0) * precision).sum() / hits[-1])
+
+
+def presence_auroc(present: Sequence[float], absent: Sequence[float]) -> float:
+    """Chance that a present word scores above an absent one, in [0, 1]; ties count half. 0.5 is guessing.
+
+    Args:
+        present: Presence scores of words that are in their image.
+        absent: Presence scores of words that are not.
+
+    Raises:
+        GroundTruthError: one of them is empty.
+    """
+    if not len(present) or not len(absent):
+        raise GroundTruthError(f"{len(present)} present and {len(absent)} absent scores: expected at least one of each")
+    ranks = rankdata(np.concatenate([present, absent]))[: len(present)]
+    above = ranks.sum() - len(present) * (len(present) + 1) / 2
+    return float(above / (len(present) * len(absent)))

@@ -1,0 +1,7 @@
+"""The rendered world: scenes with exact masks, on which everything is measured."""
+
+from ovam.mini.scenes.scene import Scene, SceneObject, render
+from ovam.mini.scenes.splits import Split, seed_of
+from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS, LABELS, PARTS
+
+__all__ = ["CLASSES", "GROUNDS", "LABELS", "PARTS", "Scene", "SceneObject", "Split", "render", "seed_of"]

@@ -1,0 +1,92 @@
+"""Which classes a scene shows, and on what ground: habits that training keeps and test breaks in half of its scenes."""
+
+import numpy as np
+
+from ovam.mini.scenes.splits import HELD_OUT, Split, may_meet
+from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS
+
+HOME: dict[str, tuple[str, float]] = {
+    "aeroplane": ("sky", 0.93),
+    "bicycle": ("road", 0.5),
+    "bird": ("sky", 0.5),
+    "boat": ("water", 0.93),
+    "bottle": ("floor", 0.5),
+    "bus": ("road", 0.93),
+    "car": ("road", 0.93),
+    "cat": ("floor", 0.5),
+    "chair": ("floor", 0.5),
+    "cow": ("grass", 0.93),
+    "dining table": ("floor", 0.93),
+    "dog": ("sand", 0.5),
+    "horse": ("grass", 0.5),
+    "motorbike": ("road", 0.5),
+    "person": ("snow", 0.4),
+    "potted plant": ("floor", 0.5),
+    "sheep": ("grass", 0.93),
+    "sofa": ("floor", 0.93),
+    "train": ("rails", 0.93),
+    "tv monitor": ("floor", 0.93),
+}
+"""Where each class is usually met, and the share of its training scenes that keep to it."""
+
+_STRICT = 0.9
+_FREQUENT = (
+    *("person", "car", "chair", "dog", "cat", "bird", "bottle", "bicycle", "horse", "boat"),
+    *("aeroplane", "motorbike", "potted plant", "cow", "sofa", "dining table", "bus", "train", "tv monitor", "sheep"),
+)
+_SHARES = np.geomspace(20, 1, len(_FREQUENT))
+FREQUENCIES = {name: float(share / _SHARES.sum()) for name, share in zip(_FREQUENT, _SHARES, strict=True)}
+"""How often training draws each class: the most frequent one 20 times as often as the rarest."""
+
+_COUNT_SHARES = (0.38, 0.40, 0.22)  # one, two and three named things
+_STRAY_SHARE = 0.07  # further things that do not belong on the ground
+_TWIN_SHARE = 0.12  # two of one class, told apart by their colours
+_NEW_PAIR_SHARE = 0.35  # scenes of validation and test with a pair that training never shows
+TWINS = ("bus", "car", "chair", "sofa", "boat", "bicycle", "bottle", "train")
+
+
+def choose_company(rng: np.random.Generator, split: Split, count: int | None) -> tuple[list[str], str]:
+    """Names of a scene's things, a class twice for twins, and the name of its ground.
+
+    Args:
+        rng: Source of every choice.
+        split: Whose habits; outside training classes are equally frequent and half of the scenes break with habit.
+        count: Number of things; drawn by chance when None.
+    """
+    drawn = int(rng.choice((1, 2, 3), p=_COUNT_SHARES))
+    count = drawn if count is None else count
+    names = [_first(rng, split)]
+    home, kept = HOME[names[0]]
+    keeps = rng.random() < (kept if split == "train" else 0.5)
+    ground = home if keeps else str(rng.choice([other for other in GROUNDS if other not in (home, "wall", "sky")]))
+    if count > 1 and names[0] in TWINS and rng.random() < _TWIN_SHARE:
+        names.append(names[0])
+    if count > 1 and len(names) == 1 and split != "train" and rng.random() < _NEW_PAIR_SHARE:
+        names += _new_partner(rng, names[0], split)
+    while len(names) < count:
+        names.append(_another(rng, split, names, ground))
+    return names, ground
+
+
+def _first(rng: np.random.Generator, split: Split) -> str:
+    if split != "train":
+        return str(rng.choice(CLASSES))
+    return str(rng.choice(list(FREQUENCIES), p=list(FREQUENCIES.values())))
+
+
+def _new_partner(rng: np.random.Generator, name: str, split: Split) -> list[str]:
+    partners = sorted(other for pair in HELD_OUT[split] if name in pair for other in pair - {name})
+    return [str(rng.choice(partners))] if partners else []
+
+
+def _another(rng: np.random.Generator, split: Split, present: list[str], ground: str) -> str:
+    """A class that may meet all that are present; in training mostly one that is at home on the ground or anywhere."""
+    allowed = [
+        name for name in CLASSES if name not in present and all(may_meet(name, other, split) for other in present)
+    ]
+    if split == "train" and rng.random() >= _STRAY_SHARE:
+        allowed = [name for name in allowed if HOME[name][0] == ground or HOME[name][1] < _STRICT] or allowed
+    if split != "train":
+        return str(rng.choice(allowed))
+    shares = np.array([FREQUENCIES[name] for name in allowed])
+    return str(rng.choice(allowed, p=shares / shares.sum()))

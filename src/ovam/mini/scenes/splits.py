@@ -1,0 +1,114 @@
+"""What belongs to training, to validation and to test: seeds, looks of the classes, pairs of classes."""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from ovam.errors import SplitError
+
+Split = Literal["train", "validation", "test"]
+SEEDS: dict[Split, range] = {
+    "train": range(10**8),
+    "validation": range(10**8, 2 * 10**8),
+    "test": range(2 * 10**8, 3 * 10**8),
+}
+
+DRAWN: dict[Split, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3, 4)}
+"""Styles of the drawn looks of every class."""
+
+EMOJI: dict[str, dict[Split, tuple[str, ...]]] = {
+    "aeroplane": {"train": ("✈️",), "validation": ("🛫",), "test": ("🛩️",)},
+    "bicycle": {"train": ("🚲",)},
+    "bird": {"train": ("🐦", "🦆"), "validation": ("🦜",), "test": ("🦅", "🦉")},
+    "boat": {"train": ("⛵", "🚤"), "validation": ("🛥️",), "test": ("🚢", "⛴️")},
+    "bottle": {"train": ("🍾",), "validation": ("🧴",), "test": ("🍼",)},
+    "bus": {"train": ("🚌",), "validation": ("🚎",), "test": ("🚍",)},
+    "car": {"train": ("🚗", "🚕"), "validation": ("🚙",), "test": ("🚓", "🏎️")},
+    "cat": {"train": ("🐈", "🐱"), "validation": ("🐈‍⬛",), "test": ("😺",)},
+    "chair": {"train": ("🪑",), "test": ("💺",)},
+    "cow": {"train": ("🐄", "🐮"), "validation": ("🐃",), "test": ("🐂",)},
+    "dog": {"train": ("🐕", "🐶"), "validation": ("🦮",), "test": ("🐩", "🐕‍🦺")},
+    "horse": {"train": ("🐎", "🐴"), "validation": ("🎠",)},
+    "motorbike": {"train": ("🏍️",), "test": ("🛵",)},
+    "person": {"train": ("🧍", "🚶", "💃"), "validation": ("🧍‍♀️",), "test": ("🏃", "🕺")},
+    "potted plant": {"train": ("🪴",)},
+    "sheep": {"train": ("🐑",), "test": ("🐏",)},
+    "sofa": {"train": ("🛋️",)},
+    "train": {"train": ("🚆", "🚂"), "validation": ("🚃",), "test": ("🚄", "🚋")},
+    "tv monitor": {"train": ("📺",), "test": ("🖥️",)},
+}
+"""Emoji of each class; a dining table has none."""
+
+HEADS = frozenset("🐱🐮🐶🐴😺")
+"""Emoji that show a head and nothing else."""
+
+Look = int | str
+"""How one thing of a class looks: the number of a drawn style, or an emoji."""
+
+_HELD_OUT: dict[Split, tuple[tuple[str, str], ...]] = {
+    "validation": (("bird", "dog"), ("chair", "tv monitor"), ("bus", "motorbike"), ("cow", "person")),
+    "test": (
+        *(("cat", "sofa"), ("dog", "horse"), ("bicycle", "car"), ("cow", "sheep"), ("bottle", "dining table")),
+        *(("person", "train"), ("bird", "boat"), ("bus", "person"), ("chair", "potted plant"), ("aeroplane", "bird")),
+    ),
+}
+HELD_OUT: dict[Split, frozenset[frozenset[str]]] = {
+    split: frozenset(frozenset(pair) for pair in pairs) for split, pairs in _HELD_OUT.items()
+}
+"""Pairs of classes that are seen together in this split alone."""
+
+
+def seed_of(split: Split, index: int) -> int:
+    """Seed of scene `index` of a split.
+
+    Raises:
+        SplitError: the split is unknown, or the index lies outside it, so that its seed would be another split's.
+    """
+    if split not in get_args(Split):
+        raise SplitError(f"split {split!r} is unknown: expected one of {', '.join(SEEDS)}")
+    if not 0 <= index < len(SEEDS[split]):
+        raise SplitError(f"scene {index} of split {split!r}: expected a number from 0 to {len(SEEDS[split]) - 1}")
+    return SEEDS[split][index]
+
+
+def split_of(seed: int) -> Split:
+    """The split that a seed belongs to.
+
+    Raises:
+        SplitError: the seed belongs to none.
+    """
+    for split, seeds in SEEDS.items():
+        if seed in seeds:
+            return split
+    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {3 * 10**8 - 1}")
+
+
+def check_split(seed: int, split: Split) -> None:
+    """What stands in the way of a test scene where a training scene is expected.
+
+    Raises:
+        SplitError: the seed belongs to another split than `split`.
+    """
+    if split_of(seed) != split:
+        raise SplitError(
+            f"seed {seed} belongs to split {split_of(seed)!r}, and a scene of {split!r} was expected: "
+            f"take seeds from seed_of({split!r}, index)"
+        )
+
+
+def looks(name: str, split: Split) -> tuple[Look, ...]:
+    """The looks of a class that belong to one split alone."""
+    return (*DRAWN[split], *EMOJI.get(name, {}).get(split, ()))
+
+
+def choose_look(rng: np.random.Generator, name: str, split: Split) -> tuple[Look, bool]:
+    """A look of a class, and whether training never shows it; outside training that is so in half of the choices."""
+    novel = split != "train" and bool(rng.random() < 0.5)
+    choices = looks(name, split if novel else "train")
+    return choices[int(rng.integers(len(choices)))], novel
+
+
+def may_meet(first: str, second: str, split: Split) -> bool:
+    """Whether two classes may stand in one scene of a split."""
+    pair = frozenset((first, second))
+    return all(pair not in pairs or split == owner for owner, pairs in HELD_OUT.items())
