@@ -160,7 +160,7 @@ def test_resizing(size):
 
 @pytest.mark.parametrize("floats", [1, 40, 130, 700, 2**25])
 def test_weights_do_not_depend_on_how_the_queries_are_cut(floats, monkeypatch):
-    monkeypatch.setattr(attention, "_FLOATS", floats)
+    monkeypatch.setattr(attention, "_SCORES", floats)
     query, key = random_block(heads=2, steps=5, pixels=11, tokens=6)
     expected = reference.block_weights(query.double().numpy(), key.double().numpy(), 0.5, [4, 2])
     for keep_head in (False, True):

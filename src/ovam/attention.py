@@ -9,11 +9,12 @@ from torch import Tensor
 from ovam.errors import SpaceMismatchError
 from ovam.shapes import Key, Query
 
-_FLOATS = 2**19  # queries and scores handled at a time: 2 MB, which stay in a core's second-level cache
-_FLOATS_ELSEWHERE = 2**25  # other devices want few large pieces
+_SCORES = 2**19  # handled at a time: 2 MB, which stay in a core's second-level cache
+_SCORES_ELSEWHERE = 2**25  # other devices want few large pieces
 
-Rows = Float[Tensor, "head row head_dim"]
-Weights = Float[Tensor, "head token row"]
+Rows = Float[Tensor, "row head_dim"]
+HeadKey = Float[Tensor, "token head_dim"]
+Powers = Float[Tensor, "token row"]
 
 
 def weight_sums(
@@ -58,39 +59,56 @@ def weight_sums(
     scaled = key.float() * scale
     keep = (keep_head, keep_step)
     if torch.is_grad_enabled() and (key.requires_grad or query.requires_grad):
-        return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
+        return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
     relative = _relative(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
     members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
-    sums = _sums(query, scaled, keep, lambda rows: _exponentials(relative, rows, owner, members))
+    scratch = torch.empty(relative.shape[1] * _rows_at_once(relative.shape[1], key.device), device=key.device)
+    sums = _sums(query, relative, keep, lambda head_key, rows: _exponentials(head_key, rows, owner, members, scratch))
     if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
-    return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
+    return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
 
 
-def _sums(query: Query, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], Weights]) -> Tensor:
-    """Add up the weights over heads and steps, or over those of the two that are not kept apart."""
+def _sums(
+    query: Query, key: Key, keep: tuple[bool, bool], weigh: Callable[[HeadKey, Rows], tuple[Powers, Tensor]]
+) -> Tensor:
+    """Add up the weights over heads and steps, or over those of the two that are not kept apart.
+
+    `weigh` gives the weights as a product of two factors, which is taken while adding up: one pass less.
+    """
     heads, steps, pixels, _ = query.shape
-    sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
-    added = [axis for axis, kept in ((0, keep[0]), (2, keep[1])) if not kept]
-    for span, part in _pieces(query.shape, key.shape[1], query.device):
-        rows = query[:, span, part].flatten(1, 2).float()
-        weights = weigh(rows).unflatten(2, (len(range(steps)[span]), -1))
-        total = weights.sum(added, keepdim=True) if added else weights
-        sums[:, span if keep[1] else slice(None), :, part] += total.transpose(1, 2)
+    keep_head, keep_step = keep
+    sums = torch.zeros(heads if keep_head else 1, steps if keep_step else 1, key.shape[1], pixels, device=query.device)
+    for head in range(heads):
+        for span, part in _pieces(query.shape, key.shape[1], query.device):
+            count = len(range(steps)[span])
+            powers, factor = weigh(key[head], query[head, span, part].flatten(0, 1).float())
+            target = sums[head if keep_head else 0, :, :, part]  # (step or 1, token, pixel)
+            if count == 1:
+                target[span if keep_step else slice(1)].addcmul_(powers[None], factor[None])
+                continue
+            weights = powers.mul_(factor).unflatten(1, (count, -1))  # (token, step, pixel)
+            if keep_step:
+                target[span] += weights.transpose(0, 1)
+            else:
+                target[0] += weights.sum(1)
     return sums
 
 
 def _pieces(shape: Sequence[int], tokens: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Cut (head, step, pixel, head_dim) into pieces that fit the cache: some whole steps, or a part of one."""
-    heads, steps, pixels, head_dim = shape
-    floats = _FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE
-    rows = max(1, floats // (heads * (tokens + head_dim)))
+    """Cut (head, step, pixel, head_dim) into pieces whose scores fit the cache: some whole steps, or a part of one."""
+    _, steps, pixels, _ = shape
+    rows = _rows_at_once(tokens, device)
     at_once = max(1, rows // pixels)
     part = -(-pixels // -(-pixels // rows))  # equal parts, rounded up
     for step in range(0, steps, at_once):
         for pixel in range(0, pixels, part):
             yield slice(step, step + at_once), slice(pixel, pixel + part)
+
+
+def _rows_at_once(tokens: int, device: torch.device) -> int:
+    return max(1, (_SCORES if device.type == "cpu" else _SCORES_ELSEWHERE) // tokens)
 
 
 def _relative(key: Key, lengths: Sequence[int]) -> Key:
@@ -102,12 +120,15 @@ def _relative(key: Key, lengths: Sequence[int]) -> Key:
     return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
 
 
-def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor) -> Weights:
-    """Weights by exponentials of relative scores, in place: two to three times as fast as a softmax."""
-    powers = (key @ rows.mT).exp_()
+def _exponentials(key: HeadKey, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
+    """Exponentials of relative scores, and one over their sum in each prompt: two to three times as fast as a softmax.
+
+    `scratch` is used again for every piece: fresh memory would cost a tenth more.
+    """
+    powers = torch.mm(key, rows.T, out=scratch[: len(key) * len(rows)].view(len(key), -1)).exp_()
     if len(members) == 1:
-        return powers.mul_(powers.sum(1, keepdim=True).reciprocal_())
-    return powers.mul_((members @ powers).reciprocal_().index_select(1, owner))
+        return powers, powers.sum(0, keepdim=True).reciprocal_()
+    return powers, (members @ powers).reciprocal_().index_select(0, owner)
 
 
 def _complete(totals: Tensor, count: int) -> bool:
@@ -119,6 +140,7 @@ def _complete(totals: Tensor, count: int) -> bool:
     return bool(((totals - count).abs() < 0.5).all())
 
 
-def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> Weights:
+def _softmax(key: HeadKey, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
     """The ordinary softmax of each prompt, for any scores and for gradients."""
-    return torch.cat([torch.softmax(part, 1) for part in (key @ rows.mT).split(list(lengths), dim=1)], dim=1)
+    parts = (key @ rows.T).split(list(lengths), dim=0)
+    return torch.cat([torch.softmax(part, 0) for part in parts]), rows.new_ones(1, 1)

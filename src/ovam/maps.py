@@ -1,5 +1,6 @@
 """From a trace and any words to attention maps: keys, weights, and one flat mean over steps, blocks and heads."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
@@ -271,18 +272,19 @@ class Accumulator:
     def result(self, calls: Sequence[Call]) -> TokenMaps:
         """The mean, at the finest grid, axes (block or head, step, token, height, width) where kept."""
         keep_step = "step" in self.keep
-        rows = [
+        rows = (
             _resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
             for block, parts in self.sums.items()
-        ]
+        )
         steps = 1 if keep_step else len(calls)
         if "head" in self.keep:
-            maps = torch.cat(rows) / steps
+            maps = torch.cat(list(rows)) / steps
         elif "block" in self.keep:
             counts = [self.heads[block] * steps for block in self.sums]
             maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
         else:
-            maps = torch.stack(rows).sum(0)[0] / (sum(self.heads.values()) * steps)
+            total = functools.reduce(torch.add, rows)  # one after the other: they are large
+            maps = total[0] / (sum(self.heads.values()) * steps)
         return maps if keep_step else maps.squeeze(-4)
 
     def labels(self, calls: Sequence[Call]) -> dict[Axis, tuple[object, ...]]:
