@@ -21,7 +21,16 @@ from diffusers import (
 
 import ovam
 import tiny
-from ovam.errors import CaptureTooLargeError, MissingBlockError, NestedCaptureError, NothingCapturedError
+from ovam.backbones.registry import backbone_of
+from ovam.errors import (
+    CaptureTooLargeError,
+    MissingBlockError,
+    NestedCaptureError,
+    NoTextEncoderError,
+    NothingCapturedError,
+    SpaceMismatchError,
+    UnsupportedPipelineError,
+)
 
 SIZE = {"height": 32, "width": 32}
 GIB = 2**30
@@ -186,6 +195,8 @@ class TestSchedulers:
         (PNDMScheduler, {"skip_prk_steps": True}, 3, [0, 1, 1, 2]),
         (PNDMScheduler, {"skip_prk_steps": False}, 4, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]),
         (HeunDiscreteScheduler, {}, 3, [0, 1, 1, 2, 2]),
+        # its time steps are rounded, and the last ones are equal; their noise levels are not
+        (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, 60, list(range(60))),
     )
 
     @pytest.fixture
@@ -209,6 +220,13 @@ class TestSchedulers:
         sigmas = pipe.scheduler.sigmas.tolist()[:-1]  # the last is where the run ends
         # measured: 2e-8 relative, the scheduler's own rounding
         assert [call.sigma for call in trace.calls] == pytest.approx(sigmas, rel=1e-5)
+
+    def test_a_step_is_a_noise_level_also_where_time_steps_are_rounded_to_the_same(self, pipe):
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+        (trace,) = traces_of(pipe, num_inference_steps=60, options={"steps": [58, 59]})
+        assert [call.step for call in trace.calls] == [58, 59]
+        assert trace.calls[0].timestep == trace.calls[1].timestep
+        assert [call.sigma for call in trace.calls] == pipe.scheduler.sigmas[58:60].tolist()
 
     def test_pure_noise_has_no_sigma(self):
         """Betas scaled to a signal of zero, as newer models of the SD 2 family have them."""
@@ -369,6 +387,15 @@ class TestLimit:
         (trace,) = traces
         assert trace.nbytes == one.nbytes
 
+    def test_limit_is_on_all_runs_of_a_capture_together(self, sd1):
+        (one,) = traces_of(sd1)
+        with ovam.capture(sd1, dtype=torch.float32, limit_gib=2 * one.nbytes / GIB) as traces:
+            generate(sd1)
+            generate(sd1)
+            with pytest.raises(CaptureTooLargeError, match="with the runs before"):
+                generate(sd1)
+        assert len(traces) == 2
+
     def test_limit_holds_where_the_calls_are_not_known_beforehand(self, sd1):
         """A call takes 6 kB, and as much again is reserved whenever the memory gets short."""
         with ovam.capture(sd1, limit_gib=0.0001) as traces, pytest.raises(CaptureTooLargeError, match="over the limit"):
@@ -442,6 +469,134 @@ class TestOwnLoop:
             self.loop(sd1, "a dog")
             (picture,) = sd1.image_processor.postprocess(torch.zeros(1, 3, 32, 32))
             assert traces[0].image.tobytes() == picture.tobytes()
+
+    @staticmethod
+    def decoded(pipe, *values):
+        return [pipe.image_processor.postprocess(torch.full((1, 3, 16, 16), value))[0] for value in values]
+
+    def test_pictures_that_the_loop_decodes_one_by_one(self, sd1):
+        with ovam.capture(sd1) as traces:
+            sd1.scheduler.set_timesteps(2)
+            denoise(sd1, torch.randn(2, 4, 8, 8, generator=seeded()), sd1.scheduler.timesteps)
+            pictures = self.decoded(sd1, -0.5, 0.5)
+        assert [trace.image.tobytes() for trace in traces] == [picture.tobytes() for picture in pictures]
+
+    def test_a_preview_after_each_call_is_not_the_end(self, sd1):
+        with ovam.capture(sd1) as traces:
+            sd1.scheduler.set_timesteps(3)
+            latent = torch.randn(1, 4, 8, 8, generator=seeded())
+            for i, timestep in enumerate(sd1.scheduler.timesteps):
+                denoise(sd1, latent, [timestep])
+                (last,) = self.decoded(sd1, i / 4)
+        (trace,) = traces
+        assert len(trace.calls) == 3
+        assert trace.image.tobytes() == last.tobytes()
+
+    def test_a_loop_that_is_run_again_is_another_run(self, sd1):
+        """Without a prompt to tell them apart: the noise rises again, and a picture was decoded before."""
+        with ovam.capture(sd1) as traces:
+            for _ in range(2):
+                denoise(sd1, torch.randn(1, 4, 8, 8, generator=seeded()), [torch.tensor(t) for t in (900, 500, 100)])
+                self.decoded(sd1, 0.0)
+        assert [len(trace.calls) for trace in traces] == [3, 3]
+
+    def test_a_call_that_breaks_off_and_is_made_again_leaves_nothing_behind(self, sd1):
+        """What the broken call left out of its blocks must never be read as queries."""
+        latent = torch.randn(1, 4, 8, 8, generator=seeded())
+        late = sd1.unet.up_blocks[1]
+        with ovam.capture(sd1, dtype=torch.float32) as traces, recorded(sd1) as seen:
+            denoise(sd1, latent, [torch.tensor(900)])
+            handle = late.register_forward_pre_hook(_break_off)
+            with pytest.raises(BrokenOffError):
+                denoise(sd1, latent, [torch.tensor(500)])
+            handle.remove()
+            for calls in seen.values():
+                calls.clear()
+            denoise(sd1, latent, [torch.tensor(900), torch.tensor(500)])
+        (trace,) = traces
+        assert [call.timestep for call in trace.calls] == [900, 500]
+        assert_holds(trace, seen, 0)
+
+
+def _break_off(module, args):
+    raise BrokenOffError
+
+
+class TestSilentBlocks:
+    def test_a_block_that_is_skipped_is_no_queries_of_chance(self, sd1):
+        """As caches of whole blocks do: the entry of the skipped call would be whatever the memory held."""
+        pipe = tiny.sd1()
+        block, calls = pipe.unet.down_blocks[0], []
+        forward = block.forward
+
+        def cached(*args, **kwargs):
+            if not calls:
+                calls.append(forward(*args, **kwargs))
+            return calls[0]
+
+        block.forward = cached
+        for watching in (ovam.capture(pipe), ovam.stream(pipe, ["cat"])):
+            calls.clear()
+            with watching, pytest.raises(NothingCapturedError, match=r"in denoiser call 1, 'down_blocks\.0"):
+                generate(pipe, "a cat")
+        del block.forward
+        assert len(traces_of(pipe)) == 1
+
+    @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+    def test_a_compiled_wrapper_is_refused_by_name(self):
+        pipe = tiny.sd1()
+        pipe.unet = torch.compile(pipe.unet)
+        with pytest.raises(UnsupportedPipelineError, match=r"wrapped by torch\.compile.*_orig_mod"), ovam.capture(pipe):
+            pass
+
+
+class TestAdapters:
+    def test_keys_are_made_as_the_layer_itself_makes_them(self):
+        """An adapter's layer, as peft wraps it, has the plain layer's weight and adds to its output."""
+
+        class Adapted(torch.nn.Module):
+            def __init__(self, base):
+                super().__init__()
+                self.base_layer, self.in_features = base, base.in_features
+                self.down = torch.nn.Parameter(torch.randn(2, base.in_features, generator=seeded(1)))
+                self.up = torch.nn.Parameter(torch.randn(base.out_features, 2, generator=seeded(2)))
+
+            @property
+            def weight(self):
+                return self.base_layer.weight
+
+            def forward(self, x):
+                return self.base_layer(x) + x @ self.down.T @ self.up.T
+
+        pipe = tiny.sd1()
+        name = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+        module = pipe.unet.get_submodule(name)
+        module.to_k = Adapted(module.to_k)
+        text = backbone_of(pipe).text_side((name,))
+        vectors = torch.randn(5, module.to_k.in_features, generator=seeded(3))
+        expected = module.to_k(vectors).unflatten(-1, (module.heads, -1)).transpose(0, 1)
+        found = text.keys(vectors, name, 0)
+        assert torch.allclose(found, expected, atol=1e-5)  # measured: 2e-6 on keys of about 10
+
+
+class TestTextEncoder:
+    def test_a_pipeline_without_one_is_refused_at_once(self):
+        pipe = tiny.sd1()
+        pipe.text_encoder = None
+        with pytest.raises(NoTextEncoderError, match="no text encoder or no tokenizer"), ovam.capture(pipe):
+            pipe(prompt_embeds=torch.zeros(1, 77, 32), num_inference_steps=1, guidance_scale=1.0)
+
+    def test_one_that_was_changed_since_answers_no_more(self, tmp_path):
+        """Its words would be read with other weights than the run's, and saved under the old ones' name."""
+        pipe = tiny.sd1()
+        (trace,) = traces_of(pipe)
+        before = trace.text.space
+        with torch.no_grad():
+            pipe.text_encoder.get_input_embeddings().weight.add_(0.1)
+        with pytest.raises(SpaceMismatchError, match="the text encoder was changed since the run"):
+            trace.maps("a cat")
+        trace.save(tmp_path / "run.safetensors")
+        assert ovam.Trace.load(tmp_path / "run.safetensors").text.space == before
 
 
 class BrokenOffError(Exception):

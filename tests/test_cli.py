@@ -274,6 +274,18 @@ def test_the_default_folder_lies_beside_the_trace_and_spares_what_generate_wrote
     assert (tmp_path / "run" / "result.json").read_bytes() == before
 
 
+def test_a_trace_that_has_no_picture_is_answered_too(model, tmp_path):
+    pipe = ovam.load(model)
+    with ovam.capture(pipe) as traces:
+        pipe(PROMPT, num_inference_steps=2, height=32, width=32, output_type="latent")
+    traces[0].save(tmp_path / "latent.safetensors")
+    for command in ("maps", "segment"):
+        done = call(command, tmp_path / "latent.safetensors", "--words", "cat", "--model", model)
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "latent-maps" / "sheet.png").is_file()
+    assert (tmp_path / "latent-segment" / "labels_overlay.png").is_file()
+
+
 def test_segment_of_a_trace_runs_no_unet(made, model, tmp_path, no_unet):
     arguments = ("--against", "sky, tree", "--threshold", "0.6", "--model", model, "--output-dir", tmp_path)
     succeed("segment", made[0] / "run.safetensors", "--words", "cat, dog", *arguments)
@@ -504,6 +516,7 @@ def test_debug_lets_the_error_through(arguments):
         ("generate", "a cat", "--words", "cat", "--num-images", "0"),
         ("generate", "a cat", "--words", "cat", "--dtype", "int8"),
         ("maps", "x.safetensors", "--words", "cat", "--steps", "some"),
+        ("maps", "x.safetensors", "--words", "cat", "--steps", "5-2"),
         ("info", "x.safetensors", "--model", "mini"),
         ("unknown",),
         ("mini", "export"),

@@ -112,9 +112,16 @@ class TestWords:
     def test_repeated(self, trace):
         maps = trace.maps("a dog and a hot dog")
         assert_refuses(errors.AmbiguousWordError, ["'dog'", "2 times", "maps[1] or maps[5]"], lambda: maps["dog"])
+        listed = trace.maps(["cat", "dog"])  # each with a start token of its own, whose sum would mean nothing
+        assert_refuses(errors.AmbiguousWordError, ["'<start>'", "2 attribution prompts"], lambda: listed["<start>"])
         assert maps["hot"].shape == maps[1].shape
         assert_refuses(errors.OptionError, ["'dog'", "twice"], lambda: trace.segment(["dog", "dog"]))
         assert_refuses(errors.OptionError, ["'dog'", "twice"], lambda: trace.segment(["dog"], against=["dog"]))
+
+    def test_vectors_can_not_be_padded(self, trace):
+        parts = ["softmax_over='padded'", "embed(text, padded=True)"]
+        for given in (trace.text.embed("a cat"), trace.text.embed("a cat").vectors):
+            assert_refuses(errors.OptionError, parts, lambda given=given: trace.maps(given, softmax_over="padded"))
 
     def test_over_the_encoders_length(self, sd1, trace):
         """75 words fill the encoder; what the 76th and 77th would lose is told word for word."""
@@ -288,7 +295,7 @@ class TestOptions:
         assert_refuses(errors.OptionError, parts, lambda: trace.segment(["dog"], threshold=threshold))
 
     def test_storage_type(self, sd1):
-        parts = ["dtype=torch.int8", "floating-point"]
+        parts = ["dtype=torch.int8", "expected torch.float16"]
         assert_refuses(errors.OptionError, parts, lambda: ovam.capture(sd1, dtype=torch.int8).__enter__())
 
     def test_block_and_head_apart(self, trace):

@@ -77,24 +77,28 @@ def capture(
             by default all cross-attention blocks but the coarse middle one.
         steps: Step numbers to keep; by default all. A step of Heun or PNDM has several denoiser calls.
         guidance: Which half of the batch under guidance. Without guidance only "cond" is there.
-        dtype: Storage type of the queries.
+        dtype: Storage type of the queries: float16, bfloat16 or float32.
         device: Where they are stored.
-        limit_gib: Most GiB that one run may keep; by default 80 % of the device's free memory.
+        limit_gib: Most GiB that the capture may keep in all; by default 80 % of the device's free memory.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
 
     Raises:
         UnsupportedPipelineError: no backbone reads `pipe`.
+        NoTextEncoderError: `pipe` has no text encoder.
+        OptionError: an option has a value it can't take.
         NestedCaptureError: `pipe` is being captured already.
         MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
-        CaptureTooLargeError: the run would keep more than the limit (at the first denoiser call).
+        CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
+        NothingCapturedError: unconditional queries were asked of a run without guidance, or a chosen block did not
+            run (at the denoiser call where that shows).
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
     choice = choice_of(blocks, steps, guidance)
-    if not dtype.is_floating_point:
-        raise OptionError(f"dtype={dtype}: expected a floating-point type, such as torch.float16")
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise OptionError(f"dtype={dtype}: expected torch.float16, torch.bfloat16 or torch.float32")
     traces: list[Trace] = []
     limit = byte_limit(torch.device(device), limit_gib)
     recorder = QueryRecorder(backbone, traces, dtype=dtype, device=torch.device(device), limit=limit)
@@ -114,7 +118,7 @@ def stream(
 ) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
 
-    Equal to the maps of a float32 capture, up to the order of additions.
+    Equal to the maps of a float32 capture within 1e-6, the order of additions.
 
     Args:
         pipe: A pipeline of a supported family.

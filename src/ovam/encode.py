@@ -124,7 +124,7 @@ def _opened(path: Path) -> Image.Image:
             return opened
     except FileNotFoundError as error:
         raise ImageInputError(f"image {path} is not there: expected the name of an image file") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageInputError(f"image {path} can't be read ({error}): expected a PNG, JPEG or WebP file") from error
 
 

@@ -71,7 +71,8 @@ class AttentionMaps:
 
         Raises:
             UnknownWordError: the word is not in the attribution prompt.
-            AmbiguousWordError: the text stands there more than once; use the position.
+            AmbiguousWordError: the text stands there more than once; use the position. Or a special token was asked
+                of a list, whose entries have one each.
         """
         return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
 
@@ -89,6 +90,11 @@ class AttentionMaps:
         if places:
             return self.spans[places[0]].tokens
         special = [i for i, token in enumerate(self.tokens) if token == word and token.startswith("<")]
+        if special and self.tokens.count("<start>") > 1:
+            raise AmbiguousWordError(
+                f"{word!r} stands in each of the {self.tokens.count('<start>')} attribution prompts of this list: "
+                "ask one of them alone, as a text, for its special tokens"
+            )
         if not special:
             raise UnknownWordError(
                 f"word {word!r} is not in these maps: they have {', '.join(map(repr, self.words))}; "
@@ -142,6 +148,9 @@ def attention_maps(
         EmptyWordsError: there is no word.
         NothingCapturedError: the trace holds no queries, or not of this half.
         MissingBlockError, MissingStepError: a block or step is not there.
+        OptionError: an option has a value it can't take, or vectors were to be padded.
+        PromptTooLongError: the text encoder does not read the whole text.
+        NoTextEncoderError: the trace came from a file without a text encoder, and words are text.
         SpaceMismatchError: vectors are of another space or width.
         NotFiniteError: the queries hold NaN or infinity.
     """
@@ -199,9 +208,15 @@ def embed_words(text: TextSide, words: Words, *, padded: bool = False) -> list[T
     Raises:
         EmptyWordsError: there is no word.
         SpaceMismatchError: vectors are of another space or width.
+        OptionError: vectors were asked to be padded.
     """
     if isinstance(words, str):
         return [text.embed(words, padded=padded)]
+    if padded and isinstance(words, TokenEmbedding | Tensor):
+        raise OptionError(
+            "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
+            "trace.text.embed(text, padded=True) and leave the option away"
+        )
     if isinstance(words, TokenEmbedding):
         _check_space(words.space == text.space, str(words.space), text)
         return [words]

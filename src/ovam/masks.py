@@ -3,18 +3,17 @@
 First form. The order is fixed: aggregate, (refine, later), calibrate, presence, compete, mask.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovam.errors import OptionError
-from ovam.maps import attention_maps
+from ovam.maps import SoftmaxOver, attention_maps
 from ovam.prompt import listed
 from ovam.shapes import LabelMap, Map, Mask
-from ovam.trace import Trace
+from ovam.trace import BlockChoice, Half, Trace
 
 THRESHOLD = 0.5
 _PRESENCE_SHARE = 0.02
@@ -29,8 +28,9 @@ class Segmentation:
         labels: 0 is background, i + 1 the i-th word.
         words: The words, in the order they were asked.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How sure it is that a word is in the image at all, from its map before calibration, in
-            [0, 1]; comparable between images and words of one model, with no threshold of its own.
+        presence: How strongly the image attends to a word at all, from its map before calibration, in [0, 1].
+            Comparable for one word between images of one model, with no threshold of its own; words of more tokens
+            start from a higher level.
         threshold: Score of the background.
     """
 
@@ -67,7 +67,10 @@ def segment(
     *,
     against: Sequence[str] = (),
     threshold: float = THRESHOLD,
-    **options: Any,
+    half: Half | None = None,
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    softmax_over: SoftmaxOver = "prompt",
 ) -> Segmentation:
     """Label every pixel of the image with one of the words or as background.
 
@@ -76,14 +79,18 @@ def segment(
         words: Words or phrases; each is an attribution prompt of its own.
         against: Words that compete as well and are then dropped: what they win becomes background.
         threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
-        options: `half`, `blocks`, `steps` and `softmax_over`, as in `attention_maps`.
+        half: As in `attention_maps`.
+        blocks: As in `attention_maps`.
+        steps: As in `attention_maps`.
+        softmax_over: As in `attention_maps`.
 
     Raises:
         EmptyWordsError: no words.
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
+        The errors of `attention_maps`.
     """
     asked, rivals = check_words(words, against, threshold)
-    maps = attention_maps(trace, [*asked, *rivals], **options)
+    maps = attention_maps(trace, [*asked, *rivals], half=half, blocks=blocks, steps=steps, softmax_over=softmax_over)
     raw = maps.stacked()
     scores = torch.stack([calibrated(word_map) for word_map in maps.resized().stacked()])
     best, winner = scores.max(dim=0)

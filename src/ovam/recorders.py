@@ -45,7 +45,7 @@ class QueryRecorder:
             f"of guidance in {str(self.dtype).removeprefix('torch.')}: {total / _GIB:.3f} GiB on {self.device}"
         )
         log.info("capture keeps %s", summary)
-        self._check_limit(total, summary)
+        self._check_limit(total + sum(trace.nbytes for trace in self.traces), summary)
         self.plan = plan
         self.text = self.backbone.text_side(tuple(plan.blocks))
         self.buffers = {
@@ -58,7 +58,8 @@ class QueryRecorder:
     def _check_limit(self, total: int, summary: str) -> None:
         if total > self.limit:
             raise CaptureTooLargeError(
-                f"capture would keep {summary}, over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
+                f"capture would keep {summary}, {total / _GIB:.3f} GiB with the runs before, "
+                f"over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
                 "(blocks=[16, 32]) or steps (steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
             )
 
@@ -68,7 +69,8 @@ class QueryRecorder:
             check_finite(block, query)
         buffer = self.buffers[image, block, half]
         if entry == buffer.shape[1]:  # more calls than the scheduler's time steps tell
-            self._check_limit(sum(b.nbytes for b in self.buffers.values()) + buffer.nbytes, "twice the calls announced")
+            held = sum(b.nbytes for b in self.buffers.values()) + sum(trace.nbytes for trace in self.traces)
+            self._check_limit(held + buffer.nbytes, "twice the calls announced")
             buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=1)
             self.buffers[image, block, half] = buffer
         buffer[:, entry].copy_(query)
@@ -78,7 +80,7 @@ class QueryRecorder:
         assert self.plan is not None
         assert self.text is not None
         kept = len(run.kept)
-        for image, picture in enumerate(pictures):
+        for image in range(self.plan.images):
             blocks = {
                 name: BlockTrace(
                     name,
@@ -88,8 +90,8 @@ class QueryRecorder:
                 )
                 for name, spec in self.plan.blocks.items()
             }
-            source = source_of(self.backbone.pipe, run, image)
-            self.traces.append(Trace(blocks, tuple(run.kept), self.text, source, size, picture))
+            source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
+            self.traces.append(Trace(blocks, tuple(run.kept), self.text, source, size, picture[0] if picture else None))
         self.buffers = {}
 
 
@@ -128,6 +130,8 @@ class MapRecorder:
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """One set of maps an image."""
+        if not run.kept:
+            return
         tokens, spans = merge_prompts(self.prompts)
         results = [sums.result(run.kept) for sums in self.sums]
         if not all(bool(torch.isfinite(maps).all()) for maps in results):

@@ -29,6 +29,10 @@ class Plan:
     calls: int
 
 
+Level = tuple[float, float | None]
+"""A time step and the scheduler's sigma, if it has one: rounded time steps of two noise levels may be equal."""
+
+
 @dataclass
 class Run:
     """One run of the pipeline, from its prompt to its pictures."""
@@ -39,6 +43,9 @@ class Run:
     calls: list[Call] = field(default_factory=list)  # all of them
     kept: list[Call] = field(default_factory=list)
     halves_seen: set[Half] = field(default_factory=set)  # of the current call
+    levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
+    last_level: Level | None = None
+    reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
     evaluation: Evaluation | None = None
     keeping: bool = False  # whether the current call's step is to be kept
     latent: Grid = (0, 0)
@@ -47,6 +54,11 @@ class Run:
     by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
     pictures: Sequence[bytes | None] | None = None
     size: tuple[int, int] = (0, 0)
+
+    def level(self, call: int, timestep: float) -> Level:
+        """Noise level of a call: as planned, or where the loop goes its own way, by its time step alone."""
+        planned = call < len(self.levels) and self.levels[call][0] == timestep
+        return self.levels[call] if planned else (timestep, None)
 
 
 @runtime_checkable

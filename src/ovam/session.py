@@ -14,7 +14,7 @@ from torch import nn
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
-from ovam.run import Choice, Plan, Recorder, Run
+from ovam.run import Choice, Level, Plan, Recorder, Run
 from ovam.trace import Call, Half, choose_blocks
 from ovam.wrapping import wrapped
 
@@ -84,19 +84,28 @@ class Session:
         given = arguments.get("generator")
         if arguments.get("latents") is not None or given is None:
             return
+        drawn = result[0] if isinstance(result, tuple) else result  # some families return positions beside the latents
         if isinstance(given, list):
-            self.run.seeds = tuple(_seed(generator, result[:1]) for generator in given)
+            self.run.seeds = tuple(_seed(generator, drawn[:1]) for generator in given)
         else:
-            self.run.seeds = (_seed(given, result),) * len(result)
+            self.run.seeds = (_seed(given, drawn),) * len(drawn)
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
         if not self.run.calls:
             return
+        """Pictures were decoded: a run's last, or a preview, which the next denoiser call shows.
+
+        A loop of the user's own may decode its pictures one by one.
+        """
         run, latent_only = self.run, arguments.get("output_type") == "latent"
         pictures = [] if latent_only else pictures_of(result)
-        run.pictures = [png(picture) for picture in pictures] or self._no_pictures()
+        before = list(run.pictures or ())
+        if run.by_pipeline or run.plan is None or len(before) >= run.plan.images:
+            before = []
+        run.pictures = [*before, *(png(picture) for picture in pictures)] or self._no_pictures()
         run.size = (pictures[0].height, pictures[0].width) if pictures else self._size()
-        if not run.by_pipeline:
+        every = run.plan is not None and len(run.pictures) >= run.plan.images
+        if not run.by_pipeline and every and len(run.calls) >= len(run.levels):
             self._close()
 
     def _size(self) -> tuple[int, int]:
@@ -107,25 +116,51 @@ class Session:
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         evaluation = self.backbone.evaluation(arguments, self.run.request)
+        self._tell_loops_apart(evaluation)
         run, last = self.run, self.run.calls[-1] if self.run.calls else None
         if last is None:
             self._begin(evaluation)
-        run.evaluation, run.evaluating, run.pictures = evaluation, True, None
+        run.evaluation, run.evaluating, run.pictures, run.reported = evaluation, True, None, set()
         if last is not None and last.timestep == evaluation.timestep and not run.halves_seen & set(evaluation.halves):
             run.halves_seen |= set(evaluation.halves)  # the other half of the same call, as FLUX makes it
             return
         run.halves_seen = set(evaluation.halves)
-        same_step = last is not None and last.timestep == evaluation.timestep
-        step = 0 if last is None else last.step + (0 if same_step else 1)
-        sigma = _sigma(self.backbone.pipe.scheduler, evaluation.timestep)
+        level = run.level(len(run.calls), evaluation.timestep)
+        step = 0 if last is None else last.step + (level != run.last_level)
+        run.last_level = level
+        sigma = _sigma(self.backbone.pipe.scheduler, evaluation.timestep) if level[1] is None else level[1]
         call = Call(len(run.calls), step, evaluation.timestep, sigma)
         run.calls.append(call)
         run.keeping = self.choice.steps is None or step in self.choice.steps
         if run.keeping:
             run.kept.append(call)
 
+    def _tell_loops_apart(self, evaluation: Evaluation) -> None:
+        """In loops of the user's own: a call that broke off begins anew, and noise that rises again is a new run."""
+        run = self.run
+        if run.by_pipeline or not run.calls:
+            return
+        if run.evaluating:
+            self._drop()
+            self.run.request = run.request
+        elif run.pictures is not None and evaluation.timestep > run.calls[-1].timestep:
+            self._close()
+            self.run.request = run.request
+
     def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.run.evaluating = False
+        run = self.run
+        run.evaluating = False
+        if run.plan is not None and run.keeping:
+            self._check_reported(run.plan)
+
+    def _check_reported(self, plan: Plan) -> None:
+        silent = [name for name in plan.blocks if name not in self.run.reported]
+        if silent:
+            raise NothingCapturedError(
+                f"{len(silent)} of the {len(plan.blocks)} chosen blocks did not run in denoiser call "
+                f"{len(self.run.calls) - 1}, {silent[0]!r} is one: expected all of them in every call; take off what "
+                "skips or replaces blocks (caching, compiled blocks), or choose other blocks"
+            )
 
     def _begin(self, evaluation: Evaluation) -> None:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
@@ -145,7 +180,7 @@ class Session:
             calls=self._expected_calls(evaluation),
         )
         self.recorder.begin(plan)
-        run.plan = plan
+        run.plan, run.levels = plan, self._levels(evaluation.timestep)
         for handle in self.backbone.watch(names, self._on_block):
             self._watchers.callback(handle.remove)
 
@@ -172,10 +207,7 @@ class Session:
         """
         if self.run.planned_calls is not None:
             return self.run.planned_calls
-        timesteps = [float(t) for t in getattr(self.backbone.pipe.scheduler, "timesteps", ())]
-        if evaluation.timestep not in timesteps:
-            return 1
-        ahead = timesteps[timesteps.index(evaluation.timestep) :]
+        ahead = self._levels(evaluation.timestep) or [(evaluation.timestep, None)]
         steps, step = [0], 0
         for before, after in itertools.pairwise(ahead):
             step += before != after
@@ -190,8 +222,20 @@ class Session:
             )
         return sum(step in self.choice.steps for step in steps)
 
+    def _levels(self, timestep: float) -> list[Level]:
+        """Noise levels of the calls that lie ahead, as far as the scheduler tells."""
+        scheduler = self.backbone.pipe.scheduler
+        timesteps = [float(t) for t in getattr(scheduler, "timesteps", ())]
+        if timestep not in timesteps:
+            return []
+        sigmas = getattr(scheduler, "sigmas", None)
+        told = [float(s) for s in sigmas] if sigmas is not None and len(sigmas) >= len(timesteps) else None
+        first = timesteps.index(timestep)
+        return [(t, told[i] if told else None) for i, t in enumerate(timesteps)][first:]
+
     def _on_block(self, name: str, observation: Observation) -> None:
         run = self.run
+        run.reported.add(name)
         if not run.keeping or run.plan is None or run.evaluation is None:
             return
         for half, positions in run.evaluation.halves.items():

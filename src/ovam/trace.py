@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import torch
 from PIL import Image
 
-from ovam.errors import MissingBlockError, MissingStepError, NothingCapturedError
+from ovam.errors import ImageInputError, MissingBlockError, MissingStepError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
 from ovam.shapes import Embedding, Key, Query
 
@@ -161,13 +161,17 @@ class Trace:
 
         Raises:
             NothingCapturedError: the run ended with latents and no picture was decoded.
+            ImageInputError: the picture in the trace's file is damaged.
         """
         if self.image_png is None:
             raise NothingCapturedError(
                 "this trace has no picture: the pipeline was run with output_type='latent'; "
                 "run it with 'pil', 'np' or 'pt' to keep one"
             )
-        return Image.open(BytesIO(self.image_png)).convert("RGB")
+        try:
+            return Image.open(BytesIO(self.image_png)).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ImageInputError(f"the trace's picture is damaged ({error}): expected a PNG of {self.size}") from error
 
     @property
     def halves(self) -> tuple[Half, ...]:

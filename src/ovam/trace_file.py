@@ -1,6 +1,7 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ovam.backbones.clip_text import ClipText, StaticText, fingerprint
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
-from ovam.models import text_of
+from ovam.models import load, text_of
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
 FORMAT, FORMAT_VERSION = "ovam-trace", 1
@@ -32,7 +33,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         TraceFileError: the folder is not there.
     """
     text = trace.text
-    projections = text.projections if isinstance(text, StaticText) else {}
+    held = text.projections if isinstance(text, StaticText) else {}
+    projections = {name: held[name] for name in trace.blocks if name in held}  # those of a selection, where it is one
     inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
     header = {
         "format": FORMAT,
@@ -45,9 +47,11 @@ def save_trace(trace: Trace, path: str | Path) -> None:
             for block in trace.blocks.values()
         ],
         "halves": list(trace.halves),
+        "dtype": _name(next(iter(next(iter(trace.blocks.values())).query.values())).dtype) if trace.halves else None,
         "text": {
             "kind": text.kind,
             "space": asdict(text.space),
+            "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
             "projections": "inside" if inside else "by reference",
             "projections_hash": fingerprint(projections),
         },
@@ -61,6 +65,10 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
     # one metadata entry only: safetensors writes several in an order that changes from run to run
     _write(tensors, {"ovam": json.dumps(header, sort_keys=True)}, Path(path))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _write(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
@@ -80,16 +88,19 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
     Args:
         path: A file that `save_trace` wrote.
         text: What reads late words: a pipeline, the folder of one, or a model name such as "mini". None
-            leaves the trace with embeddings only. The file itself never makes anything be downloaded.
+            leaves the trace with embeddings only. Of a folder the text encoder alone is read, unless the file
+            refers to the model's key projections. The file itself never makes anything be downloaded.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
+        NoTextEncoderError: the file refers to the key projections of its model, and `text` is None.
+        ModelNotFoundError: `text` names no model.
         SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
     """
     header, tensors = _read(Path(path))
     try:
-        side = _text_side(header, tensors, text, Path(path))
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
+        side = _text_side(header, tensors, text, Path(path))
         image = tensors.get("image.png")
         return Trace(
             blocks=blocks,
@@ -101,7 +112,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
         )
     except OvamError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise TraceFileError(
             f"{path} says it is a trace of format {FORMAT_VERSION} but its header or tensors are incomplete "
             f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
@@ -115,7 +126,7 @@ def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping
     for half, tensor in query.items():
         if tensor.ndim != 4 or tensor.shape[:3] != expected:
             raise ValueError(f"query/{half}/{name} is {tuple(tensor.shape)}, the header tells {expected} and a size")
-    return BlockTrace(name, (height, width), entry["scale"], query)
+    return BlockTrace(name, (height, width), float(entry["scale"]), query)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def _checked_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata.get("ovam", "null"))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or nested and numbered beyond what is read
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise TraceFileError(
@@ -171,38 +182,55 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
     about = header["text"]
     space, clip = Space(**about["space"]), None
-    names = [entry["name"] for entry in header["blocks"]]
-    heads = {entry["name"]: entry["heads"] for entry in header["blocks"]}
+    if space.layer != "last" and not re.fullmatch(r"skip-\d{1,2}", space.layer):
+        raise ValueError(f"layer {space.layer!r} of the text encoder")
+    heads = {entry["name"]: int(entry["heads"]) for entry in header["blocks"]}
+    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
     inside = about["projections"] == "inside"
-    projections = {name: tensors[f"projection/{name}"] for name in names} if inside else {}
+    if not inside and isinstance(text, str | Path):
+        text = load(text)  # named by the user, never by the file
     if text is not None:
         clip = text_of(text, space.layer)
-        _check_encoder(clip, space, path)
-    if not inside:
-        projections = _projections_of(text, names, about["projections_hash"], header["source"]["model"], path)
+        _check_encoder(clip, space, dtype, path)
+    if inside:
+        projections = {name: tensors[f"projection/{name}"] for name in heads}
+        _check_projections(projections, heads, space, about["projections_hash"])
+    else:
+        projections = _projections_of(text, list(heads), dtype, header, path)
     return StaticText(projections, heads, clip, space)
 
 
-def _check_encoder(clip: ClipText, space: Space, path: Path) -> None:
-    if clip.space != space:
+def _check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
+    for name, projection in projections.items():
+        if projection.ndim != 2 or projection.shape[0] % heads[name] or projection.shape[1] != space.width:
+            raise ValueError(f"projection/{name} is {tuple(projection.shape)} for {heads[name]} heads")
+    if fingerprint(projections) != told:
+        raise ValueError("the key projections are not those that were written")
+
+
+def _check_encoder(clip: ClipText, space: Space, dtype: torch.dtype, path: Path) -> None:
+    if not clip.is_copy_of(space, dtype):
         raise SpaceMismatchError(
             f"{path} was made with the text encoder {space}, the given one is {clip.space}: "
             "load the trace with the model it was made with"
         )
 
 
-def _projections_of(text: object, names: list[str], expected: str, model: str, path: Path) -> dict[str, Tensor]:
+def _projections_of(
+    pipe: object, names: list[str], dtype: torch.dtype, header: Mapping[str, Any], path: Path
+) -> dict[str, Tensor]:
     """Key projections from the model the trace was made with."""
     from ovam.backbones.registry import backbone_of
 
-    if text is None or isinstance(text, str | Path):
+    expected, model = header["text"]["projections_hash"], header["source"]["model"]
+    if pipe is None:
         raise NoTextEncoderError(
             f"{path} refers to the key projections of {model!r} instead of holding them, they are too large: "
-            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline"
+            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
         )
-    side = backbone_of(text).text_side(tuple(names))
+    side = backbone_of(pipe).text_side(tuple(names))
     projections = side.projections if isinstance(side, StaticText) else {}
-    found = fingerprint(projections)
+    found = fingerprint(projections, dtype)
     if found != expected:
         raise SpaceMismatchError(
             f"{path} was made with key projections {expected} of {model!r}, the given pipeline has {found}: "

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,14 +14,32 @@ from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
 from ovam.trace import Space, TokenEmbedding
 
+_hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of named weights, the same for float32 and float16 copies of one model: 16 hexadecimal digits."""
+
+def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> str:
+    """Hash of named weights, the same for float32 and float16 copies of one model: 16 hexadecimal digits.
+
+    Args:
+        tensors: The weights.
+        dtype: Type to round them to first; bfloat16 gives the hash of the model's bfloat16 copy.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+        rounded = tensors[name].detach().to(dtype) if dtype == torch.bfloat16 else tensors[name].detach()
+        digest.update(rounded.to("cpu", torch.float16).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _encoder_hash(encoder: Any) -> str:
+    """Hash of an encoder's weights as they stand; computed again only when they have changed."""
+    weights = dict(encoder.state_dict())
+    state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
+    kept = _hashes.get(encoder)
+    if kept is None or kept[0] != state:
+        _hashes[encoder] = kept = (state, fingerprint(weights))
+    return kept[1]
 
 
 class ClipText:
@@ -29,12 +48,23 @@ class ClipText:
     def __init__(self, tokenizer: Any, encoder: Any, clip_skip: int | None = None) -> None:
         self.tokenizer, self.encoder, self.clip_skip = tokenizer, encoder, clip_skip
 
-    @cached_property
+    @property
     def space(self) -> Space:
-        weights = dict(self.encoder.state_dict())
-        name = f"{type(self.encoder).__name__}:{fingerprint(weights)}"
+        name = f"{type(self.encoder).__name__}:{_encoder_hash(self.encoder)}"
         layer = "last" if self.clip_skip is None else f"skip-{self.clip_skip}"
         return Space(name, layer, self.encoder.config.hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the encoder's weights."""
+        return next(self.encoder.parameters()).dtype
+
+    def is_copy_of(self, space: Space, dtype: torch.dtype) -> bool:
+        """Whether the encoder, rounded to `dtype`, is the one that `space` names."""
+        if dtype != torch.bfloat16:
+            return self.space == space
+        name = f"{type(self.encoder).__name__}:{fingerprint(dict(self.encoder.state_dict()), dtype)}"
+        return replace(self.space, encoder=name) == space
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         """Hidden states of a text, float32, special tokens included.
@@ -98,27 +128,30 @@ class StaticText:
         clip: ClipText | None,
         space: Space | None = None,
     ) -> None:
-        self.projections, self.heads, self.clip, self._space = dict(projections), dict(heads), clip, space
-
-    @property
-    def space(self) -> Space:
-        if self._space is None:
-            assert self.clip is not None  # one of the two is always given
-            self._space = self.clip.space
-        return self._space
+        self.projections, self.heads, self.clip = dict(projections), dict(heads), clip
+        self._encoder = None if clip is None else clip.space  # now, while the weights are those of the run
+        found = space or self._encoder
+        assert found is not None  # one of the two is always given
+        self.space = found
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         """See `ClipText.embed`.
 
         Raises:
             NoTextEncoderError: the trace came from a file and no text encoder was given.
+            SpaceMismatchError: the text encoder's weights were changed since.
         """
         if self.clip is None:
             raise NoTextEncoderError(
                 f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
                 "Trace.load(path, text=pipe), with a model folder in place of pipe, or ask with embeddings"
             )
-        return self.clip.embed(text, as_phrase=as_phrase, padded=padded)
+        if self.clip.space != self._encoder:
+            raise SpaceMismatchError(
+                f"the text encoder was changed since the run, from {self._encoder} to {self.clip.space}: expected the "
+                "weights the run was made with; take adapters and training back, or run the pipeline again"
+            )
+        return replace(self.clip.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
     def keys(self, embedding: Embedding, block: str, call: int) -> Key:
         """`to_k` of the vectors, split into heads; float32, the same at every call."""

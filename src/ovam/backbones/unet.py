@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Report, Request
 from ovam.backbones.clip_text import ClipText, StaticText
-from ovam.errors import UnsupportedPipelineError
+from ovam.errors import NoTextEncoderError, UnsupportedPipelineError
 from ovam.trace import Grid
 
 
@@ -26,6 +26,11 @@ class UNetBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
+        if hasattr(self.pipe.unet, "_orig_mod"):
+            raise UnsupportedPipelineError(
+                f"{type(self.pipe).__name__}: its unet is wrapped by torch.compile, whose compiled code may leave out "
+                "the hooks of a capture: expected the plain module; put pipe.unet._orig_mod back for the capture"
+            )
         return self.pipe.unet
 
     def _modules(self) -> dict[str, Any]:
@@ -98,13 +103,29 @@ class UNetBackbone(Backbone):
 
     def text_side(self, names: Sequence[str]) -> StaticText:
         modules = self._modules()
-        projections = {name: modules[name].to_k.weight.detach().clone() for name in names}
+        projections = {name: _matrix(modules[name].to_k) for name in names}
         heads = {name: modules[name].heads for name in names}
         return StaticText(projections, heads, clip_text(self.pipe))
 
 
+@torch.no_grad()
+def _matrix(projection: Any) -> Tensor:
+    """The matrix (head * head_dim, width) of a linear layer, adapters included, as the layer itself applies it."""
+    if type(projection) is nn.Linear:
+        return projection.weight.detach().clone()
+    weight = projection.weight
+    unit = torch.eye(projection.in_features, device=weight.device, dtype=next(projection.parameters()).dtype)
+    matrix: Tensor = projection(unit).T.contiguous()
+    return matrix
+
+
 def clip_text(pipe: Any) -> ClipText:
     """The pipeline's own tokenizer and text encoder, with the CLIP layers that its last run skipped."""
+    if pipe.tokenizer is None or pipe.text_encoder is None:
+        raise NoTextEncoderError(
+            f"this {type(pipe).__name__} has no text encoder or no tokenizer, so that no word can be asked of its "
+            "runs: expected both to stay in it, also where prompt_embeds are passed; put them back before the capture"
+        )
     return ClipText(pipe.tokenizer, pipe.text_encoder, getattr(pipe, "_clip_skip", None))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ovam import pictures
 from ovam.commands.files import safe_names, write_bytes, write_picture
 from ovam.maps import AttentionMaps, attention_maps
@@ -16,18 +18,24 @@ TRACE_FILE = "run.safetensors"
 def write_maps(trace: Trace, maps: AttentionMaps, folder: Path) -> dict[str, Any]:
     """Write `maps/<word>.png`, each map over its image, and `sheet.png`, all of them in one picture.
 
+    A trace without a picture, of a run that ended with latents, has its maps drawn on black.
+
     Returns:
         `files`, and for each of the `words` its range, its presence and its file, names relative to `folder`.
     """
-    words = []
+    words, image = [], _picture(trace)
     for i, (word, name) in enumerate(zip(maps.words, safe_names(maps.words), strict=True)):
         file = f"maps/{name}.png"
-        write_picture(folder / file, pictures.overlay(trace.image, maps[i]))
+        write_picture(folder / file, pictures.overlay(image, maps[i]))
         low, high = float(maps[i].min()), float(maps[i].max())
         words.append({"word": word, "presence": presence(maps[i]), "range": [low, high], "map": file})
     caption = trace.source.prompt or "image"
-    write_picture(folder / "sheet.png", pictures.contact_sheet(trace.image, maps, caption=caption))
+    write_picture(folder / "sheet.png", pictures.contact_sheet(image, maps, caption=caption))
     return {"files": {"sheet": "sheet.png"}, "words": words}
+
+
+def _picture(trace: Trace) -> Image.Image:
+    return Image.new("RGB", trace.size[::-1]) if trace.image_png is None else trace.image
 
 
 def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[str, Any]:
@@ -44,7 +52,7 @@ def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[
         found = segmentation.presence[word]
         words.append({"word": word, "presence": found, "label": label, "share": share, "mask": file})
     write_picture(folder / "labels.png", pictures.palette_png(segmentation.labels))
-    write_picture(folder / "labels_overlay.png", pictures.label_map_picture(trace.image, segmentation))
+    write_picture(folder / "labels_overlay.png", pictures.label_map_picture(_picture(trace), segmentation))
     return {"files": {"labels": "labels.png", "labels_overlay": "labels_overlay.png"}, "words": words}
 
 

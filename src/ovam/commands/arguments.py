@@ -33,5 +33,10 @@ def steps_of(text: str | None) -> list[int] | None:
         if bounds is None:
             raise typer.BadParameter(f"{entry!r}: expected numbers such as 0,5,10-19", param_hint="--steps")
         first = int(bounds[1])
-        steps += range(first, int(bounds[2] or first) + 1)
+        last = int(bounds[2] or first)
+        if last < first:
+            raise typer.BadParameter(
+                f"{entry!r}: expected the lower number first, {last}-{first}", param_hint="--steps"
+            )
+        steps += range(first, last + 1)
     return steps

@@ -17,7 +17,7 @@ from ovam.encode import encode, read_image
 from ovam.errors import ModelNotFoundError
 from ovam.maps import AttentionMaps, attention_maps
 from ovam.masks import THRESHOLD, check_words, segment
-from ovam.models import MINI, load
+from ovam.models import MINI
 from ovam.prompt import Span, listed
 from ovam.trace import BlockChoice, Trace
 from ovam.trace_file import load_trace, read_header
@@ -34,7 +34,9 @@ def maps(
     steps: Iterable[int] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write the attention maps of words, asked of a saved trace; the denoiser is neither loaded nor run.
+    """Write the attention maps of words, asked of a saved trace, without running the denoiser.
+
+    Nor is it loaded, unless the file refers to its key projections or the model is given by an id.
 
     Args:
         trace_file: A file that `ovam.Trace.save` or `generate` wrote.
@@ -165,8 +167,7 @@ def open_trace(path: Path, model: str | Path | None, progress: Progress = no_pro
         ModelNotFoundError: no model was given, and the one it names is neither mini nor a folder.
         SpaceMismatchError: the trace was made with another model.
     """
-    header = read_header(path)
-    named, text = header.get("source"), header.get("text")
+    named = read_header(path).get("source")
     if model is None:
         model = str(named.get("model")) if isinstance(named, dict) else ""
         if model != MINI and not (model and Path(model).is_dir()):
@@ -175,8 +176,6 @@ def open_trace(path: Path, model: str | Path | None, progress: Progress = no_pro
                 "text encoder is, with model=... or --model on the command line, by folder or id"
             )
     progress("loading the text encoder", 0, 0)
-    if isinstance(text, dict) and text.get("projections") == "by reference":
-        return load_trace(path, load(model))
     return load_trace(path, model)
 
 

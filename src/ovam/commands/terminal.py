@@ -49,8 +49,8 @@ class Commands(TyperGroup):
 
 
 def in_one_line(error: Exception) -> str:
-    """Message of an error; one that was not foreseen comes with its class and where to learn more."""
-    message = " ".join(str(error).split())
+    """Message of an error, without what steers terminals; one that was not foreseen comes with its class."""
+    message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     if isinstance(error, OvamError):
         return message
     return f"{type(error).__name__}: {message or 'no message'} (--debug shows where it comes from)"
