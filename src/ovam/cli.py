@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 mini_app = typer.Typer(
-    help="Train the embedded model and put it together.", no_args_is_help=True, rich_markup_mode=None
+    help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(mini_app, name="mini")
 
@@ -242,6 +242,41 @@ def info(
             result = describe_trace(trace)
         else:
             result = installation() if model is None else describe_model(model)
+    _show(result, as_json)
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.")],
+    truth: Annotated[Path, typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.")],
+    names: Annotated[
+        Path | None, typer.Option(help="JSON file of numbers and names; by default Pascal VOC's 20 classes.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Name of the method, for a leaderboard.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare label maps with their truths: IoU, its means, outlines."""
+    with running() as progress:
+        from ovam.commands.evaluate import evaluate as run
+
+        result = run(predicted, truth, names=names, method=method, progress=progress)
+    _show(result, as_json)
+
+
+@mini_app.command()
+def scenes(
+    output_dir: Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of scenes.")] = 50,
+    start: Annotated[int, typer.Option(min=0, help="Number of the first scene.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
+    as_json: AsJson = False,
+) -> None:
+    """Write scenes of the rendered world, the benchmark, with exact maps, captions and slices."""
+    with running() as progress:
+        from ovam.commands.scenes import export_scenes as run
+
+        result = run(split, n, output_dir, start=start, size=size, progress=progress)
     _show(result, as_json)
 
 

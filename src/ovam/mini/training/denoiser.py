@@ -36,7 +36,7 @@ class Phase:
     batch: int
 
 
-PHASES = (Phase(64, 3000, 64), Phase(128, 3500, 32))
+PHASES = (Phase(64, 2000, 64), Phase(128, 8000, 32))
 
 
 def build_unet() -> UNet2DConditionModel:

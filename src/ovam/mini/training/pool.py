@@ -1,4 +1,4 @@
-"""Training scenes, rendered once: pictures as one array on disk, a few captions each."""
+"""Training scenes, rendered once: pictures and labels as arrays on disk, a few captions each."""
 
 import json
 from multiprocessing import get_context
@@ -9,50 +9,68 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ovam.mini.captions import caption
-from ovam.mini.world import render, seed_of
+from ovam.mini.scenes import render, seed_of
+from ovam.mini.scenes.captions import caption
 
 SIZE = 128
-CAPTIONS_A_SCENE = 4
+CAPTIONS_A_SCENE = 6
+_NAMED_DISTRACTORS = 2
 
 
-def _scene(index: int) -> tuple[np.ndarray, list[str]]:
-    scene = render(seed_of("train", index), size=SIZE)
-    names = [thing.name for thing in scene.objects]
-    others = [
-        caption(np.random.default_rng((scene.seed, k)), names, scene.ground, scene.backdrop)
-        for k in range(1, CAPTIONS_A_SCENE)
-    ]
-    return scene.image, [scene.caption, *others]
+def _scene(index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    scene = render(seed_of("train", index), split="train", size=SIZE)
+    rng = np.random.default_rng((scene.seed, 1))
+    seen = (rng, scene.objects, scene.ground, scene.backdrop)
+    captions = [scene.caption, *(caption(*seen) for _ in range(CAPTIONS_A_SCENE - 1))]
+    named = rng.permutation(sorted(set(scene.distractors)))
+    counts = rng.integers(0, _NAMED_DISTRACTORS + 1, CAPTIONS_A_SCENE)
+    with_distractors = [caption(*seen, [str(name) for name in named[:count]]) for count in counts]
+    return scene.image, scene.labels, captions, with_distractors
 
 
 class Pool:
-    """`count` training scenes at 128 pixels, kept in `folder`; made on first use."""
+    """`count` training scenes at 128 pixels, kept in `folder`; made on first use.
+
+    Attributes:
+        images: (scene, height, width, 3) uint8.
+        labels: (scene, height, width) uint8, of `ovam.mini.scenes.LABELS`.
+        captions: Captions of each scene, for the denoiser.
+        tower_captions: The same with things that belong to no class, for the text tower.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
-        pictures, captions = folder / f"scenes-{count}.npy", folder / f"captions-{count}.json"
-        if not captions.exists():
-            _render_pool(pictures, captions, count)
-        self.images = np.load(pictures, mmap_mode="r")
-        self.captions: list[list[str]] = json.loads(captions.read_text())
+        self._files = {name: folder / f"{name}-{count}.npy" for name in ("images", "labels")}
+        texts = folder / f"captions-{count}.json"
+        if not texts.exists():
+            self._render(texts, count)
+        self.images = np.load(self._files["images"], mmap_mode="r")
+        self.labels = np.load(self._files["labels"], mmap_mode="r")
+        self.captions: list[list[str]]
+        self.tower_captions: list[list[str]]
+        self.captions, self.tower_captions = json.loads(texts.read_text())
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def pictures(self, indices: np.ndarray, size: int) -> Tensor:
-        """Pictures in [-1, 1], (picture, 3, size, size); half size by averaging 2 x 2 pixels."""
-        chosen = torch.from_numpy(self.images[np.sort(indices)]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        """Pictures in [-1, 1], (picture, 3, size, size), in the order of `indices`; smaller ones by averaging."""
+        chosen = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
         return chosen if size == SIZE else torch.nn.functional.avg_pool2d(chosen, SIZE // size)
 
-
-def _render_pool(pictures: Path, captions: Path, count: int) -> None:
-    """Captions are written last, so that an interrupted rendering is started over, never half used."""
-    array = np.lib.format.open_memmap(pictures, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
-    texts = []
-    with get_context("spawn").Pool() as workers:
-        scenes = workers.imap(_scene, range(count), chunksize=64)
-        for i, (image, captions_of_scene) in enumerate(track(scenes, "scenes", count)):
-            array[i] = image
-            texts.append(captions_of_scene)
-    array.flush()
-    captions.write_text(json.dumps(texts))
+    def _render(self, texts: Path, count: int) -> None:
+        """Captions are written last, so that an interrupted rendering is started over, never half used."""
+        shapes = {"images": (count, SIZE, SIZE, 3), "labels": (count, SIZE, SIZE)}
+        arrays = {
+            name: np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shapes[name])
+            for name, file in self._files.items()
+        }
+        captions, tower_captions = [], []
+        with get_context("spawn").Pool() as workers:
+            scenes = workers.imap(_scene, range(count), chunksize=64)
+            for i, (image, labels, plain, with_distractors) in enumerate(track(scenes, "scenes", count)):
+                arrays["images"][i], arrays["labels"][i] = image, labels
+                captions.append(plain)
+                tower_captions.append(with_distractors)
+        for array in arrays.values():
+            array.flush()
+        texts.write_text(json.dumps([captions, tower_captions]))

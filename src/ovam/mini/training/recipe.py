@@ -15,7 +15,7 @@ from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
 
-SCENES = 24_000
+SCENES = 40_000
 
 
 def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:

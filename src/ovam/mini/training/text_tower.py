@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
 
-ITERATIONS, BATCH, PEAK_RATE = 1100, 256, 1e-3
+ITERATIONS, BATCH, PEAK_RATE = 1800, 256, 1e-3
 _PICTURE_SIZE = 64
 
 
@@ -80,7 +80,7 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CL
     average, log = Average(towers, 0.99), Log(folder.with_suffix(".log.jsonl"))
     for iteration in range(1, ITERATIONS + 1):
         indices = np.sort(random.choice(len(pool), BATCH, replace=False))
-        captions = [pool.captions[i][int(random.integers(len(pool.captions[i])))] for i in indices]
+        captions = [str(random.choice(pool.tower_captions[i])) for i in indices]
         ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids.to(DEVICE)
         with half_precision():
             pictures = towers["picture"](pool.pictures(indices, _PICTURE_SIZE).to(DEVICE))

@@ -1,0 +1,83 @@
+"""The benchmark as files that anything can open: pictures, label, part and instance maps, captions, slices."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from ovam import __version__
+from ovam.commands import Progress, no_progress
+from ovam.commands.files import prepared, write_bytes, write_json, write_picture
+from ovam.errors import OptionError
+from ovam.mini.scenes import LABELS, PARTS, Scene, Split, render, seed_of
+from ovam.mini.scenes.slices import slices
+
+_MAPS = ("labels", "parts", "instances")
+
+
+def export_scenes(
+    split: str,
+    count: int,
+    output_dir: str | Path,
+    *,
+    start: int = 0,
+    size: int = 128,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write scenes of a split with all that is known of them.
+
+    Args:
+        split: "train", "validation" or "test".
+        count: Number of scenes.
+        output_dir: Gets `images/`, `labels/`, `parts/` and `instances/` with a PNG for each scene, `scenes.jsonl`
+            with a line for each, and `names.json` with the names of the numbers in the maps.
+        start: Number of the first scene.
+        size: Side of the pictures in pixels, at least 32.
+        progress: Told of each scene.
+
+    Returns:
+        What was written where.
+
+    Raises:
+        SplitError: the split is unknown, or has no such scenes.
+        OptionError: the size or the number is too small, or the folder can't be written to.
+    """
+    if count < 1 or size < 32:
+        raise OptionError(f"{count} scenes of {size} pixels: expected at least 1 scene of at least 32 pixels")
+    seeds = [seed_of(cast(Split, split), start + i) for i in range(count)]
+    folder = prepared(output_dir)
+    lines = []
+    for done, seed in enumerate(seeds):
+        progress("scenes", done, count)
+        scene = render(seed, split=cast(Split, split), size=size)
+        name = f"{seed:09d}.png"
+        write_picture(folder / "images" / name, Image.fromarray(scene.image))
+        for kind in _MAPS:
+            write_picture(folder / kind / name, Image.fromarray(cast(np.ndarray, getattr(scene, kind))))
+        lines.append(json.dumps(_record(scene, name), ensure_ascii=False))
+    write_bytes(folder / "scenes.jsonl", ("\n".join(lines) + "\n").encode())
+    names = {"labels": {"0": "unnamed"} | _numbered(LABELS), "parts": {"0": "none"} | _numbered(PARTS)}
+    write_json(folder / "names.json", {"version": __version__, "split": split, "size": size, **names})
+    return {"command": "scenes", "split": split, "scenes": count, "first seed": seeds[0], "output_dir": str(folder)}
+
+
+def _numbered(names: dict[str, int]) -> dict[str, str]:
+    return {str(number): name for name, number in names.items()}
+
+
+def _record(scene: Scene, name: str) -> dict[str, Any]:
+    return {
+        "file": name,
+        "seed": scene.seed,
+        "caption": scene.caption,
+        "ground": scene.ground,
+        "backdrop": scene.backdrop,
+        "objects": [
+            {"instance": i, **asdict(thing), "slices": slices(scene, thing)}
+            for i, thing in enumerate(scene.objects, start=1)
+        ],
+        "distractors": list(scene.distractors),
+    }

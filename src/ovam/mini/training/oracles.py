@@ -1,0 +1,121 @@
+"""Stage 5: the oracles, on rendered scenes and on imitations of generated pictures.
+
+Imitations are training scenes sent through the autoencoder, or re-noised and denoised by mini: they look generated
+and their labels are known, up to what the denoiser changes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovam.mini.oracle import LABEL_COUNT, NAMES, build_oracle
+from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
+from ovam.mini.training.pool import Pool
+
+ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
+ROUND_TRIPS, RENOISED = 6000, 3000
+_STRENGTHS, _STEPS = (0.2, 0.6), 20  # of the noise schedule, and of a whole sampling
+_ENCODE_BATCH = 8
+
+
+def train_oracles(pool: Pool, pipe: Any, folder: Path, *, iterations: int = ITERATIONS, count: int = RENOISED) -> None:
+    """Train both oracles and write them, in float16, to `folder`; each is skipped when it lies there.
+
+    Args:
+        pool: Training scenes with their labels.
+        pipe: The trained mini, which imitates.
+        folder: Gets `a.safetensors`, `b.safetensors` and `training.json`.
+        iterations: Of each oracle.
+        count: Re-noised pictures; twice as many only go through the autoencoder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    imitations = _kept(folder / "imitations.npy", lambda: _imitate(pool, pipe, count))
+    for name in NAMES:
+        if not (folder / f"{name}.safetensors").exists():
+            _train(name, pool, imitations, folder, iterations)
+    about = {"iterations": iterations, "batch": BATCH, "renoised": count, "round_trips": 2 * count, "pool": len(pool)}
+    (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _kept(path: Path, make: Any) -> np.ndarray:
+    if not path.exists():
+        temporary = path.with_suffix(".partial.npy")
+        np.save(temporary, make())
+        temporary.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def _imitate(pool: Pool, pipe: Any, count: int) -> np.ndarray:
+    """Imitations of the pool's first scenes: `count` re-noised ones, then twice as many round trips."""
+    random = torch.Generator().manual_seed(4)
+    pictures = []
+    for start in track(range(0, 3 * count, _ENCODE_BATCH), "imitations"):
+        indices = np.arange(start, min(start + _ENCODE_BATCH, 3 * count)) % len(pool)
+        latents = pipe.vae.encode(pool.pictures(indices, 128)).latent_dist.mean * pipe.vae.config.scaling_factor
+        if start < count:
+            latents = _renoise(pipe, latents, [pool.captions[i][0] for i in indices], random)
+        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+        pictures.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(pictures)[: 3 * count]
+
+
+def _renoise(pipe: Any, latents: Tensor, captions: list[str], random: torch.Generator) -> Tensor:
+    """Noise a batch to one strength and denoise it again, with its captions and without guidance."""
+    pipe.scheduler.set_timesteps(_STEPS)
+    low, high = _STRENGTHS
+    strength = low + (high - low) * float(torch.rand((), generator=random))
+    timesteps = [t for t in pipe.scheduler.timesteps if t < strength * pipe.scheduler.config.num_train_timesteps]
+    noise = torch.randn(latents.shape, generator=random)
+    latents = pipe.scheduler.add_noise(latents, noise, timesteps[0].repeat(len(latents)))
+    ids = pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    text = pipe.text_encoder(ids).last_hidden_state
+    for timestep in timesteps:
+        predicted = pipe.unet(latents, timestep, text).sample
+        latents = pipe.scheduler.step(predicted, timestep, latents).prev_sample
+    return latents
+
+
+def _train(name: str, pool: Pool, imitations: np.ndarray, folder: Path, iterations: int) -> None:
+    torch.manual_seed(NAMES.index(name))
+    random = np.random.default_rng(NAMES.index(name))
+    oracle = build_oracle(name).to(DEVICE)
+    optimiser = torch.optim.AdamW(oracle.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
+    average, log = Average(oracle, 0.995), Log(folder / f"{name}.log.jsonl")
+    for iteration in range(1, iterations + 1):
+        pictures, labels = _batch(pool, imitations, random)
+        with half_precision():
+            scores = oracle(pictures.to(DEVICE))
+        loss = F.cross_entropy(scores.float(), labels.to(DEVICE))
+        optimiser.param_groups[0]["lr"] = warm_cosine(iteration, iterations, PEAK_RATE)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(oracle.parameters(), 1.0)
+        optimiser.step()
+        average.update(iteration)
+        log.add(iteration, loss.item(), right=(scores.argmax(1) == labels.to(DEVICE)).float().mean().item())
+    average.copy_to_model()
+    save_tensors({key: value.half() for key, value in oracle.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+def _batch(pool: Pool, imitations: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Half scenes, half imitations, mirrored and re-coloured by chance: pictures in [-1, 1], and their labels."""
+    from ovam.mini.oracle import as_input
+
+    plain = random.integers(len(pool), size=BATCH // 2)
+    imitated = random.integers(len(imitations), size=BATCH // 2)
+    images = np.concatenate([pool.images[plain], imitations[imitated]])
+    labels = np.concatenate([pool.labels[plain], pool.labels[imitated % len(pool)]])
+    assert labels.max() < LABEL_COUNT
+    if random.random() < 0.5:
+        images, labels = images[:, :, ::-1], labels[:, :, ::-1]
+    pictures = as_input(images)
+    gain = torch.from_numpy(random.uniform(0.8, 1.2, (BATCH, 3, 1, 1)).astype(np.float32))
+    shift = torch.from_numpy(random.uniform(-0.1, 0.1, (BATCH, 1, 1, 1)).astype(np.float32))
+    return pictures * gain + shift, torch.from_numpy(labels.astype(np.int64))
