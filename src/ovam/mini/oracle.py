@@ -4,6 +4,7 @@ They are trained on rendered scenes, whose labels are exact, and on imitations o
 two differ nobody knows the truth, and the pixel is ignored, for every method alike.
 """
 
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -42,8 +43,8 @@ class ConvolutionalOracle(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (32, 56, 96, 144)) -> None:
         super().__init__()
         self.stem = _Stage(3, widths[0])
-        self.down = nn.ModuleList(_Stage(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.up = nn.ModuleList(_Stage(a + b, a) for a, b in reversed(list(zip(widths, widths[1:], strict=False))))
+        self.down = nn.ModuleList(_Stage(a, b) for a, b in itertools.pairwise(widths))
+        self.up = nn.ModuleList(_Stage(a + b, a) for a, b in reversed(list(itertools.pairwise(widths))))
         self.head = nn.Conv2d(widths[0], LABEL_COUNT, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:

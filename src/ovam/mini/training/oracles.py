@@ -60,17 +60,17 @@ def _imitate(pool: Pool, pipe: Any, count: int) -> np.ndarray:
         indices = np.arange(start, min(start + _ENCODE_BATCH, 3 * count)) % len(pool)
         latents = pipe.vae.encode(pool.pictures(indices, 128)).latent_dist.mean * pipe.vae.config.scaling_factor
         if start < count:
-            latents = _renoise(pipe, latents, [pool.captions[i][0] for i in indices], random)
+            low, high = _STRENGTHS
+            strength = low + (high - low) * float(torch.rand((), generator=random))
+            latents = renoise(pipe, latents, [pool.captions[i][0] for i in indices], strength, random)
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
         pictures.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(pictures)[: 3 * count]
 
 
-def _renoise(pipe: Any, latents: Tensor, captions: list[str], random: torch.Generator) -> Tensor:
-    """Noise a batch to one strength and denoise it again, with its captions and without guidance."""
+def renoise(pipe: Any, latents: Tensor, captions: list[str], strength: float, random: torch.Generator) -> Tensor:
+    """Noise scaled latents to a share of the schedule and denoise them again, with captions and without guidance."""
     pipe.scheduler.set_timesteps(_STEPS)
-    low, high = _STRENGTHS
-    strength = low + (high - low) * float(torch.rand((), generator=random))
     timesteps = [t for t in pipe.scheduler.timesteps if t < strength * pipe.scheduler.config.num_train_timesteps]
     noise = torch.randn(latents.shape, generator=random)
     latents = pipe.scheduler.add_noise(latents, noise, timesteps[0].repeat(len(latents)))
