@@ -81,7 +81,7 @@ def _template(pipe: Any, name: str) -> TokenEmbedding:
 
 def _positions(embedding: TokenEmbedding) -> list[int]:
     """Positions of the quoted name, the last unit of the template."""
-    return list(embedding.spans[-1].tokens)
+    return list(embedding.prompt.spans[-1].tokens)
 
 
 def stretched(maps: Tensor) -> Tensor:

@@ -133,12 +133,12 @@ def _rows(
         truth = scene.mask(name)
         if truth.sum() < SMALLEST:
             continue
-        kinds = {KIND_OF.get(other) for other in names - {name}}
         words = {
             kind: str(random.choice([word for word in words if word not in names])) for kind, words in OTHERS.items()
         }
         words["synonym"] = CLASS_WORDS[name][-1]
-        if KIND_OF.get(name, None) not in kinds | {None}:  # a hypernym that fits this thing alone
+        alike = [other for other in names if KIND_OF.get(other) == KIND_OF.get(name)]
+        if name in KIND_OF and len(alike) == 1:  # its hypernym fits nothing else in the scene
             words["hypernym"] = KIND_OF[name]
         own = average_precision(truth, enlarged(of_class[name], size))
         others = {}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -16,6 +17,8 @@ from ovam.mini.training.text_tower import train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
 
 SCENES = 40_000
+WORLD = 1
+"""Version of the world; weights that were trained on another one are not taken up."""
 
 
 def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
@@ -38,12 +41,13 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
 
     Args:
         work: Folder of parts and checkpoints.
-        start: A pipeline folder that `export` wrote, taken up where `work` has no checkpoint; None starts from nothing.
+        start: A pipeline folder that `export` wrote, taken up where `work` is new and it was trained on the same
+            world; None starts from nothing.
         scenes: Training scenes.
         phases: Phases of the denoiser.
     """
     work.mkdir(parents=True, exist_ok=True)
-    if start is not None and not checkpoint_of(work / "unet").exists():
+    if start is not None and not (work / "vae").exists() and _training_of(start).get("world") == WORLD:
         take_up(start, work)
     pool = Pool(work, scenes)
     tokenizer, autoencoder, encoder = _parts(work, pool)
@@ -60,10 +64,15 @@ def take_up(folder: Path, work: Path) -> None:
     pipe.vae.save_pretrained(work / "vae")
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
-    iteration = json.loads((folder / "training.json").read_text())["iterations"]
+    iteration = _training_of(folder)["iterations"]
     weights = pipe.unet.state_dict()
     tensors = {f"{kind}.{name}": value for kind in ("raw", "ema") for name, value in weights.items()}
     save_tensors(tensors | {"iteration": torch.tensor(iteration)}, checkpoint_of(work / "unet"))
+
+
+def _training_of(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return about
 
 
 def export(work: Path, folder: Path) -> None:
@@ -81,7 +90,7 @@ def export(work: Path, folder: Path) -> None:
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     _load_in_float32(folder / "text_encoder" / "config.json")
-    about = {"iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
+    about = {"world": WORLD, "iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
