@@ -147,10 +147,10 @@ def _rows(
             others[kind] = average_precision(truth, enlarged(values, size))
         first = next(thing for thing in scene.objects if thing.name == name)
         yield WordRow(number, name, float(truth.mean()), own, others, slices(scene, first))
-    for name in (scene.ground, scene.backdrop):
-        if name is not None and (truth := scene.mask(name)).sum() >= SMALLEST:
-            own = average_precision(truth, enlarged(maps(trace, name), size))
-            yield WordRow(number, name, float(truth.mean()), own, {}, ())
+    for ground in (scene.ground, scene.backdrop):
+        if ground is not None and (truth := scene.mask(ground)).sum() >= SMALLEST:
+            own = average_precision(truth, enlarged(maps(trace, ground), size))
+            yield WordRow(number, ground, float(truth.mean()), own, {}, ())
 
 
 def _summary(rows: Sequence[WordRow]) -> dict[str, Any]:
