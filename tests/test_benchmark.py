@@ -112,7 +112,7 @@ def test_what_can_t_be_compared_is_named(exported, tmp_path):
 def test_scenes_that_no_split_has_are_refused(tmp_path):
     done = call("mini", "scenes", "--split", "tset", "--output-dir", tmp_path / "out")
     assert done.exit_code == 1
-    assert "split 'tset' is unknown: expected one of train, validation, test" in done.stderr
+    assert "split 'tset' is unknown: expected one of train, validation, test, domain b" in done.stderr
     assert not (tmp_path / "out").exists()
     far = call("mini", "scenes", "--start", 10**8, "--output-dir", tmp_path / "out")
     assert "expected a number from 0 to 99999999" in far.stderr

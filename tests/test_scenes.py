@@ -17,11 +17,12 @@ from ovam.mini.scenes.splits import HELD_OUT, SEEDS, looks, may_meet
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, COLOURS, DISTRACTORS, NONSENSE
 
 SPLITS = ("train", "validation", "test")
+EVERY = (*SPLITS, "domain b")
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return {split: [render(seed_of(split, i), split=split) for i in range(60)] for split in SPLITS}
+    return {split: [render(seed_of(split, i), split=split) for i in range(60)] for split in EVERY}
 
 
 def test_a_scene_is_a_function_of_its_seed():
@@ -130,6 +131,7 @@ def test_looks_of_one_split_are_never_another_s():
 
 def test_novel_looks_are_shown_outside_training_only(scenes):
     assert not any(thing.novel for scene in scenes["train"] for thing in scene.objects)
+    assert all(thing.novel for scene in scenes["domain b"] for thing in scene.objects)
     for split in ("validation", "test"):
         novel = [thing.novel for scene in scenes[split] for thing in scene.objects]
         assert 0.3 < np.mean(novel) < 0.7
@@ -173,12 +175,12 @@ def test_a_scene_of_another_split_is_refused():
         SplitError, match=r"seed 200000007 belongs to split 'test', and a scene of 'train' was expected"
     ):
         render(SEEDS["test"][7], split="train")
-    with pytest.raises(SplitError, match="'training' is unknown: expected one of train, validation, test"):
+    with pytest.raises(SplitError, match="'training' is unknown: expected one of train, validation, test, domain b"):
         seed_of("training", 0)
     with pytest.raises(SplitError, match="expected a number from 0 to 99999999"):
         seed_of("train", 10**8)
     with pytest.raises(SplitError, match="belongs to no split"):
-        render(3 * 10**8, split="test")
+        render(4 * 10**8, split="test")
 
 
 def test_baselines_score_the_object_above_a_plain_ground():
@@ -209,8 +211,14 @@ def test_class_iou_is_pooled_by_class_and_averaged_over_classes(scenes):
 def test_the_sprite_sheet_has_every_emoji_of_the_world():
     from importlib import resources
 
+    from ovam.mini.scenes.domain_b import FLUENT, FLUENT_DISTRACTORS
     from ovam.mini.scenes.splits import EMOJI
 
+    fluent = json.loads((resources.files("ovam.mini.scenes") / "fluent.json").read_text())
+    assert {name: tuple(row) for name, row in fluent.items()} == {
+        **FLUENT,
+        "distractor": tuple(FLUENT_DISTRACTORS.values()),
+    }
     index = json.loads((resources.files("ovam.mini.scenes") / "sprites.json").read_text())
     for name, splits in EMOJI.items():
         assert set(index[name]) == {text for texts in splits.values() for text in texts}

@@ -75,7 +75,7 @@ def _first(rng: np.random.Generator, split: Split) -> str:
 
 
 def _new_partner(rng: np.random.Generator, name: str, split: Split) -> list[str]:
-    partners = sorted(other for pair in HELD_OUT[split] if name in pair for other in pair - {name})
+    partners = sorted(other for pair in HELD_OUT.get(split, ()) if name in pair for other in pair - {name})
     return [str(rng.choice(partners))] if partners else []
 
 

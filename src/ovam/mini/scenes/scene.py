@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.animals import ANIMALS, draw_animal
 from ovam.mini.scenes.captions import caption
 from ovam.mini.scenes.company import HOME, choose_company
@@ -155,13 +156,17 @@ def _attempt(
     for name in names:
         chosen.append(_choose(rng, name, split, names, [figure.colour for figure, *_ in chosen]))
     figures = [_pose(rng, figure, size * _side(rng, len(names))) for figure, *_ in chosen]
-    pixels, labels, backdrop = paint_ground(rng, ground, size, [_mean_colour(figure) for figure in figures])
+    if split == "domain b":
+        pixels, labels, backdrop = domain_b.paint_ground(rng, ground, size)
+    else:
+        pixels, labels, backdrop = paint_ground(rng, ground, size, [_mean_colour(figure) for figure in figures])
     canvas = _Canvas(
         Image.fromarray(pixels.astype(np.uint8)).convert("RGBA"), labels, np.zeros_like(labels), np.zeros_like(labels)
     )
-    toys = [str(name) for name in rng.choice(list(DISTRACTORS), int(rng.integers(*_DISTRACTORS, endpoint=True)))]
+    known = domain_b.FLUENT_DISTRACTORS if split == "domain b" else DISTRACTORS
+    toys = [str(name) for name in rng.choice(list(known), int(rng.integers(*_DISTRACTORS, endpoint=True)))]
     in_front = int(rng.binomial(len(toys), 0.4)) if crowded else 0
-    _scatter(rng, canvas, toys[in_front:], size)
+    _scatter(rng, canvas, [known[name] for name in toys[in_front:]], size)
     boxes, pixels_of = [], []
     for i, (name, figure) in enumerate(zip(names, figures, strict=True)):
         box = _place(rng, i, len(names), figure, size, floats=ground == "sky")
@@ -169,7 +174,7 @@ def _attempt(
             canvas.shade(box, rng.uniform(0.3, 0.7))
         pixels_of.append(canvas.paste(figure, box[:2], LABELS[name], i + 1))
         boxes.append(box)
-    _scatter(rng, canvas, toys[:in_front], size)
+    _scatter(rng, canvas, [known[name] for name in toys[:in_front]], size)
     things = tuple(
         _seen(canvas, i, names[i], *chosen[i][1:], box=boxes[i], pixels=pixels_of[i], colour=figures[i].colour)
         for i in range(len(names))
@@ -177,7 +182,7 @@ def _attempt(
     return Scene(
         seed=seed,
         split=split,
-        image=_light(rng, canvas.image),
+        image=(domain_b.photograph if split == "domain b" else _light)(rng, canvas.image),
         labels=canvas.labels,
         parts=canvas.parts,
         instances=canvas.instances,
@@ -194,10 +199,10 @@ def _choose(
 ) -> _Chosen:
     """A figure of a class, its look, whether training never shows that, and whether it is a close-up.
 
-    Twins are told apart by their colours, which emoji have not.
+    Twins are told apart by their colours, which emoji have not; domain B has nothing else.
     """
     look, novel = choose_look(rng, name, split)
-    if names.count(name) > 1:
+    if names.count(name) > 1 and split != "domain b":
         if isinstance(look, str):
             look, novel = 0, False
         while (figure := draw(name, rng, look)).colour in taken:
@@ -259,10 +264,10 @@ def _place(
     return left, top, left + width, top + height
 
 
-def _scatter(rng: np.random.Generator, canvas: _Canvas, names: Sequence[str], size: int) -> None:
+def _scatter(rng: np.random.Generator, canvas: _Canvas, emoji: Sequence[str], size: int) -> None:
     """Paste distractors anywhere, without a label."""
-    for name in names:
-        image = load_sprites()["distractor"][DISTRACTORS[name]]
+    for each in emoji:
+        image = load_sprites()["distractor"][each]
         toy = _pose(rng, Figure(image, Image.new("L", image.size)), size * rng.uniform(*_DISTRACTOR_SIZES))
         box = _place(rng, 0, 1, toy, size, floats=True)
         canvas.paste(toy, box[:2], 0, 0)

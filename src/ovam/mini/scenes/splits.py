@@ -5,15 +5,18 @@ from typing import Literal, get_args
 import numpy as np
 
 from ovam.errors import SplitError
+from ovam.mini.scenes import domain_b
+from ovam.mini.scenes.domain_b import FLUENT
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "domain b"]
 SEEDS: dict[Split, range] = {
     "train": range(10**8),
     "validation": range(10**8, 2 * 10**8),
     "test": range(2 * 10**8, 3 * 10**8),
+    "domain b": range(3 * 10**8, 4 * 10**8),
 }
 
-DRAWN: dict[Split, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3, 4)}
+DRAWN: dict[Split, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3, 4), "domain b": ()}
 """Styles of the drawn looks of every class."""
 
 EMOJI: dict[str, dict[Split, tuple[str, ...]]] = {
@@ -39,7 +42,7 @@ EMOJI: dict[str, dict[Split, tuple[str, ...]]] = {
 }
 """Emoji of each class; a dining table has none."""
 
-HEADS = frozenset("🐱🐮🐶🐴😺")
+HEADS = frozenset("🐱🐮🐶🐴😺") | domain_b.HEADS
 """Emoji that show a head and nothing else."""
 
 Look = int | str
@@ -80,7 +83,7 @@ def split_of(seed: int) -> Split:
     for split, seeds in SEEDS.items():
         if seed in seeds:
             return split
-    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {3 * 10**8 - 1}")
+    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {4 * 10**8 - 1}")
 
 
 def check_split(seed: int, split: Split) -> None:
@@ -97,13 +100,15 @@ def check_split(seed: int, split: Split) -> None:
 
 
 def looks(name: str, split: Split) -> tuple[Look, ...]:
-    """The looks of a class that belong to one split alone."""
+    """The looks of a class that belong to one split alone; the dining table of domain B has those of test."""
+    if split == "domain b":
+        return FLUENT.get(name, DRAWN["test"])
     return (*DRAWN[split], *EMOJI.get(name, {}).get(split, ()))
 
 
 def choose_look(rng: np.random.Generator, name: str, split: Split) -> tuple[Look, bool]:
-    """A look of a class, and whether training never shows it; outside training that is so in half of the choices."""
-    novel = split != "train" and bool(rng.random() < 0.5)
+    """A look of a class, and whether training never shows it: half of validation and test, all of domain B."""
+    novel = split == "domain b" or (split != "train" and bool(rng.random() < 0.5))
     choices = looks(name, split if novel else "train")
     return choices[int(rng.integers(len(choices)))], novel
 
