@@ -1,14 +1,15 @@
 """Does mini behave like Stable Diffusion 1.5? Curves over resolutions and time steps beside the paper's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 from scipy.stats import spearmanr
 
 from ovam.capture import capture
-from ovam.mini.measures.generation import one_object_prompts
+from ovam.mini.measures.generation import LEAST_AREA
+from ovam.mini.measures.images import Entry, regenerated
 from ovam.mini.oracle import IGNORE, agreed_labels
 from ovam.mini.scenes import LABELS
 
@@ -32,36 +33,29 @@ UP_TO_CALL = (41.7, 42.6, 49.2, 56.5, 60.7, 63.7, 67.0, 69.3, 70.3, 70.4)
 _THRESHOLDS = np.linspace(0.2, 0.8, 13)
 
 
-def measure_curves(pipe: Any, *, guidance_scale: float, images: int = 100) -> dict[str, Any]:
-    """MIoU of the prompt's class word by resolutions and by denoiser calls, with Spearman's rank correlation.
+def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Mean IoU of the prompt's class word by resolutions and by denoiser calls, with Spearman's rank correlation.
 
-    Generated pictures of one class each, 30 steps, stretched maps, no refinement; each setting has the threshold
-    that suits it best, as the paper's have theirs.
+    Pictures of one class each, 30 steps, stretched maps, no refinement; each setting has the threshold that suits
+    it best, as the paper's have theirs.
 
     Args:
-        pipe: The model.
-        guidance_scale: Weight of the prompt.
-        images: Number of pictures; those where the oracles do not see the asked class are left out and counted.
+        pipe: The model that made the pictures.
+        entries: Manifest of the *simple* set; pictures where the oracles do not see the asked class are left out.
     """
     rows: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
-    for seed, (prompt, name) in enumerate(track(one_object_prompts(images), "curves")):
+    for entry in track(entries, "curves"):
         with capture(pipe) as traces:
-            made = pipe(
-                prompt,
-                num_inference_steps=30,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator().manual_seed(seed),
-                output_type="np",
-            ).images
-        labels = agreed_labels((made * 255).round().astype(np.uint8))[0]
-        if (labels == LABELS[name]).mean() >= 0.04:
-            rows.append((_maps(traces[0], prompt, name), np.where(labels == IGNORE, -1, labels == LABELS[name])))
+            picture = regenerated(pipe, entry)
+        labels, (name,) = agreed_labels(picture[None])[0], entry.classes
+        if (labels == LABELS[name]).mean() >= LEAST_AREA:
+            rows.append((_maps(traces[0], entry.prompt, name), np.where(labels == IGNORE, -1, labels == LABELS[name])))
     if not rows:
-        return {"images": 0, "left_out": images}
+        return {"images": 0, "left_out": len(entries)}
     curves = {key: _best_iou([(maps[key], truth) for maps, truth in rows]) for key in rows[0][0]}
     return {
         "images": len(rows),
-        "left_out": images - len(rows),
+        "left_out": len(entries) - len(rows),
         "resolutions": _beside({name: curves[name] for name in RESOLUTIONS}, tuple(RESOLUTIONS.values())),
         "one call": _beside({str(t): curves[f"={t}"] for t in CALLS}, ONE_CALL),
         "from call": _beside({str(t): curves[f">={t}"] for t in CALLS}, FROM_CALL),

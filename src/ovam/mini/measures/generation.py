@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from ovam.evaluate import Confusion
 from ovam.mini.oracle import IGNORE, agreed_labels, label_maps, load_oracles
@@ -14,7 +13,6 @@ from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import HELD_OUT
 
 LEAST_AREA = 0.04
-_BATCH = 10
 _THING_LABELS = [LABELS[name] for name in CLASSES]
 
 
@@ -35,58 +33,37 @@ def two_object_prompts(count: int) -> list[tuple[str, tuple[str, str]]]:
     return pairs
 
 
-@torch.no_grad()
-def generate(pipe: Any, prompts: Sequence[str], *, guidance_scale: float, steps: int = 30, seed: int = 0) -> np.ndarray:
-    """One picture a prompt, seeded by its position: (picture, height, width, 3) uint8."""
-    pictures = []
-    for start in track(range(0, len(prompts), _BATCH), "pictures"):
-        chosen = list(prompts[start : start + _BATCH])
-        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(chosen))]
-        made = pipe(
-            chosen, num_inference_steps=steps, generator=generators, guidance_scale=guidance_scale, output_type="np"
-        ).images
-        pictures.append((made * 255).round().astype(np.uint8))
-    return np.concatenate(pictures)
-
-
 def class_shares(labels: np.ndarray) -> np.ndarray:
     """Share of each picture that each class takes: (picture, 20)."""
     return np.stack([(labels == number).mean((1, 2)) for number in _THING_LABELS], axis=1)
 
 
-def measure_generation(pipe: Any, *, guidance_scale: float, ones: int = 200, twos: int = 100) -> dict[str, Any]:
+def measure_generation(
+    pipe: Any,
+    ones: tuple[np.ndarray, Sequence[str]],
+    twos: tuple[np.ndarray, Sequence[tuple[str, ...]]],
+) -> dict[str, Any]:
     """How often the asked classes are what oracle A sees, and how well the oracles agree.
 
     Args:
-        pipe: The model.
-        guidance_scale: Weight of the prompt.
-        ones: Prompts with one class; the class must be the largest one, with at least 4 % of the pixels.
-        twos: Prompts with two classes; both must take at least 1 %.
+        pipe: The model, whose autoencoder measures distances.
+        ones: Pictures and the one class asked of each; it must be the largest one, with at least 4 % of the pixels.
+        twos: Pictures and the two classes asked of each; both must take at least 1 %.
     """
-    asked_one, asked_two = one_object_prompts(ones), two_object_prompts(twos)
-    pictures = generate(pipe, [prompt for prompt, _ in asked_one], guidance_scale=guidance_scale)
-    pairs = generate(pipe, [prompt for prompt, _ in asked_two], guidance_scale=guidance_scale, seed=10_000)
     first = load_oracles()["a"]
-    shares = class_shares(label_maps(first, pictures))
-    right = np.array(
-        [
-            CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA
-            for share, (_, name) in zip(shares, asked_one, strict=True)
-        ]
-    )
-    by_class = {
-        name: [ok for ok, (_, asked) in zip(right, asked_one, strict=True) if asked == name] for name in CLASSES
-    }
+    right: dict[str, list[bool]] = {}
+    for share, name in zip(class_shares(label_maps(first, ones[0])), ones[1], strict=True):
+        right.setdefault(name, []).append(CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA)
     both = [
         all(share[CLASSES.index(name)] >= 0.01 for name in names)
-        for share, (_, names) in zip(class_shares(label_maps(first, pairs)), asked_two, strict=True)
+        for share, names in zip(class_shares(label_maps(first, twos[0])), twos[1], strict=True)
     ]
     return {
-        "one_object": round(float(right.mean()), 3),
-        "by_class": {name: round(float(np.mean(found)), 2) for name, found in by_class.items() if found},
+        "one_object": round(float(np.mean([ok for found in right.values() for ok in found])), 3),
+        "by_class": {name: round(float(np.mean(found)), 2) for name, found in right.items()},
         "two_objects": round(float(np.mean(both)), 3),
-        "agreement": agreement(np.concatenate([pictures, pairs])),
-        "memorised": nearest_distances(pipe, pictures[:100]),
+        "agreement": agreement(np.concatenate([ones[0], twos[0]])),
+        "memorised": nearest_distances(pipe, ones[0][:100]),
     }
 
 

@@ -1,0 +1,128 @@
+"""Image sets: generated pictures with manifests, made once, resumed where they broke off, made again from seeds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+
+from ovam.backbones.clip_text import fingerprint
+from ovam.errors import OptionError
+from ovam.mini.measures.generation import one_object_prompts, two_object_prompts
+from ovam.mini.scenes import CLASSES, render, seed_of
+
+STEPS = 30
+_SEEDS = {"simple": 0, "pairs": 10_000, "captions": 20_000}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a manifest: everything that makes the picture again.
+
+    Attributes:
+        file: Name of the picture beside the manifest.
+        prompt: What was asked.
+        classes: Classes that the prompt names.
+        seed: Of the noise.
+        guidance_scale: Weight of the prompt.
+        steps: Of the sampling loop.
+        model: Hash of the model's weights.
+    """
+
+    file: str
+    prompt: str
+    classes: tuple[str, ...]
+    seed: int
+    guidance_scale: float
+    steps: int
+    model: str
+
+
+def model_hash(pipe: Any) -> str:
+    """Hash of all weights of a pipeline, the same for float32 and float16 copies."""
+    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
+
+
+def prompts_of(kind: str, count: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Prompts of a set with the classes they name.
+
+    Args:
+        kind: "simple" (one class, as VOC-sim), "pairs" (two classes) or "captions" (of test scenes, as COCO-cap).
+        count: Number of prompts.
+
+    Raises:
+        OptionError: there is no such set.
+    """
+    if kind == "simple":
+        return [(prompt, (name,)) for prompt, name in one_object_prompts(count)]
+    if kind == "pairs":
+        return [(prompt, names) for prompt, names in two_object_prompts(count)]
+    if kind == "captions":
+        return list(_captions(count))
+    raise OptionError(f"image set {kind!r}: expected one of {', '.join(_SEEDS)}")
+
+
+def _captions(count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    index = found = 0
+    while found < count:
+        scene = render(seed_of("test", index), split="test")
+        index += 1
+        named = tuple(name for name in CLASSES if name in scene.caption)
+        if named:
+            found += 1
+            yield scene.caption, named
+
+
+@torch.no_grad()
+def make_images(pipe: Any, kind: str, folder: Path, *, count: int, guidance_scale: float) -> list[Entry]:
+    """Generate what a set still lacks, one picture after the other, and return its manifest.
+
+    Pictures of another model or guidance are made again.
+
+    Args:
+        pipe: The model.
+        kind: As in `prompts_of`.
+        folder: Gets `<kind>/*.png` and `<kind>/manifest.jsonl`.
+        count: Number of pictures.
+        guidance_scale: Weight of the prompt.
+    """
+    folder = folder / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, model = folder / "manifest.jsonl", model_hash(pipe)
+    known = set(manifest.read_text().splitlines()) if manifest.exists() else set()
+    entries = []
+    for i, (prompt, classes) in enumerate(track(prompts_of(kind, count), f"images, {kind}")):
+        entry = Entry(f"{i:05d}.png", prompt, classes, _SEEDS[kind] + i, guidance_scale, STEPS, model)
+        line = json.dumps(asdict(entry))
+        if line not in known or not (folder / entry.file).exists():
+            picture = regenerated(pipe, entry)
+            Image.fromarray(picture).save(folder / entry.file)
+            with manifest.open("a") as stream:
+                stream.write(line + "\n")
+        entries.append(entry)
+    return entries
+
+
+@torch.no_grad()
+def regenerated(pipe: Any, entry: Entry) -> np.ndarray:
+    """The picture of an entry, made again: (height, width, 3) uint8; inside `capture` its queries are kept as well."""
+    (made,) = pipe(
+        entry.prompt,
+        num_inference_steps=entry.steps,
+        guidance_scale=entry.guidance_scale,
+        generator=torch.Generator().manual_seed(entry.seed),
+        output_type="np",
+    ).images
+    picture: np.ndarray = (made * 255).round().astype(np.uint8)
+    return picture
+
+
+def read_images(folder: Path, entries: list[Entry]) -> np.ndarray:
+    """Pictures of a set: (picture, height, width, 3) uint8."""
+    return np.stack([np.asarray(Image.open(folder / entry.file).convert("RGB")) for entry in entries])
