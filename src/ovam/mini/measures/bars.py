@@ -1,0 +1,97 @@
+"""The bars that the instrument is held to, each beside what was measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ovam.mini.baselines import GATE
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A line of the table: what is asked, what was found, and whether that is enough."""
+
+    asked: str
+    found: str
+    met: bool
+
+
+def bars(figures: Mapping[str, Any]) -> list[Bar]:
+    """Every bar whose section was measured."""
+    found: list[Bar] = []
+    for section, judge in _JUDGES.items():
+        if section in figures:
+            found += judge(figures[section])
+    return found
+
+
+def _at_least(asked: str, value: float, least: float) -> Bar:
+    return Bar(f"{asked} at least {least:g}", f"{value:.3f}", value >= least)
+
+
+def _gates(found: Mapping[str, Any]) -> list[Bar]:
+    return [
+        Bar(f"gate: {name} at most {GATE:g} mIoU", f"{row['miou']:.3f}", row["miou"] <= GATE)
+        for name, row in found.items()
+    ]
+
+
+def _oracles(found: Mapping[str, Any]) -> list[Bar]:
+    return [
+        _at_least("oracle A, mIoU on test scenes after the autoencoder,", found["a"]["after the autoencoder"], 0.85)
+    ]
+
+
+def _generation(found: Mapping[str, Any]) -> list[Bar]:
+    worst = min(found["by_class"], key=found["by_class"].get)
+    near = found["memorised"]
+    copies = near["generated median"] >= near["test median"]
+    return [
+        _at_least("agreement of the oracles on generated pictures, mIoU,", found["agreement"]["miou"], 0.80),
+        _at_least("one-object prompts: the asked class is the largest in", found["one_object"], 0.85),
+        _at_least(f"the same for the worst class ({worst})", found["by_class"][worst], 0.50),
+        _at_least("two-object prompts: both are there in", found["two_objects"], 0.60),
+        Bar(
+            "distance to the nearest training scene not below that of test scenes",
+            f"{near['generated median']:.3f} against {near['test median']:.3f}",
+            copies,
+        ),
+    ]
+
+
+def _words(found: Mapping[str, Any]) -> list[Bar]:
+    objects = found["objects"]
+    return [
+        _at_least("class word on its own object, AP,", objects["own"], 0.60),
+        _at_least("above a random absent class word by", objects["gap"][0], 0.30),
+        _at_least("presence, AUROC,", found["presence_auroc"], 0.85),
+        _at_least("ground words, (AP - share) / (1 - share),", found["grounds"]["normalised"], 0.40),
+    ]
+
+
+def _headroom(found: Mapping[str, Any]) -> list[Bar]:
+    gain = found["fitted"]["miou"] - found["word"]["miou"]
+    weak = found["word below 0.45"]
+    return [
+        _at_least("headroom: fitted tokens above the word, mIoU,", gain, 0.10),
+        Bar("classes whose word has an IoU below 0.45, at least 6", str(weak), weak >= 6),
+    ]
+
+
+def _transfer(found: Mapping[str, Any]) -> list[Bar]:
+    names = ("resolutions", "one call", "from call", "up to call")
+    return [
+        _at_least(f"Spearman with Stable Diffusion 1.5, {name}, wanted", found[name]["spearman"], 0.7)
+        for name in names
+        if name in found
+    ]
+
+
+_JUDGES = {
+    "gates": _gates,
+    "oracles": _oracles,
+    "generation": _generation,
+    "words": _words,
+    "headroom": _headroom,
+    "transfer": _transfer,
+}
