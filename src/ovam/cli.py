@@ -306,6 +306,19 @@ def export(
 
 
 @mini_app.command()
+def oracles(
+    output_dir: Annotated[Path, typer.Option(help="Folder that the oracles are written to.")],
+    work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
+    model: Annotated[str, typer.Option(help="The trained model, which imitates: mini or a folder.")] = "mini",
+) -> None:
+    """Train the two networks that label generated pictures: half an hour on two cores."""
+    with quiet():
+        from ovam.mini.training.recipe import train_oracles_in as run
+
+        run(work_dir, output_dir, model)
+
+
+@mini_app.command()
 def report(
     docs: Annotated[Path, typer.Option(help="Folder of the documentation, which is written to.")] = Path("docs"),
     scenes: Annotated[int, typer.Option(min=1, help="Validation scenes for each number of objects.")] = 100,

@@ -12,9 +12,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
 from ovam.mini.training.loop import save_tensors
+from ovam.mini.training.oracles import train_oracles
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
+from ovam.models import load
 
 SCENES = 40_000
 WORLD = 1
@@ -56,6 +58,11 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
         for size in {phase.size for phase in phases}
     }
     DenoiserTraining(work / "unet", latents, pool.captions, tokenizer, encoder).run(phases)
+
+
+def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
+    """Train the oracles on the scenes of `work`, with the pictures of a trained model."""
+    train_oracles(Pool(work, SCENES), load(model), folder)
 
 
 def take_up(folder: Path, work: Path) -> None:
