@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ovam.mini.scenes import CLASSES
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
 
-ITERATIONS, BATCH, PEAK_RATE = 1800, 256, 1e-3
+ITERATIONS, BATCH, PEAK_RATE = 1900, 256, 1e-3
 _PICTURE_SIZE = 64
 
 
@@ -70,16 +71,30 @@ class _TextHead(nn.Module):
         return F.normalize(self.projection(hidden[torch.arange(len(ids)), end]), dim=-1)
 
 
+def rarity(pool: Pool) -> np.ndarray:
+    """Chance of each scene, by the square root of how seldom its rarest class is met: (scene,), summing to 1."""
+    coarse = pool.labels[:, ::4, ::4].reshape(len(pool), -1)
+    shown = np.stack([(coarse == label).any(1) for label in range(1, len(CLASSES) + 1)], axis=1)
+    weights = np.where(shown, np.maximum(1, shown.sum(0)) ** -0.5, 0).max(1)
+    weights[weights == 0] = weights[weights > 0].min()  # things too small for the coarse look
+    shares: np.ndarray = weights / weights.sum()
+    return shares
+
+
 def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CLIPTextModel:
-    """Train on pairs of the pool with the symmetric contrastive loss of CLIP (arXiv:2103.00020) and save."""
+    """Train on pairs of the pool with the symmetric contrastive loss of CLIP (arXiv:2103.00020) and save.
+
+    Scenes of rare classes are drawn more often: real text towers have read every word often enough.
+    """
     torch.manual_seed(1)
     random = np.random.default_rng(1)
     text = _TextHead(build_text_encoder(tokenizer)).to(DEVICE)
     towers = nn.ModuleDict({"text": text, "picture": _PictureTower(text.encoder.config.hidden_size).to(DEVICE)})
     optimiser = torch.optim.AdamW(towers.parameters(), lr=PEAK_RATE, weight_decay=0.05)
     average, log = Average(towers, 0.99), Log(folder.with_suffix(".log.jsonl"))
+    shares = rarity(pool)
     for iteration in range(1, ITERATIONS + 1):
-        indices = np.sort(random.choice(len(pool), BATCH, replace=False))
+        indices = np.sort(random.choice(len(pool), BATCH, replace=False, p=shares))
         captions = [str(random.choice(pool.tower_captions[i])) for i in indices]
         ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids.to(DEVICE)
         with half_precision():
