@@ -11,6 +11,7 @@ from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.errors import GroundTruthError
 from ovam.evaluate import Confusion, boundary_band, boundary_f, mean_per_image_iou
+from ovam.evaluate.overlap import check_sizes
 from ovam.mini.scenes import CLASSES
 
 IGNORE = 255
@@ -48,21 +49,24 @@ def evaluate(
     labels = max(classes) + 2  # the last one stands for what was left undecided
     confusion, inner = Confusion.empty(labels), Confusion.empty(labels)
     undecided, pixels, outlines = 0, 0, list[float]()
-    of_class: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {number: [] for number in classes}
+    of_class: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {number: [] for number in classes}
     for done, (guess, right) in enumerate(pairs):
         progress("files", done, len(pairs))
         found, expected = _labels(guess), _labels(right)
         expected = np.where(np.isin(expected, [*classes, IGNORE]), expected, 0)
-        undecided, pixels = undecided + int((found == IGNORE).sum()), pixels + found.size
+        check_sizes(found, expected)
+        ignored = expected == IGNORE
+        undecided, pixels = undecided + int(((found == IGNORE) & ~ignored).sum()), pixels + found.size
         found = np.where(found == IGNORE, labels - 1, np.where(np.isin(found, list(classes)), found, 0))
         confusion += Confusion.of(found, expected, labels, ignore=IGNORE)
         edges = boundary_band(expected, _BAND)
         inner += Confusion.of(found, np.where(edges, IGNORE, expected), labels, ignore=IGNORE)
-        for number in set(np.unique(expected)) & set(classes):
-            of_class[number].append((found == number, expected == number))
-            outlines.append(boundary_f(found == number, expected == number))
+        for number in (set(np.unique(expected)) | set(np.unique(found))) & set(classes):
+            of_class[number].append((found == number, expected == number, ignored))
+            outlines.append(boundary_f(found == number, expected == number, ignored))
     iou = confusion.iou()
-    per_image = [mean_per_image_iou(each) for each in of_class.values() if each]
+    there = [number for number in classes if confusion.counts[number].any()]
+    per_image = [mean_per_image_iou(of_class[number]) for number in there]
     return {
         "command": "evaluate",
         "version": __version__,
@@ -74,7 +78,7 @@ def evaluate(
         "miou without background": _rounded(confusion.mean_iou(background=False)),
         "mean of per-image IoU": _rounded(np.mean(per_image) if per_image else np.nan),
         f"miou {_BAND} pixels away from outlines": _rounded(inner.mean_iou()),
-        "boundary F": _rounded(np.mean(outlines) if outlines else np.nan),
+        "boundary F": _rounded(np.nanmean(outlines) if np.isfinite(outlines).any() else np.nan),
         "undecided": round(undecided / pixels, 4),
         "ignored": round(confusion.ignored / pixels, 4),
         "classes": [

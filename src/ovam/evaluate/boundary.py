@@ -24,24 +24,28 @@ def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
     return binary_dilation(edges, iterations=width - 1) if width > 1 else edges
 
 
-def boundary_f(predicted: np.ndarray, truth: np.ndarray, *, tolerance: float = 2.0) -> float:
-    """F measure of outlines, in [0, 1], as in Csurka et al., BMVC 2013; NaN where both masks are empty.
+def boundary_f(
+    predicted: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None, *, tolerance: float = 2.0
+) -> float:
+    """F measure of outlines, in [0, 1], as in Csurka et al., BMVC 2013; NaN where there is no outline.
 
     Args:
         predicted: Bool, (height, width).
         truth: Bool, (height, width).
+        ignore: Bool, (height, width); outlines there count for nothing. Nor does the picture's own frame.
         tolerance: In pixels; an outline pixel is right where the other outline is at most this far away.
 
     Raises:
         GroundTruthError: the sizes differ.
     """
-    check_sizes(predicted, truth)
-    if not predicted.any() and not truth.any():
+    check_sizes(predicted, truth, ignore)
+    counted = np.ones(truth.shape, dtype=bool) if ignore is None else ~binary_dilation(ignore)
+    outlines = [mask & ~binary_erosion(mask, border_value=1) for mask in (predicted, truth)]
+    if not (outlines[0] & counted).any() and not (outlines[1] & counted).any():
         return float("nan")
-    if not predicted.any() or not truth.any():
+    if not outlines[0].any() or not outlines[1].any():
         return 0.0
-    outlines = [mask & ~binary_erosion(mask) for mask in (predicted, truth)]
     distances = [distance_transform_edt(~outline) for outline in outlines]
-    precision = float((distances[1][outlines[0]] <= tolerance).mean())
-    recall = float((distances[0][outlines[1]] <= tolerance).mean())
+    near = [distances[1][outlines[0] & counted] <= tolerance, distances[0][outlines[1] & counted] <= tolerance]
+    precision, recall = (float(side.mean()) if side.size else 0.0 for side in near)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -51,9 +51,13 @@ def pooled_iou(pairs: Iterable[tuple[Mask, Mask]]) -> float:
     return float(counts[0] / counts[1]) if counts[1] else float("nan")
 
 
-def mean_per_image_iou(pairs: Iterable[tuple[Mask, Mask]]) -> float:
-    """Mean of the images' own IoU, in [0, 1]; images where both masks are empty are left out."""
-    values = np.array([binary_iou(predicted, truth) for predicted, truth in pairs])
+def mean_per_image_iou(masks: Iterable[tuple[Mask, Mask] | tuple[Mask, Mask, Mask]]) -> float:
+    """Mean of the images' own IoU, in [0, 1]; images where both masks are empty are left out.
+
+    Args:
+        masks: Prediction and truth of each image, bool, (height, width), and pixels to ignore where there are some.
+    """
+    values = np.array([binary_iou(*each) for each in masks])
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 

@@ -134,9 +134,11 @@ def _rows(
         if truth.sum() < SMALLEST:
             continue
         words = {
-            kind: str(random.choice([word for word in words if word not in names])) for kind, words in OTHERS.items()
+            kind: str(random.choice([word for word in words if word not in (*names, *scene.distractors)]))
+            for kind, words in OTHERS.items()
         }
-        words["synonym"] = CLASS_WORDS[name][-1]
+        if len(CLASS_WORDS[name]) > 1:
+            words["synonym"] = CLASS_WORDS[name][-1]
         alike = [other for other in names if KIND_OF.get(other) == KIND_OF.get(name)]
         if name in KIND_OF and len(alike) == 1:  # its hypernym fits nothing else in the scene
             words["hypernym"] = KIND_OF[name]

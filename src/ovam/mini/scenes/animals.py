@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 from ovam.mini.scenes.sketch import Colour, Figure, Sketch, near, shade
 from ovam.mini.scenes.vocabulary import COLOURS
@@ -27,7 +28,8 @@ def draw_animal(name: str, rng: np.random.Generator, style: int, *, close: bool 
     sketch = Sketch()
     if close:
         _HEADS[name](sketch, 0.5, 0.55, rng.uniform(0.32, 0.36), coat)
-        return sketch.figure(word)
+        _mark(sketch, style, coat)
+        return _stretched(sketch.figure(word), style)
     length, height, legs, head = (rng.uniform(*bounds) for bounds in _SHAPES[style])
     x, y = 0.56, 0.86 - legs - height * 0.8
     _body(sketch, rng, (x, y, length, height), legs, coat)
@@ -48,6 +50,27 @@ def _body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], legs:
         patch = shade(coat, 0.55) if sum(coat) > 330 else shade(coat, 2.2)
         for dx, dy in rng.uniform(-0.6, 0.6, (3, 2)):
             sketch.ellipse(x + dx * length, y + dy * height, length * 0.2, height * 0.3, patch, "body")
+
+
+def _mark(sketch: Sketch, style: int, coat: Colour) -> None:
+    """What tells the close heads of the later styles from those of the first two."""
+    tone = shade(coat, 0.5) if sum(coat) > 330 else shade(coat, 2.3)
+    if style == 2:
+        sketch.ellipse(0.5, 0.36, 0.05, 0.09, tone, "head")
+    if style == 3:
+        for side in (-1, 1):
+            sketch.ellipse(0.5 + side * 0.17, 0.66, 0.07, 0.05, _PINK, "head")
+    if style == 4:
+        sketch.box(0.30, 0.76, 0.70, 0.82, (190, 40, 50), "head", r=0.02)
+
+
+def _stretched(figure: Figure, style: int) -> Figure:
+    wide = (1.0, 1.0, 0.85, 1.2, 0.78)[style]
+    if wide == 1.0:
+        return figure
+    size = (round(figure.image.width * wide), figure.image.height)
+    parts = figure.parts.resize(size, Image.Resampling.NEAREST)
+    return Figure(figure.image.resize(size, Image.Resampling.BILINEAR), parts, figure.colour)
 
 
 def _eyes(sketch: Sketch, x: float, y: float, r: float, apart: float) -> None:

@@ -5,10 +5,11 @@ from typing import Protocol
 
 import numpy as np
 
+from ovam.mini.scenes.splits import may_meet
 from ovam.mini.scenes.vocabulary import CLASS_WORDS, CLASSES, GROUND_WORDS, KIND_OF
 
 OPENINGS = ("a photograph of ", "a photo of ", "a picture of ", "an image of ", "")
-SYNONYM_SHARE, KIND_SHARE, COLOUR_SHARE, PART_SHARE = 0.25, 0.08, 0.3, 0.15
+SYNONYM_SHARE, KIND_SHARE, COLOUR_SHARE, PART_SHARE = 0.25, 0.08, 0.3, 0.21
 OMITTED_SHARE, WRONG_SHARE = 0.25, 0.05
 GROUND_SHARE, BACKDROP_SHARE = 0.4, 0.3
 _PART_PHRASES = {
@@ -63,7 +64,8 @@ def caption(
     if len(named) > 1 and rng.random() < OMITTED_SHARE:
         named = named[:-1]
     wrong = int(rng.integers(len(named))) if rng.random() < WRONG_SHARE else None
-    detailed = int(rng.integers(len(named))) if rng.random() < PART_SHARE else None
+    with_parts = [i for i, thing in enumerate(named) if thing.parts and i != wrong]
+    detailed = int(rng.choice(with_parts)) if with_parts and rng.random() < PART_SHARE else None
     twins = len({thing.name for thing in things}) < len(things)
     phrases = [
         _mistaken(rng, things) if i == wrong else _phrase(rng, thing, detailed=i == detailed, coloured=twins)
@@ -93,9 +95,10 @@ def _phrase(rng: np.random.Generator, thing: Named, *, detailed: bool, coloured:
 
 
 def _mistaken(rng: np.random.Generator, things: Sequence[Named]) -> str:
-    """A class that the scene does not show."""
+    """A class that the scene does not show, and that training may name beside those it does."""
     present = {thing.name for thing in things}
-    return with_article(str(rng.choice([name for name in CLASSES if name not in present])))
+    others = [name for name in CLASSES if name not in present and all(may_meet(name, p, "train") for p in present)]
+    return with_article(str(rng.choice(others)))
 
 
 def _pick(words: Sequence[str], rng: np.random.Generator) -> str:

@@ -29,7 +29,7 @@ HOME: dict[str, tuple[str, float]] = {
 }
 """Where each class is usually met, and the share of its training scenes that keep to it."""
 
-_STRICT = 0.9
+STRICT = 0.9
 _FREQUENT = (
     *("person", "car", "chair", "dog", "cat", "bird", "bottle", "bicycle", "horse", "boat"),
     *("aeroplane", "motorbike", "potted plant", "cow", "sofa", "dining table", "bus", "train", "tv monitor", "sheep"),
@@ -85,7 +85,7 @@ def _another(rng: np.random.Generator, split: Split, present: list[str], ground:
         name for name in CLASSES if name not in present and all(may_meet(name, other, split) for other in present)
     ]
     if split == "train" and rng.random() >= _STRAY_SHARE:
-        allowed = [name for name in allowed if HOME[name][0] == ground or HOME[name][1] < _STRICT] or allowed
+        allowed = [name for name in allowed if HOME[name][0] == ground or HOME[name][1] < STRICT] or allowed
     if split != "train":
         return str(rng.choice(allowed))
     shares = np.array([FREQUENCIES[name] for name in allowed])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovam.mini.scenes.sketch import Figure, Sketch, near, shade
+from ovam.mini.scenes.sketch import Colour, Figure, Sketch, near, shade
 from ovam.mini.scenes.vocabulary import COLOURS
 
 _CLOTHES = ("red", "blue", "green", "yellow", "white", "orange", "pink", "grey")
@@ -38,9 +38,22 @@ def draw_person(rng: np.random.Generator, style: int, *, close: bool = False) ->
     sketch.ellipse(x, y + 0.12 * r, 0.82 * r, 0.92 * r, skin, "head")
     for side in (-1, 1):
         sketch.ellipse(x + side * 0.34 * r, y + 0.02 * r, 0.1 * r, 0.12 * r, (40, 36, 36), "head")
+    if close:
+        _face(sketch, style, hair)
     if rng.random() < 0.4:
         _hat(sketch, rng, x, y, r)
     return sketch.figure(word)
+
+
+def _face(sketch: Sketch, style: int, hair: Colour) -> None:
+    """What tells the close faces of the later styles from those of the first two."""
+    if style == 2:
+        sketch.box(0.36, 0.54, 0.64, 0.66, hair, "head", r=0.05)  # a beard
+    if style == 3:
+        for x in (0.42, 0.58):
+            sketch.ring(x, 0.43, 0.07, 0.018, (30, 30, 34), "head")  # glasses
+    if style == 4:
+        sketch.ellipse(0.5, 0.14, 0.12, 0.09, hair, "head")  # a knot of hair
 
 
 def _hat(sketch: Sketch, rng: np.random.Generator, x: float, y: float, r: float) -> None:

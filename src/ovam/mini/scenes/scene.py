@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -9,7 +10,7 @@ from PIL import Image, ImageFilter
 from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.animals import ANIMALS, draw_animal
 from ovam.mini.scenes.captions import caption
-from ovam.mini.scenes.company import HOME, choose_company
+from ovam.mini.scenes.company import HOME, STRICT, choose_company
 from ovam.mini.scenes.furnishings import draw_furnishing
 from ovam.mini.scenes.grounds import noise, paint_ground
 from ovam.mini.scenes.people import draw_bird, draw_person
@@ -26,6 +27,7 @@ _DISTRACTORS, _DISTRACTOR_SIZES = (3, 8), (0.08, 0.2)
 LEAST_VISIBLE, LEAST_AREA, MOST_AREA = 0.4, 0.01, 0.5
 _ATTEMPTS = 12
 
+Context = Literal["canonical", "counterfactual", "free"]
 _Chosen = tuple[Figure, Look, bool, bool]
 
 
@@ -90,9 +92,12 @@ class Scene:
         """Where the class or ground `name` is visible: bool, (height, width)."""
         return self.labels == LABELS[name]
 
-    def is_canonical(self, thing: SceneObject) -> bool:
-        """Whether a thing is met where training usually shows it."""
-        return HOME[thing.name][0] == self.ground
+    def context(self, thing: SceneObject) -> Context:
+        """Whether a thing is met where training nearly always shows it, or elsewhere; "free" where it has no habit."""
+        home, share = HOME[thing.name]
+        if share < STRICT:
+            return "free"
+        return "canonical" if home == self.ground else "counterfactual"
 
 
 @dataclass

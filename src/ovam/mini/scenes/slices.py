@@ -10,9 +10,9 @@ def slices(scene: Scene, thing: SceneObject) -> tuple[str, ...]:
     """Names of the slices an object belongs to.
 
     Returns:
-        One of each pair (`novel`, `seen` look; `canonical`, `counterfactual` ground), then those of `new-pair`
-        (beside a class that training never shows it with), `small` (below 4 % of the picture), `occluded` (more
-        than a fifth covered), `close` (a head) and `twin` (another of its class in the scene) that apply.
+        `novel` or `seen` look; `canonical` or `counterfactual` ground, `free` where the class keeps to none; then
+        those of `new-pair` (beside a class that training never shows it with), `small` (below 4 % of the picture),
+        `occluded` (more than a fifth covered), `close` (a head) and `twin` (another of its class) that apply.
     """
     others = [other.name for other in scene.objects if other is not thing]
     pairs = {frozenset((thing.name, other)) for other in others}
@@ -25,6 +25,6 @@ def slices(scene: Scene, thing: SceneObject) -> tuple[str, ...]:
     }
     return (
         "novel" if thing.novel else "seen",
-        "canonical" if scene.is_canonical(thing) else "counterfactual",
+        scene.context(thing),
         *(name for name, applies in found.items() if applies),
     )

@@ -49,7 +49,29 @@ def _bus(sketch: Sketch, rng: np.random.Generator, style: int, paint: Colour) ->
 
 
 def _train(sketch: Sketch, rng: np.random.Generator, style: int, paint: Colour) -> None:
-    if style % 2 == 0:  # an engine with boiler, cab and chimney
+    wheels: tuple[float, ...]
+    if style == 2:  # a tram with two poles
+        sketch.line([(0.30, 0.30), (0.38, 0.12), (0.62, 0.12), (0.70, 0.30)], 0.02, _METAL)
+        sketch.box(0.06, 0.28, 0.94, 0.70, paint, r=0.05)
+        sketch.box(0.06, 0.56, 0.94, 0.70, shade(paint, 0.6), r=0.03)
+        for i in range(4):
+            sketch.window(0.11 + i * 0.21, 0.33, 0.27 + i * 0.21, 0.50)
+        wheels = (0.30, 0.70)
+    elif style == 3:  # an express with a long nose
+        sketch.polygon([(0.01, 0.67), (0.12, 0.56), (0.42, 0.38), (0.99, 0.38), (0.99, 0.69), (0.01, 0.69)], paint)
+        sketch.box(0.30, 0.60, 0.99, 0.63, shade(paint, 0.5))
+        for i in range(6):
+            sketch.window(0.46 + i * 0.085, 0.45, 0.51 + i * 0.085, 0.52)
+        wheels = (0.24, 0.34, 0.80, 0.90)
+    elif style == 4:  # a diesel engine, its cab in the middle
+        sketch.box(0.04, 0.48, 0.96, 0.68, shade(paint, 0.85), r=0.03)
+        sketch.box(0.36, 0.26, 0.64, 0.68, paint, r=0.02)
+        sketch.window(0.40, 0.31, 0.49, 0.43)
+        sketch.window(0.51, 0.31, 0.60, 0.43)
+        sketch.box(0.10, 0.53, 0.32, 0.63, _METAL)
+        sketch.box(0.68, 0.53, 0.90, 0.63, _METAL)
+        wheels = (0.14, 0.26, 0.74, 0.86)
+    elif style == 0:  # an engine with boiler, cab and chimney
         sketch.box(0.10, 0.40, 0.66, 0.64, paint, r=0.08)
         sketch.box(0.62, 0.24, 0.92, 0.68, shade(paint, 0.8))
         sketch.window(0.68, 0.30, 0.86, 0.44)

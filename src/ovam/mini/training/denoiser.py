@@ -118,6 +118,7 @@ class DenoiserTraining:
         self.checkpoint = checkpoint_of(folder)
         if self.checkpoint.exists():
             self._resume()
+        torch.manual_seed(2 + self.iteration)  # a run that is taken up again sees other noise than before
 
     def _resume(self) -> None:
         tensors = load_tensors(self.checkpoint)
