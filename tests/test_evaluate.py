@@ -131,10 +131,10 @@ def test_boundary_f_forgives_what_is_near_and_nothing_else():
     truth[10:30, 10:30] = True
     near, far = np.roll(truth, 2, 1), np.roll(truth, 9, 1)
     assert ruler.boundary_f(truth, truth) == 1
-    assert ruler.boundary_f(near, truth, tolerance=2) == 1
-    assert ruler.boundary_f(near, truth, tolerance=1) < 0.7
-    assert ruler.boundary_f(far, truth, tolerance=2) == pytest.approx(ruler.boundary_f(truth, far, tolerance=2))
-    assert ruler.boundary_f(far, truth, tolerance=2) < 0.6
+    assert ruler.boundary_f(near, truth, tolerance=2.0) == 1
+    assert ruler.boundary_f(near, truth, tolerance=1.0) < 0.7
+    assert ruler.boundary_f(far, truth, tolerance=2.0) == pytest.approx(ruler.boundary_f(truth, far, tolerance=2.0))
+    assert ruler.boundary_f(far, truth, tolerance=2.0) < 0.6
     empty = np.zeros_like(truth)
     assert ruler.boundary_f(empty, truth) == 0
     assert math.isnan(ruler.boundary_f(empty, empty))
@@ -145,7 +145,7 @@ def test_boundary_f_by_hand():
     truth[4, 2:10] = True  # thin lines are their own outlines
     predicted[4, 6:18] = True  # 4 of 12 lie on it, 4 of its 8 are met
     expected = 2 * (4 / 12) * (4 / 8) / (4 / 12 + 4 / 8)
-    assert ruler.boundary_f(predicted, truth, tolerance=0) == pytest.approx(expected)
+    assert ruler.boundary_f(predicted, truth, tolerance=0.0) == pytest.approx(expected)
 
 
 def test_calibration_error_in_plain_loops():

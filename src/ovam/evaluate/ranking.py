@@ -33,7 +33,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) * precision).sum() / hits[-1])
 
 
-def presence_auroc(present: Sequence[float], absent: Sequence[float]) -> float:
+def presence_auroc(present: Sequence[float] | np.ndarray, absent: Sequence[float] | np.ndarray) -> float:
     """Chance that a present word scores above an absent one, in [0, 1]; ties count half. 0.5 is guessing.
 
     Args:

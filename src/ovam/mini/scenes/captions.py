@@ -1,7 +1,7 @@
 """Captions of scenes, as incomplete and as free as people's: synonyms, kinds, colours, parts, omissions, mistakes."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ _PART_PHRASES = {
 }
 
 
+@runtime_checkable
 class Named(Protocol):
     """What a caption needs to know of a thing."""
 
