@@ -58,7 +58,7 @@ class QueryRecorder:
     def _check_limit(self, total: int, summary: str) -> None:
         if total > self.limit:
             raise CaptureTooLargeError(
-                f"capture would keep {summary}, {total / _GIB:.3f} GiB with the runs before, "
+                f"capture would keep {summary}, {total / _GIB:.3f} GiB in all with the runs before, "
                 f"over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
                 "(blocks=[16, 32]) or steps (steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
             )
