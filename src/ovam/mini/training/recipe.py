@@ -96,9 +96,18 @@ def export(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
+    for config in folder.glob("*/config.json"):
+        _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")
     about = {"world": WORLD, "iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _forget_folder(config: Path) -> None:
+    """Diffusers notes where a part was loaded from, which says something of this machine alone."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _load_in_float32(config: Path) -> None:
