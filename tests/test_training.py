@@ -1,5 +1,6 @@
 """The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,3 +41,13 @@ def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_p
     name, value = next(iter(averaged.named_parameters()))
     assert torch.equal(value, tensors[f"ema.{name}"])
     assert not torch.equal(value, tensors[f"raw.{name}"])
+
+
+def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never(training):
+    run = training()
+    _, attended = run._texts(torch.zeros(400, dtype=torch.int64), np.random.default_rng(0))
+    words = len(run.tokenizer("a cat on the grass").input_ids) - 1  # and the start, without the end
+    masked = attended[~attended[:, -1]]
+    assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
+    assert (masked == (torch.arange(77) < words)).all()
+    assert attended[attended[:, -1]].all()

@@ -1,7 +1,11 @@
 """Stage 3: the denoiser, a UNet with cross attention at grids of 32, 16 and 8, trained on noise prediction.
 
 Half resolution first, where an iteration costs a quarter, then full size. Captions are dropped in 10 % of
-samples, for guidance. Special tokens are never masked out and no mask supervises the attention.
+samples, for guidance. No mask of a thing supervises the attention.
+
+In half of the samples the end and padding tokens are masked out of the context. Each of them holds the whole
+caption, so that a denoiser may do without the words: after 1400 iterations without masking, padding had 58 % of the
+attention, and on two-object scenes the class word's map was no better on its object than an absent word's.
 """
 
 from dataclasses import dataclass
@@ -23,7 +27,8 @@ from ovam.mini.training.loop import (
     save_tensors,
 )
 
-RATE, WARM_ITERATIONS, COOLING_ITERATIONS, DROPPED_CAPTIONS = 6e-4, 100, 1000, 0.1
+RATE, WARM_ITERATIONS, COOLING_ITERATIONS = 6e-4, 100, 1000
+DROPPED_CAPTIONS, MASKED_ENDS = 0.1, 0.5
 _CHECKPOINT_EVERY = 100
 
 
@@ -131,21 +136,25 @@ class DenoiserTraining:
         tensors |= {f"ema.{name}": value for name, value in self.average.values.items()}
         save_tensors(tensors | {"iteration": torch.tensor(self.iteration)}, self.checkpoint)
 
-    def _texts(self, indices: Tensor, random: np.random.Generator) -> Tensor:
+    def _texts(self, indices: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Hidden states (sample, position, width) of a caption of each scene, and which positions may be attended."""
         texts = []
         for i in indices.tolist():
             choices = self.captions[i]
             dropped = random.random() < DROPPED_CAPTIONS
             texts.append("" if dropped else choices[int(random.integers(len(choices)))])
         ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
-        return self.encoder(ids.to(DEVICE)).last_hidden_state.detach()
+        ends = (ids == self.encoder.config.eos_token_id).int().argmax(1, keepdim=True)
+        unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | (ends == 1)  # 1: no word at all
+        attended = unmasked | (torch.arange(ids.shape[1]) < ends)
+        return self.encoder(ids.to(DEVICE)).last_hidden_state.detach(), attended.to(DEVICE)
 
-    def _loss(self, clean: Tensor, text: Tensor) -> Tensor:
+    def _loss(self, clean: Tensor, text: Tensor, attended: Tensor) -> Tensor:
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(clean),), device=DEVICE)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         with half_precision():
-            predicted = self.model(noisy, timesteps, text).sample
+            predicted = self.model(noisy, timesteps, text, encoder_attention_mask=attended).sample
         errors = (predicted.float() - noise).square().mean((1, 2, 3))
         return (errors * _loss_weights(self.scheduler, timesteps)).mean()
 
@@ -162,7 +171,7 @@ class DenoiserTraining:
             for indices in batches(len(latents), phase.batch, order):
                 if self.iteration >= end_of_phase:
                     break
-                loss = self._loss(latents[indices].to(DEVICE).float(), self._texts(indices, random))
+                loss = self._loss(latents[indices].to(DEVICE).float(), *self._texts(indices, random))
                 optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, total)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
