@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ovam.backbones.clip_text import ClipText
+from ovam.backbones.clip_text import ClipText, fingerprint
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
 
@@ -66,6 +66,12 @@ def _moved(pipe: Any, device: str | torch.device) -> Any:
             f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
             "torch finds on this machine, as 'cuda' or 'cuda:1'"
         ) from error
+
+
+def model_hash(pipe: Any) -> str:
+    """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
 
 
 def text_of(source: object, layer: str = "last") -> ClipText:

@@ -129,7 +129,7 @@ def label_maps(oracle: nn.Module, images: np.ndarray) -> np.ndarray:
 
 def as_input(images: np.ndarray) -> Tensor:
     """Pictures (picture, height, width, 3) uint8 as an oracle takes them: (picture, 3, height, width) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def agreed_labels(images: np.ndarray, folder: Path | None = None) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from ovam.backbones.clip_text import fingerprint
 from ovam.errors import OptionError
-from ovam.mini.measures.generation import one_object_prompts, two_object_prompts
-from ovam.mini.scenes import CLASSES, render, seed_of
+from ovam.mini.measures.generation import classes_in, one_object_prompts, two_object_prompts
+from ovam.mini.scenes import render, seed_of
+from ovam.models import model_hash
 
 STEPS = 30
 _SEEDS = {"simple": 0, "pairs": 10_000, "captions": 20_000}
@@ -43,12 +43,6 @@ class Entry:
     model: str
 
 
-def model_hash(pipe: Any) -> str:
-    """Hash of all weights of a pipeline, the same for float32 and float16 copies."""
-    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
-    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
-
-
 def prompts_of(kind: str, count: int) -> list[tuple[str, tuple[str, ...]]]:
     """Prompts of a set with the classes they name.
 
@@ -73,8 +67,7 @@ def _captions(count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     while found < count:
         scene = render(seed_of("test", index), split="test")
         index += 1
-        named = tuple(name for name in CLASSES if name in scene.caption)
-        if named:
+        if named := classes_in(scene.caption):
             found += 1
             yield scene.caption, named
 
@@ -95,18 +88,24 @@ def make_images(pipe: Any, kind: str, folder: Path, *, count: int, guidance_scal
     folder = folder / kind
     folder.mkdir(parents=True, exist_ok=True)
     manifest, model = folder / "manifest.jsonl", model_hash(pipe)
-    known = set(manifest.read_text().splitlines()) if manifest.exists() else set()
+    known = _last_lines(manifest)
     entries = []
     for i, (prompt, classes) in enumerate(track(prompts_of(kind, count), f"images, {kind}")):
         entry = Entry(f"{i:05d}.png", prompt, classes, _SEEDS[kind] + i, guidance_scale, STEPS, model)
         line = json.dumps(asdict(entry))
-        if line not in known or not (folder / entry.file).exists():
+        if known.get(entry.file) != line or not (folder / entry.file).exists():
             picture = regenerated(pipe, entry)
             Image.fromarray(picture).save(folder / entry.file)
             with manifest.open("a") as stream:
                 stream.write(line + "\n")
         entries.append(entry)
     return entries
+
+
+def _last_lines(manifest: Path) -> dict[str, str]:
+    """The line that each picture was last made by; earlier ones are of pictures written over since."""
+    lines = manifest.read_text().splitlines() if manifest.exists() else []
+    return {json.loads(line)["file"]: line for line in lines}
 
 
 @torch.no_grad()

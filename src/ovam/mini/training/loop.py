@@ -28,22 +28,21 @@ def warm_cosine(iteration: int, total: int, peak: float, warm: int = 200) -> flo
 
 
 class Average:
-    """Exponential moving average of a model's parameters, quick at first and slow later."""
+    """Exponential moving average of a model's parameters and running statistics, quick at first and slow later."""
 
     def __init__(self, model: nn.Module, longest: float = 0.999) -> None:
-        self.model, self.longest = model, longest
-        self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.longest = longest
+        self.live = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+        self.values = {name: value.clone() for name, value in self.live.items()}
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
         decay = min(self.longest, (1 + iteration) / (10 + iteration))
-        torch._foreach_lerp_(
-            list(self.values.values()), [value.detach() for value in self.model.parameters()], 1 - decay
-        )
+        torch._foreach_lerp_(list(self.values.values()), list(self.live.values()), 1 - decay)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        for name, value in self.model.named_parameters():
+        for name, value in self.live.items():
             value.copy_(self.values[name])
 
 

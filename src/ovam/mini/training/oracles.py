@@ -14,32 +14,44 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovam.mini.oracle import LABEL_COUNT, NAMES, build_oracle
+from ovam.mini.oracle import NAMES, as_input, build_oracle
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
+from ovam.models import model_hash
 
 ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
-ROUND_TRIPS, RENOISED = 6000, 3000
+RENOISED = 3000  # pictures; twice as many only go through the autoencoder
 _STRENGTHS, _STEPS = (0.2, 0.6), 20  # of the noise schedule, and of a whole sampling
 _ENCODE_BATCH = 8
 
 
-def train_oracles(pool: Pool, pipe: Any, folder: Path, *, iterations: int = ITERATIONS, count: int = RENOISED) -> None:
+def train_oracles(
+    pool: Pool, pipe: Any, work: Path, folder: Path, *, iterations: int = ITERATIONS, count: int = RENOISED
+) -> None:
     """Train both oracles and write them, in float16, to `folder`; each is skipped when it lies there.
 
     Args:
         pool: Training scenes with their labels.
         pipe: The trained mini, which imitates.
+        work: Keeps the imitations, by the model that made them.
         folder: Gets `a.safetensors`, `b.safetensors` and `training.json`.
         iterations: Of each oracle.
         count: Re-noised pictures; twice as many only go through the autoencoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    imitations = _kept(folder / "imitations.npy", lambda: _imitate(pool, pipe, count))
+    model = model_hash(pipe)
+    imitations = _kept(work / f"imitations-{model}-{count}.npy", lambda: _imitate(pool, pipe, count))
     for name in NAMES:
         if not (folder / f"{name}.safetensors").exists():
             _train(name, pool, imitations, folder, iterations)
-    about = {"iterations": iterations, "batch": BATCH, "renoised": count, "round_trips": 2 * count, "pool": len(pool)}
+    about = {
+        "model": model,
+        "iterations": iterations,
+        "batch": BATCH,
+        "renoised": count,
+        "round_trips": 2 * count,
+        "pool": len(pool),
+    }
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -106,13 +118,10 @@ def _train(name: str, pool: Pool, imitations: np.ndarray, folder: Path, iteratio
 
 def _batch(pool: Pool, imitations: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Half scenes, half imitations, mirrored and re-coloured by chance: pictures in [-1, 1], and their labels."""
-    from ovam.mini.oracle import as_input
-
     plain = random.integers(len(pool), size=BATCH // 2)
     imitated = random.integers(len(imitations), size=BATCH // 2)
     images = np.concatenate([pool.images[plain], imitations[imitated]])
     labels = np.concatenate([pool.labels[plain], pool.labels[imitated % len(pool)]])
-    assert labels.max() < LABEL_COUNT
     if random.random() < 0.5:
         images, labels = images[:, :, ::-1], labels[:, :, ::-1]
     pictures = as_input(images)

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ovam.errors import OptionError
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
 from ovam.mini.training.loop import save_tensors
@@ -47,8 +48,12 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
             world; None starts from nothing.
         scenes: Training scenes.
         phases: Phases of the denoiser.
+
+    Raises:
+        OptionError: what stands in `work` was made for another world.
     """
     work.mkdir(parents=True, exist_ok=True)
+    _check_world(work)
     if start is not None and not (work / "vae").exists() and _training_of(start).get("world") == WORLD:
         take_up(start, work)
     pool = Pool(work, scenes)
@@ -60,9 +65,20 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
     DenoiserTraining(work / "unet", latents, pool.captions, tokenizer, encoder).run(phases)
 
 
+def _check_world(work: Path) -> None:
+    stamp = work / "world.json"
+    known = json.loads(stamp.read_text()) if stamp.exists() else None
+    if known != WORLD and any(work.iterdir()):
+        raise OptionError(
+            f"folder {work} holds parts made for world {known}, and the recipe is for world {WORLD}: "
+            "expected an empty folder or one of the same world; choose another --work-dir"
+        )
+    stamp.write_text(json.dumps(WORLD))
+
+
 def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
     """Train the oracles on the scenes of `work`, with the pictures of a trained model."""
-    train_oracles(Pool(work, SCENES), load(model), folder)
+    train_oracles(Pool(work, SCENES), load(model), work, folder)
 
 
 def take_up(folder: Path, work: Path) -> None:

@@ -1,0 +1,99 @@
+"""The oracles: what they agree on, and the stage of the recipe that trains them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ovam
+from ovam.errors import ModelNotFoundError, OptionError
+from ovam.mini import oracle
+from ovam.mini.measures.generation import agreement
+from ovam.mini.scenes import LABELS, render, seed_of
+from ovam.mini.training import oracles as stage
+from ovam.mini.training.loop import Average
+from ovam.mini.training.pool import Pool
+from ovam.mini.training.recipe import train
+
+
+class _Seeing(nn.Module):
+    """Sees one label where a picture is bright and another where it is dark."""
+
+    def __init__(self, bright, dark):
+        super().__init__()
+        self.bright, self.dark = bright, dark
+
+    def forward(self, pictures):
+        scores = torch.zeros(len(pictures), oracle.LABEL_COUNT, *pictures.shape[-2:])
+        mean = pictures.mean(1)
+        scores[:, self.bright], scores[:, self.dark] = mean, -mean
+        return scores
+
+
+@pytest.fixture
+def half_bright():
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    images[:, :, :2] = 255
+    return images
+
+
+def test_labels_are_ignored_where_the_oracles_differ(half_bright, monkeypatch):
+    cat, dog, grass = LABELS["cat"], LABELS["dog"], LABELS["grass"]
+    monkeypatch.setattr(
+        oracle, "load_oracles", lambda folder=None: {"a": _Seeing(cat, grass), "b": _Seeing(dog, grass)}
+    )
+    labels = oracle.agreed_labels(half_bright)
+    assert (labels[:, :, :2] == oracle.IGNORE).all()
+    assert (labels[:, :, 2:] == grass).all()
+
+
+def test_agreement_counts_classes_apart_from_grounds(half_bright, monkeypatch):
+    cat, grass, sand = LABELS["cat"], LABELS["grass"], LABELS["sand"]
+    pair = {"a": _Seeing(cat, grass), "b": _Seeing(cat, sand)}
+    for module in ("ovam.mini.oracle", "ovam.mini.measures.generation"):
+        monkeypatch.setattr(f"{module}.load_oracles", lambda folder=None: pair)
+    found = agreement(half_bright)
+    assert found == {"miou": 0.5, "miou of classes": 1.0, "ignored": 0.75}
+
+
+@pytest.mark.user_error
+def test_oracles_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"oracle 'a' is not in .*: make it with `ovam mini oracles`"):
+        oracle.load_oracles(tmp_path)
+
+
+def test_the_average_holds_running_statistics_as_well():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    average = Average(model, 0.5)
+    model.train()(torch.randn(16, 2) + 5)
+    expected = model[1].running_mean.lerp(torch.zeros(3), 2 / 11)  # the decay of the first iteration
+    average.update(1)
+    average.copy_to_model()
+    assert torch.allclose(model[1].running_mean, expected)
+    assert int(model[1].num_batches_tracked) == 1
+
+
+def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
+    pool, pipe = Pool(tmp_path, 4), ovam.load("mini")
+    for i in (0, 3):
+        scene = render(seed_of("train", i), split="train")
+        assert np.array_equal(pool.images[i], scene.image)
+        assert np.array_equal(pool.labels[i], scene.labels)
+        assert pool.captions[i][0] == scene.caption
+    stage.train_oracles(pool, pipe, tmp_path, tmp_path / "oracles", iterations=2, count=1)
+    written = {path.name for path in (tmp_path / "oracles").iterdir()}
+    assert written == {"a.safetensors", "b.safetensors", "training.json", "a.log.jsonl", "b.log.jsonl"}
+    (kept,) = tmp_path.glob("imitations-*.npy")
+    assert np.load(kept).shape == (3, 128, 128, 3)
+    assert json.loads((tmp_path / "oracles" / "training.json").read_text())["model"] in kept.name
+    loaded = oracle.load_oracles(tmp_path / "oracles")
+    assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, 128, 128)
+
+
+@pytest.mark.user_error
+def test_parts_of_another_world_are_not_taken_up(tmp_path):
+    (tmp_path / "world.json").write_text("0")
+    with pytest.raises(OptionError, match="holds parts made for world 0, and the recipe is for world 1"):
+        train(tmp_path)
