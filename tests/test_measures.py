@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import ovam
+from ovam.errors import OptionError
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import curves, headroom, images, words
+from ovam.mini.measures import curves, headroom, images, memory, words
 from ovam.mini.measures.bars import bars
-from ovam.mini.measures.generation import class_shares, one_object_prompts, two_object_prompts
-from ovam.mini.scenes import CLASSES, LABELS
+from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
+from ovam.mini.measures.report import page
+from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.splits import may_meet
 from ovam.trace import BlockTrace
 
@@ -18,18 +21,23 @@ FIGURES = {
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
     "oracles": {"a": {"after the autoencoder": 0.85}},
     "generation": {
-        "agreement": {"miou": 0.79},
+        "agreement": {"simple": {"miou": 0.9}, "all": {"miou": 0.7999}},
         "one_object": 0.9,
         "by_class": {"cat": 0.8, "sheep": 0.4},
         "two_objects": 0.6,
-        "memorised": {"generated median": 0.9, "test median": 0.8},
+    },
+    "memory": {
+        "generated median": 0.9,
+        "test median": 0.8,
+        "generated lowest twentieth": 0.1,
+        "test lowest twentieth": 0.2,
     },
     "words": {
         "objects": {"own": 0.6, "gap": [0.29, 0.2, 0.4]},
         "presence_auroc": 0.9,
         "grounds": {"normalised": 0.39},
     },
-    "headroom": {"word": {"miou": 0.4}, "fitted": {"miou": 0.51}, "word below 0.45": 5},
+    "headroom": {"gain": [0.11, 0.05, 0.2], "word below 0.45": 5},
     "transfer": {"images": 3, "resolutions": {"spearman": 0.71}, "one call": {"spearman": -0.2}},
 }
 
@@ -41,7 +49,7 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "oracle A",
         "one-object",
         "two-object",
-        "distance",
+        "distance to the nearest training scene not below that of test scenes, median",
         "class word on its own",
         "presence",
         "headroom",
@@ -51,6 +59,7 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "gate: colour clusters",
         "agreement",
         "the same for the worst class (sheep)",
+        "distance to the nearest training scene not below that of test scenes, lowest",
         "above a random absent",
         "ground words",
         "classes whose word",
@@ -81,10 +90,45 @@ def test_prompts_name_every_class_and_only_pairs_that_training_shows():
     assert len({names for _, names in twos}) > 60
 
 
-def test_a_manifest_names_what_its_captions_name():
+def test_a_caption_names_classes_by_whole_words_and_synonyms():
+    assert classes_in("a photo of a puppy and a dining table") == ("dining table", "dog")
+    assert classes_in("cattle and a carpet by the busy birdbath") == ("cow",)
+    assert classes_in("an animal on the grass") == ()
+
+
+def test_captions_of_the_set_name_what_its_manifest_says():
     for caption, named in images.prompts_of("captions", 20):
-        assert named
-        assert all(name in caption for name in named)
+        assert named == classes_in(caption) != ()
+
+
+@pytest.mark.user_error
+def test_an_unknown_image_set_is_named():
+    with pytest.raises(OptionError, match="image set 'double': expected one of simple, pairs, captions"):
+        images.prompts_of("double", 1)
+
+
+def test_pictures_are_made_once_and_again_after_another_guidance(tmp_path, monkeypatch):
+    made = []
+
+    def picture(pipe, entry):
+        made.append(entry.guidance_scale)
+        return np.full((8, 8, 3), entry.guidance_scale, dtype=np.uint8)
+
+    monkeypatch.setattr(images, "regenerated", picture)
+    monkeypatch.setattr(images, "model_hash", lambda pipe: "hash")
+    for guidance in (7, 7, 5, 7):
+        entries = images.make_images(None, "simple", tmp_path, count=2, guidance_scale=guidance)
+        assert (images.read_images(tmp_path / "simple", entries) == guidance).all()
+    assert made == [7, 7, 5, 5, 7, 7]
+
+
+def test_a_copy_of_a_training_scene_is_found(tmp_path):
+    scenes = np.stack([render(seed_of("train", i), split="train").image for i in range(4)])
+    copied = memory.measure_memory(scenes, tmp_path, training=4)
+    assert copied["generated median"] < 1e-6 < copied["test median"]  # measured 0 and 0.19
+    assert copied["generated nearer to training"] == 1.0
+    again = memory.measure_memory(255 - scenes, tmp_path, training=4)
+    assert again["generated median"] > again["test median"]
 
 
 class _Apart:
@@ -115,18 +159,54 @@ def test_subsets_of_resolutions_and_calls_are_means_over_heads():
     assert found["<=12"][0, 0] == pytest.approx(every + 6)
 
 
-def test_the_best_threshold_ignores_what_the_oracles_leave_open():
+def test_curves_pool_each_class_and_ignore_what_the_oracles_leave_open():
     truth = np.zeros((8, 8), dtype=int)
     truth[:, 4:], truth[0] = 1, -1
     score = np.where(truth == -1, 1.0, np.where(truth == 1, 0.9, 0.1))
-    assert curves._best_iou([(score, truth)]) == 1.0
-    assert curves._best_iou([(1 - score, truth)]) == 0.0
+    right, wrong = [(score, truth)] * 3, [(1 - score, truth)]
+    assert curves.mean_iou([right], (0.5,)) == 1.0
+    assert curves.mean_iou([right, wrong], (0.5,)) == 0.5  # of classes, however many pictures each has
+    faint = np.where(truth == -1, 1.0, np.where(truth == 1, 0.3, 0.1))
+    assert curves.mean_iou([[(faint, truth)]], (0.5,)) == 0.0
+    assert curves.mean_iou([[(faint, truth)]], (0.1, 0.5)) == 1.0
 
 
 def test_curves_stand_beside_their_own_figures():
-    found = curves._beside(dict(zip("abc", (0.1, 0.5, 0.3), strict=True)), (40.0, 70.0, 60.0))
-    assert found["spearman"] == 1.0
-    assert json.dumps(found["stable_diffusion"]) == '{"a": 40.0, "b": 70.0, "c": 60.0}'
+    found, best = (dict(zip("abc", values, strict=True)) for values in ((0.1, 0.5, 0.3), (0.9, 0.5, 0.6)))
+    beside = curves._beside(found, best, (40.0, 70.0, 60.0))
+    assert beside["spearman"] == 1.0
+    assert beside["stable_diffusion"] == {"a": 40.0, "b": 70.0, "c": 60.0}
+
+
+def test_headroom_gives_each_class_and_method_its_own_threshold():
+    truth = np.zeros((2, 4, 4), dtype=bool)
+    truth[:, :2] = True
+
+    def scored(high, elsewhere):
+        scores = np.where(truth, high, 0.1)
+        return headroom.Scored((scores, truth), (scores, truth), np.full((1, 4, 4), elsewhere))
+
+    blind = headroom.Scored((np.ones((2, 4, 4)), truth), (np.ones((2, 4, 4)), truth), np.ones((1, 4, 4)))
+    found = headroom.summary(
+        {
+            "cat": {"word": scored(0.3, 0.05), "fitted": scored(0.9, 0.05)},
+            "dog": {"word": blind, "fitted": scored(0.5, 1)},
+        }
+    )
+    assert found["classes"]["cat"]["word IoU"] == found["classes"]["cat"]["fitted IoU"] == 1.0
+    assert found["classes"]["dog"]["word IoU"] == found["classes"]["dog"]["word AP"] == 0.5
+    assert found["classes"]["cat"]["word elsewhere"] == 0.0
+    assert found["classes"]["dog"]["word elsewhere"] == found["classes"]["dog"]["fitted elsewhere"] == 1.0
+    assert found["gain"] == pytest.approx([0.25, 0.0, 0.5])
+    assert found["word below 0.45"] == 0
+
+
+def test_the_untrained_pipeline_differs_in_its_denoiser_alone():
+    pipe = ovam.load("mini")
+    blank = words.untrained(pipe)
+    assert blank.vae is pipe.vae
+    name, value = next(iter(pipe.unet.named_parameters()))
+    assert not torch.equal(dict(blank.unet.named_parameters())[name], value)
 
 
 def test_scenes_with_several_classes_are_counted_by_classes():
@@ -152,12 +232,59 @@ def test_fitting_moves_the_word_s_own_vectors_and_no_other(trace_and_word):
 @pytest.fixture
 def trace_and_word():
     """The embedded model looking at a scene."""
-    import ovam
-    from ovam.mini.scenes import render, seed_of
-
     scene = next(
         s for s in (render(seed_of("validation", i), split="validation") for i in range(50)) if s.objects[0].area > 0.1
     )
     pipe = ovam.load("mini")
     trace = ovam.encode(pipe, scene.image, timesteps=(50, 250, 450))
     return trace, headroom._template(pipe, "cat"), scene.mask(scene.objects[0].name)
+
+
+def _row(own):
+    return {
+        "count": 3,
+        "own": own,
+        "gap": [0.3, 0.2, 0.4],
+        "others": dict.fromkeys(("synonym", *words.BASELINES), 0.25),
+    }
+
+
+def _curve(keys):
+    values = dict.fromkeys(keys, 0.5)
+    return {"mini": values, "mini, best threshold": values, "stable_diffusion": values, "spearman": 0.71}
+
+
+def test_the_page_shows_every_figure_and_says_when_it_is_quick():
+    method = {"word IoU": 0.4, "fitted IoU": 0.51}
+    figures = FIGURES | {
+        "command": "ovam mini report",
+        "quick": False,
+        "model": "0123456789abcdef",
+        "oracle_hashes": {"a": "aa", "b": "bb"},
+        "date": "2026-01-01",
+        "threads": 2,
+        "seconds": 600.0,
+        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "batch": 2, "size": 64}]},
+        "generation": FIGURES["generation"] | {"captions": 0.625},
+        "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
+        | {"slices": {"novel": _row(0.4)}},
+        "headroom": {"annotations": 20, "classes": {"cat": method}, "mean": method, "gain": [0.11, 0.05, 0.2]}
+        | {"word below 0.45": 5},
+        "transfer": {"images": 9, "left_out": 1, "ignored": 0.125, "threshold": 0.4}
+        | {name: _curve(("0", "5")) for name in ("resolutions", "one call", "from call", "up to call")},
+        "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
+        "speed": 2.0,
+    }  # fmt: skip
+    text = page(json.loads(json.dumps(figures)))
+    for shown in (
+        "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
+        "12.5% of the pixels ignored",
+        "0.110 (0.050 to 0.200)",
+    ):
+        assert shown in text
+    assert "| novel | 3 | 0.400" in text
+    assert "5 iterations of 2 scenes at 64 pixels" in text
+    assert "| bus |" not in text
+    assert "$" not in text
+    assert "**A quick run" not in text
+    assert "**A quick run" in page(figures | {"quick": True})

@@ -13,7 +13,7 @@ from ovam import pictures
 from ovam.errors import NotFiniteError, OptionError
 from ovam.maps import AttentionMaps
 from ovam.masks import Segmentation
-from ovam.mini.world import render
+from ovam.mini.scenes import render
 from ovam.prompt import Span
 
 PAPER = (250, 250, 250)
@@ -21,7 +21,7 @@ PAPER = (250, 250, 250)
 
 @pytest.fixture
 def image():
-    return Image.fromarray(render(3).image)
+    return Image.fromarray(render(3, split="train").image)
 
 
 def corner_map(height=8, width=8):
@@ -237,7 +237,7 @@ def test_labels_that_a_palette_cannot_hold_are_refused(labels, told):
 
 
 def test_equal_input_gives_equal_bytes(image):
-    labels = np.asarray(render(3).labels, dtype=np.int64) % 3
+    labels = np.asarray(render(3, split="train").labels, dtype=np.int64) % 3
     made = [
         [
             png(pictures.overlay(image, corner_map())),

@@ -61,6 +61,7 @@ Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda
 LimitGib = Annotated[
     float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
 ]
+ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
 
@@ -319,15 +320,31 @@ def oracles(
 
 
 @mini_app.command()
-def report(
-    docs: Annotated[Path, typer.Option(help="Folder of the documentation, which is written to.")] = Path("docs"),
-    scenes: Annotated[int, typer.Option(min=1, help="Validation scenes for each number of objects.")] = 100,
+def images(
+    images_dir: ImagesDir = Path("runs/images"),
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Pictures of each set, if not the report's.")] = None,
 ) -> None:
-    """Measure the embedded model and write its page, figures and contact sheet: some minutes."""
+    """Generate the pictures that the report judges; goes on where it was broken off: a quarter of an hour."""
     with quiet():
-        from ovam.mini.report import report_on_mini as run
+        from ovam.mini.measures.report import COUNTS
+        from ovam.mini.measures.report import make_image_sets as run
 
-        run(docs, scenes=scenes)
+        run(images_dir, COUNTS if n is None else dict.fromkeys(COUNTS, n))
+
+
+@mini_app.command()
+def report(
+    docs: Annotated[
+        Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
+    ] = None,
+    images_dir: ImagesDir = Path("runs/images"),
+    quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
+) -> None:
+    """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores."""
+    with quiet():
+        from ovam.mini.measures.report import report_on_mini as run
+
+        run(docs or Path("out/quick-report" if quick else "docs"), images_dir, quick=quick)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

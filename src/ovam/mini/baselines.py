@@ -88,7 +88,7 @@ def gates(*, scenes: int = 200, size: int = 128) -> dict[str, dict[str, float]]:
         reached = [class_iou(validation, [score >= threshold for score in scores]) for threshold in _THRESHOLDS]
         threshold = _THRESHOLDS[int(np.argmax(reached))]
         masks = [baseline(scene.image) >= threshold for scene in test]
-        found[name] = {"threshold": round(float(threshold), 2), "miou": round(class_iou(test, masks), 3)}
+        found[name] = {"threshold": float(threshold), "miou": class_iou(test, masks)}
     return found
 
 

@@ -1,19 +1,21 @@
-"""Generated pictures judged by the oracles: is what was asked there, do the oracles agree, was anything memorised?"""
+"""Generated pictures judged by the oracles: is what was asked there, and do the oracles agree on what is?"""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ovam.evaluate import Confusion
 from ovam.mini.oracle import IGNORE, agreed_labels, label_maps, load_oracles
-from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
+from ovam.mini.scenes import CLASSES, LABELS
 from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import HELD_OUT
+from ovam.mini.scenes.vocabulary import CLASS_WORDS
 
-LEAST_AREA = 0.04
+LEAST_AREA, LEAST_SHOWN = 0.04, 0.01  # of the pixels: to be what a picture is of, and to be in it at all
 _THING_LABELS = [LABELS[name] for name in CLASSES]
+_NAMED = {name: re.compile(rf"\b({'|'.join(map(re.escape, words))})\b") for name, words in CLASS_WORDS.items()}
 
 
 def one_object_prompts(count: int) -> list[tuple[str, str]]:
@@ -38,68 +40,57 @@ def class_shares(labels: np.ndarray) -> np.ndarray:
     return np.stack([(labels == number).mean((1, 2)) for number in _THING_LABELS], axis=1)
 
 
+def classes_in(caption: str) -> tuple[str, ...]:
+    """Classes that a caption names by their own name or a synonym, in the vocabulary's order."""
+    return tuple(name for name, pattern in _NAMED.items() if pattern.search(caption))
+
+
 def measure_generation(
-    pipe: Any,
-    ones: tuple[np.ndarray, Sequence[str]],
-    twos: tuple[np.ndarray, Sequence[tuple[str, ...]]],
+    pictures: Mapping[str, np.ndarray], asked: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> dict[str, Any]:
     """How often the asked classes are what oracle A sees, and how well the oracles agree.
 
     Args:
-        pipe: The model, whose autoencoder measures distances.
-        ones: Pictures and the one class asked of each; it must be the largest one, with at least 4 % of the pixels.
-        twos: Pictures and the two classes asked of each; both must take at least 1 %.
+        pictures: (picture, height, width, 3) uint8 of the sets "simple", "pairs" and "captions".
+        asked: Classes that each prompt of each set names.
+
+    Returns:
+        `one_object`: share of *simple* pictures whose largest class is the asked one, with at least 4 % of the
+        pixels; `by_class` the same for each class; `two_objects`: share of *pairs* where both take at least 1 %;
+        `captions`: share of the classes named by *captions* that take at least 1 %; `agreement` of the oracles.
     """
-    first = load_oracles()["a"]
+    oracle = load_oracles()["a"]
+    shares = {kind: class_shares(label_maps(oracle, images)) for kind, images in pictures.items()}
     right: dict[str, list[bool]] = {}
-    for share, name in zip(class_shares(label_maps(first, ones[0])), ones[1], strict=True):
+    for share, (name,) in zip(shares["simple"], asked["simple"], strict=True):
         right.setdefault(name, []).append(CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA)
-    both = [
-        all(share[CLASSES.index(name)] >= 0.01 for name in names)
-        for share, names in zip(class_shares(label_maps(first, twos[0])), twos[1], strict=True)
-    ]
+    there = {
+        kind: [
+            [bool(share[CLASSES.index(name)] >= LEAST_SHOWN) for name in names]
+            for share, names in zip(shares[kind], asked[kind], strict=True)
+        ]
+        for kind in ("pairs", "captions")
+    }
     return {
-        "one_object": round(float(np.mean([ok for found in right.values() for ok in found])), 3),
-        "by_class": {name: round(float(np.mean(found)), 2) for name, found in right.items()},
-        "two_objects": round(float(np.mean(both)), 3),
-        "agreement": agreement(np.concatenate([ones[0], twos[0]])),
-        "memorised": nearest_distances(pipe, ones[0][:100]),
+        "one_object": float(np.mean([ok for found in right.values() for ok in found])),
+        "by_class": {name: float(np.mean(found)) for name, found in right.items()},
+        "two_objects": float(np.mean([all(found) for found in there["pairs"]])),
+        "captions": float(np.mean([ok for found in there["captions"] for ok in found])),
+        "agreement": {kind: agreement(images) for kind, images in pictures.items()}
+        | {"all": agreement(np.concatenate(list(pictures.values())))},
     }
 
 
 def agreement(pictures: np.ndarray) -> dict[str, float]:
-    """Mean IoU of one oracle's labels against the other's, over classes and grounds, and the share they disagree on."""
+    """Mean IoU of oracle A's labels with oracle B's as truth: over classes and grounds, and over classes alone.
+
+    The share of pixels on which they differ stands beside it: those are ignored wherever truth is asked of them.
+    """
     first, second = (label_maps(oracle, pictures) for oracle in load_oracles().values())
     confusion = Confusion.of(first, second, len(LABELS) + 1, ignore=None)
+    classes = confusion.iou()[_THING_LABELS][confusion.counts.sum(1)[_THING_LABELS] > 0]
     return {
-        "miou": round(confusion.mean_iou(), 3),
-        "ignored": round(float((agreed_labels(pictures) == IGNORE).mean()), 3),
+        "miou": confusion.mean_iou(),
+        "miou of classes": float(classes.mean()) if len(classes) else float("nan"),
+        "ignored": float((agreed_labels(pictures) == IGNORE).mean()),
     }
-
-
-@torch.no_grad()
-def nearest_distances(pipe: Any, pictures: np.ndarray, *, training: int = 2000) -> dict[str, float]:
-    """Distance of pictures to the nearest training scene, beside the same of test scenes: medians and lowest tenths.
-
-    Distances between latents, root mean square. Generated pictures that lay closer than test scenes do would be copies.
-
-    Args:
-        pipe: The model, whose autoencoder is used.
-        pictures: (picture, height, width, 3) uint8.
-        training: Training scenes to compare with; the more, the closer the nearest.
-    """
-    known = _latents(pipe, np.stack([render(seed_of("train", i), split="train").image for i in range(training)]))
-    test = np.stack([render(seed_of("test", i), split="test").image for i in range(len(pictures))])
-    found = {}
-    for name, images in (("generated", pictures), ("test", test)):
-        nearest = torch.cdist(_latents(pipe, images), known).min(1).values / known.shape[1] ** 0.5
-        found[f"{name} median"] = round(float(nearest.median()), 3)
-        found[f"{name} lowest tenth"] = round(float(nearest.quantile(0.1)), 3)
-    return found
-
-
-def _latents(pipe: Any, images: np.ndarray) -> torch.Tensor:
-    from ovam.mini.oracle import as_input
-
-    parts = [pipe.vae.encode(as_input(images[i : i + 8])).latent_dist.mean for i in range(0, len(images), 8)]
-    return (torch.cat(parts) * pipe.vae.config.scaling_factor).flatten(1)

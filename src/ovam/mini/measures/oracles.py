@@ -27,7 +27,7 @@ def measure_oracles(pipe: Any, *, scenes: int = 100) -> dict[str, dict[str, floa
     for strength in STRENGTHS:
         ways[f"re-noised to {strength}"] = distorted(pipe, images, captions, strength)
     return {
-        name: {way: round(_miou(label_maps(oracle, seen), truth), 3) for way, seen in ways.items()}
+        name: {way: _miou(label_maps(oracle, seen), truth) for way, seen in ways.items()}
         for name, oracle in load_oracles().items()
     }
 

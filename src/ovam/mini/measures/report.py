@@ -13,24 +13,28 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ovam.backbones.clip_text import fingerprint
 from ovam.capture import capture
+from ovam.evaluate import Interval
 from ovam.mini.baselines import gates
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.curves import measure_curves
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
-from ovam.mini.measures.images import Entry, make_images, model_hash, read_images
+from ovam.mini.measures.images import Entry, make_images, read_images
+from ovam.mini.measures.memory import measure_memory
 from ovam.mini.measures.oracles import measure_oracles
-from ovam.mini.measures.words import measure_words
+from ovam.mini.measures.words import BASELINES, measure_words
+from ovam.mini.oracle import describe, load_oracles
 from ovam.mini.scenes import CLASSES
 from ovam.mini.scenes.captions import with_article
-from ovam.models import load, mini_folder
+from ovam.models import load, mini_folder, model_hash
 from ovam.recorders import versions
 from ovam.trace import Trace
 
 GUIDANCE_SCALE = 7.5
-_COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
-_QUICK_COUNTS = {"simple": 20, "pairs": 4, "captions": 4}
+COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
+_QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
 _COLUMNS = 8
 
 SHEET_PROMPTS = tuple(
@@ -47,45 +51,56 @@ SHEET_PROMPTS = tuple(
 """Forty prompts: each class twice, on asked grounds, likely and unlikely ones."""
 
 
-def make_image_sets(folder: Path, *, quick: bool = False) -> dict[str, list[Entry]]:
-    """Generate the pictures that the report judges, resuming what stands in `folder`."""
+def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[Entry]]:
+    """Generate the pictures that the report judges, resuming what stands in `folder`; half a second each or more.
+
+    Args:
+        folder: Gets a folder with a manifest for each set.
+        counts: Number of pictures of each set: "simple", "pairs", "captions".
+    """
     pipe = _pipeline()
-    counts = _QUICK_COUNTS if quick else _COUNTS
     return {
         kind: make_images(pipe, kind, folder, count=count, guidance_scale=GUIDANCE_SCALE)
         for kind, count in counts.items()
     }
 
 
-def report_on_mini(docs: Path, images: Path, *, quick: bool = False) -> None:
+def report_on_mini(docs: Path, images: Path, *, quick: bool = False) -> dict[str, Any]:
     """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
 
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
+
+    Returns:
+        The figures.
     """
-    sets = make_image_sets(images, quick=quick)
+    sets = make_image_sets(images, _QUICK_COUNTS if quick else COUNTS)
     pipe, begun = _pipeline(), time.monotonic()
-    few = 12 if quick else 200
+    pictures = {kind: read_images(images / kind, entries) for kind, entries in sets.items()}
+    asked = {kind: [entry.classes for entry in entries] for kind, entries in sets.items()}
+    few, training = 6 if quick else 200, _training()
+    known = 100 if quick else training["scenes"]
     measures: dict[str, Callable[[], Any]] = {
         "gates": lambda: gates(scenes=few),
-        "oracles": lambda: measure_oracles(pipe, scenes=8 if quick else 100),
-        "generation": lambda: _generation(pipe, images, sets),
+        "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
+        "generation": lambda: measure_generation(pictures, asked),
+        "memory": lambda: measure_memory(pictures["simple"], images, training=known),
         "words": lambda: measure_words(pipe, scenes=few),
-        "transfer": lambda: measure_curves(pipe, sets["simple"][: 10 if quick else 100]),
+        "headroom": lambda: measure_headroom(pipe, **({"annotations": 4, "held_back": 1} if quick else {})),
+        "transfer": lambda: measure_curves(pipe, sets["simple"][: 2 if quick else 100]),
         "masses": lambda: _masses(pipe),
         "speed": lambda: seconds_per_image(pipe),
     }
-    if not quick:
-        measures["headroom"] = lambda: measure_headroom(pipe)
     figures: dict[str, Any] = {name: measure() for name, measure in measures.items()}
-    figures |= _stamp(pipe, quick, time.monotonic() - begun)
+    figures |= _stamp(pipe, training, quick, time.monotonic() - begun)
     folder = docs / "results" / "mini"
     folder.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pipe).save(folder / "sheet.png")
+    contact_sheet(pipe, SHEET_PROMPTS[: _COLUMNS if quick else None]).save(folder / "sheet.png")
     (folder / "report.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
     (docs / "mini.md").write_text(page(figures))
+    return figures
 
 
 def _pipeline() -> Any:
@@ -94,13 +109,9 @@ def _pipeline() -> Any:
     return pipe
 
 
-def _generation(pipe: Any, images: Path, sets: Mapping[str, list[Entry]]) -> dict[str, Any]:
-    ones, twos = sets["simple"], sets["pairs"]
-    return measure_generation(
-        pipe,
-        (read_images(images / "simple", ones), [entry.classes[0] for entry in ones]),
-        (read_images(images / "pairs", twos), [entry.classes for entry in twos]),
-    )
+def _training() -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((mini_folder() / "training.json").read_text())
+    return about
 
 
 def _masses(pipe: Any) -> dict[str, float]:
@@ -109,7 +120,7 @@ def _masses(pipe: Any) -> dict[str, float]:
         prompts = list(SHEET_PROMPTS[:_COLUMNS])
         pipe(prompts, num_inference_steps=10, generator=[_seeded(i) for i in range(_COLUMNS)])
     masses = [attention_masses(trace) for trace in traces]
-    return {kind: round(float(np.mean([mass[kind] for mass in masses])), 3) for kind in masses[0]}
+    return {kind: float(np.mean([mass[kind] for mass in masses])) for kind in masses[0]}
 
 
 def attention_masses(trace: Trace) -> dict[str, float]:
@@ -129,16 +140,16 @@ def seconds_per_image(pipe: Any, *, steps: int = 30, repeats: int = 3) -> float:
         start = time.perf_counter()
         pipe("a photograph of a dog on the sand", num_inference_steps=steps, generator=_seeded(seed))
         times.append(time.perf_counter() - start)
-    return round(float(np.median(times)), 2)
+    return float(np.median(times))
 
 
-def contact_sheet(pipe: Any, *, steps: int = 30) -> Image.Image:
-    """One picture for each of `SHEET_PROMPTS`, row by row."""
+def contact_sheet(pipe: Any, prompts: Sequence[str] = SHEET_PROMPTS, *, steps: int = 30) -> Image.Image:
+    """One picture for each prompt, eight in a row."""
     pictures: list[Image.Image] = []
-    for start in range(0, len(SHEET_PROMPTS), _COLUMNS):
-        prompts = list(SHEET_PROMPTS[start : start + _COLUMNS])
-        generators = [_seeded(start + i) for i in range(len(prompts))]
-        pictures += pipe(prompts, num_inference_steps=steps, generator=generators, guidance_scale=GUIDANCE_SCALE).images
+    for start in range(0, len(prompts), _COLUMNS):
+        row = list(prompts[start : start + _COLUMNS])
+        generators = [_seeded(start + i) for i in range(len(row))]
+        pictures += pipe(row, num_inference_steps=steps, generator=generators, guidance_scale=GUIDANCE_SCALE).images
     width, height = pictures[0].size
     sheet = Image.new("RGB", (_COLUMNS * width, -(-len(pictures) // _COLUMNS) * height))
     for i, picture in enumerate(pictures):
@@ -150,50 +161,60 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _stamp(pipe: Any, quick: bool, seconds: float) -> dict[str, Any]:
+def _stamp(pipe: Any, training: Mapping[str, Any], quick: bool, seconds: float) -> dict[str, Any]:
     return {
         "command": "ovam mini report" + (" --quick" if quick else ""),
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
-        "training": json.loads((mini_folder() / "training.json").read_text()),
+        "oracle_hashes": {name: fingerprint(oracle.state_dict()) for name, oracle in load_oracles().items()},
+        "training": training,
+        "oracle_training": describe(),
         "guidance_scale": GUIDANCE_SCALE,
         "versions": {"python": platform.python_version(), **versions()},
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds),
+        "seconds": seconds,
     }
 
 
 def page(figures: Mapping[str, Any]) -> str:
     """The page, from the figures alone."""
-    training = figures["training"]
+    training, words = figures["training"], figures["words"]
     phases = [
         f"{phase['iterations']} iterations of {phase['batch']} scenes at {phase['size']} pixels"
         for phase in training["phases"]
     ]
+    generation = figures["generation"]
     template = Template((Path(__file__).parent / "page.md").read_text())
     return template.substitute(
         command=figures["command"],
         quick="**A quick run, not for publication.** " if figures["quick"] else "",
         model=figures["model"],
+        oracle_hashes=", ".join(f"{name} {value}" for name, value in figures["oracle_hashes"].items()),
         date=figures["date"],
         threads=figures["threads"],
-        seconds=figures["seconds"],
+        minutes=f"{figures['seconds'] / 60:.0f}",
         scenes=training["scenes"],
         phases=", then ".join(phases),
         iterations=training["iterations"],
         bars=_table(
             ("bar", "measured", "met"), [(b.asked, b.found, "yes" if b.met else "**no**") for b in bars(figures)]
         ),
+        gates=_nested(figures["gates"], "baseline"),
         oracles=_nested(figures["oracles"], "oracle"),
-        classes=_table(("class", "asked class is the largest"), figures["generation"]["by_class"].items()),
-        words=_words(figures["words"]),
-        others=_table(("word", "AP on the object"), figures["words"]["objects"]["others"].items()),
-        slices=_slices(figures["words"]["slices"]),
-        headroom=_nested(figures["headroom"]["classes"], "class") if "headroom" in figures else "Not measured.\n",
+        agreement=_nested(generation["agreement"], "set"),
+        classes=_table(("class", "asked class is the largest"), generation["by_class"].items()),
+        captions=f"{generation['captions']:.2f}",
+        memory=_table(("", "value"), figures["memory"].items()),
+        words=_words({"all": words["objects"]} | words["classes"], "objects"),
+        others=_table(("map", "AP on the object"), words["objects"]["others"].items()),
+        slices=_words(words["slices"], "slice"),
+        headroom=_nested(figures["headroom"]["classes"] | {"mean": figures["headroom"]["mean"]}, "class"),
+        gain=_interval(figures["headroom"]["gain"]),
+        annotations=figures["headroom"]["annotations"],
         transfer=_transfer(figures["transfer"]),
         masses=" | ".join(f"{value:.2f}" for value in figures["masses"].values()),
-        speed=figures["speed"],
+        speed=f"{figures['speed']:.1f}",
     )
 
 
@@ -206,36 +227,35 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def _interval(bounds: Sequence[float]) -> str:
+    return str(Interval(*bounds))
+
+
 def _nested(rows: Mapping[str, Mapping[str, Any]], first: str) -> str:
     columns = list(next(iter(rows.values())))
     return _table((first, *columns), [(name, *(row[column] for column in columns)) for name, row in rows.items()])
 
 
-def _words(found: Mapping[str, Any]) -> str:
-    rows = [(name, *_summary(row)) for name, row in [("all", found["objects"]), *found["classes"].items()]]
-    return _table(("objects", "number", "own word", "above an absent class", "share"), rows)
-
-
-def _slices(found: Mapping[str, Any]) -> str:
-    return _table(
-        ("slice", "number", "own word", "above an absent class", "share"),
-        [(name, *_summary(row)) for name, row in found.items()],
-    )
-
-
-def _summary(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    if not row["count"]:
-        return (0, "", "", "")
-    value, low, high = row["gap"]
-    return (row["count"], row["own"], f"{value:.3f} ({low:.3f} to {high:.3f})", row["share"])
+def _words(found: Mapping[str, Mapping[str, Any]], first: str) -> str:
+    rows = [
+        (name, row["count"], row["own"], _interval(row["gap"]), *(row["others"][kind] for kind in BASELINES))
+        for name, row in found.items()
+        if row["count"]
+    ]
+    return _table((first, "number", "own word", "above an absent class", *BASELINES), rows)
 
 
 def _transfer(found: Mapping[str, Any]) -> str:
     if not found["images"]:
         return "No picture showed the asked class.\n"
-    parts = [f"{found['images']} pictures, {found['left_out']} left out.\n"]
+    parts = [
+        f"{found['images']} pictures, {found['left_out']} left out because the oracles do not see the asked class; "
+        f"{found['ignored']:.1%} of the pixels ignored; threshold {found['threshold']:g} for all.\n"
+    ]
+    columns = ("mini", "mini, best threshold", "stable_diffusion")
     for name in ("resolutions", "one call", "from call", "up to call"):
         curve = found[name]
-        rows = [(key, curve["mini"][key], curve["stable_diffusion"][key]) for key in curve["mini"]]
-        parts.append(f"Spearman {curve['spearman']:.2f}, {name}:\n\n" + _table((name, "mini", "SD 1.5"), rows))
+        rows = [(key, *(curve[column][key] for column in columns)) for key in curve["mini"]]
+        header = (name, "mini", "mini, best threshold for each (oracle)", "SD 1.5")
+        parts.append(f"Spearman {curve['spearman']:.2f}, {name}:\n\n" + _table(header, rows))
     return "\n".join(parts)
