@@ -1,6 +1,7 @@
 """The whole recipe, stage after stage; each stage is skipped when its result lies in the work folder."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ovam.errors import OptionError
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
-from ovam.mini.training.loop import save_tensors
+from ovam.mini.training.loop import load_tensors, save_tensors
 from ovam.mini.training.oracles import train_oracles
 from ovam.mini.training.pool import Pool
-from ovam.mini.training.text_tower import train_text_encoder
+from ovam.mini.training.text_tower import load_picture_tower, picture_tower_of, train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
 from ovam.models import load
 
@@ -62,7 +63,8 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
         size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
         for size in {phase.size for phase in phases}
     }
-    DenoiserTraining(work / "unet", latents, pool.captions, tokenizer, encoder).run(phases)
+    tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
+    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower).run(phases)
 
 
 def _check_world(work: Path) -> None:
@@ -87,6 +89,7 @@ def take_up(folder: Path, work: Path) -> None:
     pipe.vae.save_pretrained(work / "vae")
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
+    shutil.copy(picture_tower_of(folder / "text_encoder"), picture_tower_of(work / "text_encoder"))
     iteration = _training_of(folder)["iterations"]
     weights = pipe.unet.state_dict()
     tensors = {f"{kind}.{name}": value for kind in ("raw", "ema") for name, value in weights.items()}
@@ -115,6 +118,9 @@ def export(work: Path, folder: Path) -> None:
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")
+    tower = load_tensors(picture_tower_of(work / "text_encoder"))
+    halves = {name: value.half() for name, value in tower.items()}
+    save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
     about = {"world": WORLD, "iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
 

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ovam.mini.scenes import CLASSES
-from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
+from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
 
 ITERATIONS, BATCH, PEAK_RATE = 1900, 256, 1e-3
-_PICTURE_SIZE = 64
+PICTURE_SIZE = 64
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -38,21 +38,29 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-class _PictureTower(nn.Module):
+class PictureTower(nn.Module):
     """A small convolutional network; its mean and maximum over the picture become one unit vector."""
+
+    widths = (32, 64, 128, 192)
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        channels = (3, 32, 64, 128, 192)
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(channels):
+        for before, after in itertools.pairwise((3, *self.widths)):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
             layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * channels[-1], width)
+        self.head = nn.Linear(2 * self.widths[-1], width)
+
+    def grids(self, pictures: Tensor) -> list[Tensor]:
+        """Features of each stage, (picture, channel, size, size), each at half the size of the one before."""
+        found, stage = [pictures], len(self.body) // len(self.widths)
+        for start in range(0, len(self.body), stage):
+            found.append(self.body[start : start + stage](found[-1]))
+        return found[1:]
 
     def forward(self, pictures: Tensor) -> Tensor:
-        grid = self.body(pictures)
+        grid = self.grids(pictures)[-1]
         return F.normalize(self.head(torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1)), dim=-1)
 
 
@@ -89,7 +97,7 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CL
     torch.manual_seed(1)
     random = np.random.default_rng(1)
     text = _TextHead(build_text_encoder(tokenizer)).to(DEVICE)
-    towers = nn.ModuleDict({"text": text, "picture": _PictureTower(text.encoder.config.hidden_size).to(DEVICE)})
+    towers = nn.ModuleDict({"text": text, "picture": PictureTower(text.encoder.config.hidden_size).to(DEVICE)})
     optimiser = torch.optim.AdamW(towers.parameters(), lr=PEAK_RATE, weight_decay=0.05)
     average, log = Average(towers, 0.99), Log(folder.with_suffix(".log.jsonl"))
     shares = rarity(pool)
@@ -98,7 +106,7 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CL
         captions = [str(random.choice(pool.tower_captions[i])) for i in indices]
         ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids.to(DEVICE)
         with half_precision():
-            pictures = towers["picture"](pool.pictures(indices, _PICTURE_SIZE).to(DEVICE))
+            pictures = towers["picture"](pool.pictures(indices, PICTURE_SIZE).to(DEVICE))
             similarity = text.log_scale.exp().clamp(max=50) * (text(ids) @ pictures.T)
         own = torch.arange(BATCH, device=DEVICE)
         loss = (F.cross_entropy(similarity.float(), own) + F.cross_entropy(similarity.float().T, own)) / 2
@@ -110,5 +118,17 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CL
         log.add(iteration, loss.item(), matched=(similarity.argmax(1) == own).float().mean().item())
     average.copy_to_model()
     text.encoder.eval().save_pretrained(folder)
-    save_tensors(dict(towers["picture"].state_dict()), folder.with_name("picture_tower.safetensors"))
+    save_tensors(dict(towers["picture"].state_dict()), picture_tower_of(folder))
     return text.encoder
+
+
+def picture_tower_of(folder: Path) -> Path:
+    """Where the picture tower of a text encoder's folder is kept."""
+    return folder.with_name("picture_tower.safetensors")
+
+
+def load_picture_tower(folder: Path, width: int) -> PictureTower:
+    """The picture tower that was trained beside the text encoder in `folder`."""
+    tower = PictureTower(width)
+    tower.load_state_dict({name: value.float() for name, value in load_tensors(picture_tower_of(folder)).items()})
+    return tower.to(DEVICE)
