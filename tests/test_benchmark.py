@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ovam.cli import app
-from ovam.mini.scenes import LABELS, render, seed_of
+from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.slices import slices
 
 
@@ -42,6 +42,8 @@ def test_every_map_is_the_scene_s_own(exported):
         assert [tuple(thing["slices"]) for thing in line["objects"]] == [slices(scene, t) for t in scene.objects]
     names = json.loads((exported / "names.json").read_text())
     assert names["labels"] == {"0": "unnamed"} | {str(number): name for name, number in LABELS.items()}
+    parts = {"0": "none"} | {str(number): name for name, number in PARTS.items()} | {"255": "unknown"}
+    assert names["parts"] == json.loads((exported / "part-names.json").read_text())["labels"] == parts
 
 
 def test_slices_are_read_from_the_scene():
@@ -77,6 +79,23 @@ def test_perfect_maps_score_1_and_damaged_ones_as_counted_by_hand(exported, tmp_
     assert result["miou without background"] == result["mean of per-image IoU"] == round(bird, 4)
     assert (result["undecided"], result["ignored"]) == (8 / 64, round(1 / 64, 4))
     assert result["method"] == "by hand"
+
+
+def test_part_maps_are_scored_where_parts_are_known(exported, tmp_path):
+    """Whatever is said of a thing whose parts nobody knows counts for nothing."""
+    unknown = 0
+    (tmp_path / "parts").mkdir()
+    for file in (exported / "parts").iterdir():
+        parts = np.asarray(Image.open(file))
+        unknown += (parts == UNKNOWN_PART).sum()
+        guess = np.where(parts == UNKNOWN_PART, PARTS["wheel"], parts)
+        Image.fromarray(guess.astype(np.uint8)).save(tmp_path / "parts" / file.name)
+    assert unknown
+    names = exported / "part-names.json"
+    result = json.loads(call("evaluate", tmp_path / "parts", exported / "parts", "--names", names, "--json").stdout)
+    assert result["miou"] == 1.0
+    assert result["ignored"] == pytest.approx(unknown / (6 * 128 * 128), abs=1e-4)
+    assert [row["class"] for row in result["classes"]] == ["background", *PARTS]
 
 
 def test_numbers_without_a_name_are_background(tmp_path):

@@ -94,7 +94,7 @@ def _classes(names: str | Path | None) -> dict[int, str]:
     try:
         content = json.loads(Path(names).read_text())
         listed = content.get("labels", content)
-        return {int(number): str(name) for number, name in listed.items() if int(number)}
+        return {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
     except (OSError, ValueError, AttributeError) as error:
         raise GroundTruthError(
             f"names file {names} can't be read ({error}): expected JSON as {{'1': 'aeroplane', ...}}"
