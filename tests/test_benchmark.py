@@ -46,6 +46,25 @@ def test_every_map_is_the_scene_s_own(exported):
     assert names["parts"] == json.loads((exported / "part-names.json").read_text())["labels"] == parts
 
 
+def test_the_words_to_ask_are_told_with_those_that_no_scene_shows(exported):
+    words = json.loads((exported / "words.json").read_text())
+    names = json.loads((exported / "names.json").read_text())["labels"].values()
+    assert words["classes"]["sofa"] == ["sofa", "couch"]
+    assert {*words["classes"], *words["grounds"]} | {"unnamed"} == set(names)
+    assert set().union(*words["kinds"].values()) <= words["classes"].keys()
+    assert words["parts"] == list(PARTS)
+    lines = [json.loads(line) for line in (exported / "scenes.jsonl").read_text().splitlines()]
+    assert {thing["colour"] for line in lines for thing in line["objects"]} - {None} <= words["colours"].keys()
+    assert {name for line in lines for name in line["distractors"]} <= set(words["unnamed"])
+    known = {
+        *words["unnamed"],
+        *(word for own in (*words["classes"].values(), *words["grounds"].values()) for word in own),
+    }
+    assert len(words["absent"]) == 10
+    assert len(words["nonsense"]) == 8
+    assert not known & {*words["absent"], *words["nonsense"]}
+
+
 def test_slices_are_read_from_the_scene():
     found = set()
     for i in range(150):
