@@ -88,6 +88,14 @@ def test_a_label_predicted_where_it_is_never_true_is_in_no_mean():
     assert found.mean_iou() == pytest.approx(0.5)
 
 
+def test_false_positive_area_counts_labels_that_are_true_nowhere():
+    truth, predicted = np.array([[0, 0, 1, 1, 255]]), np.array([[2, 4, 1, 3, 2]])
+    found = ruler.Confusion.of(predicted, truth, 5)
+    assert found.false_positive_area([1, 2, 3]) == 2 / 4, "4 stands for no word, and the last pixel for none"
+    assert found.false_positive_area([1]) == 0
+    assert math.isnan(ruler.Confusion.empty(3).false_positive_area([1]))
+
+
 @given(seed=st.integers(0, 10**6), levels=st.integers(1, 30))
 @settings(max_examples=30, deadline=None)
 def test_average_precision_of_any_scores_and_ties(seed, levels):
