@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,25 @@ def test_the_words_to_ask_are_told_with_those_that_no_scene_shows(exported):
     assert len(words["absent"]) == 10
     assert len(words["nonsense"]) == 8
     assert not known & {*words["absent"], *words["nonsense"]}
+
+
+def test_the_page_s_script_scores_a_method_without_anything_of_ours(tmp_path):
+    """Python's isolated mode sees neither the tests' folder nor the source tree."""
+    folder = tmp_path / "scenes" / "test"
+    assert call("mini", "scenes", "--n", 3, "--output-dir", folder).exit_code == 0
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    script += "import sys\nassert not any(name.partition('.')[0] == 'ovam' for name in sys.modules)\n"
+    command = [sys.executable, "-I", "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    *captions, last = done.stdout.splitlines()
+    lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
+    for told, line in zip(captions, lines, strict=True):
+        assert told.startswith(f"{line['caption']} [")
+        assert all(repr(thing["name"]) in told for thing in line["objects"])
+    result = call("evaluate", tmp_path / "my-labels", folder / "labels", "--names", folder / "names.json", "--json")
+    assert last == f"miou {json.loads(result.stdout)['figures']['miou']:.4f}"
+    assert 0 < float(last.split()[1]) < 0.5
 
 
 def test_slices_are_read_from_the_scene():

@@ -98,7 +98,7 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
     if names is None:
         return VOC, None
     try:
-        content = json.loads(Path(names).read_text())
+        content = json.loads(Path(names).read_text(encoding="utf-8"))
         listed = content.get("labels", content)
         numbers = {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
         if not numbers or min(numbers) < 0:
@@ -177,7 +177,7 @@ def _things(
 
 def _read_scenes(path: Path) -> dict[str, list[Thing]]:
     try:
-        lines = [json.loads(line) for line in path.read_text().split("\n") if line]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {line["file"]: [(thing["name"], tuple(thing["slices"])) for thing in line["objects"]] for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GroundTruthError(
