@@ -88,6 +88,14 @@ def test_a_label_predicted_where_it_is_never_true_is_in_no_mean():
     assert found.mean_iou() == pytest.approx(0.5)
 
 
+def test_false_positive_area_counts_labels_that_are_true_nowhere():
+    truth, predicted = np.array([[0, 0, 1, 1, 255]]), np.array([[2, 4, 1, 3, 2]])
+    found = ruler.Confusion.of(predicted, truth, 5)
+    assert found.false_positive_area([1, 2, 3]) == 2 / 4, "4 stands for no word, and the last pixel for none"
+    assert found.false_positive_area([1]) == 0
+    assert math.isnan(ruler.Confusion.empty(3).false_positive_area([1]))
+
+
 @given(seed=st.integers(0, 10**6), levels=st.integers(1, 30))
 @settings(max_examples=30, deadline=None)
 def test_average_precision_of_any_scores_and_ties(seed, levels):
@@ -193,10 +201,47 @@ def test_bootstrap_respects_what_rows_are_nested_in():
 
 def test_bootstrap_of_pooled_counts_takes_any_statistic():
     counts = np.array([[1, 2], [0, 10], [5, 5]])
-    found = ruler.paired_bootstrap(counts, [], statistic=lambda rows: rows[:, 0].sum() / rows[:, 1].sum())
+    found = ruler.paired_bootstrap(counts, [], statistic=lambda rows, draws: rows[:, 0].sum() / rows[:, 1].sum())
     assert found.value == pytest.approx(6 / 17)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert str(found).startswith("0.353 (")
+
+
+def test_bootstrap_tells_the_draws_of_one_class_apart():
+    """A class drawn twice counts twice in the mean over classes: pooled by its name it would count once.
+
+    Three classes of one image each have IoU 0, 0.5 and 1: the mean of three draws is 1/6 if the first comes twice
+    with the second, and 1/4 if its draws are merged.
+    """
+    counts, classes = np.array([[0, 8], [1, 2], [4, 4]]), np.array(["bus", "cat", "dog"])
+    seen = []
+
+    def mean_of_pooled(rows, draws):
+        assert sorted(set(draws.tolist())) == [0, 1, 2]
+        sums = [rows[draws == draw].sum(0) for draw in range(3)]
+        seen.append(round(float(np.mean([hit / all_ for hit, all_ in sums])) * 6, 9))
+        return seen[-1] / 6
+
+    found = ruler.paired_bootstrap(counts, [classes], statistic=mean_of_pooled, resamples=300)
+    assert found.value == pytest.approx(0.5)
+    assert set(seen) == set(range(7)), "sixths, all of them"
+    plain = ruler.paired_bootstrap(counts[:, 0] / counts[:, 1], [classes], resamples=300)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high)), "of one row a class the pool is the mean"
+
+
+def test_bootstrap_numbers_the_outermost_draws_of_nested_rows():
+    classes, annotations = np.repeat([5, 7], [4, 6]), np.array([0, 0, 1, 1, 0, 0, 0, 1, 1, 1])
+
+    def check(rows, draws):
+        assert (np.diff(draws) >= 0).all()
+        assert set(draws.tolist()) == {0, 1}
+        for draw in (0, 1):
+            (name,) = set(rows[draws == draw].tolist())
+            assert (draws == draw).sum() == {5: 4, 7: 6}[name]
+        return float(len(rows))
+
+    found = ruler.paired_bootstrap(classes, [classes, annotations], statistic=check, resamples=50)
+    assert (found.value, found.low, found.high) == (10, pytest.approx(8, abs=0.1), pytest.approx(12, abs=0.1))
 
 
 @pytest.mark.user_error

@@ -12,6 +12,7 @@ import typer
 from ovam import __version__
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 from ovam.commands.arguments import blocks_of, steps_of, words_of
+from ovam.commands.entry import Question, entry_of
 from ovam.commands.terminal import Commands, quiet, running
 
 app = typer.Typer(
@@ -253,14 +254,29 @@ def evaluate(
     names: Annotated[
         Path | None, typer.Option(help="JSON file of numbers and names; by default Pascal VOC's 20 classes.")
     ] = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(help="scenes.jsonl, for figures of slices; by default the one beside the truth's folder."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Folder with an NPY file for each PNG: floats (class, height, width), by rising number."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Name of the method, for a leaderboard.")] = None,
+    question: Annotated[Question | None, typer.Option(help="What was asked of each picture.")] = None,
+    model: Annotated[str | None, typer.Option(help='Model the method reads, with its version, or "none".')] = None,
+    made_with: Annotated[str | None, typer.Option(help="Command that made the predictions.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare label maps with their truths: IoU, its means, outlines."""
+    """Compare label maps with their truths: IoU, its means, outlines, slices; --scores for maps without a threshold.
+
+    --method, --question, --model and --made-with, given together, make the result an entry of a leaderboard.
+    """
+    entry = entry_of(method=method, question=question, model=model, made_with=made_with)
     with running() as progress:
         from ovam.commands.evaluate import evaluate as run
 
-        result = run(predicted, truth, names=names, method=method, progress=progress)
+        result = run(predicted, truth, names=names, scenes=scenes, scores=scores, entry=entry, progress=progress)
     _show(result, as_json)
 
 

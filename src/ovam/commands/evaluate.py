@@ -1,6 +1,7 @@
-"""Label maps against their truths, file by file, in the project's own columns."""
+"""Label maps, and soft maps where there are some, against exact truths: a table, or an entry of a leaderboard."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,12 @@ from PIL import Image, UnidentifiedImageError
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
-from ovam.errors import GroundTruthError
-from ovam.evaluate import Confusion, boundary_band, boundary_f, mean_per_image_iou
+from ovam.commands.entry import Entry
+from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
+from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
 from ovam.mini.scenes import CLASSES
 
-IGNORE = 255
-_BAND = 2  # pixels on each side of an outline that the boundary-excluded figure leaves out
 VOC = dict(enumerate(CLASSES, start=1))
 
 
@@ -24,7 +24,9 @@ def evaluate(
     truth: str | Path,
     *,
     names: str | Path | None = None,
-    method: str | None = None,
+    scenes: str | Path | None = None,
+    scores: str | Path | None = None,
+    entry: Entry | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare label maps with their truths.
@@ -34,71 +36,78 @@ def evaluate(
         truth: A PNG or a folder with files of the same names; 255 counts for nothing.
         names: JSON file of label numbers and names, as `names.json` of `ovam mini scenes`; Pascal VOC's 20 classes
             when None. Numbers of the truth that have no name are background.
-        method: Name of the method, for a leaderboard.
+        scenes: `scenes.jsonl` with the slices of each file's objects; when None, the one beside the truth's folder
+            where there is one.
+        scores: Folder with an NPY file for each PNG: floats (class, height, width) of any range, classes by rising
+            number.
+        entry: The method, for a leaderboard.
         progress: Told of each file.
 
     Returns:
-        IoU pooled for each class, its mean with and without the background, the mean of per-image IoU, the mean
-        IoU away from outlines, boundary F, shares of undecided and ignored pixels, numbers of files.
+        The method, the figures (means over classes and files), a record for each class, a record for each slice.
+        The keys are those of docs/benchmark.md.
 
     Raises:
-        GroundTruthError: a truth is missing, of another size, or no map of labels.
+        GroundTruthError: a truth, a scene or a soft map is missing, of another size, or not what it should be.
+        NotFiniteError: a soft map contains NaN or infinity.
     """
-    classes = _classes(names)
+    classes, split = _names(names)
     pairs = _pairs(Path(predicted), Path(truth))
-    labels = max(classes) + 2  # the last one stands for what was left undecided
-    confusion, inner = Confusion.empty(labels), Confusion.empty(labels)
-    undecided, pixels, outlines = 0, 0, list[float]()
-    of_class: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {number: [] for number in classes}
+    things = _things(scenes, Path(truth), classes, [right for _, right in pairs])
+    tally, soft = LabelTally(classes), ScoreTally(classes)
     for done, (guess, right) in enumerate(pairs):
         progress("files", done, len(pairs))
         found, expected = _labels(guess), _labels(right)
-        expected = np.where(np.isin(expected, [*classes, IGNORE]), expected, 0)
         check_sizes(found, expected)
-        ignored = expected == IGNORE
-        undecided, pixels = undecided + int(((found == IGNORE) & ~ignored).sum()), pixels + found.size
-        found = np.where(found == IGNORE, labels - 1, np.where(np.isin(found, list(classes)), found, 0))
-        confusion += Confusion.of(found, expected, labels, ignore=IGNORE)
-        edges = boundary_band(expected, _BAND)
-        inner += Confusion.of(found, np.where(edges, IGNORE, expected), labels, ignore=IGNORE)
-        for number in (set(np.unique(expected)) | set(np.unique(found))) & set(classes):
-            of_class[number].append((found == number, expected == number, ignored))
-            outlines.append(boundary_f(found == number, expected == number, ignored))
-    iou = confusion.iou()
-    there = [number for number in classes if confusion.counts[number].any()]
-    per_image = [mean_per_image_iou(of_class[number]) for number in there]
+        expected = np.where(np.isin(expected, [*classes, IGNORE]), expected, 0)
+        tally.add(right.name, found, expected)
+        if scores is not None:
+            soft.add(_scores(Path(scores) / f"{guess.stem}.npy", (len(classes), *expected.shape)), expected)
+    figures, rows = tally.figures(), tally.of_classes()
+    if scores is not None:
+        figures |= soft.figures()
+        rows = [row | more for row, more in zip(rows, soft.of_classes(), strict=True)]
     return {
         "command": "evaluate",
         "version": __version__,
-        "method": method,
+        **_about(entry),
+        "split": split,
+        "n": len(pairs),
         "predicted": str(predicted),
         "truth": str(truth),
-        "files": len(pairs),
-        "miou": _rounded(confusion.mean_iou()),
-        "miou without background": _rounded(confusion.mean_iou(background=False)),
-        "mean of per-image IoU": _rounded(np.mean(per_image) if per_image else np.nan),
-        f"miou {_BAND} pixels away from outlines": _rounded(inner.mean_iou()),
-        "boundary F": _rounded(np.nanmean(outlines) if np.isfinite(outlines).any() else np.nan),
-        "undecided": round(undecided / pixels, 4),
-        "ignored": round(confusion.ignored / pixels, 4),
-        "classes": [
-            {"class": name, "IoU": _rounded(iou[number]), "images": len(of_class.get(number, ())) or None}
-            for number, name in ({0: "background"} | classes).items()
-        ],
+        "truth hash": tally.truth_hash,
+        "figures": _rounded(figures),
+        "classes": [_rounded(row) for row in rows],
+        "slices": [_rounded(row) for row in tally.slices(things)],
     }
 
 
-def _classes(names: str | Path | None) -> dict[int, str]:
+def _about(entry: Entry | None) -> dict[str, str | None]:
+    if entry is None:
+        return dict.fromkeys(("method", "question", "model", "made with"))
+    return {
+        "method": entry.method,
+        "question": entry.question.value,
+        "model": entry.model,
+        "made with": entry.made_with,
+    }
+
+
+def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
+    """Names by rising number, and the split of the scenes they were written with."""
     if names is None:
-        return VOC
+        return VOC, None
     try:
-        content = json.loads(Path(names).read_text())
+        content = json.loads(Path(names).read_text(encoding="utf-8"))
         listed = content.get("labels", content)
-        return {int(number): str(name) for number, name in listed.items() if int(number)}
+        numbers = {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
+        if not numbers or min(numbers) < 0:
+            raise ValueError(f"numbers {', '.join(map(str, numbers)) or 'are missing'}")
     except (OSError, ValueError, AttributeError) as error:
         raise GroundTruthError(
             f"names file {names} can't be read ({error}): expected JSON as {{'1': 'aeroplane', ...}}"
         ) from error
+    return dict(sorted(numbers.items())), content.get("split")
 
 
 def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
@@ -126,5 +135,59 @@ def _labels(path: Path) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _rounded(value: float | np.floating[Any]) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
+def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Soft maps of one picture: floats of `shape`."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, so that a wrong header can't fill memory
+    except (OSError, ValueError, EOFError) as error:
+        raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
+    if not isinstance(values, np.ndarray) or values.shape != shape or not np.issubdtype(values.dtype, np.floating):
+        what = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
+        raise GroundTruthError(
+            f"scores {path} are {what}: expected floats of shape {shape}, (class, height, width), "
+            "with a map for each number of the names file but 0, by rising number, at the truth's size"
+        )
+    if not np.isfinite(values).all():
+        raise NotFiniteError(f"scores {path} contain NaN or infinity: expected finite numbers of any range")
+    return values
+
+
+def _things(
+    scenes: str | Path | None, truth: Path, classes: Mapping[int, str], files: Sequence[Path]
+) -> dict[str, list[Thing]]:
+    """Objects of each file with their slices; none where no scenes are given and none lie beside the truth's folder."""
+    beside = (truth if truth.is_dir() else truth.parent).resolve().parent / "scenes.jsonl"
+    if scenes is None and not beside.is_file():
+        return {}
+    path = beside if scenes is None else Path(scenes)
+    things = _read_scenes(path)
+    for file in files:
+        if file.name not in things:
+            raise GroundTruthError(
+                f"{file} has no line in {path}: expected one for each file; export the scenes again, into a new folder"
+            )
+    known = {name for file in files for name, _ in things[file.name]} & set(classes.values())
+    if scenes is not None and not known:
+        raise GroundTruthError(
+            f"the classes of the objects in {path} have no number in the names: expected the truth's labels and their "
+            "names; part maps have no slices"
+        )
+    return things
+
+
+def _read_scenes(path: Path) -> dict[str, list[Thing]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {line["file"]: [(thing["name"], tuple(thing["slices"])) for thing in line["objects"]] for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GroundTruthError(
+            f"scenes {path} can't be read ({error}): expected lines as `ovam mini scenes` writes them"
+        ) from error
+
+
+def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Four digits for every float, None for NaN."""
+    return {
+        name: value if not isinstance(value, float) else None if np.isnan(value) else round(value, 4)
+        for name, value in record.items()
+    }

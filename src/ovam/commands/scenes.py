@@ -12,8 +12,9 @@ from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.commands.files import prepared, write_bytes, write_json, write_picture
 from ovam.errors import OptionError
-from ovam.mini.scenes import LABELS, PARTS, Scene, Split, render, seed_of
+from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
+from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, COLOURS, GROUND_WORDS, KINDS, NONSENSE, TOWER_WORDS
 
 _MAPS = ("labels", "parts", "instances")
 
@@ -33,7 +34,8 @@ def export_scenes(
         split: "train", "validation", "test" or "domain b".
         count: Number of scenes.
         output_dir: Gets `images/`, `labels/`, `parts/` and `instances/` with a PNG for each scene, `scenes.jsonl`
-            with a line for each, and `names.json` with the names of the numbers in the maps.
+            with a line for each, `names.json` with the names of the numbers in the maps, `part-names.json` with
+            those of the part maps alone, for `evaluate`, and `words.json` with what can be asked of the pictures.
         start: Number of the first scene.
         size: Side of the pictures in pixels, at least 32.
         progress: Told of each scene.
@@ -59,13 +61,29 @@ def export_scenes(
             write_picture(folder / kind / name, Image.fromarray(cast(np.ndarray, getattr(scene, kind))))
         lines.append(json.dumps(_record(scene, name), ensure_ascii=False))
     write_bytes(folder / "scenes.jsonl", ("\n".join(lines) + "\n").encode())
-    names = {"labels": {"0": "unnamed"} | _numbered(LABELS), "parts": {"0": "none"} | _numbered(PARTS)}
-    write_json(folder / "names.json", {"version": __version__, "split": split, "size": size, **names})
+    about = {"version": __version__, "split": split, "size": size}
+    parts = {"0": "none"} | _numbered(PARTS) | {str(UNKNOWN_PART): "unknown"}
+    write_json(folder / "names.json", about | {"labels": {"0": "unnamed"} | _numbered(LABELS), "parts": parts})
+    write_json(folder / "part-names.json", about | {"labels": parts})
+    write_json(folder / "words.json", {"version": __version__, **_words()})
     return {"command": "scenes", "split": split, "scenes": count, "first seed": seeds[0], "output_dir": str(folder)}
 
 
 def _numbered(names: dict[str, int]) -> dict[str, str]:
     return {str(number): name for name, number in names.items()}
+
+
+def _words() -> dict[str, Any]:
+    return {
+        "classes": CLASS_WORDS,
+        "kinds": KINDS,
+        "colours": COLOURS,
+        "parts": list(PARTS),
+        "grounds": GROUND_WORDS,
+        "unnamed": TOWER_WORDS,
+        "absent": ABSENT_WORDS,
+        "nonsense": NONSENSE,
+    }
 
 
 def _record(scene: Scene, name: str) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def _parts(result: Mapping[str, Any]) -> list[Table | Text]:
             *_answers(later, Path(later["output_dir"])),
             _seconds(result),
         ]
+    if kind == "evaluate":
+        return _evaluated(result)
     if "header" in result:
         return _trace(result)
     return _facts(result)
@@ -65,6 +67,11 @@ def _cell(name: str, value: Any) -> str:
 
 def _seconds(result: Mapping[str, Any]) -> Text:
     return _line(f"{result['seconds']:.1f} seconds")
+
+
+def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:
+    facts = {name: value for name, value in result.items() if name != "figures" and value not in (None, [])}
+    return _facts(facts | result["figures"])
 
 
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:

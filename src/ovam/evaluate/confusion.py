@@ -1,5 +1,6 @@
 """Confusion of label maps: counts that add up over images and machines."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,16 @@ class Confusion:
         both = np.diag(self.counts).astype(float)
         either = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+
+    def false_positive_area(self, labels: Collection[int]) -> float:
+        """Share of the pixels that were given one of `labels` that is true nowhere, in [0, 1]; NaN of no pixels.
+
+        Args:
+            labels: Labels of words; the background, or a label that stands for "undecided", is none.
+        """
+        nowhere = [label for label in labels if not self.counts[label].any()]
+        pixels = self.counts.sum()
+        return float(self.counts[:, nowhere].sum() / pixels) if pixels else float("nan")
 
     def mean_iou(self, *, background: bool = True) -> float:
         """Mean IoU of the labels that are true somewhere, in [0, 1]; absent ones are absent, never 0.

@@ -22,7 +22,7 @@ def paired_bootstrap(
     rows: np.ndarray,
     levels: Sequence[np.ndarray],
     *,
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
+    statistic: Callable[[np.ndarray, np.ndarray], float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
@@ -36,21 +36,32 @@ def paired_bootstrap(
         rows: (row, ...): differences, or columns that `statistic` combines.
         levels: Outermost first: for each level, (row,) the group of every row, unique within its parent. The rows
             themselves are the innermost level.
-        statistic: From rows to a number; their mean when None.
+        statistic: From rows and (row,) the number of the draw of the outermost level that each comes with, from 0, to
+            a number; the rows' mean when None. A class drawn twice comes as two draws: pool the rows of a draw,
+            then take the mean over draws. Without levels every row is a draw of its own.
         resamples: Number of draws.
         seed: Of the draws.
     """
-    of = statistic or (lambda chosen: chosen.mean())
+    of = statistic or _mean
     random = np.random.default_rng(seed)
-    draws = np.array([of(rows[_draw(np.arange(len(rows)), levels, random)]) for _ in range(resamples)])
-    low, high = np.nanquantile(draws, (0.025, 0.975))
-    return Interval(float(of(rows)), float(low), float(high))
+    everything = np.arange(len(rows))
+    values = [of(rows[chosen], draw) for chosen, draw in (_draw(everything, levels, random) for _ in range(resamples))]
+    low, high = np.nanquantile(values, (0.025, 0.975))
+    groups = np.unique(levels[0], return_inverse=True)[1] if levels else everything
+    return Interval(float(of(rows, groups)), float(low), float(high))
 
 
-def _draw(members: np.ndarray, levels: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:
+def _mean(rows: np.ndarray, draws: np.ndarray) -> float:
+    return float(rows.mean())
+
+
+def _draw(
+    members: np.ndarray, levels: Sequence[np.ndarray], random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Members drawn with replacement, group by group, and the number of the outermost draw that each comes with."""
     if not levels:
-        return random.choice(members, len(members))
+        return random.choice(members, len(members)), np.arange(len(members))
     groups = levels[0][members]
     names = np.unique(groups)
-    chosen = random.choice(names, len(names))
-    return np.concatenate([_draw(members[groups == name], levels[1:], random) for name in chosen])
+    drawn = [_draw(members[groups == name], levels[1:], random)[0] for name in random.choice(names, len(names))]
+    return np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(each) for each in drawn])

@@ -2,6 +2,17 @@
 
 from ovam.mini.scenes.scene import Scene, SceneObject, render
 from ovam.mini.scenes.splits import Split, seed_of
-from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS, LABELS, PARTS
+from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS, LABELS, PARTS, UNKNOWN_PART
 
-__all__ = ["CLASSES", "GROUNDS", "LABELS", "PARTS", "Scene", "SceneObject", "Split", "render", "seed_of"]
+__all__ = [
+    "CLASSES",
+    "GROUNDS",
+    "LABELS",
+    "PARTS",
+    "UNKNOWN_PART",
+    "Scene",
+    "SceneObject",
+    "Split",
+    "render",
+    "seed_of",
+]

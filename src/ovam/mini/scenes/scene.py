@@ -18,7 +18,7 @@ from ovam.mini.scenes.sketch import Figure
 from ovam.mini.scenes.splits import HEADS, Look, Split, check_split, choose_look
 from ovam.mini.scenes.sprites import load_sprites
 from ovam.mini.scenes.vehicles import VEHICLES, draw_vehicle
-from ovam.mini.scenes.vocabulary import DISTRACTORS, LABELS, PARTS
+from ovam.mini.scenes.vocabulary import DISTRACTORS, LABELS, PARTS, UNKNOWN_PART
 
 _SIZES = {1: (0.45, 0.92), 2: (0.36, 0.70), 3: (0.30, 0.54)}  # longer side, as a share of the picture's
 _SMALL_SHARE, _SMALL_SIZES = 0.15, (0.16, 0.34)
@@ -44,7 +44,7 @@ class SceneObject:
         box_xyxy: Left, top, right, bottom in pixels, before occlusion.
         area: Visible share of the picture's pixels.
         visible: Share of its own pixels that nothing covers.
-        parts: Names of the parts in view.
+        parts: Names of the known parts in view.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Scene:
         split: The split it belongs to.
         image: (height, width, 3) uint8.
         labels: (height, width) uint8 of `LABELS`.
-        parts: (height, width) uint8 of `PARTS`.
+        parts: (height, width) uint8 of `PARTS`; 0 is no part, `UNKNOWN_PART` fills a thing whose parts are not known.
         instances: (height, width) uint8; number i is `objects[i - 1]`, 0 is none.
         caption: One caption.
         objects: The named things.
@@ -215,7 +215,7 @@ def _choose(
         return figure, look, novel, False
     if isinstance(look, str):
         image, close = load_sprites()[name][look], look in HEADS
-        return Figure(image, Image.new("L", image.size, PARTS["head"] if close else 0)), look, novel, close
+        return Figure(image, Image.new("L", image.size, PARTS["head"] if close else UNKNOWN_PART)), look, novel, close
     close = name in (*ANIMALS, "person") and bool(rng.random() < _CLOSE_SHARE)
     return draw(name, rng, look, close=close), look, novel, close
 

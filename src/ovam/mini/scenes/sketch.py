@@ -20,7 +20,7 @@ class Figure:
 
     Attributes:
         image: RGBA.
-        parts: Its part map, of the same size, numbered by `PARTS`.
+        parts: Its part map, of the same size, numbered by `PARTS`, or `UNKNOWN_PART`.
         colour: Its colour word, where it has one.
     """
 

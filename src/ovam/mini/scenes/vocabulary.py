@@ -57,6 +57,9 @@ PARTS: dict[str, int] = {
 }
 """Number of each part in a part map; 0 is no part."""
 
+UNKNOWN_PART = 255
+"""In a part map: belongs to a thing whose parts nobody marked, such as an emoji that is more than a head."""
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 45, 45),
     "blue": (50, 95, 200),
