@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ovam.mini.training.text_tower import PICTURE_SIZE, PictureTower
 
-WEIGHT = 0.2
+WEIGHT = 0.5
 _GRID, _WIDTH = 8, 256
 
 
