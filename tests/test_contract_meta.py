@@ -43,6 +43,14 @@ def images_of_a_pair_swapped(query):
     return query.unflatten(0, (2, 2)).flip(1).flatten(0, 1) if len(query) == 4 else query
 
 
+def bfloat16_read_as_float16(tensor):
+    return tensor.view(torch.float16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def bfloat16_changed_in_place(query):
+    return query.mul_(1.01) if query.dtype == torch.bfloat16 else query
+
+
 class WrongScale(UNetBackbone):
     def blocks(self):
         return {name: replace(spec, scale=spec.scale * 1.05) for name, spec in super().blocks().items()}
@@ -66,6 +74,24 @@ class GridsRoundedDown(UNetBackbone):
         return super().grids((latent[0] // 4 * 4, latent[1] // 4 * 4))
 
 
+class KeysByTheLayer(UNetBackbone):
+    """Hands the vectors, which are float32, to the layer itself, whatever the layer's type."""
+
+    def text_side(self, names):
+        text, modules = super().text_side(names), self._modules()
+        text.keys = lambda vectors, name, call: (
+            modules[name].to_k(vectors).detach().unflatten(-1, (modules[name].heads, -1)).transpose(0, 1)
+        )
+        return text
+
+
+class KeysReadAsFloat16(UNetBackbone):
+    def text_side(self, names):
+        text = super().text_side(names)
+        text.projections = {name: bfloat16_read_as_float16(matrix) for name, matrix in text.projections.items()}
+        return text
+
+
 class LeakedHooks(UNetBackbone):
     def watch(self, names, report):
         super().watch(names, report)
@@ -83,6 +109,9 @@ BROKEN_BACKBONES = {
     "width for height": (TransposedGrids, "test_sizes_that_are_not_square"),
     "rounded queries": (seeing(lambda query: query.half().float()), "test_queries_are_those_the_kernel_receives"),
     "changed in place": (seeing(lambda query: query.mul_(1.001)), "test_capture_does_not_touch_the_image"),
+    "bfloat16 queries": (seeing(bfloat16_read_as_float16), "test_a_pipeline_in_bfloat16"),
+    "bfloat16 keys": (KeysReadAsFloat16, "test_a_pipeline_in_bfloat16"),
+    "bfloat16 in place": (seeing(bfloat16_changed_in_place), "test_a_pipeline_in_bfloat16"),
     "hooks stay": (LeakedHooks, "test_pipeline_is_restored_after_a_run"),
     "hooks stay after an error": (LeakedHooks, "test_pipeline_is_restored_after_an_error"),
 }
@@ -103,6 +132,11 @@ def assert_contract_fails(test, error=AssertionError):
 def test_grids_of_another_size_fail(monkeypatch):
     monkeypatch.setattr(registry, "BACKBONES", (GridsRoundedDown,))
     assert_contract_fails("test_grids_that_do_not_halve_evenly", RuntimeError)  # the queries do not fit
+
+
+def test_vectors_of_another_type_than_the_layers_fail(monkeypatch):
+    monkeypatch.setattr(registry, "BACKBONES", (KeysByTheLayer,))
+    assert_contract_fails("test_a_pipeline_in_bfloat16", RuntimeError)  # float32 vectors do not fit bfloat16 weights
 
 
 def test_steps_in_another_order_fail(monkeypatch):
