@@ -550,33 +550,87 @@ class TestSilentBlocks:
             pass
 
 
+class Adapted(torch.nn.Module):
+    """An adapter's layer, as peft wraps it: it has the plain layer's weight and adds to its output."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer, self.in_features = base, base.in_features
+        self.down = torch.nn.Parameter(torch.randn(2, base.in_features, generator=seeded(1)))
+        self.up = torch.nn.Parameter(torch.randn(base.out_features, 2, generator=seeded(2)))
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def scale_layer(self, scale):
+        """By which diffusers scales adapters during a call."""
+        self.up.data *= scale
+
+    def forward(self, x):
+        return self.base_layer(x) + x @ self.down.T @ self.up.T
+
+
 class TestAdapters:
+    NAME = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+
     def test_keys_are_made_as_the_layer_itself_makes_them(self):
-        """An adapter's layer, as peft wraps it, has the plain layer's weight and adds to its output."""
-
-        class Adapted(torch.nn.Module):
-            def __init__(self, base):
-                super().__init__()
-                self.base_layer, self.in_features = base, base.in_features
-                self.down = torch.nn.Parameter(torch.randn(2, base.in_features, generator=seeded(1)))
-                self.up = torch.nn.Parameter(torch.randn(base.out_features, 2, generator=seeded(2)))
-
-            @property
-            def weight(self):
-                return self.base_layer.weight
-
-            def forward(self, x):
-                return self.base_layer(x) + x @ self.down.T @ self.up.T
-
         pipe = tiny.sd1()
-        name = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
-        module = pipe.unet.get_submodule(name)
+        module = pipe.unet.get_submodule(self.NAME)
         module.to_k = Adapted(module.to_k)
-        text = backbone_of(pipe).text_side((name,))
+        text = backbone_of(pipe).text_side((self.NAME,))
         vectors = torch.randn(5, module.to_k.in_features, generator=seeded(3))
         expected = module.to_k(vectors).unflatten(-1, (module.heads, -1)).transpose(0, 1)
-        found = text.keys(vectors, name, 0)
+        found = text.keys(vectors, self.NAME, 0)
         assert torch.allclose(found, expected, atol=1e-5)  # measured: 2e-6 on keys of about 10
+
+    def test_a_scale_of_one_denoiser_call_is_refused_where_it_would_scale_keys(self):
+        pipe = tiny.sd1()
+        arguments = {"encoder_hidden_states": torch.zeros(1, 77, 32), "cross_attention_kwargs": {"scale": 0.5}}
+        with ovam.capture(pipe, blocks=[self.NAME]) as traces:
+            pipe.unet(torch.zeros(1, 4, 8, 8), 900, **arguments)
+        assert len(traces) == 1  # there is nothing to scale
+        module = pipe.unet.get_submodule(self.NAME)
+        module.to_k = Adapted(module.to_k)
+        with ovam.capture(pipe), pytest.raises(UnsupportedPipelineError, match=r"LoRA scale of 0\.5.*of the denoiser"):
+            pipe.unet(torch.zeros(1, 4, 8, 8), 900, **arguments)
+
+
+class TestLora:
+    """With real adapters, whose scale diffusers changes for a call and puts back at its end."""
+
+    NAME = TestAdapters.NAME
+    LAYERS = {"unet": ["to_q", "to_k"], "text_encoder": ["q_proj", "v_proj"]}  # noqa: RUF012
+
+    def adapted(self, *parts):
+        peft = pytest.importorskip("peft")
+        pipe = tiny.sd1()
+        for part in parts:
+            config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=self.LAYERS[part], init_lora_weights=False)
+            getattr(pipe, part).add_adapter(config, "style")
+        return pipe
+
+    @pytest.mark.parametrize(("part", "told"), [("unet", "denoiser"), ("text_encoder", "text encoder")])
+    def test_a_scale_of_one_call_is_refused(self, part, told):
+        pipe = self.adapted(part)
+        for watching in (ovam.capture(pipe), ovam.stream(pipe, ["cat"])):
+            with watching, pytest.raises(UnsupportedPipelineError, match=rf"LoRA scale of 0\.5.*of the {told} "):
+                generate(pipe, cross_attention_kwargs={"scale": 0.5})
+        with ovam.capture(pipe) as traces:
+            generate(pipe, cross_attention_kwargs={"scale": 1.0})
+        assert len(traces) == 1
+
+    def test_the_adapters_own_weight_gives_the_same_images_and_the_runs_keys(self):
+        """What the refusal advises."""
+        pipe = self.adapted("unet", "text_encoder")
+        scaled = generate(pipe, cross_attention_kwargs={"scale": 0.5}, output_type="np")
+        pipe.set_adapters("style", 0.5)
+        with ovam.capture(pipe) as traces:
+            assert (generate(pipe, output_type="np") == scaled).all()
+        module, words = pipe.unet.get_submodule(self.NAME), traces[0].text.embed("a cat")
+        expected = module.to_k(words.vectors).unflatten(-1, (module.heads, -1)).transpose(0, 1)
+        found = traces[0].text.keys(words.vectors, self.NAME, 0)
+        assert torch.allclose(found, expected, atol=1e-5)  # measured: 3e-6 on keys up to 13; of the full weight 0.3
 
 
 class TestTextEncoder:

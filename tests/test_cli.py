@@ -402,6 +402,23 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--prompt", ""), "prompt=''"),
+        (("--seed", "0"), "seed=0"),
+        (("--dtype", "float32"), "dtype=torch.float32"),
+        (("--device", "cpu"), "device='cpu'"),
+        (("--limit-gib", "0"), "limit_gib=0.0"),
+    ],
+)
+def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, told):
+    """Each is given the value that an image would get anyway: what was given is told from what was not."""
+    arguments = ("--words", "cat", "--model", model, "--output-dir", tmp_path / "out", *option)
+    assert_fails(call("segment", made[0] / "run.safetensors", *arguments), told, "run.safetensors is a trace")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_trace_asked_with_another_model(made, other_model):
     done = call("maps", made[0] / "run.safetensors", "--words", "cat", "--model", other_model)
     assert_fails(done, "CLIPTextModel:", "the model it was made with")

@@ -1,4 +1,4 @@
-"""The contract test class must be able to fail: each realistic fault of a backbone fails the test meant for it."""
+"""The contract test class must be able to fail: each realistic fault of a backbone fails by the check meant for it."""
 
 from dataclasses import replace
 
@@ -43,6 +43,14 @@ def images_of_a_pair_swapped(query):
     return query.unflatten(0, (2, 2)).flip(1).flatten(0, 1) if len(query) == 4 else query
 
 
+def bfloat16_read_as_float16(tensor):
+    return tensor.view(torch.float16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def bfloat16_changed_in_place(query):
+    return query.mul_(1.01) if query.dtype == torch.bfloat16 else query
+
+
 class WrongScale(UNetBackbone):
     def blocks(self):
         return {name: replace(spec, scale=spec.scale * 1.05) for name, spec in super().blocks().items()}
@@ -56,6 +64,14 @@ class SwappedHalves(UNetBackbone):
         return replace(found, halves={"cond": found.halves["uncond"], "uncond": found.halves["cond"]})
 
 
+class UnconditionalLeftOut(UNetBackbone):
+    """Takes the conditional rows of the batch for both halves."""
+
+    def evaluation(self, arguments, request):
+        found = super().evaluation(arguments, request)
+        return replace(found, halves=dict.fromkeys(found.halves, found.halves["cond"]))
+
+
 class TransposedGrids(UNetBackbone):
     def grids(self, latent):
         return {name: (width, height) for name, (height, width) in super().grids(latent).items()}
@@ -66,43 +82,112 @@ class GridsRoundedDown(UNetBackbone):
         return super().grids((latent[0] // 4 * 4, latent[1] // 4 * 4))
 
 
+class KeysByTheLayer(UNetBackbone):
+    """Hands the vectors, which are float32, to the layer itself, whatever the layer's type."""
+
+    def text_side(self, names):
+        text, modules = super().text_side(names), self._modules()
+        text.keys = lambda vectors, name, call: (
+            modules[name].to_k(vectors).detach().unflatten(-1, (modules[name].heads, -1)).transpose(0, 1)
+        )
+        return text
+
+
+class KeysReadAsFloat16(UNetBackbone):
+    def text_side(self, names):
+        text = super().text_side(names)
+        text.projections = {name: bfloat16_read_as_float16(matrix) for name, matrix in text.projections.items()}
+        return text
+
+
 class LeakedHooks(UNetBackbone):
     def watch(self, names, report):
         super().watch(names, report)
         return []
 
 
+WEIGHTS = r"half 'cond': weights \(step, head, pixel, token\): largest difference"
+QUERIES = "the queries are not those that attention was computed with"
+IMAGE = "image values differ: watching must not change a number"
+HOOKS = r"the pipeline is not as before: .*attn2\.to_q: _forward_hooks"
+
+# of each fault: the backbone, the test that is meant for it, and what the check that fails in that test tells
 BROKEN_BACKBONES = {
-    "scale": (WrongScale, "test_generation_prompt_reproduces_the_models_attention"),
-    "head order": (seeing(lambda query: query.flip(1)), "test_generation_prompt_reproduces_the_models_attention"),
-    "head split": (seeing(channels_split_the_wrong_way), "test_generation_prompt_reproduces_the_models_attention"),
-    "pixel order": (seeing(lambda query: query.flip(2)), "test_generation_prompt_reproduces_the_models_attention"),
-    "guidance half": (SwappedHalves, "test_generation_prompt_reproduces_the_models_attention"),
-    "unconditional half": (SwappedHalves, "test_halves_of_guidance"),
-    "image order": (seeing(images_of_a_pair_swapped), "test_batch_of_two_is_two_single_runs"),
-    "width for height": (TransposedGrids, "test_sizes_that_are_not_square"),
-    "rounded queries": (seeing(lambda query: query.half().float()), "test_queries_are_those_the_kernel_receives"),
-    "changed in place": (seeing(lambda query: query.mul_(1.001)), "test_capture_does_not_touch_the_image"),
-    "hooks stay": (LeakedHooks, "test_pipeline_is_restored_after_a_run"),
-    "hooks stay after an error": (LeakedHooks, "test_pipeline_is_restored_after_an_error"),
+    "scale": (WrongScale, "test_generation_prompt_reproduces_the_models_attention", WEIGHTS),
+    "head order": (
+        seeing(lambda query: query.flip(1)),
+        "test_generation_prompt_reproduces_the_models_attention",
+        WEIGHTS,
+    ),
+    "head split": (
+        seeing(channels_split_the_wrong_way),
+        "test_generation_prompt_reproduces_the_models_attention",
+        WEIGHTS,
+    ),
+    "pixel order": (
+        seeing(lambda query: query.flip(2)),
+        "test_generation_prompt_reproduces_the_models_attention",
+        WEIGHTS,
+    ),
+    "guidance half": (SwappedHalves, "test_generation_prompt_reproduces_the_models_attention", WEIGHTS),
+    "unconditional half": (
+        UnconditionalLeftOut,
+        "test_halves_of_guidance",
+        WEIGHTS.replace("cond", "uncond"),
+    ),
+    "image order": (
+        seeing(images_of_a_pair_swapped),
+        "test_batch_of_two_is_two_single_runs",
+        "maps of image 0 in a batch of 2: largest difference",
+    ),
+    "width for height": (
+        TransposedGrids,
+        "test_sizes_that_are_not_square",
+        r"has the grid \(16, 32\), not \(32, 16\)",
+    ),
+    "rounded queries": (
+        seeing(lambda query: query.half().float()),
+        "test_queries_are_those_the_kernel_receives",
+        QUERIES,
+    ),
+    "changed in place": (seeing(lambda query: query.mul_(1.001)), "test_capture_does_not_touch_the_image", IMAGE),
+    "bfloat16 queries": (seeing(bfloat16_read_as_float16), "test_a_pipeline_in_bfloat16", QUERIES),
+    "bfloat16 keys": (
+        KeysReadAsFloat16,
+        "test_a_pipeline_in_bfloat16",
+        "maps of a bfloat16 pipeline: largest difference",
+    ),
+    "bfloat16 in place": (seeing(bfloat16_changed_in_place), "test_a_pipeline_in_bfloat16", IMAGE),
+    "hooks stay": (LeakedHooks, "test_pipeline_is_restored_after_a_run", f"after a capture, {HOOKS}"),
+    "hooks stay after an error": (
+        LeakedHooks,
+        "test_pipeline_is_restored_after_an_error",
+        f"after an error in _on_pictures, {HOOKS}",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", BROKEN_BACKBONES)
 def test_a_broken_backbone_fails(fault, monkeypatch):
-    backbone, test = BROKEN_BACKBONES[fault]
+    backbone, test, told = BROKEN_BACKBONES[fault]
     monkeypatch.setattr(registry, "BACKBONES", (backbone,))
-    assert_contract_fails(test)
+    assert_contract_fails(test, told)
 
 
-def assert_contract_fails(test, error=AssertionError):
-    with pytest.raises(error):
+def assert_contract_fails(test, told, error=AssertionError):
+    """The test fails, and by the check whose message matches `told`, not by another that is in its way."""
+    with pytest.raises(error, match=told):
         getattr(Contract(), test)()
 
 
 def test_grids_of_another_size_fail(monkeypatch):
     monkeypatch.setattr(registry, "BACKBONES", (GridsRoundedDown,))
-    assert_contract_fails("test_grids_that_do_not_halve_evenly", RuntimeError)  # the queries do not fit
+    assert_contract_fails("test_grids_that_do_not_halve_evenly", r"size of tensor a \(256\) must match", RuntimeError)
+
+
+def test_vectors_of_another_type_than_the_layers_fail(monkeypatch):
+    monkeypatch.setattr(registry, "BACKBONES", (KeysByTheLayer,))
+    assert_contract_fails("test_a_pipeline_in_bfloat16", "to have the same dtype", RuntimeError)
 
 
 def test_steps_in_another_order_fail(monkeypatch):
@@ -112,7 +197,7 @@ def test_steps_in_another_order_fail(monkeypatch):
         observe(self, block, half, image, self.plan.calls - 1 - entry, query)
 
     monkeypatch.setattr(QueryRecorder, "observe", backwards)
-    assert_contract_fails("test_generation_prompt_reproduces_the_models_attention")
+    assert_contract_fails("test_generation_prompt_reproduces_the_models_attention", WEIGHTS)
 
 
 def test_queries_rounded_twice_fail(monkeypatch):
@@ -122,7 +207,9 @@ def test_queries_rounded_twice_fail(monkeypatch):
         observe(self, block, half, image, entry, query if self.dtype == torch.float32 else query.bfloat16())
 
     monkeypatch.setattr(QueryRecorder, "observe", rounded)
-    assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor")
+    assert_contract_fails(
+        "test_narrow_storage_stays_in_its_noise_floor", "float16 queries are not the float32 ones, rounded once"
+    )
 
 
 def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
@@ -133,13 +220,18 @@ def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
             observe(self, block, half, image, entry, query)
 
     monkeypatch.setattr(MapRecorder, "observe", first_call_twice)
-    assert_contract_fails("test_stream_equals_the_maps_of_a_capture")
+    assert_contract_fails(
+        "test_stream_equals_the_maps_of_a_capture", "streamed maps of the 'cond' half: largest difference"
+    )
 
 
 def test_a_broken_run_that_is_not_forgotten_fails(monkeypatch):
     monkeypatch.setattr(Session, "_on_start", lambda self, arguments, result: None)
     monkeypatch.setattr(Session, "_on_prompt", lambda self, arguments, result: None)
-    assert_contract_fails("test_a_broken_run_does_not_reach_the_next")
+    assert_contract_fails(
+        "test_a_broken_run_does_not_reach_the_next",
+        "2 traces after an error in _on_start and one complete run, expected 1",
+    )
 
 
 def test_a_trace_of_a_broken_run_fails(monkeypatch):
@@ -148,12 +240,14 @@ def test_a_trace_of_a_broken_run_fails(monkeypatch):
             self._finish(self._no_pictures(), self._size())
 
     monkeypatch.setattr(Session, "_close", close)
-    assert_contract_fails("test_a_broken_run_gives_no_trace")
+    assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace of incomplete queries")
 
 
 def test_an_invented_unconditional_half_fails(monkeypatch):
     monkeypatch.setattr(Session, "_halves", lambda self, evaluation: self.choice.halves)
-    assert_contract_fails("test_without_guidance_there_is_no_unconditional_half")
+    assert_contract_fails(
+        "test_without_guidance_there_is_no_unconditional_half", "a run without guidance gave unconditional queries"
+    )
 
 
 def test_a_recording_of_other_attention_fails(monkeypatch):
@@ -163,7 +257,7 @@ def test_a_recording_of_other_attention_fails(monkeypatch):
         return attend(self, attn, hidden_states, 0.9 * encoder_hidden_states, attention_mask)
 
     monkeypatch.setattr(ExplicitSoftmax, "__call__", flatter)
-    assert_contract_fails("test_explicit_attention_is_the_models_own")
+    assert_contract_fails("test_explicit_attention_is_the_models_own", "image of the recording run: largest difference")
 
 
 def test_a_pipeline_with_even_attention_is_refused():

@@ -1,25 +1,77 @@
-"""What a newcomer reads is executed: every Python block runs, every relative link leads somewhere."""
+"""What a newcomer reads is executed: every block of Python and every command runs, every link leads somewhere."""
 
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from ovam.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+FEWER = {"generate": ["--num-inference-steps", "2"], "mini": ["--n", "2"]}
+"""Options that shorten a command and leave its meaning; given last, they win over the page's own."""
+
+WRITTEN = {
+    "README.md": (
+        *("out/dog/image.png", "out/dog/labels.png", "out/dog/run.safetensors"),
+        *(f"out/dog/{kind}/{word}.png" for kind in ("maps", "masks") for word in ("dog", "sand", "puppy")),
+        *("out/sky/maps/sky.png", "out/seg/masks/dog.png", "out/seg/labels.png"),
+    ),
+    "benchmark.md": (
+        *(f"scenes/test/{kind}/*.png" for kind in ("images", "labels", "parts", "instances")),
+        *("scenes/test/scenes.jsonl", "scenes/test/names.json"),
+    ),
+}
+"""Files that a page's commands are said to write."""
+
+_BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
-def _blocks(page: Path) -> str:
-    return "\n".join(_BLOCK.findall(page.read_text()))
+def _blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block that a reader would run."""
+    return _BLOCK.findall(page.read_text())
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """The blocks of a page are one program, run in an empty folder."""
+def test_pages_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """The Python blocks of a page are one program, which finds what the commands above it wrote."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(_blocks(page), str(page), "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    for language, text in _blocks(page):
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        else:
+            for line in text.replace("\\\n", " ").splitlines():
+                run_line(line)
+    missing = [name for name in WRITTEN.get(page.name, ()) if not list(tmp_path.glob(name))]
+    assert not missing
+
+
+def run_line(line: str) -> None:
+    """Run an `ovam` command, ask make whether it knows a target, and leave other lines alone."""
+    program, *arguments = shlex.split(line, comments=True) or [""]
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+    if program != "ovam":
+        return
+    if arguments[0] == "evaluate":  # what the reader brings: here labels that are all right
+        shutil.copytree(arguments[2], arguments[1], dirs_exist_ok=True)
+    done = CliRunner().invoke(app, [*arguments, *FEWER.get(arguments[0], [])])
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+
+
+@pytest.mark.parametrize(
+    "line", ['ovam generate "a dog" --word dog', "ovam segments image.png --words dog", "make dem"]
+)
+def test_a_line_that_is_out_of_date_fails(line):
+    with pytest.raises((AssertionError, subprocess.CalledProcessError)):
+        run_line(line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -195,13 +195,22 @@ def segment(
     threshold: Threshold = None,
     output_dir: Beside = None,
     model: TraceModel = None,
-    prompt: Annotated[str, typer.Option(help="What the model is told of an image; nothing by default.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on an image.")] = 0,
-    dtype: Weights = DType.float32,
-    device: Device = "cpu",
+    prompt: Annotated[str | None, typer.Option(help="What the model is told of an image; nothing by default.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the noises put on an image.", show_default="0")
+    ] = None,
+    dtype: Annotated[
+        DType | None, typer.Option(help="Type of the model's weights, for an image.", show_default="float32")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the model runs, for an image: cpu, cuda, cuda:1.", show_default="cpu")
+    ] = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
-    limit_gib: LimitGib = None,
+    limit_gib: Annotated[
+        float | None,
+        typer.Option(min=0, help="Most GiB of queries to keep of an image; by default 80 % of the free memory."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
@@ -219,7 +228,7 @@ def segment(
             model=model,
             prompt=prompt,
             seed=seed,
-            dtype=getattr(torch, dtype.value),
+            dtype=None if dtype is None else getattr(torch, dtype.value),
             device=device,
             limit_gib=limit_gib,
             progress=progress,

@@ -5,7 +5,8 @@ processor runs it. Keys are `attn2.to_k` of the text, so late words are exact. U
 the unconditional half and then the conditional one.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -43,6 +44,10 @@ class UNetBackbone(Backbone):
         order = ("down_blocks", "mid_block", "up_blocks")
         return dict(sorted(found.items(), key=lambda item: order.index(item[0].split(".")[0])))
 
+    def _key_layers(self) -> Iterator[Any]:
+        for module in self._modules().values():
+            yield module.to_k
+
     def blocks(self) -> Mapping[str, BlockSpec]:
         """All cross-attention blocks; the middle one, whose grid is coarse, only when it is named."""
         return {
@@ -64,6 +69,7 @@ class UNetBackbone(Backbone):
         return {name: levels[_level(name, len(levels))] for name in self._modules()}
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
+        self._check_lora_scale(arguments.get("lora_scale"), "text encoder", [self.pipe.text_encoder])
         images = len(result[0])
         return Request(
             images=images,
@@ -73,6 +79,8 @@ class UNetBackbone(Backbone):
         )
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        scale = (arguments.get("cross_attention_kwargs") or {}).get("scale")
+        self._check_lora_scale(scale, "denoiser", self._key_layers())
         sample = arguments["sample"]
         batch = len(sample)
         guided = request is not None and request.guided
@@ -88,6 +96,23 @@ class UNetBackbone(Backbone):
             timestep=float(torch.as_tensor(arguments["timestep"]).flatten()[0]),  # loops may pass one an image
             halves={"uncond": slice(0, half), "cond": slice(half, batch)} if guided else {"cond": slice(0, batch)},
         )
+
+    def _check_lora_scale(self, scale: float | None, part: str, modules: Iterable[nn.Module | None]) -> None:
+        """Whether words will get the keys of the run: a scale given to a call is taken back at the call's end.
+
+        Raises:
+            UnsupportedPipelineError: it scales adapters that keys depend on.
+        """
+        if scale is None or scale == 1:
+            return
+        layers = itertools.chain.from_iterable(module.modules() for module in modules if module is not None)
+        if any(hasattr(layer, "scale_layer") for layer in layers):  # peft's method, which diffusers calls
+            raise UnsupportedPipelineError(
+                f"{type(self.pipe).__name__}: this call has a LoRA scale of {scale:g}, but the keys of words are made "
+                f"outside of the call, where the adapters of the {part} have their own weight: expected no scale; call "
+                f"pipe.set_adapters(name, {scale:g}) before the capture, for the same images ({scale:g} times their "
+                "weight where it is not 1)"
+            )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         modules = self._modules()

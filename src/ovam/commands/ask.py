@@ -14,7 +14,7 @@ from ovam.commands.answers import write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
-from ovam.errors import ModelNotFoundError
+from ovam.errors import ModelNotFoundError, OptionError
 from ovam.maps import AttentionMaps, attention_maps
 from ovam.masks import THRESHOLD, check_words, segment
 from ovam.models import MINI
@@ -91,16 +91,18 @@ def segment_file(
     threshold: float = THRESHOLD,
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
-    prompt: str = "",
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    prompt: str | None = None,
+    seed: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
     limit_gib: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
+
+    What says how the model looks at an image is refused for a trace, where it would change nothing.
 
     Args:
         source: A trace file, or an image, which the model then looks at by `ovam.encode`.
@@ -110,13 +112,13 @@ def segment_file(
         output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
         model: For a trace as in `maps`; for an image mini by default.
-        prompt: What the denoiser is told of an image.
-        seed: Seed of the noises put on an image.
-        dtype: Type of the model's weights, for an image.
-        device: Where the model runs, for an image.
+        prompt: What the denoiser is told of an image; nothing by default.
+        seed: Seed of the noises put on an image; 0 by default.
+        dtype: Type of the model's weights, for an image; float32 by default.
+        device: Where the model runs, for an image; the CPU by default.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
-        limit_gib: As in `ovam.encode`.
+        limit_gib: As in `ovam.encode`, for an image.
         progress: Told what is being done.
 
     Returns:
@@ -124,6 +126,7 @@ def segment_file(
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
+        OptionError: the file is a trace and an option that is for images was given.
         The errors of `Trace.segment` and, for an image, of `ovam.encode`.
     """
     begun = time.monotonic()
@@ -131,15 +134,17 @@ def segment_file(
     asked, rivals = check_words(words, against, threshold)
     folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
     if is_trace(path):
+        _refuse_for_trace(path, prompt=prompt, seed=seed, dtype=dtype, device=device, limit_gib=limit_gib)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         found = segment(trace, asked, against=rivals, threshold=threshold, blocks=blocks, steps=steps)
         answers = write_masks(trace, found, prepared(folder))
     else:
         picture = read_image(path)
-        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
+        model, device = MINI if model is None else model, "cpu" if device is None else device
+        pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
         progress("encoding the image", 0, 0)
-        trace = encode(pipe, picture, prompt, seed=seed, blocks=blocks, limit_gib=limit_gib)
+        trace = encode(pipe, picture, prompt or "", seed=seed or 0, blocks=blocks, limit_gib=limit_gib)
         trace = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
         answers = write_all(trace, asked, prepared(folder), against=rivals, threshold=threshold)
@@ -157,6 +162,16 @@ def segment_file(
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def _refuse_for_trace(path: Path, **image_options: object) -> None:
+    """Raises OptionError where an option that only an image needs was given."""
+    given = [f"{name}={value!r}" for name, value in image_options.items() if value is not None]
+    if given:
+        raise OptionError(
+            f"{', '.join(given)}: expected with an image file only, which the model looks at, but {path} is a trace, "
+            f"whose run is over; leave {'it' if len(given) == 1 else 'them'} out, or give an image file"
+        )
 
 
 def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:

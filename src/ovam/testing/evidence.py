@@ -135,6 +135,17 @@ def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
         assert same, f"block {name!r}: the queries of the half {half!r} differ between two equal runs"
 
 
+def assert_received(trace: Trace, received: Mapping[str, Sequence[Tensor]]) -> None:
+    """The conditional queries of a run without guidance are bit by bit those that the kernel received."""
+    for name, block in trace.blocks.items():
+        kernel = torch.cat([*received[name]]).transpose(0, 1)  # without guidance the batch is the one image
+        kept = block.query["cond"]
+        pixels = kept.shape[2]
+        image_parts = (kernel[:, :, :pixels], kernel[:, :, -pixels:])  # joint attention has text at one end
+        exact = any(torch.equal(kept, part) for part in image_parts)
+        assert exact, f"block {name!r}: the queries are not those that attention was computed with"
+
+
 def rows_of(
     half: Half, calls: Sequence[Attended], prompt_text: Float[Tensor, "token width"]
 ) -> Float[Tensor, "step head pixel token"]:
