@@ -288,3 +288,6 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "$" not in text
     assert "**A quick run" not in text
     assert "**A quick run" in page(figures | {"quick": True})
+    unjudged = {key: value for key, value in figures.items() if key not in ("oracles", "generation", "transfer")}
+    assert page(unjudged).count("Not measured: no oracles are trained.") == 6
+    assert "oracle A" not in page(unjudged)

@@ -96,6 +96,11 @@ def oracle_folder() -> Path:
     return Path(__file__).parent / "oracles"
 
 
+def has_oracles(folder: Path | None = None) -> bool:
+    """Whether the trained oracles are there."""
+    return all(((folder or oracle_folder()) / f"{name}.safetensors").is_file() for name in NAMES)
+
+
 @cache
 def load_oracles(folder: Path | None = None) -> dict[str, nn.Module]:
     """The trained oracles by name, in float32.

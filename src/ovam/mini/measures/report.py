@@ -25,7 +25,7 @@ from ovam.mini.measures.images import Entry, make_images, read_images
 from ovam.mini.measures.memory import measure_memory
 from ovam.mini.measures.oracles import measure_oracles
 from ovam.mini.measures.words import BASELINES, measure_words
-from ovam.mini.oracle import describe, load_oracles
+from ovam.mini.oracle import describe, has_oracles, load_oracles
 from ovam.mini.scenes import CLASSES
 from ovam.mini.scenes.captions import with_article
 from ovam.models import load, mini_folder, model_hash
@@ -73,23 +73,30 @@ def report_on_mini(docs: Path, images: Path, *, quick: bool = False) -> dict[str
         images: Folder of the image sets, which are made where they are missing.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
+    Without the oracles, as after training, what they judge is left out and said to be.
+
     Returns:
         The figures.
     """
+    judged = has_oracles()
     sets = make_image_sets(images, _QUICK_COUNTS if quick else COUNTS)
     pipe, begun = _pipeline(), time.monotonic()
     pictures = {kind: read_images(images / kind, entries) for kind, entries in sets.items()}
     asked = {kind: [entry.classes for entry in entries] for kind, entries in sets.items()}
     few, training = 6 if quick else 200, _training()
     known = 100 if quick else training["scenes"]
-    measures: dict[str, Callable[[], Any]] = {
-        "gates": lambda: gates(scenes=few),
+    by_oracles: dict[str, Callable[[], Any]] = {
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
         "generation": lambda: measure_generation(pictures, asked),
+        "transfer": lambda: measure_curves(pipe, sets["simple"][: 2 if quick else 100]),
+        "oracle_hashes": lambda: {name: fingerprint(oracle.state_dict()) for name, oracle in load_oracles().items()},
+        "oracle_training": describe,
+    }
+    measures: dict[str, Callable[[], Any]] = (by_oracles if judged else {}) | {
+        "gates": lambda: gates(scenes=few),
         "memory": lambda: measure_memory(pictures["simple"], images, training=known),
         "words": lambda: measure_words(pipe, scenes=few),
         "headroom": lambda: measure_headroom(pipe, **({"annotations": 4, "held_back": 1} if quick else {})),
-        "transfer": lambda: measure_curves(pipe, sets["simple"][: 2 if quick else 100]),
         "masses": lambda: _masses(pipe),
         "speed": lambda: seconds_per_image(pipe),
     }
@@ -167,9 +174,7 @@ def _stamp(pipe: Any, training: Mapping[str, Any], quick: bool, seconds: float) 
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
-        "oracle_hashes": {name: fingerprint(oracle.state_dict()) for name, oracle in load_oracles().items()},
         "training": training,
-        "oracle_training": describe(),
         "guidance_scale": GUIDANCE_SCALE,
         "versions": {"python": platform.python_version(), **versions()},
         "threads": torch.get_num_threads(),
@@ -184,13 +189,16 @@ def page(figures: Mapping[str, Any]) -> str:
         f"{phase['iterations']} iterations of {phase['batch']} scenes at {phase['size']} pixels"
         for phase in training["phases"]
     ]
-    generation = figures["generation"]
     template = Template((Path(__file__).parent / "page.md").read_text())
     return template.substitute(
         command=figures["command"],
         quick="**A quick run, not for publication.** " if figures["quick"] else "",
         model=figures["model"],
-        oracle_hashes=", ".join(f"{name} {value}" for name, value in figures["oracle_hashes"].items()),
+        **(
+            _judged(figures)
+            if "oracles" in figures
+            else dict.fromkeys(_JUDGED, "Not measured: no oracles are trained.\n")
+        ),
         date=figures["date"],
         threads=figures["threads"],
         minutes=f"{figures['seconds'] / 60:.0f}",
@@ -201,10 +209,6 @@ def page(figures: Mapping[str, Any]) -> str:
             ("bar", "measured", "met"), [(b.asked, b.found, "yes" if b.met else "**no**") for b in bars(figures)]
         ),
         gates=_nested(figures["gates"], "baseline"),
-        oracles=_nested(figures["oracles"], "oracle"),
-        agreement=_nested(generation["agreement"], "set"),
-        classes=_table(("class", "asked class is the largest"), generation["by_class"].items()),
-        captions=f"{generation['captions']:.2f}",
         memory=_table(("", "value"), figures["memory"].items()),
         words=_words({"all": words["objects"]} | words["classes"], "objects"),
         others=_table(("map", "AP on the object"), words["objects"]["others"].items()),
@@ -212,10 +216,26 @@ def page(figures: Mapping[str, Any]) -> str:
         headroom=_nested(figures["headroom"]["classes"] | {"mean": figures["headroom"]["mean"]}, "class"),
         gain=_interval(figures["headroom"]["gain"]),
         annotations=figures["headroom"]["annotations"],
-        transfer=_transfer(figures["transfer"]),
         masses=" | ".join(f"{value:.2f}" for value in figures["masses"].values()),
         speed=f"{figures['speed']:.1f}",
     )
+
+
+_JUDGED = ("oracle_hashes", "oracles", "agreement", "classes", "captions", "transfer")
+
+
+def _judged(figures: Mapping[str, Any]) -> dict[str, str]:
+    """What the page shows of the oracles and of what they judge."""
+    generation = figures["generation"]
+    values = (
+        ", ".join(f"{name} {value}" for name, value in figures["oracle_hashes"].items()),
+        _nested(figures["oracles"], "oracle"),
+        _nested(generation["agreement"], "set"),
+        _table(("class", "asked class is the largest"), generation["by_class"].items()),
+        f"Of the classes that captions of test scenes name, {generation['captions']:.2f} are in the picture.\n",
+        _transfer(figures["transfer"]),
+    )
+    return dict(zip(_JUDGED, values, strict=True))
 
 
 def _table(header: Sequence[str], rows: Any) -> str:
