@@ -12,7 +12,7 @@ from torch import Tensor
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
-from ovam.trace import Space, TokenEmbedding
+from ovam.trace import Half, Space, TokenEmbedding
 
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
@@ -153,8 +153,8 @@ class StaticText:
             )
         return replace(self.clip.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
-    def keys(self, embedding: Embedding, block: str, call: int) -> Key:
-        """`to_k` of the vectors, split into heads; float32, the same at every call."""
+    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
+        """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
         projection = self.projections[block]
         if embedding.shape[-1] != projection.shape[1]:
             raise SpaceMismatchError(

@@ -126,7 +126,7 @@ class UNetBackbone(Backbone):
             raise
         return handles
 
-    def text_side(self, names: Sequence[str]) -> StaticText:
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
         modules = self._modules()
         projections = {name: _matrix(modules[name].to_k) for name in names}
         heads = {name: modules[name].heads for name in names}
