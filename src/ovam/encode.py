@@ -16,7 +16,7 @@ from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
 from ovam.capture import byte_limit, choice_of
 from ovam.decoded import png
-from ovam.errors import ImageInputError, OptionError
+from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
 from ovam.trace import BlockChoice, Trace
@@ -62,12 +62,18 @@ def encode(
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
+        UnsupportedPipelineError: a pipeline of joint attention.
         OptionError: a time step outside the scheduler's range, no noise, or a size the autoencoder can't take.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
+    if backbone.text_kind == "replayed":
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__}: real images are not supported for joint attention yet: expected a pipeline with a "
+            "UNet; capture a run of this one instead"
+        )
     _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
     _check_size(size, pipe.vae_scale_factor)
     clean = _latent(pipe, picture, size)

@@ -1,0 +1,333 @@
+"""What the joint-attention families share: watching a block whose image and text attend to each other, and replay.
+
+Text tokens meet the image only in attention, as its keys and values. With these kept, and the vector that modulates
+every block (time step, pooled text, embedded guidance), the text stream alone is run again through the model's own
+layers, for any text. The vector is the generation's own: a late word's pooled text never enters it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Observation, Report
+from ovam.backbones.joint_text import JointText
+from ovam.backbones.sampled import sampled_hash
+from ovam.calls import Half
+from ovam.errors import NoTextEncoderError, SpaceMismatchError, UnsupportedPipelineError
+from ovam.replay import ImageStream, Replay, TextStream
+from ovam.shapes import Embedding, Key
+from ovam.trace import Space, TokenEmbedding
+
+_PROJECTIONS = ("to_q", "to_k", "to_v")
+_LARGEST = 65504  # of float16; the models clip their streams there
+
+
+def plain_denoiser(pipe: Any) -> Any:
+    """The pipeline's transformer.
+
+    Raises:
+        UnsupportedPipelineError: it is wrapped by torch.compile.
+    """
+    if hasattr(pipe.transformer, "_orig_mod"):
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__}: its transformer is wrapped by torch.compile, whose compiled code may leave out "
+            "the hooks of a capture: expected the plain module; put pipe.transformer._orig_mod back for the capture"
+        )
+    return pipe.transformer
+
+
+def check_encoders(pipe: Any, parts: Sequence[str]) -> None:
+    """Whether the pipeline still has the parts that read words.
+
+    Raises:
+        NoTextEncoderError: one was taken out of it.
+    """
+    missing = [part for part in parts if getattr(pipe, part, None) is None]
+    if missing:
+        raise NoTextEncoderError(
+            f"this {type(pipe).__name__} has no {missing[0]}, so that no word can be asked of its runs: expected its "
+            "text encoders to stay in it, also where prompt_embeds are passed; put them back before the capture"
+        )
+
+
+def check_lora_scale(pipe: Any, scale: float | None) -> None:
+    """Whether words will go through the weights of the run: a scale given to a call is taken back at the call's end.
+
+    Raises:
+        UnsupportedPipelineError: it scales adapters.
+    """
+    if scale is None or scale == 1:
+        return
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    if any(hasattr(layer, "scale_layer") for part in parts for layer in part.modules()):  # peft's method
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__}: this call has a LoRA scale of {scale:g}, but words are run again outside of the "
+            f"call, where the adapters have their own weight: expected no scale; call "
+            f"pipe.set_adapters(name, {scale:g}) before the capture"
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run was made with, as far as its words are concerned.
+
+    Attributes:
+        space: Where its text vectors come from.
+        dtype: Type of the denoiser's weights.
+        weights: Hash of them, see `sampled_hash`.
+    """
+
+    space: Space
+    dtype: torch.dtype
+    weights: str
+
+
+class ReplayedText:
+    """Text side of joint attention: a text's keys come from running its stream through the model again.
+
+    The model's layers are used as they stand, not copied: they are half of the model. Weights that were changed since
+    the run are noticed and refused.
+
+    Args:
+        words: Reads texts.
+        denoiser: The model whose layers the text stream passes.
+        start: Makes the text stream of vectors (token, width).
+    """
+
+    kind: Literal["replayed"] = "replayed"
+
+    def __init__(
+        self,
+        words: JointText,
+        denoiser: Any,
+        start: Callable[[Embedding], TextStream],
+    ) -> None:
+        self.words, self.denoiser, self.start = words, denoiser, start
+        self.replay = Replay()
+        self._encoders, self._weights = words.space, sampled_hash(denoiser)  # as they stand now
+        self.origin = Origin(self._encoders, denoiser.dtype, self._weights)
+
+    @property
+    def space(self) -> Space:
+        """Where the vectors of the run come from."""
+        return self.origin.space
+
+    def over(self, replay: Replay, origin: "Origin | None" = None) -> "ReplayedText":
+        """The same side against another run or a part of it, or against one made by a copy of the model."""
+        other = copy(self)
+        other.replay, other.origin = replay, origin or self.origin
+        return other
+
+    def in_type(self, dtype: torch.dtype) -> "Origin":
+        """What a run by a copy of the model in this type would be made with; float16 gives the hashes of float32."""
+        return Origin(self.words.space_in(dtype), dtype, sampled_hash(self.denoiser, dtype))
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """See `JointText.embed`.
+
+        Raises:
+            SpaceMismatchError: the text encoders' weights were changed since the run.
+        """
+        found = self.words.embed(text, as_phrase=as_phrase, padded=padded)
+        if found.space != self._encoders:
+            raise SpaceMismatchError(
+                f"the text encoders were changed since the run, from {self._encoders} to {found.space}: expected the "
+                "weights the run was made with; take adapters and training back, or run the pipeline again"
+            )
+        return replace(found, space=self.space)
+
+    def stream(self, embedding: Embedding) -> TextStream:
+        """Start the text stream of vectors (token, width); differentiable in them.
+
+        Raises:
+            SpaceMismatchError: the vectors have another width, or the model was changed since the run.
+        """
+        if embedding.shape[-1] != self.space.width:
+            raise SpaceMismatchError(
+                f"vectors of width {embedding.shape[-1]} can't enter the text stream, which takes {self.space.width}: "
+                "make them with this trace's own text side, trace.text.embed(...)"
+            )
+        found = sampled_hash(self.denoiser)
+        if found != self._weights:
+            raise SpaceMismatchError(
+                f"the {type(self.denoiser).__name__} was changed since the run, from {self._weights} to {found}: words "
+                "are run again through its own layers, expected as they were; take adapters and training back, or run "
+                "the pipeline again"
+            )
+        return self.start(embedding)
+
+    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
+        """Keys of the vectors in one block of one denoiser call, float32; those of all blocks cost no more.
+
+        Raises:
+            MissingBlockError, MissingStepError, NothingCapturedError: see `Replay.image`.
+            SpaceMismatchError: see `stream`.
+        """
+        return dict(self.replay.keys(self.stream(embedding), [block], call, half))[block]
+
+
+def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> list[RemovableHandle]:
+    """Report image queries, keys and values of joint-attention modules, from what their own projections put out.
+
+    Nothing is projected anew. Normalisation and rotary embedding are applied again: they are cheap, and row by row.
+    """
+    shared: dict[str, Any] = {}  # of the current denoiser call
+    handles: list[RemovableHandle] = []
+
+    def note_conditioning(module: nn.Module, inputs: object, output: Tensor) -> None:
+        shared["conditioning"] = output.detach()
+
+    def note_tokens(module: nn.Module, inputs: object, output: Tensor) -> None:
+        shared["tokens"] = output.shape[1]
+
+    try:
+        handles.append(denoiser.time_text_embed.register_forward_hook(note_conditioning))
+        handles.append(denoiser.context_embedder.register_forward_hook(note_tokens))
+        for name, module in modules.items():
+            for handle in _watch_block(name, module, shared, report):
+                handles.append(handle)
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    return handles
+
+
+def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
+    seen: dict[str, Tensor] = {}
+
+    def note(projection: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
+            seen.update(zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True))
+
+        return hook
+
+    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: object) -> None:
+        if seen:  # else the projections were passed by, and the block stays silent, which is noticed
+            query, key, value = (_image_part(module, seen.pop(part), shared["tokens"]) for part in _PROJECTIONS)
+            query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
+            conditioning = shared["conditioning"].expand(len(query), -1)
+            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
+
+    for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
+        if hasattr(module, projection):
+            yield getattr(module, projection).register_forward_hook(note(projection))
+    yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:
+    """Image rows by head: (batch, head, pixel, head_dim). Blocks of a single stream have the text before the image."""
+    image = projected if module.added_kv_proj_dim is not None else projected[:, tokens:]
+    return by_head(image, module.heads)
+
+
+@torch.no_grad()
+def _positioned(
+    module: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor] | None, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """After normalisation and rotary embedding, as attention takes them."""
+    query, key = normed(module.norm_q, query), normed(module.norm_k, key)
+    if rotary is None:
+        return query, key
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    table = (rotary[0][tokens:], rotary[1][tokens:])
+    return apply_rotary_emb(query, table, sequence_dim=2), apply_rotary_emb(key, table, sequence_dim=2)
+
+
+def by_head(rows: Tensor, heads: int) -> Tensor:
+    """(batch, row, head * head_dim) as (batch, head, row, head_dim)."""
+    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def normed(norm: Any, rows: Tensor) -> Tensor:
+    """Through a normalisation that some models do not have."""
+    return rows if norm is None else norm(rows)
+
+
+class JointStream:
+    """A text on its way through a model's blocks, by the model's own layers; float32 keys come out.
+
+    Args:
+        denoiser: The model.
+        embedding: What the pipeline would hand it, (token, width).
+        advance: Runs one block: from (module, hidden, image) to the text's keys and its hidden state behind the block.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        embedding: Embedding,
+        advance: Callable[[Any, Tensor, ImageStream], tuple[Tensor, Tensor | None]],
+    ) -> None:
+        self.denoiser, self.advance = denoiser, advance
+        self.differentiable = torch.is_grad_enabled() and embedding.requires_grad
+        with self._grad():
+            vectors = embedding.to(denoiser.device, denoiser.dtype)[None]
+            self.hidden: Tensor | None = denoiser.context_embedder(vectors)
+
+    def keys(self, block: str, image: ImageStream) -> Key:
+        """Keys (head, token, head_dim) in the next block, float32."""
+        assert self.hidden is not None  # only the last block gives no text on
+        owner = self.denoiser.get_submodule(block.removesuffix(".attn"))
+        here = ImageStream(*(part.to(self.hidden.device, self.hidden.dtype)[None] for part in vars(image).values()))
+        with self._grad():
+            key, self.hidden = self.advance(owner, self.hidden, here)
+        return key[0].float()
+
+    @contextmanager
+    def _grad(self) -> Iterator[None]:
+        """Gradients only for vectors that ask for them: the model's own weights would ask as well."""
+        with torch.set_grad_enabled(self.differentiable):
+            yield
+
+
+def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first: bool) -> tuple[Tensor, Tensor | None]:
+    """The text's side of a block with two streams, as `JointTransformerBlock` and `FluxTransformerBlock` run it."""
+    attn = owner.attn
+    last = bool(getattr(owner, "context_pre_only", False))
+    if last:
+        rows = owner.norm1_context(hidden, image.conditioning)
+    else:
+        rows, gate, shift, scale, gate_mlp = owner.norm1_context(hidden, emb=image.conditioning)
+    query, key, value = (
+        by_head(layer(rows), attn.heads) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+    )
+    query, key = normed(attn.norm_added_q, query), normed(attn.norm_added_k, key)
+    if last:
+        return key, None
+    hidden = hidden + gate.unsqueeze(1) * attn.to_add_out(attended(query, key, value, image, text_first=text_first))
+    rows = owner.norm2_context(hidden) * (1 + scale[:, None]) + shift[:, None]
+    return key, hidden + gate_mlp.unsqueeze(1) * owner.ff_context(rows)
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor, image: ImageStream, *, text_first: bool) -> Tensor:
+    """What the text takes from itself and the image: (batch, token, head * head_dim). Order as the model has it."""
+    keys, values = (key, image.key), (value, image.value)
+    if not text_first:
+        keys, values = keys[::-1], values[::-1]
+    rows = F.scaled_dot_product_attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2))
+    return rows.transpose(1, 2).flatten(2)
+
+
+def clipped(hidden: Tensor) -> Tensor:
+    """Kept within float16's range, where that is the type, as FLUX does behind every block."""
+    return hidden.clip(-_LARGEST, _LARGEST) if hidden.dtype == torch.float16 else hidden
+
+
+def per_image(texts: str | Sequence[str] | None, images: int) -> tuple[str, ...] | None:
+    """The text of each image: diffusers repeats each prompt's images side by side."""
+    if texts is None:
+        return None
+    given = [texts] if isinstance(texts, str) else list(texts)
+    if len(given) == 1:  # one negative prompt serves a batch of prompts
+        return tuple(given * images)
+    return tuple(text for text in given for _ in range(images // len(given)))
