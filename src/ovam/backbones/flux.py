@@ -19,16 +19,15 @@ from ovam.backbones.joint import (
     JointStream,
     ReplayedText,
     attended,
-    by_head,
     check_encoders,
     check_lora_scale,
     clipped,
     per_image,
     plain_denoiser,
     through_double,
-    watch_joint,
 )
 from ovam.backbones.joint_text import JointText, Reader
+from ovam.backbones.joint_watch import by_head, watch_joint
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding

@@ -23,9 +23,9 @@ from ovam.backbones.joint import (
     per_image,
     plain_denoiser,
     through_double,
-    watch_joint,
 )
 from ovam.backbones.joint_text import JointText, Reader
+from ovam.backbones.joint_watch import watch_joint
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
