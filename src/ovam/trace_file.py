@@ -68,18 +68,18 @@ def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
     text = trace.text
     about: dict[str, Any] = {"kind": text.kind, "space": asdict(text.space)}
     if isinstance(text, ReplayedText):
-        weights, dtype = text.origin.weights, _name(text.origin.dtype)
-        more = {"dtype": dtype, "projections": "by reference", "projections_hash": weights}
-        return about | more | {"tokens": text.words.length, "replay": list(text.replay.blocks)}, {}
+        about |= {"dtype": _name(text.origin.dtype), "projections": "by reference"}
+        about |= {"projections_hash": text.origin.weights, "tokens": text.words.length}
+        return about | {"replay": list(text.replay.blocks)}, {}
     held = text.projections if isinstance(text, StaticText) else {}
     projections = {name: held[name] for name in trace.blocks if name in held}  # those of a selection, where it is one
     inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
-    more = {
+    about |= {
         "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
         "projections": "inside" if inside else "by reference",
         "projections_hash": fingerprint(projections),
     }
-    return about | more, projections
+    return about, projections
 
 
 def _name(dtype: torch.dtype) -> str:
