@@ -72,7 +72,9 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
         "up to call": ({str(t): f"<={t}" for t in CALLS}, UP_TO_CALL),
     }
     return {"images": images, "left_out": len(entries) - images, "ignored": float(ignored), "threshold": THRESHOLD} | {
-        title: _beside(*({name: of[key] for name, key in keys.items()} for of in (curves, best)), known)
+        title: _beside(
+            {name: curves[key] for name, key in keys.items()}, {name: best[key] for name, key in keys.items()}, known
+        )
         for title, (keys, known) in settings.items()
     }
 

@@ -83,7 +83,7 @@ def measure_headroom(pipe: Any, *, annotations: int = 20, held_back: int = 20) -
         elsewhere = [Annotated(t, s.mask(name)) for t, s in last.values() if not s.mask(name).any()]
         vectors = dict(zip(METHODS, (word.vectors, fit(word, seen)), strict=True))
         scored[name] = {
-            method: Scored(*(_scores(word, each, part) for part in (seen, unseen)), _scores(word, each, elsewhere)[0])
+            method: Scored(_scores(word, each, seen), _scores(word, each, unseen), _scores(word, each, elsewhere)[0])
             for method, each in vectors.items()
         }
     return {"annotations": annotations, "held_back": held_back} | summary(scored)
