@@ -9,10 +9,10 @@ import torch
 import ovam
 from ovam.errors import OptionError
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import curves, headroom, images, memory, words
+from ovam.mini.measures import curves, headroom, images, memory, report, words
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
-from ovam.mini.measures.report import page
+from ovam.mini.measures.page import page
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.splits import may_meet
 from ovam.trace import BlockTrace
@@ -256,15 +256,7 @@ def _curve(keys):
 
 def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     method = {"word IoU": 0.4, "fitted IoU": 0.51}
-    figures = FIGURES | {
-        "command": "ovam mini report",
-        "quick": False,
-        "model": "0123456789abcdef",
-        "oracle_hashes": {"a": "aa", "b": "bb"},
-        "date": "2026-01-01",
-        "threads": 2,
-        "seconds": 600.0,
-        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "batch": 2, "size": 64}]},
+    sections = FIGURES | {
         "generation": FIGURES["generation"] | {"captions": 0.625},
         "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
         | {"slices": {"novel": _row(0.4)}},
@@ -275,6 +267,17 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
         "speed": 2.0,
     }  # fmt: skip
+    figures = {
+        "command": "ovam mini report",
+        "quick": False,
+        "model": "0123456789abcdef",
+        "oracles": {"a": "aa", "b": "bb"},
+        "date": "2026-01-01",
+        "threads": 2,
+        "seconds": {"words": 500.0, "speed": 100.0},
+        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "batch": 2, "size": 64}]},
+        "sections": sections,
+    }
     text = page(json.loads(json.dumps(figures)))
     for shown in (
         "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
@@ -288,6 +291,28 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "$" not in text
     assert "**A quick run" not in text
     assert "**A quick run" in page(figures | {"quick": True})
-    unjudged = {key: value for key, value in figures.items() if key not in ("oracles", "generation", "transfer")}
-    assert page(unjudged).count("Not measured: no oracles are trained.") == 6
-    assert "oracle A" not in page(unjudged)
+    assert "2 threads, 10 minutes" in text
+    assert "Not measured" not in text
+    unjudged = {key: value for key, value in sections.items() if key not in ("oracles", "generation", "transfer")}
+    shorter = page(figures | {"sections": unjudged, "oracles": {}})
+    assert shorter.count("Not measured.") == 5
+    assert "oracle A" not in shorter
+
+
+def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
+    stamp = {"model": "m", "quick": False, "versions": {"torch": "2"}, "oracles": {"a": "x"}}
+    file = tmp_path / "report.json"
+    assert report._continued(stamp, file)["sections"] == {}
+    sections = {"words": 1, "transfer": 2}
+    file.write_text(json.dumps(stamp | {"sections": sections, "seconds": sections}))
+    assert report._continued(stamp, file)["sections"] == sections
+    assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1}
+    assert report._continued(stamp | {"model": "n"}, file)["sections"] == {}
+    assert report._continued(stamp | {"quick": True}, file)["seconds"] == {}
+
+
+@pytest.mark.user_error
+def test_an_unknown_section_is_named(tmp_path):
+    with pytest.raises(OptionError, match="section 'word' of the report: expected some of sheet, speed"):
+        report.report_on_mini(tmp_path / "docs", tmp_path, only=("word",))
+    assert not (tmp_path / "docs").exists()

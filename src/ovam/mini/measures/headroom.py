@@ -54,7 +54,9 @@ class Scored:
         return float(max(_THRESHOLDS, key=lambda t: _ratio(counts(scores > t, truth).sum(0))))
 
 
-def measure_headroom(pipe: Any, *, annotations: int = 20, held_back: int = 20) -> dict[str, Any]:
+def measure_headroom(
+    pipe: Any, *, classes: Sequence[str] = CLASSES, annotations: int = 20, held_back: int = 20
+) -> dict[str, Any]:
     """IoU of each class by its word and by fitted vectors, pooled over validation scenes that the fit never saw.
 
     Both maps are stretched to [0, 1] image by image, and each has the threshold that suits the class best on the
@@ -62,6 +64,7 @@ def measure_headroom(pipe: Any, *, annotations: int = 20, held_back: int = 20) -
 
     Args:
         pipe: A pipeline of the world's classes.
+        classes: Those to measure.
         annotations: Scenes of each class to fit on.
         held_back: Scenes of each class to measure on.
 
@@ -70,14 +73,14 @@ def measure_headroom(pipe: Any, *, annotations: int = 20, held_back: int = 20) -
         the threshold on scenes without the class; the difference of the IoU with its 95 % interval, by a bootstrap
         over classes and images.
     """
-    scenes = {name: _scenes_with(name, annotations + held_back) for name in CLASSES}
+    scenes = {name: _scenes_with(name, annotations + held_back) for name in classes}
     traces = {
         name: [encode(pipe, scene.image, seed=scene.seed) for scene in shown]
         for name, shown in track(list(scenes.items()), "headroom: scenes")
     }
     scored: dict[str, dict[str, Scored]] = {}
-    for name in track(CLASSES, "headroom: fits"):
-        word, last = _template(pipe, name), {other: (traces[other][-1], scenes[other][-1]) for other in CLASSES}
+    for name in track(classes, "headroom: fits"):
+        word, last = _template(pipe, name), {other: (traces[other][-1], scenes[other][-1]) for other in classes}
         annotated = [Annotated(t, s.mask(name)) for t, s in zip(traces[name], scenes[name], strict=True)]
         seen, unseen = annotated[:annotations], annotated[annotations:]
         elsewhere = [Annotated(t, s.mask(name)) for t, s in last.values() if not s.mask(name).any()]
