@@ -275,7 +275,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "date": "2026-01-01",
         "threads": 2,
         "seconds": {"words": 500.0, "speed": 100.0},
-        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "batch": 2, "size": 64}]},
+        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "sizes": [[64, 2]]}]},
         "sections": sections,
     }
     text = page(json.loads(json.dumps(figures)))

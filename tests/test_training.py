@@ -35,7 +35,7 @@ def training(tmp_path):
 
 
 def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
-    training().run((Phase(64, 1, 4),))
+    training().run((Phase(1, ((64, 4),)),))
     before = load_tensors(checkpoint_of(tmp_path / "unet"))
     resumed = training()
     assert resumed.iteration == 1
@@ -44,13 +44,13 @@ def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
     for name, value in resumed.model.named_parameters():
         assert torch.equal(value, before[f"raw.{name}"])
         assert torch.equal(resumed.average.values[name], before[f"ema.{name}"])
-    resumed.run((Phase(64, 2, 4),))
+    resumed.run((Phase(2, ((64, 4),)),))
     _, iterations = averaged_unet(tmp_path / "unet")
     assert iterations == 2
 
 
 def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_path):
-    training().run((Phase(64, 2, 4),))
+    training().run((Phase(2, ((64, 4),)),))
     tensors = load_tensors(checkpoint_of(tmp_path / "unet"))
     averaged, _ = averaged_unet(tmp_path / "unet")
     name, value = next(iter(averaged.named_parameters()))

@@ -21,7 +21,8 @@ def page(figures: Figures) -> str:
     """
     training, sections = figures["training"], figures["sections"]
     phases = [
-        f"{phase['iterations']} iterations of {phase['batch']} scenes at {phase['size']} pixels"
+        f"{phase['iterations']} iterations of "
+        + " and, in turns, ".join(f"{batch} scenes at {size} pixels" for size, batch in phase["sizes"])
         for phase in training["phases"]
     ]
     verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]

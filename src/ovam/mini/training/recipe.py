@@ -61,7 +61,7 @@ def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases
     tokenizer, autoencoder, encoder = _parts(work, pool)
     latents = {
         size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
-        for size in {phase.size for phase in phases}
+        for size in {size for phase in phases for size, _ in phase.sizes}
     }
     tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
     DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower).run(phases)
