@@ -363,19 +363,18 @@ def report(
         Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
     ] = None,
     images_dir: ImagesDir = Path("runs/images"),
-    only: Annotated[str, typer.Option(help="Sections to measure, by commas: sheet, words, headroom.")] = "",
+    only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
     """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores.
 
-    Sections that were measured on the same weights are kept.
+    Sections that the same code measured on the same weights are kept.
     """
     with quiet():
-        from ovam.mini.measures.report import SECTIONS
         from ovam.mini.measures.report import report_on_mini as run
 
         folder = docs or Path("out/quick-report" if quick else "docs")
-        run(folder, images_dir, only=words_of(only) or SECTIONS, quick=quick)
+        run(folder, images_dir, only=words_of(only) or None, quick=quick)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -1,13 +1,13 @@
 """The page of mini, from the report's figures alone; a section that was not measured says so."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import bars
-from ovam.mini.measures.words import BASELINES
+from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
 _MISSING = "Not measured.\n"
@@ -42,6 +42,7 @@ def page(figures: Figures) -> str:
         scenes=training["scenes"],
         phases=", then ".join(phases),
         iterations=training["iterations"],
+        history=training["history"],
         bars=_table(("bar", "measured", "met"), verdicts),
     )
 
@@ -55,17 +56,25 @@ def _generation(found: Figures) -> tuple[str, ...]:
 
 
 def _words(found: Figures) -> tuple[str, ...]:
+    objects, grounds = found["objects"], found["grounds"]
+    rows = [(kind, value, objects["own beside"][kind]) for kind, value in objects["others"].items()]
+    normalised = [
+        (kind, grounds["others"].get(kind, grounds["own"]), value) for kind, value in grounds["normalised"].items()
+    ]
     return (
-        _word_rows({"all": found["objects"]} | found["classes"], "objects"),
-        _table(("map", "AP on the object"), found["objects"]["others"].items()),
-        _word_rows(found["slices"], "slice"),
+        _word_rows({"all": objects} | found["classes"], "objects", THING_BASELINES),
+        _table(("map", "AP on the object", "own word's on the same objects"), rows),
+        _word_rows(found["slices"], "slice", THING_BASELINES),
+        _word_rows({"all": grounds}, "grounds", GROUND_BASELINES),
+        _table(("map", "AP on the ground", "(AP - share) / (1 - share)"), normalised),
     )
 
 
 def _headroom(found: Figures) -> tuple[str, ...]:
     return (
         _nested(found["classes"] | {"mean": found["mean"]}, "class"),
-        f"Vectors fitted on {found['annotations']} scenes, minus the word: {Interval(*found['gain'])} IoU.\n",
+        f"Vectors fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
+        f"{Interval(*found['gain'])} IoU.\n",
     )
 
 
@@ -80,6 +89,8 @@ def _table(header: Iterable[str], rows: Any) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return str(Interval(*value))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -88,13 +99,13 @@ def _nested(rows: Mapping[str, Mapping[str, Any]], first: str) -> str:
     return _table((first, *columns), [(name, *(row[column] for column in columns)) for name, row in rows.items()])
 
 
-def _word_rows(found: Mapping[str, Mapping[str, Any]], first: str) -> str:
+def _word_rows(found: Mapping[str, Mapping[str, Any]], first: str, baselines: Sequence[str]) -> str:
     rows = [
-        (name, row["count"], row["own"], Interval(*row["gap"]), *(row["others"][kind] for kind in BASELINES))
+        (name, row["count"], row["own"], row["gap"], *(row["others"][kind] for kind in baselines))
         for name, row in found.items()
         if row["count"]
     ]
-    return _table((first, "number", "own word", "above an absent class", *BASELINES), rows)
+    return _table((first, "number", "own word", "above an absent one", *baselines), rows)
 
 
 def _transfer(found: Mapping[str, Any]) -> str:
@@ -105,7 +116,7 @@ def _transfer(found: Mapping[str, Any]) -> str:
         f"{found['ignored']:.1%} of the pixels ignored; threshold {found['threshold']:g} for all.\n"
     ]
     columns = ("mini", "mini, best threshold", "stable_diffusion")
-    for name in ("resolutions", "one call", "from call", "up to call"):
+    for name in ("resolutions", "one call", "from call", "up to call", "classes"):
         curve = found[name]
         rows = [(key, *(curve[column][key] for column in columns)) for key in curve["mini"]]
         header = (name, "mini", "mini, best threshold for each (oracle)", "SD 1.5")
@@ -118,7 +129,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "oracles": (("oracle_rows",), lambda found: (_nested(found, "oracle"),)),
     "generation": (("agreement", "classes", "captions"), _generation),
     "memory": (("memory",), lambda found: (_table(("", "value"), found.items()),)),
-    "words": (("words", "others", "slices"), _words),
+    "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
     "headroom": (("headroom", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
     "masses": (("masses",), _masses),

@@ -1,5 +1,6 @@
 """`ovam mini report`: every measure of the embedded model, section by section, kept as JSON and written as a page."""
 
+import hashlib
 import json
 import platform
 import time
@@ -19,7 +20,7 @@ from ovam.mini.measures.curves import measure_curves
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
 from ovam.mini.measures.images import Entry, make_images, read_images
-from ovam.mini.measures.memory import measure_memory
+from ovam.mini.measures.memory import known_thumbnails, measure_memory
 from ovam.mini.measures.oracles import measure_oracles
 from ovam.mini.measures.page import page
 from ovam.mini.measures.samples import (
@@ -36,21 +37,25 @@ from ovam.recorders import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
-_QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 1}
+_QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
 SECTIONS = ("sheet", "speed", "masses", "gates", "words", "headroom", "memory", *_JUDGED)
 
 
 def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
-    """Generate the pictures that the report judges, resuming what stands in `folder`.
+    """Generate the pictures that the report judges, and small copies of the scenes they are compared with.
+
+    What stands in `folder` is not made again.
 
     Args:
-        folder: Gets a folder with a manifest for each set.
+        folder: Gets a folder with a manifest for each set, and the small copies.
         counts: Number of pictures of each set: "simple", "pairs", "captions".
     """
-    pictures = _Pictures(_pipeline(), folder, counts)
+    pictures, training = _Pictures(_pipeline(), folder, counts), _training()["scenes"]
     for kind in counts:
         pictures.entries(kind)
+    for start in (0, training):
+        known_thumbnails(folder, "train", start, training)
 
 
 class _Pictures:
@@ -75,17 +80,17 @@ class _Pictures:
 
 
 def report_on_mini(
-    docs: Path, images: Path, *, only: Collection[str] = SECTIONS, quick: bool = False
+    docs: Path, images: Path, *, only: Collection[str] | None = None, quick: bool = False
 ) -> dict[str, Any]:
     """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
 
-    Sections that were measured on the same weights are kept, so that a report that was broken off goes on, and the
-    figures are written after each section. Without the oracles, what they judge is left out, and the page says so.
+    A report that was broken off goes on: the figures are written after each section, and sections that the same code
+    measured on the same weights are kept. Without the oracles, what they judge is left out, and the page says so.
 
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
-        only: Sections to measure.
+        only: Sections to measure, again where they were; every missing one when None.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
     Returns:
@@ -94,7 +99,7 @@ def report_on_mini(
     Raises:
         OptionError: there is no such section.
     """
-    for name in only:
+    for name in only or ():
         if name not in SECTIONS:
             raise OptionError(f"section {name!r} of the report: expected some of {', '.join(SECTIONS)}")
     pipe, folder = _pipeline(), docs / "results" / "mini"
@@ -102,12 +107,13 @@ def report_on_mini(
     figures = _continued(_stamp(pipe, quick), folder / "report.json")
     pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
     for name, measure in _measures(pipe, pictures, folder, figures["training"]["scenes"], quick=quick).items():
-        if name in figures["sections"] or name not in only or (name in _JUDGED and not has_oracles()):
+        asked = name in only if only else name not in figures["sections"]
+        if not asked or (name in _JUDGED and not has_oracles()):
             continue
         begun = time.monotonic()
         figures["sections"][name] = measure()
         figures["seconds"][name] = time.monotonic() - begun
-        (folder / "report.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+        _write(folder / "report.json", figures)
     (docs / "mini.md").write_text(page(figures))
     return figures
 
@@ -142,6 +148,11 @@ def _pipeline() -> Any:
     return pipe
 
 
+def _training() -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((mini_folder() / "training.json").read_text())
+    return about
+
+
 def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
     oracles = load_oracles().items() if has_oracles() else ()
     return {
@@ -149,19 +160,36 @@ def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
+        "code": _code_hash(),
         "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
-        "training": json.loads((mini_folder() / "training.json").read_text()),
+        "training": _training(),
         "guidance_scale": GUIDANCE_SCALE,
         "versions": {"python": platform.python_version(), **versions()},
         "threads": torch.get_num_threads(),
     }
 
 
+def _write(file: Path, figures: Mapping[str, Any]) -> None:
+    """Under a temporary name first, so that a report that is broken off leaves no half file."""
+    temporary = file.with_suffix(".partial")
+    temporary.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    temporary.replace(file)
+
+
+def _code_hash() -> str:
+    """Hash of what the figures depend on beside the weights: the world, the rulers, the measures."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[2]
+    for folder in ("evaluate", "mini/scenes", "mini/measures"):
+        for file in sorted((package / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The stamp with the sections of an earlier report, as far as they are of the same weights."""
+    """The stamp with the sections of an earlier report, as far as they are of the same weights, code and threads."""
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kept: set[str] = set()
-    if all(known.get(key) == stamp[key] for key in ("model", "quick", "versions")):
+    if not stamp["quick"] and all(known.get(key) == stamp[key] for key in ("model", "code", "versions", "threads")):
         kept = set(known["sections"])
         if known["oracles"] != stamp["oracles"]:
             kept -= set(_JUDGED)

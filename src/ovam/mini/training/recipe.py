@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.errors import OptionError
+from ovam.mini.scenes import WORLD
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
@@ -21,8 +22,6 @@ from ovam.mini.training.tokenizer import train_tokenizer
 from ovam.models import load
 
 SCENES = 40_000
-WORLD = 1
-"""Version of the world; weights that were trained on another one are not taken up."""
 
 
 def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
@@ -79,7 +78,13 @@ def _check_world(work: Path) -> None:
 
 
 def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
-    """Train the oracles on the scenes of `work`, with the pictures of a trained model."""
+    """Train the oracles on the scenes of `work`, with the pictures of a trained model.
+
+    Raises:
+        OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    _check_world(work)
     train_oracles(Pool(work, SCENES), load(model), work, folder)
 
 
@@ -121,7 +126,14 @@ def export(work: Path, folder: Path) -> None:
     tower = load_tensors(picture_tower_of(work / "text_encoder"))
     halves = {name: value.half() for name, value in tower.items()}
     save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
-    about = {"world": WORLD, "iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
+    notes = work / "history.txt"  # kept by hand where a run was changed on its way
+    about = {
+        "world": WORLD,
+        "iterations": iterations,
+        "phases": [asdict(phase) for phase in PHASES],
+        "scenes": SCENES,
+        "history": notes.read_text().strip() if notes.exists() else "nothing was changed on the way.",
+    }
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
