@@ -61,10 +61,13 @@ def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_p
 def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never(training):
     run = training()
     _, attended = run._texts(torch.zeros(400, dtype=torch.int64), np.random.default_rng(0))
-    words = len(run.tokenizer("a cat on the grass").input_ids) - 1  # and the start, without the end
+    caption, joined = "a cat on the grass", "a cat on the grass, a cat on the grass"
+    lengths = [len(run.tokenizer(text).input_ids) - 1 for text in (caption, joined)]  # with the start, without the end
     masked = attended[~attended[:, -1]]
     assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
-    assert (masked == (torch.arange(77) < words)).all()
+    alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
+    assert (alone | two).all()
+    assert 0.2 < two.float().mean() < 0.45  # a third
     assert attended[attended[:, -1]].all()
 
 

@@ -7,6 +7,10 @@ In half of the samples the end and padding tokens are masked out of the context.
 caption, so that a denoiser may do without the words: after 1400 iterations without masking, padding had 58 % of the
 attention, and on two-object scenes the class word's map was no better on its object than an absent word's. With
 masking alone that was still so 400 iterations later, hence the alignment.
+
+In a third of the samples the caption is joined with that of another scene, as captions from the web name much that
+is not in their picture: only there must the denoiser find out which words are true of what it sees. Without that an
+absent word lay on any thing, with an average precision of 0.31 where the thing's own word had 0.40.
 """
 
 from dataclasses import dataclass
@@ -32,7 +36,7 @@ from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE, PictureTower
 
 RATE, WARM_ITERATIONS, COOLING_ITERATIONS = 6e-4, 100, 1000
-DROPPED_CAPTIONS, MASKED_ENDS = 0.1, 0.5
+DROPPED_CAPTIONS, JOINED_CAPTIONS, MASKED_ENDS = 0.1, 1 / 3, 0.5
 _CHECKPOINT_EVERY = 100
 
 
@@ -146,16 +150,22 @@ class DenoiserTraining:
 
     def _texts(self, indices: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hidden states (sample, position, width) of a caption of each scene, and which positions may be attended."""
-        texts = []
-        for i in indices.tolist():
-            choices = self.pool.captions[i]
-            dropped = random.random() < DROPPED_CAPTIONS
-            texts.append("" if dropped else choices[int(random.integers(len(choices)))])
-        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        texts = [self._text(i, random) for i in indices.tolist()]
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         ends = (ids == self.encoder.config.eos_token_id).int().argmax(1, keepdim=True)
         unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | (ends == 1)  # 1: no word at all
         attended = unmasked | (torch.arange(ids.shape[1]) < ends)
         return self.encoder(ids.to(DEVICE)).last_hidden_state.detach(), attended.to(DEVICE)
+
+    def _text(self, scene: int, random: np.random.Generator) -> str:
+        if random.random() < DROPPED_CAPTIONS:
+            return ""
+        scenes = [scene]
+        if random.random() < JOINED_CAPTIONS:
+            scenes.append(int(random.integers(len(self.pool.captions))))
+        captions = [str(random.choice(self.pool.captions[i])) for i in scenes]
+        random.shuffle(captions)
+        return ", ".join(captions)
 
     def _loss(self, clean: Tensor, pictures: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn_like(clean)
