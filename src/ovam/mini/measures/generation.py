@@ -94,9 +94,9 @@ def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         `classes`: over the 20 classes and all else as background; `labels`: over classes and grounds; `ignored`:
         the share of pixels on which they differ, which are ignored wherever truth is asked of them.
     """
-    merged = (np.where(labels <= len(CLASSES), labels, 0) for labels in (first, second))
+    mine, other = (np.where(labels <= len(CLASSES), labels, 0) for labels in (first, second))
     return {
-        "classes": float(np.nanmean(Confusion.of(*merged, len(CLASSES) + 1, ignore=None).iou())),
+        "classes": float(np.nanmean(Confusion.of(mine, other, len(CLASSES) + 1, ignore=None).iou())),
         "labels": float(np.nanmean(Confusion.of(first, second, len(LABELS) + 1, ignore=None).iou())),
         "ignored": float((first != second).mean()),
     }
