@@ -112,9 +112,13 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
 
 
 @pytest.mark.user_error
-def test_parts_of_another_world_are_not_taken_up(tmp_path):
-    (tmp_path / "world.json").write_text("0")
-    with pytest.raises(OptionError, match="holds parts made for world 0, and the recipe is for world 1"):
+def test_parts_of_another_world_or_seed_are_not_taken_up(tmp_path):
+    (tmp_path / "identity.json").write_text('{"world": 1, "seed": 0}')
+    with pytest.raises(OptionError, match=r"asked for was \{'world': 1, 'seed': 7\}"):
+        train(tmp_path, seed=7)
+    (tmp_path / "identity.json").unlink()
+    (tmp_path / "vae").mkdir()
+    with pytest.raises(OptionError, match="holds parts made for an unknown world"):
         train(tmp_path)
 
 

@@ -310,13 +310,14 @@ def scenes(
 def train(
     work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
 ) -> None:
     """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores."""
     with quiet():
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, start=None if from_scratch else mini_folder())
+        run(work_dir, start=None if from_scratch else mini_folder(), seed=seed)
 
 
 @mini_app.command()

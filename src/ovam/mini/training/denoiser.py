@@ -121,10 +121,13 @@ class DenoiserTraining:
         tokenizer: CLIPTokenizer,
         encoder: CLIPTextModel,
         tower: PictureTower,
+        *,
+        seed: int = 0,
     ) -> None:
+        self.seed = 2 + 10**6 * seed
         self.folder, self.latents, self.pool = folder, latents, pool
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
-        torch.manual_seed(2)
+        torch.manual_seed(self.seed)
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
         self.alignment = Alignment(self.model, tower).to(DEVICE)
         self.iteration = 0
@@ -132,7 +135,7 @@ class DenoiserTraining:
         self.checkpoint = checkpoint_of(folder)
         if self.checkpoint.exists():
             self._resume()
-        torch.manual_seed(2 + self.iteration)  # a run that is taken up again sees other noise than before
+        torch.manual_seed(self.seed + self.iteration)  # a run that is taken up again sees other noise than before
 
     def _resume(self) -> None:
         tensors = load_tensors(self.checkpoint)
@@ -183,9 +186,11 @@ class DenoiserTraining:
         optimiser = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-2)
         log = Log(self.folder.with_suffix(".log.jsonl"))
         resumed_at, end_of_phase, total = self.iteration, 0, sum(phase.iterations for phase in phases)
-        random = np.random.default_rng(self.iteration)
+        random = np.random.default_rng(self.seed + self.iteration)
         of_size = {
-            (size, batch): batches(len(self.latents[size]), batch, torch.Generator().manual_seed(self.iteration))
+            (size, batch): batches(
+                len(self.latents[size]), batch, torch.Generator().manual_seed(self.seed + self.iteration)
+            )
             for phase in phases
             for size, batch in phase.sizes
         }

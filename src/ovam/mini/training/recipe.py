@@ -24,14 +24,14 @@ from ovam.models import load
 SCENES = 40_000
 
 
-def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
+def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
     if not (work / "tokenizer").exists():
         train_tokenizer().save_pretrained(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     if not (work / "vae").exists():
         train_autoencoder(pool, work / "vae")
     if not (work / "text_encoder").exists():
-        train_text_encoder(pool, tokenizer, work / "text_encoder")
+        train_text_encoder(pool, tokenizer, work / "text_encoder", seed=seed)
     return (
         tokenizer,
         AutoencoderKL.from_pretrained(work / "vae").eval(),
@@ -39,42 +39,51 @@ def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTe
     )
 
 
-def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases: tuple[Phase, ...] = PHASES) -> None:
+def train(
+    work: Path,
+    *,
+    start: Path | None = None,
+    seed: int = 0,
+    scenes: int = SCENES,
+    phases: tuple[Phase, ...] = PHASES,
+) -> None:
     """Run the recipe in `work`, resuming whatever stands there.
 
     Args:
         work: Folder of parts and checkpoints.
         start: A pipeline folder that `export` wrote, taken up where `work` is new and it was trained on the same
-            world; None starts from nothing.
+            world with the same seed; None starts from nothing.
+        seed: Of the text tower and the denoiser; another one makes a sibling on the same scenes.
         scenes: Training scenes.
         phases: Phases of the denoiser.
 
     Raises:
-        OptionError: what stands in `work` was made for another world.
+        OptionError: what stands in `work` was made for another world or with another seed.
     """
     work.mkdir(parents=True, exist_ok=True)
-    _check_world(work)
-    if start is not None and not (work / "vae").exists() and _training_of(start).get("world") == WORLD:
+    identity = {"world": WORLD, "seed": seed}
+    _check(work, identity)
+    if start is not None and not (work / "vae").exists() and identity.items() <= _training_of(start).items():
         take_up(start, work)
     pool = Pool(work, scenes)
-    tokenizer, autoencoder, encoder = _parts(work, pool)
+    tokenizer, autoencoder, encoder = _parts(work, pool, seed)
     latents = {
         size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
         for size in {size for phase in phases for size, _ in phase.sizes}
     }
     tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
-    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower).run(phases)
+    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower, seed=seed).run(phases)
 
 
-def _check_world(work: Path) -> None:
-    stamp = work / "world.json"
-    known = json.loads(stamp.read_text()) if stamp.exists() else None
-    if known != WORLD and any(work.iterdir()):
+def _check(work: Path, identity: dict[str, int]) -> None:
+    stamp = work / "identity.json"
+    known = json.loads(stamp.read_text()) if stamp.exists() else "an unknown world"
+    if known != identity and any(work.iterdir()):
         raise OptionError(
-            f"folder {work} holds parts made for world {known}, and the recipe is for world {WORLD}: "
-            "expected an empty folder or one of the same world; choose another --work-dir"
+            f"folder {work} holds parts made for {known}, asked for was {identity}: "
+            "expected an empty folder or one of the same world and seed; choose another --work-dir"
         )
-    stamp.write_text(json.dumps(WORLD))
+    stamp.write_text(json.dumps(identity))
 
 
 def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
@@ -84,8 +93,15 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
         OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
     """
     work.mkdir(parents=True, exist_ok=True)
-    _check_world(work)
+    if not (work / "identity.json").exists():
+        _check(work, {"world": WORLD, "seed": 0})
+    _check(work, _identity(work) | {"world": WORLD})
     train_oracles(Pool(work, SCENES), load(model), work, folder)
+
+
+def _identity(work: Path) -> dict[str, int]:
+    identity: dict[str, int] = json.loads((work / "identity.json").read_text())
+    return identity
 
 
 def take_up(folder: Path, work: Path) -> None:
@@ -128,7 +144,7 @@ def export(work: Path, folder: Path) -> None:
     save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
     notes = work / "history.txt"  # kept by hand where a run was changed on its way
     about = {
-        "world": WORLD,
+        **_identity(work),
         "iterations": iterations,
         "phases": [asdict(phase) for phase in PHASES],
         "scenes": SCENES,
