@@ -1,5 +1,6 @@
 """The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
 
+from collections import Counter
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never
     assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
     alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
     assert (alone | two).all()
-    assert 0.2 < two.float().mean() < 0.45  # a third
+    assert 0.2 < two.float().mean() < 0.45  # a third of those that have one
     assert attended[attended[:, -1]].all()
 
 
@@ -100,3 +101,15 @@ def test_the_picture_tower_comes_back_from_half_precision(tmp_path):
     picture = torch.rand(1, 3, 64, 64)
     assert [grid.shape[-1] for grid in again.grids(picture)] == [32, 16, 8, 4]
     assert torch.allclose(again(picture), tower(picture), atol=1e-2)  # measured 4e-4
+
+
+def test_captions_are_left_out_foreign_joined_or_the_scene_s_own(training):
+    run = training()
+    run.pool.captions = [["own"], ["other"], ["other"]]
+    random = np.random.default_rng(0)
+    shares = Counter(run._text(0, random) for _ in range(3000))
+    assert shares.keys() == {"", "own", "other", "own, other", "other, own", "own, own"}
+    assert shares[""] / 3000 == pytest.approx(0.1, abs=0.02)
+    assert shares["other"] / 3000 == pytest.approx(0.15 * 2 / 3, abs=0.02)
+    assert (shares["own, other"] + shares["other, own"]) / 3000 == pytest.approx(0.3 * 2 / 3, abs=0.03)
+    assert shares["own, other"] == pytest.approx(shares["other, own"], rel=0.2)
