@@ -141,7 +141,7 @@ def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
 
 def rows_of(
     half: Half, calls: Sequence[Attended], prompt_text: Float[Tensor, "token width"]
-) -> Float[Tensor, "step head pixel token"]:
+) -> Float[Tensor, "step head pixel attended"]:
     """One row a call, masked tokens left out: the one whose text is the prompt's, or the one whose text is not."""
     rows = []
     for seen in calls:
