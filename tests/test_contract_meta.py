@@ -8,7 +8,11 @@ import torch
 import tiny
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
+from ovam.backbones.clip_text import ClipTexts, StaticText
+from ovam.backbones.pixart import PixArtBackbone
+from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
+from ovam.backbones.unet_blocks import unet_modules
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.session import Session
 from ovam.testing import BackboneContract, ExplicitSoftmax
@@ -86,7 +90,7 @@ class KeysByTheLayer(UNetBackbone):
     """Hands the vectors, which are float32, to the layer itself, whatever the layer's type."""
 
     def text_side(self, names):
-        text, modules = super().text_side(names), self._modules()
+        text, modules = super().text_side(names), unet_modules(self.denoiser)
         text.keys = lambda vectors, name, call: (
             modules[name].to_k(vectors).detach().unflatten(-1, (modules[name].heads, -1)).transpose(0, 1)
         )
@@ -165,6 +169,54 @@ BROKEN_BACKBONES = {
         f"after an error in _on_pictures, {HOOKS}",
     ),
 }
+
+
+class LastLayer(SDXLBackbone):
+    def reader(self, layer=None):
+        return super().reader("last")
+
+
+class EncodersSwapped(SDXLBackbone):
+    def reader(self, layer=None):
+        return ClipTexts(super().reader(layer).parts[::-1])
+
+
+def without(ending):
+    """A text side that leaves out some of the weights on a key's way."""
+
+    class Lacking(PixArtBackbone):
+        def text_side(self, names):
+            side = super().text_side(names)
+            kept = {name: weight for name, weight in side.projections.items() if not name.endswith(ending)}
+            return StaticText(kept, side.heads, side.reader)
+
+    return Lacking
+
+
+ON_OTHER_FAMILIES = {
+    "text layer": (LastLayer, tiny.sdxl),
+    "order of text encoders": (EncodersSwapped, tiny.sdxl),
+    "bias of keys": (without("attn2.bias"), tiny.pixart_sigma),
+    "bias of the caption": (without("linear_1.bias"), tiny.pixart_sigma),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("fault", ON_OTHER_FAMILIES)
+def test_keys_of_another_way_fail(fault, monkeypatch):
+    backbone, make = ON_OTHER_FAMILIES[fault]
+
+    class OfFamily(Contract):
+        def make_pipe(self):
+            return make()
+
+        def run_arguments(self):
+            binning = {} if make is tiny.sdxl else {"use_resolution_binning": False, "clean_caption": False}
+            return {**super().run_arguments(), **binning}
+
+    monkeypatch.setattr(registry, "BACKBONES", (backbone,))
+    with pytest.raises(AssertionError, match=r"a key differs by"):
+        OfFamily().test_keys_of_the_prompt_are_those_the_kernel_receives()
 
 
 @pytest.mark.parametrize("fault", BROKEN_BACKBONES)

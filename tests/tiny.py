@@ -1,8 +1,29 @@
 """Tiny random pipelines, built offline in a second, with attention sharp enough to show errors."""
 
+from typing import Any
+
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 WORDS = (
     "a an the of on in and with photo photograph picture dog cat grass sky tree car person boat sea red blue "
@@ -41,7 +62,29 @@ def tokenizer(pad_token: str = "<|endoftext|>", max_length: int = 77) -> CLIPTok
     )
 
 
-def text_encoder(words: CLIPTokenizer, **changes: object) -> CLIPTextModel:
+def t5_tokenizer() -> T5Tokenizer:
+    """A real Unigram tokenizer whose known words are one token each; unknown words split into letters."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    known = [("▁" + word, -3.0) for word in WORDS]
+    return T5Tokenizer(vocab=[*special, *known, *((chr(code), -8.0) for code in range(33, 127))], extra_ids=0)
+
+
+def t5_encoder(words: T5Tokenizer) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=32,
+        d_kv=8,
+        d_ff=37,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()
+
+
+def text_encoder(words: CLIPTokenizer, kind: Any = CLIPTextModel, **changes: object) -> Any:
     config = {
         "vocab_size": len(words),
         "bos_token_id": words.bos_token_id,
@@ -54,7 +97,7 @@ def text_encoder(words: CLIPTokenizer, **changes: object) -> CLIPTextModel:
         "max_position_embeddings": 77,
         "projection_dim": 32,
     }
-    return CLIPTextModel(CLIPTextConfig(**{**config, **changes})).eval()
+    return kind(CLIPTextConfig(**{**config, **changes})).eval()
 
 
 def autoencoder() -> AutoencoderKL:
@@ -69,10 +112,11 @@ def autoencoder() -> AutoencoderKL:
     )
 
 
-def sharpen(pipe: StableDiffusionPipeline, factor: float = 12.0) -> StableDiffusionPipeline:
+def sharpen(pipe: Any, factor: float = 12.0) -> Any:
     """Scale queries and keys: at random weights attention is uniform and hides every error."""
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        for module in pipe.unet.modules():
+        for module in denoiser.modules():
             if type(module).__name__ == "Attention" and module.is_cross_attention:
                 module.to_q.weight *= factor
                 module.to_k.weight *= factor
@@ -128,3 +172,72 @@ def sd2(seed: int = 0) -> StableDiffusionPipeline:
     )
     encoder = text_encoder(words, hidden_act="gelu")
     return _pipeline(unet, words, encoder, prediction_type="v_prediction")
+
+
+def sdxl(seed: int = 0, **options: object) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL in small: two text encoders of different widths, several transformer blocks a level."""
+    torch.manual_seed(seed)
+    words, words_2 = tokenizer(), tokenizer(pad_token="!")
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        norm_num_groups=4,
+        block_out_channels=(8, 16),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        cross_attention_dim=32 + 24,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 20,
+    )
+    second = {"hidden_size": 24, "num_hidden_layers": 3, "hidden_act": "gelu", "projection_dim": 20}
+    pipe = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=text_encoder(words, num_hidden_layers=3),
+        text_encoder_2=text_encoder(words_2, CLIPTextModelWithProjection, **second),
+        tokenizer=words,
+        tokenizer_2=words_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+        **options,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return sharpen(pipe)
+
+
+def _pixart(kind: Any, seed: int, **transformer: object) -> Any:
+    torch.manual_seed(seed)
+    words = t5_tokenizer()
+    pipe = kind(
+        tokenizer=words,
+        text_encoder=t5_encoder(words),
+        vae=autoencoder(),
+        transformer=PixArtTransformer2DModel(
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            caption_channels=32,
+            in_channels=4,
+            cross_attention_dim=24,
+            out_channels=8,
+            **transformer,
+        ),
+        scheduler=DPMSolverMultistepScheduler(**BETAS),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return sharpen(pipe)
+
+
+def pixart_alpha(seed: int = 0) -> PixArtAlphaPipeline:
+    """PixArt alpha in small, with the size and proportions of the picture as conditions, as at 1024 pixels."""
+    return _pixart(PixArtAlphaPipeline, seed, sample_size=128)
+
+
+def pixart_sigma(seed: int = 0, sample_size: int = 16) -> PixArtSigmaPipeline:
+    """PixArt Sigma in small: no conditions besides the text, of which it reads more."""
+    return _pixart(PixArtSigmaPipeline, seed, sample_size=sample_size)

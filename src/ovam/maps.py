@@ -90,9 +90,9 @@ class AttentionMaps:
         if places:
             return self.spans[places[0]].tokens
         special = [i for i, token in enumerate(self.tokens) if token == word and token.startswith("<")]
-        if special and self.tokens.count("<start>") > 1:
+        if special and self.tokens.count("<end>") > 1:
             raise AmbiguousWordError(
-                f"{word!r} stands in each of the {self.tokens.count('<start>')} attribution prompts of this list: "
+                f"{word!r} stands in each of the {self.tokens.count('<end>')} attribution prompts of this list: "
                 "ask one of them alone, as a text, for its special tokens"
             )
         if not special:

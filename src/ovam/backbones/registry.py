@@ -3,10 +3,12 @@
 from typing import Any
 
 from ovam.backbones.base import Backbone
+from ovam.backbones.pixart import PixArtBackbone
+from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.errors import UnsupportedPipelineError
 
-BACKBONES: tuple[type[Backbone], ...] = (UNetBackbone,)
+BACKBONES: tuple[type[Backbone], ...] = (UNetBackbone, SDXLBackbone, PixArtBackbone)
 
 
 def supported() -> tuple[str, ...]:
