@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test check format lint types imports docs bench mini clean
+.PHONY: demo test check format lint types imports docs quick report bench mini clean
 
 demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
@@ -13,7 +13,7 @@ test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with 
 	$(BIN)/pytest -n 2 tests
 	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,beartype.beartype tests
 
-check: format lint types imports docs test  ## what CI runs
+check: format lint types imports docs quick test  ## what CI runs
 
 format: $(VENV)/ready
 	$(BIN)/ruff format --check src tests benchmarks
@@ -29,6 +29,13 @@ imports: $(VENV)/ready
 
 docs: $(VENV)/ready  ## build the pages, warnings are errors
 	$(BIN)/zensical build --strict --clean
+
+quick: $(VENV)/ready  ## every measure of the embedded model on a few scenes, to see that it runs
+	$(BIN)/ovam mini report --quick --docs out/quick-report --images-dir out/quick-images
+
+report: $(VENV)/ready  ## write docs/mini.md: pictures first (a quarter of an hour), then the measures (half an hour)
+	$(BIN)/ovam mini images
+	$(BIN)/ovam mini report
 
 bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of vpulab/ovam to compare with it)
 	$(BIN)/python -m benchmarks $(if $(PEER),--peer $(PEER))

@@ -19,6 +19,7 @@ class Pieces(ClipText):
     """Reads a text in pieces of three letters at most, each with a vector of its own at every position."""
 
     space = SPACE
+    limit = PADDED
 
     def __init__(self):
         super().__init__(tokenizer=None, encoder=None)

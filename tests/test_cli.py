@@ -348,7 +348,8 @@ def test_demo_runs_the_model_once_and_asks_the_trace(model, tmp_path, monkeypatc
 def test_info_tells_versions_and_pipelines():
     result = succeed("info")
     assert result["versions"]["torch"] == torch.__version__
-    assert result["pipelines"] == ["StableDiffusionPipeline"]
+    supported = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"]
+    assert result["pipelines"] == [*supported, "StableDiffusion3Pipeline", "FluxPipeline"]
     done = call("info")
     assert torch.__version__ in done.stdout
 
@@ -358,6 +359,14 @@ def test_info_of_a_model_lists_its_blocks(model):
     finest = blocks["down_blocks.0.attentions.0.transformer_blocks.0.attn2"]
     assert (finest["grid"], finest["heads"], finest["default"]) == ([16, 16], 2, True)
     assert not blocks["mid_block.attentions.0.transformer_blocks.0.attn2"]["default"]
+
+
+def test_info_of_a_model_with_two_text_encoders(tmp_path):
+    tiny.sdxl().save_pretrained(tmp_path / "tiny-sdxl")
+    result = succeed("info", "--model", tmp_path / "tiny-sdxl")
+    assert (result["pipeline"], result["prompt_tokens"]) == ("StableDiffusionXLPipeline", 77)
+    assert " + CLIPTextModelWithProjection:" in result["text_encoder"]
+    assert "up_blocks.0" in call("info", "--model", tmp_path / "tiny-sdxl").stdout
 
 
 def test_info_of_a_trace_shows_its_header_and_never_steers_the_terminal(made, model, tmp_path):

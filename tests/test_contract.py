@@ -1,9 +1,18 @@
 """The backbone contract on tiny pipelines of every family that is supported."""
 
+import pytest
 import torch.nn.functional as F
 
 import tiny
 from ovam.testing import BackboneContract, JointContract
+
+# the schedulers of these families copy tensors into arrays as numpy 1 did
+numpy_copy_warning = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def uneven_patches(latents):
+    """An odd number of patches, of two by two, along either side."""
+    return F.pad(latents, (0, 2, 0, 6), mode="reflect")
 
 
 class TestStableDiffusion1(BackboneContract):
@@ -31,7 +40,7 @@ class StableDiffusion3(JointContract):
         return {"prompt": "a dog on the grass", "num_inference_steps": 3, **size}
 
     def uneven(self, pipe):
-        return {"latents": F.pad(self._latents(pipe, images=1), (0, 2, 0, 6), mode="reflect")}
+        return {"latents": uneven_patches(self._latents(pipe, images=1))}
 
 
 class TestStableDiffusion3(StableDiffusion3):
@@ -74,3 +83,39 @@ class TestFluxWithTrueGuidance(TestFlux):
 
     def guidance(self, scale, prompts):
         return {"true_cfg_scale": scale, "negative_prompt": ["a tree"] * prompts if prompts > 1 else "a tree"}
+
+
+@numpy_copy_warning
+class TestStableDiffusionXL(BackboneContract):
+    def make_pipe(self):
+        return tiny.sdxl()
+
+    def run_arguments(self):
+        return {"prompt": "a dog on the grass", "num_inference_steps": 3, "height": 32, "width": 32}
+
+
+class PixArtContract(BackboneContract):
+    def run_arguments(self):
+        return {
+            "prompt": "a dog on the grass",
+            "num_inference_steps": 3,
+            "height": 32,
+            "width": 32,
+            "clean_caption": False,
+            "use_resolution_binning": False,  # made for the sizes of the published models
+        }
+
+    def uneven(self, pipe):
+        return {"latents": uneven_patches(self._latents(pipe, images=1))}
+
+
+@numpy_copy_warning
+class TestPixArtAlpha(PixArtContract):
+    def make_pipe(self):
+        return tiny.pixart_alpha()
+
+
+@numpy_copy_warning
+class TestPixArtSigma(PixArtContract):
+    def make_pipe(self):
+        return tiny.pixart_sigma()

@@ -9,8 +9,12 @@ import tiny
 from ovam.attention import weight_sums
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
+from ovam.backbones.clip_text import ClipTexts, StaticText
+from ovam.backbones.pixart import PixArtBackbone
 from ovam.backbones.sd3 import SD3Backbone
+from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
+from ovam.backbones.unet_blocks import unet_modules
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.replay import Replay
 from ovam.session import Session
@@ -89,7 +93,7 @@ class KeysByTheLayer(UNetBackbone):
     """Hands the vectors, which are float32, to the layer itself, whatever the layer's type."""
 
     def text_side(self, names, request=None):
-        text, modules = super().text_side(names), self._modules()
+        text, modules = super().text_side(names), unet_modules(self.denoiser)
         text.keys = lambda vectors, name, call: (
             modules[name].to_k(vectors).detach().unflatten(-1, (modules[name].heads, -1)).transpose(0, 1)
         )
@@ -168,6 +172,54 @@ BROKEN_BACKBONES = {
         f"after an error in _on_pictures, {HOOKS}",
     ),
 }
+
+
+class LastLayer(SDXLBackbone):
+    def reader(self, layer=None):
+        return super().reader("last")
+
+
+class EncodersSwapped(SDXLBackbone):
+    def reader(self, layer=None):
+        return ClipTexts(super().reader(layer).parts[::-1])
+
+
+def without(ending):
+    """A text side that leaves out some of the weights on a key's way."""
+
+    class Lacking(PixArtBackbone):
+        def text_side(self, names, request=None):
+            side = super().text_side(names)
+            kept = {name: weight for name, weight in side.projections.items() if not name.endswith(ending)}
+            return StaticText(kept, side.heads, side.reader)
+
+    return Lacking
+
+
+ON_OTHER_FAMILIES = {
+    "text layer": (LastLayer, tiny.sdxl),
+    "order of text encoders": (EncodersSwapped, tiny.sdxl),
+    "bias of keys": (without("attn2.bias"), tiny.pixart_sigma),
+    "bias of the caption": (without("linear_1.bias"), tiny.pixart_sigma),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("fault", ON_OTHER_FAMILIES)
+def test_keys_of_another_way_fail(fault, monkeypatch):
+    backbone, make = ON_OTHER_FAMILIES[fault]
+
+    class OfFamily(Contract):
+        def make_pipe(self):
+            return make()
+
+        def run_arguments(self):
+            binning = {} if make is tiny.sdxl else {"use_resolution_binning": False, "clean_caption": False}
+            return {**super().run_arguments(), **binning}
+
+    monkeypatch.setattr(registry, "BACKBONES", (backbone,))
+    with pytest.raises(AssertionError, match=r"a key differs by"):
+        OfFamily().test_keys_of_the_prompt_are_those_the_kernel_receives()
 
 
 @pytest.mark.parametrize("fault", BROKEN_BACKBONES)
@@ -274,17 +326,22 @@ class Joint(JointContract):
         return {"prompt": "a dog on the grass", "num_inference_steps": 3, **size}
 
 
-# of each fault: what is changed of what a replay needs, and what the check that fails tells
+# of each fault: what is changed of what a replay needs, the test that is meant for it, and what its check tells
+OWN_KEYS = "test_keys_of_the_prompt_are_those_the_kernel_receives"
 BROKEN_REPLAYS = {
-    "image keys": (lambda seen: {**seen, "key": seen["key"].flip(2)}, "image keys are not those of the kernel"),
-    "image values": (lambda seen: {**seen, "value": seen["value"].flip(1)}, "replayed keys differ"),
-    "another time": (lambda seen: {**seen, "conditioning": 0.9 * seen["conditioning"]}, "replayed keys differ"),
+    "image keys": (
+        lambda seen: {**seen, "key": seen["key"].flip(2)},
+        "test_image_keys_are_those_the_kernel_receives",
+        "image keys are not those of the kernel",
+    ),
+    "image values": (lambda seen: {**seen, "value": seen["value"].flip(1)}, OWN_KEYS, "a key differs by"),
+    "another time": (lambda seen: {**seen, "conditioning": 0.9 * seen["conditioning"]}, OWN_KEYS, "a key differs by"),
 }
 
 
 @pytest.mark.parametrize("fault", BROKEN_REPLAYS)
 def test_a_broken_replay_fails(fault, monkeypatch):
-    change, told = BROKEN_REPLAYS[fault]
+    change, test, told = BROKEN_REPLAYS[fault]
 
     class Changed(SD3Backbone):
         def watch(self, names, report):
@@ -292,7 +349,7 @@ def test_a_broken_replay_fails(fault, monkeypatch):
 
     monkeypatch.setattr(registry, "BACKBONES", (Changed,))
     with pytest.raises(AssertionError, match=told):
-        Joint().test_replayed_keys_are_those_the_kernel_receives()
+        getattr(Joint(), test)()
 
 
 def test_an_image_that_takes_no_share_fails(monkeypatch):

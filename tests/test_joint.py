@@ -15,6 +15,10 @@ import reference
 import tiny
 from ovam import errors
 from ovam.attention import weight_sums
+from ovam.backbones.base import TextReader
+from ovam.backbones.registry import backbone_of
+from ovam.commands.info import describe_model
+from ovam.models import text_of
 
 PROMPT = "a dog on the grass"
 RUN = {"num_inference_steps": 3, "height": 32, "width": 48, "max_sequence_length": 16}
@@ -127,7 +131,7 @@ class TestWords:
 
     def test_clip_skip_is_the_runs(self, sd3):
         skipping, plain = captured(sd3, clip_skip=1)[0].text, captured(sd3)[0].text
-        assert (skipping.space.layer, plain.space.layer) == ("skip-1", "penultimate")
+        assert (skipping.space.layer, plain.space.layer) == ("hidden-3", "hidden-2")
         with torch.no_grad():
             handed = sd3.encode_prompt(PROMPT, None, None, clip_skip=1, max_sequence_length=16)[0][0]
         assert torch.equal(skipping.embed(PROMPT).vectors, handed)
@@ -139,6 +143,25 @@ class TestWords:
         spans = text.embed(long).prompt.spans
         assert len(spans[0].tokens) == 2
         assert len(spans[80].tokens) == 1
+
+    def test_a_reader_needs_no_denoiser(self, pipe, trace, tmp_path, monkeypatch):
+        """As a pipeline's folder is read for its texts alone; more positions than the run's are more padding."""
+        pipe.save_pretrained(tmp_path)
+        monkeypatch.setattr(type(pipe.transformer), "from_pretrained", None)
+        reader = text_of(tmp_path, trace.text.space.layer)
+        assert isinstance(reader, TextReader)
+        assert reader.space == trace.text.space
+        assert reader.limit == (512 if trace.source.pipeline == "FluxPipeline" else 256)
+        assert reader.embed("a dog").prompt == trace.text.embed("a dog").prompt
+        reader.check_length(" ".join(["dog"] * (reader.limit - 1)))
+        with pytest.raises(errors.PromptTooLongError, match=f"has {reader.limit + 1} tokens"):
+            reader.check_length(" ".join(["dog"] * reader.limit))
+
+    def test_info_of_a_model(self, pipe, tmp_path):
+        pipe.save_pretrained(tmp_path)
+        about = describe_model(tmp_path)
+        assert about["prompt_tokens"] == backbone_of(pipe).reader().limit
+        assert {tuple(block["grid"]) for block in about["blocks"]} == {(about["size"][0] // 4,) * 2}
 
     def test_what_no_encoder_reads_is_refused(self, trace):
         words = " ".join(["dog"] * (15 if trace.source.pipeline == "FluxPipeline" else 90))
@@ -265,7 +288,10 @@ class TestCapture:
             ovam.stream(pipe, "dog").__enter__()
 
     def test_real_images_are_refused(self, sd3):
-        with pytest.raises(errors.UnsupportedPipelineError, match="real images are not supported for joint attention"):
+        with pytest.raises(
+            errors.UnsupportedPipelineError,
+            match="StableDiffusion3Pipeline can't encode real images: expected a family",
+        ):
             ovam.encode(sd3, np.zeros((32, 32, 3), dtype=np.uint8))
 
 

@@ -9,19 +9,21 @@ import torch
 import ovam
 from ovam.errors import OptionError
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import curves, headroom, images, memory, words
+from ovam.mini.measures import curves, headroom, images, memory, report, words
+from ovam.mini.measures.asking import Asking, untrained
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
-from ovam.mini.measures.report import page
+from ovam.mini.measures.page import page
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.splits import may_meet
+from ovam.mini.scenes.vocabulary import CLASS_WORDS
 from ovam.trace import BlockTrace
 
 FIGURES = {
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
     "oracles": {"a": {"after the autoencoder": 0.85}},
     "generation": {
-        "agreement": {"simple": {"miou": 0.9}, "all": {"miou": 0.7999}},
+        "agreement": {"simple": {"classes": 0.9, "labels": 0.8}, "all": {"classes": 0.7999, "labels": 0.9}},
         "one_object": 0.9,
         "by_class": {"cat": 0.8, "sheep": 0.4},
         "two_objects": 0.6,
@@ -31,11 +33,14 @@ FIGURES = {
         "test median": 0.8,
         "generated lowest twentieth": 0.1,
         "test lowest twentieth": 0.2,
+        "generated nearest": 0.05,
+        "test nearest": 0.05,
+        "generated nearer to training": [0.6, 0.51, 0.7],
     },
     "words": {
         "objects": {"own": 0.6, "gap": [0.29, 0.2, 0.4]},
         "presence_auroc": 0.9,
-        "grounds": {"normalised": 0.39},
+        "grounds": {"normalised": {"own": 0.39, "constant": 0.0}},
     },
     "headroom": {"gain": [0.11, 0.05, 0.2], "word below 0.45": 5},
     "transfer": {"images": 3, "resolutions": {"spearman": 0.71}, "one call": {"spearman": -0.2}},
@@ -50,16 +55,19 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "one-object",
         "two-object",
         "distance to the nearest training scene not below that of test scenes, median",
+        "distance to the nearest training scene not below that of test scenes, nearest",
         "class word on its own",
         "presence",
         "headroom",
         "Spearman with Stable Diffusion 1.5, resolutions",
     ]
     missed = [
+        *(f"Spearman with Stable Diffusion 1.5, {name}" for name in ("from call", "up to call", "classes")),
         "gate: colour clusters",
         "agreement",
         "the same for the worst class (sheep)",
         "distance to the nearest training scene not below that of test scenes, lowest",
+        "generated pictures that lie nearer to training",
         "above a random absent",
         "ground words",
         "classes whose word",
@@ -69,7 +77,8 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
     for start, expected in [*((name, True) for name in met), *((name, False) for name in missed)]:
         (asked,) = [name for name in verdicts if name.startswith(start)]
         assert verdicts[asked] == expected, asked
-    assert not bars({})
+    assert not any(bar.met for bar in bars({}))
+    assert {bar.found for bar in bars({})} == {"not measured"}
 
 
 def test_a_picture_s_shares_are_of_the_classes_alone():
@@ -126,7 +135,7 @@ def test_a_copy_of_a_training_scene_is_found(tmp_path):
     scenes = np.stack([render(seed_of("train", i), split="train").image for i in range(4)])
     copied = memory.measure_memory(scenes, tmp_path, training=4)
     assert copied["generated median"] < 1e-6 < copied["test median"]  # measured 0 and 0.19
-    assert copied["generated nearer to training"] == 1.0
+    assert copied["generated nearer to training"] == [1.0, 1.0, 1.0]
     again = memory.measure_memory(255 - scenes, tmp_path, training=4)
     assert again["generated median"] > again["test median"]
 
@@ -162,11 +171,11 @@ def test_subsets_of_resolutions_and_calls_are_means_over_heads():
 def test_curves_pool_each_class_and_ignore_what_the_oracles_leave_open():
     truth = np.zeros((8, 8), dtype=int)
     truth[:, 4:], truth[0] = 1, -1
-    score = np.where(truth == -1, 1.0, np.where(truth == 1, 0.9, 0.1))
+    score = np.where(truth == -1, 1.0, np.where(truth == 1, 0.9, 0.1)).astype(np.float32)
     right, wrong = [(score, truth)] * 3, [(1 - score, truth)]
     assert curves.mean_iou([right], (0.5,)) == 1.0
     assert curves.mean_iou([right, wrong], (0.5,)) == 0.5  # of classes, however many pictures each has
-    faint = np.where(truth == -1, 1.0, np.where(truth == 1, 0.3, 0.1))
+    faint = np.where(truth == -1, 1.0, np.where(truth == 1, 0.3, 0.1)).astype(np.float32)
     assert curves.mean_iou([[(faint, truth)]], (0.5,)) == 0.0
     assert curves.mean_iou([[(faint, truth)]], (0.1, 0.5)) == 1.0
 
@@ -183,14 +192,14 @@ def test_headroom_gives_each_class_and_method_its_own_threshold():
     truth[:, :2] = True
 
     def scored(high, elsewhere):
-        scores = np.where(truth, high, 0.1)
+        scores = np.where(truth, high, 0.02)
         return headroom.Scored((scores, truth), (scores, truth), np.full((1, 4, 4), elsewhere))
 
     blind = headroom.Scored((np.ones((2, 4, 4)), truth), (np.ones((2, 4, 4)), truth), np.ones((1, 4, 4)))
     found = headroom.summary(
         {
-            "cat": {"word": scored(0.3, 0.05), "fitted": scored(0.9, 0.05)},
-            "dog": {"word": blind, "fitted": scored(0.5, 1)},
+            "cat": {"word": scored(0.3, 0.02), "fitted": scored(0.9, 0.02)},
+            "dog": {"word": blind, "fitted": scored(0.5, 1.0)},
         }
     )
     assert found["classes"]["cat"]["word IoU"] == found["classes"]["cat"]["fitted IoU"] == 1.0
@@ -203,7 +212,7 @@ def test_headroom_gives_each_class_and_method_its_own_threshold():
 
 def test_the_untrained_pipeline_differs_in_its_denoiser_alone():
     pipe = ovam.load("mini")
-    blank = words.untrained(pipe)
+    blank = untrained(pipe)
     assert blank.vae is pipe.vae
     name, value = next(iter(pipe.unet.named_parameters()))
     assert not torch.equal(dict(blank.unet.named_parameters())[name], value)
@@ -214,39 +223,36 @@ def test_scenes_with_several_classes_are_counted_by_classes():
         assert len({thing.name for thing in scene.objects}) >= 2
 
 
-def test_fitting_moves_the_word_s_own_vectors_and_no_other(trace_and_word):
-    trace, word, mask = trace_and_word
-    fitted = headroom.fit(word, [headroom.Annotated(trace, mask)] * 4)
+def test_fitting_moves_the_word_s_own_vectors_and_no_other(annotated_and_word):
+    annotated, word = annotated_and_word
+    fitted = headroom.fit(word, [annotated] * 4)
     positions = list(word.prompt.spans[-1].tokens)
     others = [i for i in range(len(word.vectors)) if i not in positions]
-    assert torch.equal(fitted[others], word.vectors[others])
-    assert not torch.equal(fitted[positions], word.vectors[positions])
+    assert torch.equal(fitted.vectors[others], word.vectors[others])
+    assert not torch.equal(fitted.vectors[positions], word.vectors[positions])
 
-    def iou(vectors):
-        score = headroom._score(trace, vectors, positions, len(mask)).detach().numpy() > 0.5
-        return (score & mask).sum() / (score | mask).sum()
+    def iou(embedding):
+        maps, (truth,) = headroom._scores([annotated], embedding)
+        return ((maps[0] > 0.5) & truth).sum() / ((maps[0] > 0.5) | truth).sum()
 
-    assert iou(fitted) > iou(word.vectors) + 0.1
+    assert iou(fitted) > iou(word) + 0.1
 
 
 @pytest.fixture
-def trace_and_word():
+def annotated_and_word():
     """The embedded model looking at a scene."""
     scene = next(
         s for s in (render(seed_of("validation", i), split="validation") for i in range(50)) if s.objects[0].area > 0.1
     )
     pipe = ovam.load("mini")
     trace = ovam.encode(pipe, scene.image, timesteps=(50, 250, 450))
-    return trace, headroom._template(pipe, "cat"), scene.mask(scene.objects[0].name)
+    annotated = headroom.Annotated(trace, scene.image, scene.mask(scene.objects[0].name))
+    return annotated, Asking(pipe).embedding("cat")
 
 
 def _row(own):
-    return {
-        "count": 3,
-        "own": own,
-        "gap": [0.3, 0.2, 0.4],
-        "others": dict.fromkeys(("synonym", *words.BASELINES), 0.25),
-    }
+    others = dict.fromkeys(("absent", *words.GROUND_BASELINES), 0.25)
+    return {"count": 3, "own": own, "gap": [0.3, 0.2, 0.4], "others": others, "own beside": others}
 
 
 def _curve(keys):
@@ -256,25 +262,33 @@ def _curve(keys):
 
 def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     method = {"word IoU": 0.4, "fitted IoU": 0.51}
-    figures = FIGURES | {
-        "command": "ovam mini report",
-        "quick": False,
-        "model": "0123456789abcdef",
-        "oracle_hashes": {"a": "aa", "b": "bb"},
-        "date": "2026-01-01",
-        "threads": 2,
-        "seconds": 600.0,
-        "training": {"scenes": 40000, "iterations": 5, "phases": [{"iterations": 5, "batch": 2, "size": 64}]},
+    sections = FIGURES | {
         "generation": FIGURES["generation"] | {"captions": 0.625},
         "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
-        | {"slices": {"novel": _row(0.4)}},
-        "headroom": {"annotations": 20, "classes": {"cat": method}, "mean": method, "gain": [0.11, 0.05, 0.2]}
-        | {"word below 0.45": 5},
+        | {"slices": {"novel": _row(0.4)}, "grounds": _row(0.5) | FIGURES["words"]["grounds"]},
+        "headroom": FIGURES["headroom"]
+        | {"annotations": 20, "held_back": 10, "classes": {"cat": method}, "mean": method},
         "transfer": {"images": 9, "left_out": 1, "ignored": 0.125, "threshold": 0.4}
-        | {name: _curve(("0", "5")) for name in ("resolutions", "one call", "from call", "up to call")},
+        | {name: _curve(("0", "5")) for name in ("resolutions", "one call", "from call", "up to call", "classes")},
         "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
         "speed": 2.0,
     }  # fmt: skip
+    figures = {
+        "command": "ovam mini report",
+        "quick": False,
+        "model": "0123456789abcdef",
+        "oracles": {"a": "aa", "b": "bb"},
+        "date": "2026-01-01",
+        "threads": 2,
+        "seconds": {"words": 500.0, "speed": 100.0},
+        "training": {
+            "scenes": 40000,
+            "iterations": 5,
+            "phases": [{"iterations": 5, "sizes": [[64, 2]]}],
+            "history": "nothing.",
+        },
+        "sections": sections,
+    }
     text = page(json.loads(json.dumps(figures)))
     for shown in (
         "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
@@ -288,6 +302,89 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "$" not in text
     assert "**A quick run" not in text
     assert "**A quick run" in page(figures | {"quick": True})
-    unjudged = {key: value for key, value in figures.items() if key not in ("oracles", "generation", "transfer")}
-    assert page(unjudged).count("Not measured: no oracles are trained.") == 6
-    assert "oracle A" not in page(unjudged)
+    assert "2 threads, 10 minutes" in text
+    assert "Not measured" not in text
+    unjudged = {key: value for key, value in sections.items() if key not in ("oracles", "generation", "transfer")}
+    shorter = page(figures | {"sections": unjudged, "oracles": {}})
+    assert shorter.count("Not measured.") == 5
+    assert shorter.count("not measured | **no**") == 3
+    assert "oracle A" not in shorter
+
+
+def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
+    stamp = {"model": "m", "quick": False, "versions": {"torch": "2"}, "oracles": {"a": "x"}, "code": "c", "threads": 2}
+    file = tmp_path / "report.json"
+    assert report._continued(stamp, file)["sections"] == {}
+    sections = {"words": 1, "transfer": 2}
+    file.write_text(json.dumps(stamp | {"sections": sections, "seconds": sections}))
+    assert report._continued(stamp, file)["sections"] == sections
+    assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1}
+    for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
+        assert report._continued(stamp | other, file)["sections"] == {}
+    assert report._continued(stamp | {"quick": True}, file)["seconds"] == {}
+
+
+@pytest.mark.user_error
+def test_an_unknown_section_is_named(tmp_path):
+    with pytest.raises(OptionError, match="section 'word' of the report: expected some of sheet, speed"):
+        report.report_on_mini(tmp_path / "docs", tmp_path, only=("word",))
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(report, "page", lambda figures: "page")
+    monkeypatch.setattr(
+        report,
+        "_measures",
+        lambda *arguments, quick: {
+            name: lambda name=name: measured.append(name) or len(measured) for name in ("speed", "words", "oracles")
+        },
+    )
+    monkeypatch.setattr(report, "has_oracles", lambda: False)
+    monkeypatch.setattr(report, "_training", lambda: {"scenes": 1})
+    docs = tmp_path / "docs"
+    report.report_on_mini(docs, tmp_path)
+    report.report_on_mini(docs, tmp_path)
+    assert measured == ["speed", "words"]  # what the oracles judge waits for them
+    again = report.report_on_mini(docs, tmp_path, only=("words",))
+    assert measured == ["speed", "words", "words"]
+    assert again["sections"] == {"speed": 1, "words": 3}
+    assert json.loads((docs / "results" / "mini" / "report.json").read_text()) == again
+    report.report_on_mini(docs, tmp_path, quick=True)
+    assert measured[3:] == ["speed", "words"]
+
+
+class _Knowing(Asking):
+    """Every word's map is its truth; an absent word's is empty."""
+
+    def __init__(self, scenes):
+        self.scenes = scenes
+
+    def map(self, trace, word):
+        name = next((n for n, own in CLASS_WORDS.items() if word in own), word)
+        mask = self.scenes[trace].mask(name) if name in LABELS else np.zeros((128, 128), dtype=bool)
+        return mask.astype(np.float32)
+
+
+def test_words_are_judged_on_their_own_things(monkeypatch):
+    scenes = list(words.scenes_of("test", 3, least=2))
+    monkeypatch.setattr(words, "Asking", lambda pipe: _Knowing(scenes))
+    monkeypatch.setattr(words, "untrained", lambda pipe: None)
+    monkeypatch.setattr(words, "encode", lambda pipe, image, seed: seed)
+
+    class Pipe:
+        class tokenizer:
+            tokenize = staticmethod(lambda name: ["a"] * (1 + (name == "cat")))
+
+    found = words.measure_words(Pipe(), scenes=3)
+    assert found["objects"]["own"] == found["presence_auroc"] == found["grounds"]["own"] == 1.0
+    assert found["grounds"]["normalised"]["own"] == 1.0
+    others, share = found["objects"]["others"], found["objects"]["others"][words.CONSTANT]
+    assert others["absent"] == others["nonsense"] == pytest.approx(share)  # an empty map is worth the share
+    assert others.get("synonym", 1.0) == 1.0
+    assert found["objects"]["gap"][0] == pytest.approx(1 - share)
+    assert found["grounds"]["normalised"][words.CONSTANT] == 0.0
+    assert found["objects"]["count"] == sum(
+        sum(scene.mask(name).sum() >= 40 for name in {thing.name for thing in scene.objects}) for scene in scenes
+    )

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 import ovam
 from ovam.evaluate import average_precision
-from ovam.mini.measures.words import enlarged, scenes_of, word_map
+from ovam.mini.measures.asking import Asking, enlarged
+from ovam.mini.measures.words import scenes_of
 from ovam.mini.scenes import CLASSES
 from ovam.models import mini_folder
 
@@ -59,13 +60,13 @@ def test_cross_attention_at_three_grids(mini):
 
 def test_the_class_word_fits_its_object_better_than_absent_words(mini):
     """Ten scenes of several classes: a guard against broken weights, not a measurement."""
-    own, absent = [], []
+    own, absent, asking = [], [], Asking(mini)
     for number, scene in enumerate(scenes_of("validation", 10, least=2)):
         trace = ovam.encode(mini, scene.image, seed=number)
         names = {thing.name for thing in scene.objects}
         name = scene.objects[0].name
         other = next(other for other in CLASSES[number:] + CLASSES[:number] if other not in names)
-        maps = [enlarged(word_map(trace, word), len(scene.image)) for word in (name, other)]
+        maps = [enlarged(asking.map(trace, word), len(scene.image)) for word in (name, other)]
         own.append(average_precision(scene.mask(name), maps[0]))
         absent.append(average_precision(scene.mask(name), maps[1]))
     assert np.mean(own) > np.mean(absent)

@@ -10,7 +10,7 @@ from torch import nn
 import ovam
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.mini import oracle
-from ovam.mini.measures.generation import agreement
+from ovam.mini.measures.generation import agreement, measure_generation
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.training import oracles as stage
 from ovam.mini.training.loop import Average
@@ -49,13 +49,32 @@ def test_labels_are_ignored_where_the_oracles_differ(half_bright, monkeypatch):
     assert (labels[:, :, 2:] == grass).all()
 
 
-def test_agreement_counts_classes_apart_from_grounds(half_bright, monkeypatch):
+def test_agreement_counts_classes_apart_from_grounds():
     cat, grass, sand = LABELS["cat"], LABELS["grass"], LABELS["sand"]
-    pair = {"a": _Seeing(cat, grass), "b": _Seeing(cat, sand)}
-    for module in ("ovam.mini.oracle", "ovam.mini.measures.generation"):
-        monkeypatch.setattr(f"{module}.load_oracles", lambda folder=None: pair)
-    found = agreement(half_bright)
-    assert found == {"miou": 0.5, "miou of classes": 1.0, "ignored": 0.75}
+    first, second = (np.array([[[cat, cat, ground, ground]]], dtype=np.uint8) for ground in (grass, sand))
+    assert agreement(first, second) == {"classes": 1.0, "labels": 1 / 3, "ignored": 0.5}
+    other = np.array([[[cat, LABELS["dog"], grass, grass]]], dtype=np.uint8)
+    assert agreement(first, other)["classes"] == pytest.approx((0.5 + 0 + 1) / 3)  # what one alone sees counts
+    assert agreement(other, first)["classes"] == pytest.approx((0.5 + 0 + 1) / 3)
+
+
+def test_what_was_asked_is_looked_for_by_oracle_a(half_bright, monkeypatch):
+    cat, dog, grass = LABELS["cat"], LABELS["dog"], LABELS["grass"]
+    monkeypatch.setattr(
+        "ovam.mini.measures.generation.load_oracles", lambda: {"a": _Seeing(cat, grass), "b": _Seeing(dog, grass)}
+    )
+    pictures = dict.fromkeys(("simple", "pairs", "captions"), half_bright)
+    asked = {
+        "simple": [("cat",), ("dog",)],
+        "pairs": [("cat", "dog"), ("cat", "cat")],
+        "captions": [("cat", "dog"), ("cat",)],
+    }
+    found = measure_generation(pictures, asked)
+    assert found["one_object"] == 0.5
+    assert found["by_class"] == {"cat": 1.0, "dog": 0.0}
+    assert found["two_objects"] == 0.5
+    assert found["captions"] == pytest.approx(2 / 3)
+    assert found["agreement"]["all"]["ignored"] == 0.25
 
 
 @pytest.mark.user_error
@@ -93,7 +112,18 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
 
 
 @pytest.mark.user_error
-def test_parts_of_another_world_are_not_taken_up(tmp_path):
-    (tmp_path / "world.json").write_text("0")
-    with pytest.raises(OptionError, match="holds parts made for world 0, and the recipe is for world 1"):
+def test_parts_of_another_world_or_seed_are_not_taken_up(tmp_path):
+    (tmp_path / "identity.json").write_text('{"world": 1, "seed": 0}')
+    with pytest.raises(OptionError, match=r"asked for was \{'world': 1, 'seed': 7\}"):
+        train(tmp_path, seed=7)
+    (tmp_path / "identity.json").unlink()
+    (tmp_path / "vae").mkdir()
+    with pytest.raises(OptionError, match="holds parts made for an unknown world"):
         train(tmp_path)
+
+
+@pytest.mark.user_error
+def test_oracles_of_another_model_are_not_passed_off_as_this_one_s(tmp_path):
+    (tmp_path / "training.json").write_text('{"model": "another"}')
+    with pytest.raises(OptionError, match="holds oracles made otherwise"):
+        stage._check_made_alike(tmp_path / "training.json", {"model": "this"})

@@ -138,7 +138,7 @@ def test_skipped_layers_are_those_of_the_pipeline(sd1, monkeypatch):
     # this diffusers still looks for the encoder's last normalisation where transformers before 5 had it
     monkeypatch.setitem(vars(sd1.text_encoder), "text_model", sd1.text_encoder)
     own = sd1.encode_prompt("a dog", "cpu", 1, False, clip_skip=1)[0][0]
-    skipping = ClipText(sd1.tokenizer, sd1.text_encoder, clip_skip=1)
+    skipping = ClipText(sd1.tokenizer, sd1.text_encoder, "skip-1")
     found = skipping.embed("a dog", padded=True)
     assert torch.allclose(found.vectors, own, atol=1e-5)
     plain = ClipText(sd1.tokenizer, sd1.text_encoder).embed("a dog", padded=True)

@@ -101,7 +101,7 @@ def shuffled_heads(trace, data):
         query = {half: query[list(order)] for half, query in block.query.items()}
         blocks[name] = BlockTrace(name, block.grid, block.scale, query)
         projections[name] = trace.text.projections[name].unflatten(0, (block.heads, -1))[list(order)].flatten(0, 1)
-    text = StaticText(projections, trace.text.heads, trace.text.clip, trace.text.space)
+    text = StaticText(projections, trace.text.heads, trace.text.reader, trace.text.space)
     return replace(trace, blocks=blocks, text=text), orders
 
 

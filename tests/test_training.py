@@ -1,5 +1,6 @@
 """The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
 
+from collections import Counter
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ def training(tmp_path):
 
 
 def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
-    training().run((Phase(64, 1, 4),))
+    training().run((Phase(1, ((64, 4),)),))
     before = load_tensors(checkpoint_of(tmp_path / "unet"))
     resumed = training()
     assert resumed.iteration == 1
@@ -44,13 +45,13 @@ def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
     for name, value in resumed.model.named_parameters():
         assert torch.equal(value, before[f"raw.{name}"])
         assert torch.equal(resumed.average.values[name], before[f"ema.{name}"])
-    resumed.run((Phase(64, 2, 4),))
+    resumed.run((Phase(2, ((64, 4),)),))
     _, iterations = averaged_unet(tmp_path / "unet")
     assert iterations == 2
 
 
 def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_path):
-    training().run((Phase(64, 2, 4),))
+    training().run((Phase(2, ((64, 4),)),))
     tensors = load_tensors(checkpoint_of(tmp_path / "unet"))
     averaged, _ = averaged_unet(tmp_path / "unet")
     name, value = next(iter(averaged.named_parameters()))
@@ -61,10 +62,13 @@ def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_p
 def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never(training):
     run = training()
     _, attended = run._texts(torch.zeros(400, dtype=torch.int64), np.random.default_rng(0))
-    words = len(run.tokenizer("a cat on the grass").input_ids) - 1  # and the start, without the end
+    caption, joined = "a cat on the grass", "a cat on the grass, a cat on the grass"
+    lengths = [len(run.tokenizer(text).input_ids) - 1 for text in (caption, joined)]  # with the start, without the end
     masked = attended[~attended[:, -1]]
     assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
-    assert (masked == (torch.arange(77) < words)).all()
+    alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
+    assert (alone | two).all()
+    assert 0.2 < two.float().mean() < 0.45  # a third of those that have one
     assert attended[attended[:, -1]].all()
 
 
@@ -97,3 +101,15 @@ def test_the_picture_tower_comes_back_from_half_precision(tmp_path):
     picture = torch.rand(1, 3, 64, 64)
     assert [grid.shape[-1] for grid in again.grids(picture)] == [32, 16, 8, 4]
     assert torch.allclose(again(picture), tower(picture), atol=1e-2)  # measured 4e-4
+
+
+def test_captions_are_left_out_foreign_joined_or_the_scene_s_own(training):
+    run = training()
+    run.pool.captions = [["own"], ["other"], ["other"]]
+    random = np.random.default_rng(0)
+    shares = Counter(run._text(0, random) for _ in range(3000))
+    assert shares.keys() == {"", "own", "other", "own, other", "other, own", "own, own"}
+    assert shares[""] / 3000 == pytest.approx(0.1, abs=0.02)
+    assert shares["other"] / 3000 == pytest.approx(0.15 * 2 / 3, abs=0.02)
+    assert (shares["own, other"] + shares["other, own"]) / 3000 == pytest.approx(0.3 * 2 / 3, abs=0.03)
+    assert shares["own, other"] == pytest.approx(shares["other, own"], rel=0.2)

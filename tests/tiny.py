@@ -1,15 +1,23 @@
 """Tiny random pipelines, built offline in a second, with attention sharp enough to show errors."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from transformers import (
@@ -19,7 +27,7 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 
 WORDS = (
@@ -59,7 +67,29 @@ def tokenizer(pad_token: str = "<|endoftext|>", max_length: int = 77) -> CLIPTok
     )
 
 
-def text_encoder(words: CLIPTokenizer, **changes: object) -> CLIPTextModel:
+def t5_tokenizer() -> T5Tokenizer:
+    """A real Unigram tokenizer whose known words are one token each; unknown words split into letters."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    known = [("▁" + word, -3.0) for word in WORDS]
+    return T5Tokenizer(vocab=[*special, *known, *((chr(code), -8.0) for code in range(33, 127))], extra_ids=0)
+
+
+def t5_encoder(words: T5Tokenizer, width: int = 32) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=width,
+        d_kv=8,
+        d_ff=37,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()
+
+
+def text_encoder(words: CLIPTokenizer, kind: Any = CLIPTextModel, **changes: object) -> Any:
     config = {
         "vocab_size": len(words),
         "bos_token_id": words.bos_token_id,
@@ -72,10 +102,10 @@ def text_encoder(words: CLIPTokenizer, **changes: object) -> CLIPTextModel:
         "max_position_embeddings": 77,
         "projection_dim": 32,
     }
-    return CLIPTextModel(CLIPTextConfig(**{**config, **changes})).eval()
+    return kind(CLIPTextConfig(**{**config, **changes})).eval()
 
 
-def autoencoder() -> AutoencoderKL:
+def autoencoder(**changes: object) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -84,13 +114,15 @@ def autoencoder() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         sample_size=32,
+        **changes,
     )
 
 
-def sharpen(pipe: StableDiffusionPipeline, factor: float = 12.0) -> StableDiffusionPipeline:
+def sharpen(pipe: Any, factor: float = 12.0) -> Any:
     """Scale queries and keys: at random weights attention is uniform and hides every error."""
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        for module in pipe.unet.modules():
+        for module in denoiser.modules():
             if type(module).__name__ == "Attention" and module.is_cross_attention:
                 module.to_q.weight *= factor
                 module.to_k.weight *= factor
@@ -148,42 +180,77 @@ def sd2(seed: int = 0) -> StableDiffusionPipeline:
     return _pipeline(unet, words, encoder, prediction_type="v_prediction")
 
 
-def t5_tokenizer(max_length: int = 128) -> T5TokenizerFast:
-    """A unigram model whose known words are one token each; unknown words split into letters."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [("▁" + word, -3.0) for word in WORDS] + [(chr(code), -8.0) for code in range(33, 127)]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=max_length)
-
-
-def t5_encoder(words: T5TokenizerFast, width: int) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=len(words),
-        d_model=width,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config).eval()
-
-
-def _flow_autoencoder(channels: int) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 16),
+def sdxl(seed: int = 0, **options: object) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL in small: two text encoders of different widths, several transformer blocks a level."""
+    torch.manual_seed(seed)
+    words, words_2 = tokenizer(), tokenizer(pad_token="!")
+    unet = UNet2DConditionModel(
+        sample_size=16,
         layers_per_block=1,
-        norm_num_groups=2,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels,
-        sample_size=32,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=0.06,
-        scaling_factor=1.5,
+        norm_num_groups=4,
+        block_out_channels=(8, 16),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        cross_attention_dim=32 + 24,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 20,
     )
+    second = {"hidden_size": 24, "num_hidden_layers": 3, "hidden_act": "gelu", "projection_dim": 20}
+    pipe = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=text_encoder(words, num_hidden_layers=3),
+        text_encoder_2=text_encoder(words_2, CLIPTextModelWithProjection, **second),
+        tokenizer=words,
+        tokenizer_2=words_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+        **options,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return sharpen(pipe)
+
+
+def _pixart(kind: Any, seed: int, **transformer: object) -> Any:
+    torch.manual_seed(seed)
+    words = t5_tokenizer()
+    pipe = kind(
+        tokenizer=words,
+        text_encoder=t5_encoder(words),
+        vae=autoencoder(),
+        transformer=PixArtTransformer2DModel(
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            caption_channels=32,
+            in_channels=4,
+            cross_attention_dim=24,
+            out_channels=8,
+            **transformer,
+        ),
+        scheduler=DPMSolverMultistepScheduler(**BETAS),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return sharpen(pipe)
+
+
+def pixart_alpha(seed: int = 0) -> PixArtAlphaPipeline:
+    """PixArt alpha in small, with the size and proportions of the picture as conditions, as at 1024 pixels."""
+    return _pixart(PixArtAlphaPipeline, seed, sample_size=128)
+
+
+def pixart_sigma(seed: int = 0, sample_size: int = 16) -> PixArtSigmaPipeline:
+    """PixArt Sigma in small: no conditions besides the text, of which it reads more."""
+    return _pixart(PixArtSigmaPipeline, seed, sample_size=sample_size)
+
+
+def _flow_autoencoder() -> AutoencoderKL:
+    return autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5)
 
 
 def sharpen_joint(transformer: torch.nn.Module, query: float, text: float) -> None:
@@ -225,21 +292,16 @@ def sd3(seed: int = 0, *, newer: bool = False, with_t5: bool = True) -> StableDi
     pipe = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_flow_autoencoder(4),
-        text_encoder=_projecting(words),
+        vae=_flow_autoencoder(),
+        text_encoder=text_encoder(words, CLIPTextModelWithProjection),
         tokenizer=words,
-        text_encoder_2=_projecting(second, hidden_act="gelu"),
+        text_encoder_2=text_encoder(second, CLIPTextModelWithProjection, hidden_act="gelu"),
         tokenizer_2=second,
         text_encoder_3=t5_encoder(third, 72) if with_t5 else None,
         tokenizer_3=third if with_t5 else None,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _projecting(words: CLIPTokenizer, **changes: object) -> CLIPTextModelWithProjection:
-    config = text_encoder(words, **changes).config
-    return CLIPTextModelWithProjection(config).eval()
 
 
 def flux(seed: int = 0) -> FluxPipeline:
@@ -262,7 +324,7 @@ def flux(seed: int = 0) -> FluxPipeline:
     pipe = FluxPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_flow_autoencoder(4),
+        vae=_flow_autoencoder(),
         text_encoder=text_encoder(words),
         tokenizer=words,
         text_encoder_2=t5_encoder(second, 40),

@@ -1,7 +1,7 @@
 """A real image as a trace: encode it, noise it at chosen time steps, and watch the denoiser look at it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ovam.backbones.base import Request
-from ovam.backbones.clip_text import ClipText
+from ovam.backbones.base import Backbone, Request
 from ovam.backbones.registry import backbone_of
 from ovam.capture import byte_limit, choice_of
 from ovam.decoded import png
@@ -62,36 +61,37 @@ def encode(
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
-        UnsupportedPipelineError: a pipeline of joint attention.
         OptionError: a time step outside the scheduler's range, no noise, or a size the autoencoder can't take.
+        UnsupportedPipelineError: a family or a scheduler that `encode` can't work with.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
-    if backbone.text_kind == "replayed":
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: real images are not supported for joint attention yet: expected a pipeline with a "
-            "UNet; capture a run of this one instead"
-        )
+    _check_family(backbone)
+    denoiser: Any = backbone.denoiser
     _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
     _check_size(size, pipe.vae_scale_factor)
-    clean = _latent(pipe, picture, size)
-    context = _context(pipe, prompt)
+    signals = _signals(pipe)
+    model_size = _native_size(backbone, picture) if size is None else size
+    backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
     target = torch.device(device)
     recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=byte_limit(target, limit_gib))
     session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
     generator = torch.Generator().manual_seed(seed)
     order = sorted(timesteps, reverse=True)
-    with session.installed(), torch.no_grad(), _evaluating(pipe.unet), _last_layer(pipe):
+    with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
+        conditions = backbone.conditions(prompt, model_size)
+        clean = _latent(pipe, picture, model_size).to(denoiser.dtype)
+        watching.enter_context(session.installed())
         session.begin(Request(images=1, prompts=(prompt,)), (seed,), calls=len(order) * noises)
         for timestep in order:
             for _ in range(noises):
                 noise = torch.randn(clean.shape, generator=generator).to(clean)
-                signal = pipe.scheduler.alphas_cumprod[timestep].to(clean)
+                signal = signals[timestep].to(clean)
                 noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-                pipe.unet(noisy, timestep, encoder_hidden_states=context)
+                denoiser(noisy, timestep=torch.tensor([timestep], device=clean.device), **conditions)
         session.finish([png(picture)], (picture.height, picture.width))
     return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
 
@@ -150,6 +150,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray((array * 255).round().astype(np.uint8))
 
 
+def _check_family(backbone: Backbone) -> None:
+    """A family that can't look at real images refuses by its own words, before its scheduler or size is looked at."""
+    if type(backbone).conditions is Backbone.conditions:
+        backbone.conditions("", (0, 0))
+
+
 def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:
     outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps or timestep % 1]
     if outside or not timesteps:
@@ -166,41 +172,61 @@ def _check_size(size: tuple[int, int] | None, cell: int) -> None:
         raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")
 
 
-def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int] | None) -> Tensor:
+def _signals(pipe: Any) -> Tensor:
+    """Share of the image's variance that is left at each time step of the scheduler's training."""
+    signals = getattr(pipe.scheduler, "alphas_cumprod", None)
+    if signals is None:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} with a {type(pipe.scheduler).__name__} can't encode real images: expected a "
+            "scheduler of the models trained on noise (alphas_cumprod), such as DDIMScheduler; put one in its place"
+        )
+    return signals
+
+
+def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     """The scaled latent of the picture at the size the model works on, without sampling noise."""
-    height, width = _native_size(pipe, picture) if size is None else size
-    pixels = pipe.image_processor.preprocess(picture, height=height, width=width)
-    pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
-    with torch.no_grad(), _evaluating(pipe.vae):
+    pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
+    with _wide_enough(pipe):
+        pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
         return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
 
 
-def _native_size(pipe: Any, picture: Image.Image) -> tuple[int, int]:
+def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
-    cell = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.down_block_types) - 1)
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    denoiser: Any = backbone.denoiser
+    side = denoiser.config.sample_size
+    coarsest = min(height for height, _ in backbone.grids((side, side)).values())
+    scale = backbone.pipe.vae_scale_factor
+    cell = scale * -(-side // coarsest)
     ratio = (picture.height / picture.width) ** 0.5
-    return max(cell, round(side * ratio / cell) * cell), max(cell, round(side / ratio / cell) * cell)
-
-
-def _context(pipe: Any, prompt: str) -> Tensor:
-    """What the pipeline's own run hands to the denoiser for the prompt; it would cut a long one with a mere warning."""
-    ClipText(pipe.tokenizer, pipe.text_encoder).check_length(prompt)
-    with torch.no_grad(), _evaluating(pipe.text_encoder):
-        vectors, _ = pipe.encode_prompt(prompt, pipe.unet.device, 1, False)
-    return vectors.to(pipe.unet.device, pipe.unet.dtype)
+    return max(cell, round(side * scale * ratio / cell) * cell), max(cell, round(side * scale / ratio / cell) * cell)
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Dropout off, and the mode of every part put back."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+def _wide_enough(pipe: Any) -> Iterator[None]:
+    """The autoencoder in float32 where the pipeline itself would decode in it, since float16 overflows (SDXL)."""
+    narrow = hasattr(pipe, "upcast_vae") and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast
+    if narrow:
+        pipe.vae.to(torch.float32)
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        if narrow:
+            pipe.vae.to(torch.float16)
+
+
+@contextmanager
+def _evaluating(pipe: Any) -> Iterator[None]:
+    """Dropout off in all parts, and the mode of each module put back."""
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    training = [module for part in parts for module in part.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

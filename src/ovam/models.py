@@ -1,5 +1,6 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
+import json
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import ClipText, fingerprint
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
@@ -32,29 +34,33 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
         OptionError: torch can't use the device.
     """
-    from diffusers import DiffusionPipeline
-
     folder = mini_folder() if str(name) == MINI else Path(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():
         raise ModelNotFoundError(
             f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
         )
+    pipe = _pretrained(str(name), folder if local else str(name), dtype=dtype, local_files_only=local)
+    return _moved(pipe, device)
+
+
+def _pretrained(name: str, source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
+    """The pipeline, if a backbone reads it."""
+    from diffusers import DiffusionPipeline
+
     try:
         with warnings.catch_warnings():
             # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
             warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-            pipe = DiffusionPipeline.from_pretrained(
-                folder if local else str(name), torch_dtype=dtype, local_files_only=local
-            )
+            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFoundError(
-            f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
+            f"model {name!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
             "or the id of one"
         ) from error
     backbone_of(pipe)
-    return _moved(pipe, device)
+    return pipe
 
 
 def _moved(pipe: Any, device: str | torch.device) -> Any:
@@ -74,25 +80,36 @@ def model_hash(pipe: Any) -> str:
     return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
 
 
-def text_of(source: object, layer: str = "last") -> ClipText:
-    """Tokenizer and text encoder of a pipeline object, a pipeline's folder, or a model name.
+def text_of(source: object, layer: str | None = None) -> TextReader:
+    """Tokenizers and text encoders of a pipeline object, a pipeline's folder, or a model name.
+
+    Args:
+        source: Of a folder they alone are read; one without a model_index.json is taken for Stable Diffusion 1 or 2.
+        layer: Output of the text encoders, as a `Space` names it; by default that of the pipeline's last run.
 
     Raises:
         ModelNotFoundError: a folder without a tokenizer and a text encoder.
-        UnsupportedPipelineError: an object that no backbone reads.
+        UnsupportedPipelineError: a pipeline that no backbone reads.
     """
-    skip = None if layer == "last" else int(layer.removeprefix("skip-"))
     if not isinstance(source, str | Path):
-        pipe: Any = backbone_of(source).pipe
-        return ClipText(pipe.tokenizer, pipe.text_encoder, skip)
+        return backbone_of(source).reader(layer)
     folder = mini_folder() if str(source) == MINI else Path(source)
     if not folder.is_dir():
-        pipe = load(source)
-        return ClipText(pipe.tokenizer, pipe.text_encoder, skip)
-    return _text_in(folder, skip)
+        return backbone_of(load(source)).reader(layer)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return _clip_in(folder, layer or "last")
+    return backbone_of(_text_parts(folder, json.loads(index.read_text()))).reader(layer)
 
 
-def _text_in(folder: Path, skip: int | None) -> ClipText:
+def _text_parts(folder: Path, index: dict[str, Any]) -> Any:
+    """The folder's pipeline with its text encoders and tokenizers alone."""
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+    left_out = {name: None for name in parts if not name.startswith(("tokenizer", "text_encoder"))}
+    return _pretrained(str(folder), folder, dtype=torch.float32, local_files_only=True, **left_out)
+
+
+def _clip_in(folder: Path, layer: str) -> ClipText:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
@@ -100,6 +117,7 @@ def _text_in(folder: Path, skip: int | None) -> ClipText:
         encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
     except OSError as error:
         raise ModelNotFoundError(
-            f"folder {folder} has no CLIP text encoder: expected the folders tokenizer and text_encoder of a pipeline"
+            f"folder {folder} has no CLIP text encoder: expected a model_index.json, as pipe.save_pretrained writes, "
+            "or the folders tokenizer and text_encoder of Stable Diffusion"
         ) from error
-    return ClipText(tokenizer, encoder.eval(), skip)
+    return ClipText(tokenizer, encoder.eval(), layer)

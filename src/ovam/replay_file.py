@@ -32,7 +32,7 @@ def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text
         )
     pipe = load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
     backbone, layer = backbone_of(pipe), str(about["space"]["layer"])
-    skip = int(layer.removeprefix("skip-")) if layer.startswith("skip-") else None
+    skip = int(layer.removeprefix("hidden-")) - 2 if layer.startswith("hidden-") else None  # SD3 reads hidden-2
     names = tuple(entry["name"] for entry in header["blocks"])
     request = Request(images=1, tokens=int(about["tokens"]), clip_skip=skip)
     side = backbone.text_side(names, request) if backbone.text_kind == "replayed" else None

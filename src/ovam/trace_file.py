@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovam.backbones.clip_text import ClipText, StaticText, fingerprint
+from ovam.backbones.base import TextReader
+from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import load, text_of
@@ -71,8 +72,7 @@ def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about |= {"dtype": _name(text.origin.dtype), "projections": "by reference"}
         about |= {"projections_hash": text.origin.weights, "tokens": text.words.length}
         return about | {"replay": list(text.replay.blocks)}, {}
-    held = text.projections if isinstance(text, StaticText) else {}
-    projections = {name: held[name] for name in trace.blocks if name in held}  # those of a selection, where it is one
+    projections = text.projections_of(trace.blocks) if isinstance(text, StaticText) else {}
     inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
     about |= {
         "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
@@ -199,8 +199,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
     about = header["text"]
-    space, clip = Space(**about["space"]), None
-    if space.layer != "last" and not re.fullmatch(r"skip-\d{1,2}", space.layer):
+    space, reader = Space(**about["space"]), None
+    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
         raise ValueError(f"layer {space.layer!r} of the text encoder")
     heads = {entry["name"]: int(entry["heads"]) for entry in header["blocks"]}
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
@@ -208,28 +208,42 @@ def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: o
     if not inside and isinstance(text, str | Path):
         text = load(text)  # named by the user, never by the file
     if text is not None:
-        clip = text_of(text, space.layer)
-        _check_encoder(clip, space, dtype, path)
+        reader = text_of(text, space.layer)
+        _check_encoder(reader, space, dtype, path)
     if inside:
-        projections = {name: tensors[f"projection/{name}"] for name in heads}
+        stored = [name for name in tensors if name.startswith("projection/")]
+        projections = {name.removeprefix("projection/"): tensors[name] for name in stored}
         _check_projections(projections, heads, space, about["projections_hash"])
     else:
         projections = _projections_of(text, list(heads), dtype, header, path)
-    return StaticText(projections, heads, clip, space)
+    return StaticText(projections, heads, reader, space)
 
 
 def _check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
-    for name, projection in projections.items():
-        if projection.ndim != 2 or projection.shape[0] % heads[name] or projection.shape[1] != space.width:
-            raise ValueError(f"projection/{name} is {tuple(projection.shape)} for {heads[name]} heads")
+    first, second = (f"{CAPTION}.{layer}" for layer in ("linear_1", "linear_2"))
+    ways = [first, second] if f"{first}.weight" in projections else []
+    width = space.width
+    for name in ways:
+        width = _check_layer(name, projections[f"{name}.weight"], projections.get(f"{name}.bias"), width, 1)
+    for name, count in heads.items():
+        _check_layer(name, projections[name], projections.get(f"{name}.bias"), width, count)
     if fingerprint(projections) != told:
         raise ValueError("the key projections are not those that were written")
 
 
-def _check_encoder(clip: ClipText, space: Space, dtype: torch.dtype, path: Path) -> None:
-    if not clip.is_copy_of(space, dtype):
+def _check_layer(name: str, matrix: Tensor, bias: Tensor | None, width: int, heads: int) -> int:
+    """Whether one layer of the keys' way takes vectors of this width; the width of those it gives."""
+    if matrix.ndim != 2 or matrix.shape[0] % heads or matrix.shape[1] != width:
+        raise ValueError(f"projection/{name} is {tuple(matrix.shape)} for {heads} heads and vectors of width {width}")
+    if bias is not None and bias.shape != matrix.shape[:1]:
+        raise ValueError(f"projection/{name}.bias is {tuple(bias.shape)} for a matrix {tuple(matrix.shape)}")
+    return matrix.shape[0]
+
+
+def _check_encoder(reader: TextReader, space: Space, dtype: torch.dtype, path: Path) -> None:
+    if reader.space_in(dtype) != space:
         raise SpaceMismatchError(
-            f"{path} was made with the text encoder {space}, the given one is {clip.space}: "
+            f"{path} was made with the text encoder {space}, the given one is {reader.space}: "
             "load the trace with the model it was made with"
         )
 

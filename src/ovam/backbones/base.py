@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ovam.trace import Grid, Half, TextSide
+from ovam.errors import UnsupportedPipelineError
+from ovam.trace import Grid, Half, Space, TextSide, TokenEmbedding
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,40 @@ Report = Callable[[str, Observation], None]
 """Called with a block's name each time the block has run."""
 
 
+@runtime_checkable
+class TextReader(Protocol):
+    """Tokenizers and text encoders of a pipeline: from a text to the vectors that its denoiser reads."""
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a text that are read, special ones included."""
+        ...
+
+    @property
+    def space(self) -> Space: ...
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
+        ...
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """Vectors (token, width) of a text, float32, special tokens included; `padded` as the pipeline itself pads.
+
+        Raises:
+            EmptyWordsError: the text has no word.
+            PromptTooLongError: it has more tokens than are read; nothing is cut silently.
+        """
+        ...
+
+    def check_length(self, text: str) -> None:
+        """Whether the whole text is read.
+
+        Raises:
+            PromptTooLongError: it is not.
+        """
+        ...
+
+
 class Backbone(ABC):
     """Reads one family of pipelines. It observes and never changes a number.
 
@@ -151,3 +187,31 @@ class Backbone(ABC):
         `request` is that of the run whose words will be asked, None before one has begun. A replayed side is
         returned with an empty replay, which the recorder fills in.
         """
+
+    @abstractmethod
+    def reader(self, layer: str | None = None) -> TextReader:
+        """What reads texts; the pipeline may lack all parts but tokenizers and text encoders.
+
+        Args:
+            layer: Output of the text encoders, as `Space.layer` names it; by default that of the pipeline's last run.
+
+        Raises:
+            NoTextEncoderError: the pipeline has none.
+        """
+
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        """What `ovam.encode` tells the denoiser besides the noisy latent and the time step, by argument name.
+
+        An empty prompt is told as the pipeline tells it to its own unconditional half.
+
+        Args:
+            prompt: One text.
+            size: (height, width) of the image in pixels, as the model sees it.
+
+        Raises:
+            UnsupportedPipelineError: the family can't look at real images.
+        """
+        raise UnsupportedPipelineError(
+            f"{type(self.pipe).__name__} can't encode real images: expected a family that is run on one noisy latent "
+            "at a time step, such as Stable Diffusion 1 and 2, SDXL or PixArt; capture a run of the pipeline instead"
+        )

@@ -1,18 +1,23 @@
-"""Words as a CLIP text encoder reads them: tokens, spans by character offsets, vectors, and their space."""
+"""Words as CLIP text encoders read them: tokens, spans by character offsets, vectors, and their space."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError
+from ovam.backbones.base import TextReader
+from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
 from ovam.trace import Half, Space, TokenEmbedding
+
+CAPTION = "caption_projection"
+"""PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
 
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
@@ -32,91 +37,147 @@ def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float3
     return digest.hexdigest()[:16]
 
 
-def _encoder_hash(encoder: Any) -> str:
-    """Hash of an encoder's weights as they stand; computed again only when they have changed."""
+def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
+    """Class of an encoder and hash of its weights as they stand, rounded to `dtype`; see `ovam.trace.Space`.
+
+    The hash is computed again only when the weights have changed.
+    """
     weights = dict(encoder.state_dict())
+    if dtype == torch.bfloat16:
+        return f"{type(encoder).__name__}:{fingerprint(weights, dtype)}"
     state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
     kept = _hashes.get(encoder)
     if kept is None or kept[0] != state:
         _hashes[encoder] = kept = (state, fingerprint(weights))
-    return kept[1]
+    return f"{type(encoder).__name__}:{kept[1]}"
+
+
+def check_tokens(plain: str, encoded: Any, limit: int) -> None:
+    """Whether a text encoder reads all tokens of a text.
+
+    Args:
+        plain: The text.
+        encoded: What the tokenizer made of it, offsets included.
+        limit: Most tokens it reads.
+
+    Raises:
+        PromptTooLongError: it does not.
+    """
+    count = len(encoded.input_ids)
+    if count <= limit:
+        return
+    cut = plain[encoded.offset_mapping[limit - 1][0] :]
+    raise PromptTooLongError(
+        f"prompt {plain[:40]!r}... has {count} tokens, special ones included, but the text encoder reads "
+        f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or ask for its parts one by one"
+    )
 
 
 class ClipText:
-    """Tokenizer and text encoder of a pipeline, asked for the hidden states that its denoiser reads."""
+    """A CLIP tokenizer and text encoder, asked for the hidden states that a denoiser reads.
 
-    def __init__(self, tokenizer: Any, encoder: Any, clip_skip: int | None = None) -> None:
-        self.tokenizer, self.encoder, self.clip_skip = tokenizer, encoder, clip_skip
+    `layer` is `last`; or `skip-N`, N layers below the last and normalised like it (Stable Diffusion with clip-skip);
+    or `hidden-N`, the N-th hidden state from the end as it is (SDXL reads `hidden-2`).
+    """
+
+    def __init__(self, tokenizer: Any, encoder: Any, layer: str = "last") -> None:
+        self.tokenizer, self.encoder, self.layer = tokenizer, encoder, layer
+
+    @property
+    def limit(self) -> int:
+        return int(self.tokenizer.model_max_length)
 
     @property
     def space(self) -> Space:
-        name = f"{type(self.encoder).__name__}:{_encoder_hash(self.encoder)}"
-        layer = "last" if self.clip_skip is None else f"skip-{self.clip_skip}"
-        return Space(name, layer, self.encoder.config.hidden_size)
+        return self.space_in(torch.float32)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the encoder's weights."""
-        return next(self.encoder.parameters()).dtype
-
-    def is_copy_of(self, space: Space, dtype: torch.dtype) -> bool:
-        """Whether the encoder, rounded to `dtype`, is the one that `space` names."""
-        if dtype != torch.bfloat16:
-            return self.space == space
-        name = f"{type(self.encoder).__name__}:{fingerprint(dict(self.encoder.state_dict()), dtype)}"
-        return replace(self.space, encoder=name) == space
+    def space_in(self, dtype: torch.dtype) -> Space:
+        return Space(encoder_name(self.encoder, dtype), self.layer, self.encoder.config.hidden_size)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Hidden states of a text, float32, special tokens included.
-
-        Raises:
-            EmptyWordsError: the text has no word.
-            PromptTooLongError: it has more tokens than the encoder reads; nothing is cut silently.
-        """
         plain, units = phrase(text) if as_phrase else parse(text)
-        encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
-        self._check_tokens(plain, encoded)
-        padding = self.tokenizer.model_max_length - len(encoded.input_ids) if padded else 0
+        encoded = self._tokens(plain)
+        padding = self.limit - len(encoded.input_ids) if padded else 0
         ids = [*encoded.input_ids, *[self.tokenizer.pad_token_id] * padding]
         inside = [plain[start:stop].lower() for start, stop in encoded.offset_mapping[1:-1]]  # CLIP reads lower case
         names = ["<start>", *inside, "<end>", *["<pad>"] * padding]
         offsets = [*encoded.offset_mapping, *[(0, 0)] * padding]
         return TokenEmbedding(self._hidden(torch.tensor([ids])), locate(plain, units, names, offsets), self.space)
 
+    def check_length(self, text: str) -> None:
+        self._tokens(text)
+
+    def _tokens(self, plain: str) -> Any:
+        encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
+        check_tokens(plain, encoded, self.limit)
+        return encoded
+
     @torch.no_grad()
     def _hidden(self, ids: Tensor) -> Embedding:
         """What the pipeline hands to its denoiser; CLIP is causal, so leaving padding out changes no token."""
-        outputs = self.encoder(ids.to(self.encoder.device), output_hidden_states=self.clip_skip is not None)
-        if self.clip_skip is None:
+        outputs = self.encoder(ids.to(self.encoder.device), output_hidden_states=self.layer != "last")
+        if self.layer == "last":
             return outputs.last_hidden_state[0].float()
+        kind, depth = self.layer.split("-")
+        if kind == "hidden":
+            return outputs.hidden_states[-int(depth)][0].float()
         model = getattr(self.encoder, "text_model", self.encoder)
-        return model.final_layer_norm(outputs.hidden_states[-(self.clip_skip + 1)])[0].float()
+        return model.final_layer_norm(outputs.hidden_states[-(int(depth) + 1)])[0].float()
 
-    def check_length(self, text: str) -> None:
-        """Whether the encoder reads the whole text.
+
+class ClipTexts:
+    """CLIP encoders side by side: each reads the whole text, and their vectors are joined along the channels."""
+
+    def __init__(self, parts: Sequence[ClipText]) -> None:
+        self.parts = tuple(parts)
+
+    @property
+    def limit(self) -> int:
+        return min(part.limit for part in self.parts)
+
+    @property
+    def space(self) -> Space:
+        return self.space_in(torch.float32)
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        spaces = [part.space_in(dtype) for part in self.parts]
+        encoders = " + ".join(space.encoder for space in spaces)
+        return Space(encoders, spaces[0].layer, sum(space.width for space in spaces))
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """See `TextReader.embed`.
 
         Raises:
-            PromptTooLongError: it does not.
+            UnsupportedPipelineError: the tokenizers cut the text into other tokens, which no position joins.
         """
-        self._check_tokens(text, self.tokenizer(text, return_offsets_mapping=True, truncation=False, verbose=False))
+        read = [part.embed(text, as_phrase=as_phrase, padded=padded) for part in self.parts]
+        if any(embedding.prompt != read[0].prompt for embedding in read):
+            cuts = " and ".join(str(len(embedding.prompt.tokens)) for embedding in read)
+            raise UnsupportedPipelineError(
+                f"the tokenizers of this pipeline cut {text[:40]!r} in different ways, into {cuts} tokens: expected "
+                "the same tokens of each, as its text encoders' vectors are joined token by token; load added tokens "
+                "into every tokenizer"
+            )
+        vectors = torch.cat([embedding.vectors.to(read[0].vectors.device) for embedding in read], dim=-1)
+        return TokenEmbedding(vectors, read[0].prompt, self.space)
 
-    def _check_tokens(self, plain: str, encoded: Any) -> None:
-        limit = self.tokenizer.model_max_length
-        count = len(encoded.input_ids)
-        if count <= limit:
-            return
-        cut = plain[encoded.offset_mapping[limit - 1][0] :]
-        raise PromptTooLongError(
-            f"prompt {plain[:40]!r}... has {count} tokens, start and end included, but the text encoder reads "
-            f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or ask for its parts one by one"
-        )
+    def check_length(self, text: str) -> None:
+        for part in self.parts:
+            part.check_length(text)
 
 
 class StaticText:
     """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
 
-    Holds its own copy of the projections, so that a trace answers with the weights it ran with. Without
-    `clip`, as when read from a file, it takes embeddings but no texts.
+    Holds its own copy of the weights on that way, so that a trace answers with those it ran with. Without
+    `reader`, as when read from a file, it takes embeddings but no texts.
+
+    Attributes:
+        projections: Of each block its matrix (head * head_dim, width) by the block's name, and its bias, where it has
+            one, by that name and `.bias`. Where all blocks read the text through one projection with a GELU between
+            two layers (PixArt), the four tensors of that, `caption_projection.linear_1.weight` and so on.
+        heads: Number of heads by block.
+        space: Where the vectors live that enter.
     """
 
     kind: Literal["static"] = "static"
@@ -125,41 +186,58 @@ class StaticText:
         self,
         projections: Mapping[str, Tensor],
         heads: Mapping[str, int],
-        clip: ClipText | None,
+        reader: TextReader | None,
         space: Space | None = None,
     ) -> None:
-        self.projections, self.heads, self.clip = dict(projections), dict(heads), clip
-        self._encoder = None if clip is None else clip.space  # now, while the weights are those of the run
+        self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
+        self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
         found = space or self._encoder
         assert found is not None  # one of the two is always given
         self.space = found
 
+    def projections_of(self, blocks: Iterable[str]) -> dict[str, Tensor]:
+        """The weights that the keys of these blocks need."""
+        names = set(blocks)
+        return {
+            name: weight
+            for name, weight in self.projections.items()
+            if name.startswith(CAPTION) or name.removesuffix(".bias") in names
+        }
+
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """See `ClipText.embed`.
+        """See `TextReader.embed`.
 
         Raises:
             NoTextEncoderError: the trace came from a file and no text encoder was given.
             SpaceMismatchError: the text encoder's weights were changed since.
         """
-        if self.clip is None:
+        if self.reader is None:
             raise NoTextEncoderError(
                 f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
                 "Trace.load(path, text=pipe), with a model folder in place of pipe, or ask with embeddings"
             )
-        if self.clip.space != self._encoder:
+        if self.reader.space != self._encoder:
             raise SpaceMismatchError(
-                f"the text encoder was changed since the run, from {self._encoder} to {self.clip.space}: expected the "
-                "weights the run was made with; take adapters and training back, or run the pipeline again"
+                f"the text encoder was changed since the run, from {self._encoder} to {self.reader.space}: expected "
+                "the weights the run was made with; take adapters and training back, or run the pipeline again"
             )
-        return replace(self.clip.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
+        return replace(self.reader.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
         """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
-        projection = self.projections[block]
-        if embedding.shape[-1] != projection.shape[1]:
+        if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
-                f"{projection.shape[1]}: make them with this trace's own text side, trace.text.embed(...)"
+                f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
             )
-        keys = embedding.to(projection.device).float() @ projection.float().T
+        vectors = embedding.to(self.projections[block].device).float()
+        if f"{CAPTION}.linear_1.weight" in self.projections:
+            hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
+            vectors = self._linear(hidden, f"{CAPTION}.linear_2", ".weight")
+        keys = self._linear(vectors, block)
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
+
+    def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
+        """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""
+        bias = self.projections.get(f"{name}.bias")
+        return F.linear(vectors, self.projections[name + ending].float(), None if bias is None else bias.float())

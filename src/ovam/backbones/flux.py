@@ -15,17 +15,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.joint import (
-    JointStream,
-    ReplayedText,
-    attended,
-    check_encoders,
-    check_lora_scale,
-    clipped,
-    per_image,
-    plain_denoiser,
-    through_double,
-)
+from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, require_text
+from ovam.backbones.joint import JointStream, ReplayedText, attended, clipped, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
 from ovam.errors import UnsupportedPipelineError
@@ -55,7 +46,7 @@ class FluxBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe)
+        return plain_denoiser(self.pipe, "transformer")
 
     def _modules(self) -> dict[str, Any]:
         """Attention modules in running order."""
@@ -78,7 +69,8 @@ class FluxBackbone(Backbone):
         return dict.fromkeys(self._modules(), (latent[0] // 2, latent[1] // 2))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> FluxRequest:
-        check_lora_scale(self.pipe, arguments.get("lora_scale"))
+        encoders = [self.pipe.text_encoder, self.pipe.text_encoder_2]
+        check_lora_scale(self.pipe, arguments.get("lora_scale"), "text encoders", encoders)
         images = len(result[0])
         prompts = per_image(arguments.get("prompt"), images)
         if earlier is None:
@@ -93,7 +85,8 @@ class FluxBackbone(Backbone):
         )
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
-        check_lora_scale(self.pipe, (arguments.get("joint_attention_kwargs") or {}).get("scale"))
+        scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
+        check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
         packed, positions = arguments["hidden_states"], arguments["img_ids"]
         last = positions.reshape(-1, 3).amax(0).int().tolist()
         height, width = last[1] + 1, last[2] + 1
@@ -126,6 +119,10 @@ class FluxBackbone(Backbone):
             _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
         )
 
+    def reader(self, layer: str | None = None) -> JointText:
+        """Reads as many tokens as the pipeline does by default."""
+        return _text(self.pipe, None)
+
 
 def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
     """One block for the text."""
@@ -142,7 +139,7 @@ def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Te
 
 def _text(pipe: Any, request: Request | None) -> JointText:
     """The pipeline's T5, reading as it did for this run."""
-    check_encoders(pipe, ("tokenizer_2", "text_encoder_2"))
+    require_text(pipe, "tokenizer_2", "text_encoder_2")
     length = _T5_LENGTH if request is None or request.tokens is None else request.tokens
     encoder = pipe.text_encoder_2
 
@@ -150,5 +147,4 @@ def _text(pipe: Any, request: Request | None) -> JointText:
         return encoder(ids[0].to(encoder.device))[0][0]
 
     reader = Reader(pipe.tokenizer_2, encoder, 0, length)
-    width = pipe.transformer.config.joint_attention_dim
-    return JointText([reader], encode, layer="last", length=length, width=width)
+    return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

@@ -5,71 +5,26 @@ every block (time step, pooled text, embedded guidance), the text stream alone i
 layers, for any text. The vector is the generation's own: a late word's pooled text never enters it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
 from ovam.backbones.sampled import sampled_hash
 from ovam.calls import Half
-from ovam.errors import NoTextEncoderError, SpaceMismatchError, UnsupportedPipelineError
+from ovam.errors import SpaceMismatchError
 from ovam.replay import ImageStream, Replay, TextStream
 from ovam.shapes import Embedding, Key
 from ovam.trace import Space, TokenEmbedding
 
 _LARGEST = 65504  # of float16; the models clip their streams there
-
-
-def plain_denoiser(pipe: Any) -> Any:
-    """The pipeline's transformer.
-
-    Raises:
-        UnsupportedPipelineError: it is wrapped by torch.compile.
-    """
-    if hasattr(pipe.transformer, "_orig_mod"):
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: its transformer is wrapped by torch.compile, whose compiled code may leave out "
-            "the hooks of a capture: expected the plain module; put pipe.transformer._orig_mod back for the capture"
-        )
-    return pipe.transformer
-
-
-def check_encoders(pipe: Any, parts: Sequence[str]) -> None:
-    """Whether the pipeline still has the parts that read words.
-
-    Raises:
-        NoTextEncoderError: one was taken out of it.
-    """
-    missing = [part for part in parts if getattr(pipe, part, None) is None]
-    if missing:
-        raise NoTextEncoderError(
-            f"this {type(pipe).__name__} has no {missing[0]}, so that no word can be asked of its runs: expected its "
-            "text encoders to stay in it, also where prompt_embeds are passed; put them back before the capture"
-        )
-
-
-def check_lora_scale(pipe: Any, scale: float | None) -> None:
-    """Whether words will go through the weights of the run: a scale given to a call is taken back at the call's end.
-
-    Raises:
-        UnsupportedPipelineError: it scales adapters.
-    """
-    if scale is None or scale == 1:
-        return
-    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if any(hasattr(layer, "scale_layer") for part in parts for layer in part.modules()):  # peft's method
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: this call has a LoRA scale of {scale:g}, but words are run again outside of the "
-            f"call, where the adapters have their own weight: expected no scale; call "
-            f"pipe.set_adapters(name, {scale:g}) before the capture"
-        )
 
 
 @dataclass(frozen=True)
@@ -239,13 +194,3 @@ def attended(query: Tensor, key: Tensor, value: Tensor, image: ImageStream, *, t
 def clipped(hidden: Tensor) -> Tensor:
     """Kept within float16's range, where that is the type, as FLUX does behind every block."""
     return hidden.clip(-_LARGEST, _LARGEST) if hidden.dtype == torch.float16 else hidden
-
-
-def per_image(texts: str | Sequence[str] | None, images: int) -> tuple[str, ...] | None:
-    """The text of each image: diffusers repeats each prompt's images side by side."""
-    if texts is None:
-        return None
-    given = [texts] if isinstance(texts, str) else list(texts)
-    if len(given) == 1:  # one negative prompt serves a batch of prompts
-        return tuple(given * images)
-    return tuple(text for text in given for _ in range(images // len(given)))

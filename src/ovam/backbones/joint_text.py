@@ -71,6 +71,11 @@ class JointText:
         self.layer, self.length, self.width = layer, length, width
 
     @property
+    def limit(self) -> int:
+        """Most tokens that one of the encoders reads; the others leave out the end of a longer text."""
+        return max(reader.length for reader in self.readers)
+
+    @property
     def space(self) -> Space:
         """Where the vectors come from."""
         return self.space_in(torch.float32)
@@ -79,7 +84,7 @@ class JointText:
         """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
         encoders = [reader.encoder for reader in self.readers]
         names = [f"{type(encoder).__name__}:{sampled_hash(encoder, dtype)}" for encoder in encoders]
-        return Space("+".join(names), self.layer, self.width)
+        return Space(" + ".join(names), self.layer, self.width)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         """The padded sequence of a text, float32, and which of its positions are asked about.
@@ -107,6 +112,10 @@ class JointText:
         shown = AttributionPrompt(plain, tuple(prompt.tokens[i] for i in own), spans)
         return TokenEmbedding(vectors, shown, self.space, own)
 
+    def check_length(self, text: str) -> None:
+        """Whether an encoder reads the whole text; see `TextReader.check_length`."""
+        self._check_read(text, [_read(reader, text) for reader in self.readers])
+
     def _located(self, plain: str, units: Sequence[Unit], readings: Sequence[_Reading]) -> AttributionPrompt:
         """Each unit with its tokens of all readers, by character offsets: tokenizers need not cut words alike."""
         tokens, places = [_PAD] * self.length, [set[int]() for _ in units]
@@ -123,11 +132,10 @@ class JointText:
         cut = min(reading.cut for reading in readings)
         if not cut:
             return
-        length = max(reader.length for reader in self.readers)
         raise PromptTooLongError(
-            f"prompt {plain[:40]!r}... has {length + cut} tokens, special ones included, but the text encoders read "
-            f"{length}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline with a "
-            "larger max_sequence_length"
+            f"prompt {plain[:40]!r}... has {self.limit + cut} tokens, special ones included, but the text encoders "
+            f"read {self.limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
+            "with a larger max_sequence_length"
         )
 
 

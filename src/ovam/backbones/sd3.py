@@ -7,6 +7,7 @@ keys of the text but gives no text on.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,18 +16,10 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.joint import (
-    JointStream,
-    ReplayedText,
-    check_encoders,
-    check_lora_scale,
-    per_image,
-    plain_denoiser,
-    through_double,
-)
+from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
+from ovam.backbones.joint import JointStream, ReplayedText, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import watch_joint
-from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
 from ovam.trace import Grid
@@ -42,7 +35,7 @@ class SD3Backbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe)
+        return plain_denoiser(self.pipe, "transformer")
 
     def _modules(self) -> dict[str, Any]:
         return {f"transformer_blocks.{i}.attn": block.attn for i, block in enumerate(self.denoiser.transformer_blocks)}
@@ -61,38 +54,20 @@ class SD3Backbone(Backbone):
         return dict.fromkeys(self._modules(), (latent[0] // patch, latent[1] // patch))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
-        check_lora_scale(self.pipe, arguments.get("lora_scale"))
-        images = len(result[0])
-        return Request(
-            images=images,
-            prompts=per_image(arguments.get("prompt"), images),
-            negative_prompts=per_image(arguments.get("negative_prompt"), images),
-            guided=bool(arguments.get("do_classifier_free_guidance", True)),
-            tokens=result[0].shape[1],
-            clip_skip=arguments.get("clip_skip"),
-        )
+        pipe = self.pipe
+        encoders = [pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3]
+        check_lora_scale(pipe, arguments.get("lora_scale"), "text encoders", encoders)
+        asked = text_request(arguments, result)
+        return replace(asked, tokens=result[0].shape[1], clip_skip=arguments.get("clip_skip"))
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
-        check_lora_scale(self.pipe, (arguments.get("joint_attention_kwargs") or {}).get("scale"))
-        sample = arguments["hidden_states"]
-        return Evaluation(
-            latent=(sample.shape[-2], sample.shape[-1]),
-            timestep=float(torch.as_tensor(arguments["timestep"]).flatten()[0]),
-            halves=self._halves(len(sample), request, arguments.get("skip_layers")),
-        )
-
-    def _halves(self, batch: int, request: Request | None, skipped: object) -> Mapping[Any, slice]:
-        if skipped is not None:  # skip-layer guidance runs the conditional rows once more, without some blocks
-            return {}
-        guided = request is not None and request.guided
-        expected = batch if request is None else request.images * (2 if guided else 1)
-        if batch != expected:
-            raise UnsupportedPipelineError(
-                f"{type(self.pipe).__name__}: the denoiser got a batch of {batch}, expected {expected} for a run with "
-                f"guidance {'on' if guided else 'off'}: guidance by other halves than cond and uncond is not supported"
-            )
-        half = batch // 2
-        return {"uncond": slice(0, half), "cond": slice(half, batch)} if guided else {"cond": slice(0, batch)}
+        scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
+        check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
+        sample, timestep = arguments["hidden_states"], arguments["timestep"]
+        if arguments.get("skip_layers") is None:
+            return halved(self.pipe, sample, timestep, request)
+        # skip-layer guidance runs the conditional rows once more, without some blocks
+        return replace(halved(self.pipe, sample, timestep, None), halves={})
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         modules = self._modules()
@@ -104,6 +79,11 @@ class SD3Backbone(Backbone):
             _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
         )
 
+    def reader(self, layer: str | None = None) -> JointText:
+        """Reads as many tokens as the pipeline does by default."""
+        skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
+        return _text(self.pipe, Request(images=1, clip_skip=skipped))
+
 
 def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
     return through_double(owner, hidden, image, text_first=False)
@@ -111,31 +91,31 @@ def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Te
 
 def _text(pipe: Any, request: Request | None) -> JointText:
     """The pipeline's text encoders, reading as they did for this run."""
-    check_encoders(pipe, ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"))
+    require_text(pipe, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     clip_length = pipe.tokenizer_max_length
     length = clip_length + _T5_LENGTH if request is None or request.tokens is None else request.tokens
-    skip = None if request is None else request.clip_skip
+    depth = 2 if request is None or request.clip_skip is None else 2 + request.clip_skip
     readers = [
         Reader(pipe.tokenizer, pipe.text_encoder, 0, clip_length),
         Reader(pipe.tokenizer_2, pipe.text_encoder_2, 0, clip_length),
     ]
-    if pipe.text_encoder_3 is not None:
-        check_encoders(pipe, ("tokenizer_3",))
+    if pipe.text_encoder_3 is None:
+        require_text(pipe, "transformer")  # which alone tells the width that the pipeline fills with zeros
+        width = pipe.transformer.config.joint_attention_dim
+    else:
+        require_text(pipe, "tokenizer_3")
         readers.append(Reader(pipe.tokenizer_3, pipe.text_encoder_3, clip_length, length - clip_length))
-    width = pipe.transformer.config.joint_attention_dim
+        width = pipe.text_encoder_3.config.d_model
 
     def encode(ids: Sequence[Tensor]) -> Embedding:
-        layer = -2 if skip is None else -(skip + 2)
         parts = []
         for tokens, reader in zip(ids[:2], readers[:2], strict=True):
             states = reader.encoder(tokens.to(reader.encoder.device), output_hidden_states=True).hidden_states
-            parts.append(states[layer][0].to(pipe.text_encoder.device, pipe.text_encoder.dtype))
+            parts.append(states[-depth][0].to(pipe.text_encoder.device, pipe.text_encoder.dtype))
         clip = F.pad(torch.cat(parts, dim=-1), (0, width - sum(part.shape[-1] for part in parts)))
         if len(readers) == 2:
             return F.pad(clip, (0, 0, 0, length - clip_length))
         t5 = readers[2].encoder(ids[2].to(readers[2].encoder.device))[0][0]
         return torch.cat([clip, t5.to(clip.device)])
 
-    return JointText(
-        readers, encode, layer="penultimate" if skip is None else f"skip-{skip}", length=length, width=width
-    )
+    return JointText(readers, encode, layer=f"hidden-{depth}", length=length, width=width)

@@ -86,10 +86,11 @@ def generate(
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
+    negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}  # PixArt takes no None
     with capture(pipe, blocks=blocks, steps=steps, limit_gib=limit_gib) as traces:
         pipe(
             prompt,
-            negative_prompt=negative_prompt,
+            **negative,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             height=height,

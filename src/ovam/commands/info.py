@@ -40,7 +40,8 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
     """
     pipe = load(model)
     backbone = backbone_of(pipe)
-    side = pipe.unet.config.sample_size
+    config: Any = backbone.denoiser.config
+    side = getattr(config, "sample_size", None) or pipe.default_sample_size  # the second where packed, as in FLUX
     grids = backbone.grids((side, side))
     text = text_of(pipe)
     return {
@@ -49,7 +50,7 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
         "size": [side * pipe.vae_scale_factor] * 2,
         "scheduler": type(pipe.scheduler).__name__,
         "text_encoder": str(text.space),
-        "prompt_tokens": text.tokenizer.model_max_length,
+        "prompt_tokens": text.limit,
         "blocks": [
             {
                 "name": name,

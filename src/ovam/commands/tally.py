@@ -66,7 +66,6 @@ class LabelTally:
         counts, ignored = self._confusion.counts, self._confusion.ignored
         per_image = np.array(list(self._per_image.values()))
         true_somewhere = [number for number in self._classes if counts[number].any()]
-        pixels = int(counts.sum()) + ignored
         return {
             "miou": self._confusion.mean_iou(),
             "miou without background": self._confusion.mean_iou(background=False),
@@ -74,8 +73,8 @@ class LabelTally:
             f"miou {_BAND} pixels away from outlines": self._inner.mean_iou(),
             "boundary F": _mean(self._outlines),
             "false-positive area": _mean(self._false_areas),
-            "undecided": float(counts[:, -1].sum() / pixels),
-            "ignored": ignored / pixels,
+            "undecided": float(counts[:, -1].sum() / max(1, counts.sum())),
+            "ignored": float(ignored / (counts.sum() + ignored)),
         }
 
     def of_classes(self) -> list[dict[str, Any]]:

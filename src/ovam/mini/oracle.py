@@ -5,7 +5,6 @@ two differ nobody knows the truth, and the pixel is ignored, for every method al
 """
 
 import itertools
-import json
 from functools import cache
 from pathlib import Path
 
@@ -141,9 +140,3 @@ def agreed_labels(images: np.ndarray, folder: Path | None = None) -> np.ndarray:
     """Labels on which both oracles agree, `IGNORE` elsewhere: (picture, height, width) uint8."""
     first, second = (label_maps(oracle, images) for oracle in load_oracles(folder).values())
     return np.where(first == second, first, np.uint8(IGNORE))
-
-
-def describe(folder: Path | None = None) -> dict[str, object]:
-    """How the oracles were trained, as written beside them."""
-    about: dict[str, object] = json.loads(((folder or oracle_folder()) / "training.json").read_text())
-    return about

@@ -32,7 +32,7 @@ from ovam.testing.evidence import (
     rows_of,
     snapshot,
     spatial_shapes,
-    spied_queries,
+    spied_kernel,
 )
 from ovam.trace import Grid, Half, Trace
 
@@ -46,6 +46,7 @@ class BackboneContract(ABC):
         tolerance: Most by which a weight of the trace may differ from the pipeline's own. Text vectors and keys
             are computed anew, in float32, and sharp attention magnifies their rounding.
         batch_tolerance: Most by which a map may differ between a batch and single runs, which round differently.
+        key_tolerance: Most by which a key of the run's own prompt may differ from the kernel's, in float32.
         noise_floor: Most by which a map may differ when queries are stored in a narrower type.
         bfloat16_tolerance: Most by which a map may differ when the whole pipeline runs in bfloat16.
         softmax_over: The choice of `Trace.maps` that gives the model's own attention.
@@ -58,6 +59,7 @@ class BackboneContract(ABC):
     # measured over 8 tiny pipelines, in this order: 1e-5, 8e-5, 3.4e-4 and 3.4e-3
     tolerance: ClassVar[float] = 1e-4
     batch_tolerance: ClassVar[float] = 1e-3
+    key_tolerance: ClassVar[float] = 0.0
     noise_floor: ClassVar[Mapping[torch.dtype, float]] = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
     # measured over the same 8: 0.033 (mean 0.003); misread queries or halves differ by 0.09 and more
     bfloat16_tolerance: ClassVar[float] = 0.06
@@ -225,6 +227,26 @@ class BackboneContract(ABC):
         narrow = traces[0].maps(prompt).token_maps
         assert_close(narrow, wide, self.bfloat16_tolerance, "maps of a bfloat16 pipeline")
 
+    def test_keys_of_the_prompt_are_those_the_kernel_receives(self) -> None:
+        pipe = self.make_pipe()
+        names = self._names(pipe)
+        with spied_kernel(backbone_of(pipe).denoiser, names) as received:
+            trace = self._captured(pipe, names, guidance_scale=1.0)[0]
+        vectors = trace.text.embed(self.run_arguments()["prompt"], padded=True).vectors
+        tokens, masked = len(vectors), 0
+        if trace.text.kind == "static":  # rows for masked padding: products of another height round differently
+            masked = received[names[0]][0][1].shape[2] - tokens
+        rows = F.pad(vectors, (0, 0, 0, masked))
+        for name in names:
+            for call, (_, key) in zip(trace.calls, received[name], strict=True):
+                found, kernel = trace.text.keys(rows, name, call.index)[:, :tokens], key[0]
+                text_parts = (kernel[:, :tokens], kernel[:, -tokens:])  # joint attention has text at one end
+                worst = min((found - part).abs().max().item() for part in text_parts)
+                assert worst <= self.key_tolerance, (
+                    f"block {name!r}, call {call.index}: a key differs by {worst:.3g} from those that attention was "
+                    f"computed with, expected at most {self.key_tolerance:.3g}"
+                )
+
     def test_narrow_storage_stays_in_its_noise_floor(self) -> None:
         pipe = self.make_pipe()
         names, prompt = self._names(pipe), self.run_arguments()["prompt"]
@@ -263,7 +285,7 @@ class BackboneContract(ABC):
 
     def _latents(self, pipe: Any, images: int) -> Tensor:
         """Noise to start from, in the shape that the pipeline works in."""
-        shape = self._run(pipe, num_inference_steps=1, output_type="latent").shape[1:]
+        shape = self._run(pipe, num_inference_steps=2, output_type="latent").shape[1:]
         return torch.randn(images, *shape, generator=torch.Generator().manual_seed(1))
 
     def _captured(
@@ -301,14 +323,14 @@ class BackboneContract(ABC):
         """The queries of a run, kept in the denoiser's own type, are bit by bit those that attention was given."""
         names, denoiser = self._names(pipe), backbone_of(pipe).denoiser
         dtype = next(denoiser.parameters()).dtype
-        with spied_queries(denoiser, names) as received:
+        with spied_kernel(denoiser, names) as received:
             trace = self._captured(pipe, names, dtype=dtype, guidance_scale=1.0)[0]
-        assert_received(trace, received)
+        assert_received(trace, {name: [query for query, _ in pairs] for name, pairs in received.items()})
 
     def _text_of_prompt(self, pipe: Any) -> Float[Tensor, "token width"]:
         """What the blocks attend to for the prompt, from a run that has no other half."""
         with self.recorded_attention(pipe, self._names(pipe)) as own:
-            self._run(pipe, guidance_scale=1.0, num_inference_steps=1)
+            self._run(pipe, guidance_scale=1.0, num_inference_steps=2)
         return next(iter(own.values()))[0].text[0]
 
     def _raises(self, action: Callable[[], object], expected: type[Exception]) -> bool:

@@ -1,14 +1,14 @@
 """What a pipeline does, seen without the library's hooks, and the comparisons that the contract is made of."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,10 +29,12 @@ class Attended:
     Attributes:
         weights: Its attention probabilities.
         text: The text vectors it attended to; they tell which rows of the batch are conditional.
+        attended: Which of them are not masked.
     """
 
     weights: Float[Tensor, "batch head pixel token"]
     text: Float[Tensor, "batch token width"]
+    attended: Bool[Tensor, "batch token"]
 
 
 class ExplicitSoftmax:
@@ -49,14 +51,15 @@ class ExplicitSoftmax:
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         assert encoder_hidden_states is not None, "a cross-attention block was run without text"
-        assert attention_mask is None, "masked text is not covered by this contract"
         text = encoder_hidden_states
+        bias = text.new_zeros(len(text), 1, text.shape[1]) if attention_mask is None else attention_mask
         query, key, value = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for projected in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
         )
-        weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, dim=-1)
-        self.seen.append(Attended(weights.detach(), text.detach()))
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        weights = torch.softmax(scores + bias[:, None], dim=-1)
+        self.seen.append(Attended(weights.detach(), text.detach(), bias[:, 0] == 0))
         return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
 
 
@@ -80,8 +83,9 @@ def assert_same_image(found: Any, expected: Any) -> None:
 
 
 def assert_sharp(blocks: Mapping[str, Sequence[Attended]]) -> None:
-    """The attention is sharp enough that an error in it shows."""
-    every = [seen.weights for calls in blocks.values() for seen in calls]
+    """The attention is sharp enough that an error in it shows; text of zeros, as SDXL may have, draws an even one."""
+    seen = [one for calls in blocks.values() for one in calls]
+    every = [one.weights[one.text.flatten(1).any(1)] for one in seen]
     shares = [weights.sum(-1) for weights in every]  # 1, unless the text shares the attention with the image
     largest = [(weights.amax(-1) / share).flatten() for weights, share in zip(every, shares, strict=True)]
     median = torch.cat(largest).nanmedian().item()
@@ -161,52 +165,56 @@ def assert_received(trace: Trace, received: Mapping[str, Sequence[Tensor]]) -> N
 
 def rows_of(
     half: Half, calls: Sequence[Attended], prompt_text: Float[Tensor, "token width"]
-) -> Float[Tensor, "step head pixel token"]:
-    """One row a call: the one whose text is the prompt's, or the one whose text is not."""
+) -> Float[Tensor, "step head pixel attended"]:
+    """One row a call, masked tokens left out: the one whose text is the prompt's, or the one whose text is not."""
     rows = []
     for seen in calls:
         distances = [(text - prompt_text).abs().max().item() for text in seen.text]
         order = sorted(range(len(distances)), key=distances.__getitem__)
-        rows.append(seen.weights[order[0] if half == "cond" else order[-1]])
+        row = order[0] if half == "cond" else order[-1]
+        rows.append(seen.weights[row][..., seen.attended[row]])
     return torch.stack(rows)
 
 
 @contextmanager
 def spatial_shapes(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, tuple[int, int]]]:
-    """Fill in each block's (height, width), from the image-shaped input of the module around it."""
+    """Fill in each block's (height, width), from what any module took or gave last in the shape of an image."""
     shapes: dict[str, tuple[int, int]] = {}
-    inputs: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
+
+    def note(values: Iterable[Any]) -> None:
+        images = [value for value in values if isinstance(value, Tensor) and value.ndim == 4]
+        seen.extend((image.shape[-2], image.shape[-1]) for image in images[:1])
 
     def note_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        images = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
-        if images:
-            inputs.append((images[0].shape[-2], images[0].shape[-1]))
+        note((*args, *kwargs.values()))
+
+    def note_output(module: nn.Module, args: object, output: Any) -> None:
+        note(output if isinstance(output, tuple) else (output,))
 
     with ExitStack() as installed:
         for module in denoiser.modules():
-            handle = module.register_forward_pre_hook(note_input, with_kwargs=True)
-            installed.callback(handle.remove)
+            installed.callback(module.register_forward_pre_hook(note_input, with_kwargs=True).remove)
+            installed.callback(module.register_forward_hook(note_output).remove)
         for name in names:
 
             def note_block(module: nn.Module, args: object, name: str = name) -> None:
-                shapes[name] = inputs[-1]
+                shapes[name] = seen[-1]
 
             installed.callback(denoiser.get_submodule(name).register_forward_pre_hook(note_block).remove)
         yield shapes
 
 
 @contextmanager
-def spied_queries(
-    denoiser: nn.Module, names: Sequence[str], argument: Literal["query", "key"] = "query"
-) -> Iterator[Mapping[str, list[Tensor]]]:
-    """Fill in, per block, the queries (or keys) that torch's attention kernel is called with."""
-    received: dict[str, list[Tensor]] = {name: [] for name in names}
+def spied_kernel(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, list[tuple[Tensor, Tensor]]]]:
+    """Fill in, per block, the queries and keys that torch's attention kernel is called with."""
+    received: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     running: list[str] = []
     kernel = F.scaled_dot_product_attention
 
     def spy(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         for name in running[-1:]:
-            received[name].append((query if argument == "query" else key).detach().clone())
+            received[name].append((query.detach().clone(), key.detach().clone()))
         return kernel(query, key, *args, **kwargs)
 
     with ExitStack() as installed:

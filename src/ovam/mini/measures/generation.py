@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ovam.evaluate import Confusion
-from ovam.mini.oracle import IGNORE, agreed_labels, label_maps, load_oracles
+from ovam.mini.oracle import label_maps, load_oracles
 from ovam.mini.scenes import CLASSES, LABELS
 from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import HELD_OUT
@@ -59,8 +59,10 @@ def measure_generation(
         pixels; `by_class` the same for each class; `two_objects`: share of *pairs* where both take at least 1 %;
         `captions`: share of the classes named by *captions* that take at least 1 %; `agreement` of the oracles.
     """
-    oracle = load_oracles()["a"]
-    shares = {kind: class_shares(label_maps(oracle, images)) for kind, images in pictures.items()}
+    seen = {
+        kind: [label_maps(oracle, images) for oracle in load_oracles().values()] for kind, images in pictures.items()
+    }
+    shares = {kind: class_shares(first) for kind, (first, _) in seen.items()}
     right: dict[str, list[bool]] = {}
     for share, (name,) in zip(shares["simple"], asked["simple"], strict=True):
         right.setdefault(name, []).append(CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA)
@@ -76,21 +78,25 @@ def measure_generation(
         "by_class": {name: float(np.mean(found)) for name, found in right.items()},
         "two_objects": float(np.mean([all(found) for found in there["pairs"]])),
         "captions": float(np.mean([ok for found in there["captions"] for ok in found])),
-        "agreement": {kind: agreement(images) for kind, images in pictures.items()}
-        | {"all": agreement(np.concatenate(list(pictures.values())))},
+        "agreement": {kind: agreement(*labels) for kind, labels in seen.items()}
+        | {"all": agreement(*(np.concatenate(labels) for labels in zip(*seen.values(), strict=True)))},
     }
 
 
-def agreement(pictures: np.ndarray) -> dict[str, float]:
-    """Mean IoU of oracle A's labels with oracle B's as truth: over classes and grounds, and over classes alone.
+def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """How well two oracles agree: IoU of one's labels with the other's, mean over labels that either uses.
 
-    The share of pixels on which they differ stands beside it: those are ignored wherever truth is asked of them.
+    Args:
+        first: Labels by oracle A, (picture, height, width).
+        second: Labels by oracle B.
+
+    Returns:
+        `classes`: over the 20 classes and all else as background; `labels`: over classes and grounds; `ignored`:
+        the share of pixels on which they differ, which are ignored wherever truth is asked of them.
     """
-    first, second = (label_maps(oracle, pictures) for oracle in load_oracles().values())
-    confusion = Confusion.of(first, second, len(LABELS) + 1, ignore=None)
-    classes = confusion.iou()[_THING_LABELS][confusion.counts.sum(1)[_THING_LABELS] > 0]
+    mine, other = (np.where(labels <= len(CLASSES), labels, 0) for labels in (first, second))
     return {
-        "miou": confusion.mean_iou(),
-        "miou of classes": float(classes.mean()) if len(classes) else float("nan"),
-        "ignored": float((agreed_labels(pictures) == IGNORE).mean()),
+        "classes": float(np.nanmean(Confusion.of(mine, other, len(CLASSES) + 1, ignore=None).iou())),
+        "labels": float(np.nanmean(Confusion.of(first, second, len(LABELS) + 1, ignore=None).iou())),
+        "ignored": float((first != second).mean()),
     }

@@ -14,15 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.encode import encode
-from ovam.evaluate import average_precision, paired_bootstrap
+from ovam.evaluate import Confusion, average_precision, paired_bootstrap
 from ovam.maps import attention_maps
+from ovam.mini.baselines import border_colours
+from ovam.mini.measures.asking import Asking
 from ovam.mini.scenes import CLASSES, Scene, render, seed_of
-from ovam.mini.scenes.captions import with_article
 from ovam.trace import TokenEmbedding, Trace
 
 _STEPS, _RATE, _AT_ONCE = 60, 0.02, 4
 _THRESHOLDS = np.linspace(0.05, 0.95, 37)
-METHODS = ("word", "fitted")
+_WITHOUT = 20  # scenes on which classes that they lack are asked
+_OTHER = dict(zip(CLASSES, (*CLASSES[7:], *CLASSES[:7]), strict=True))
+"""For each class another, whose word stands for all that knows things and not this class."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Annotated:
     """A validation scene as the model sees it, and where one class is."""
 
     trace: Trace
+    image: np.ndarray
     mask: np.ndarray
 
 
@@ -51,41 +55,45 @@ class Scored:
     def threshold(self) -> float:
         """The threshold with the best pooled IoU on the scenes of the fit."""
         scores, truth = self.fitting
-        return float(max(_THRESHOLDS, key=lambda t: _ratio(counts(scores > t, truth).sum(0))))
+        reached = [Confusion.of(scores > t, truth, 2, ignore=None).iou()[1] for t in _THRESHOLDS]
+        return float(_THRESHOLDS[int(np.nanargmax(reached))])
 
 
-def measure_headroom(pipe: Any, *, annotations: int = 20, held_back: int = 20) -> dict[str, Any]:
+def measure_headroom(
+    pipe: Any, *, classes: Sequence[str] = CLASSES, annotations: int = 20, held_back: int = 20
+) -> dict[str, Any]:
     """IoU of each class by its word and by fitted vectors, pooled over validation scenes that the fit never saw.
 
-    Both maps are stretched to [0, 1] image by image, and each has the threshold that suits the class best on the
-    scenes of the fit, so that the word loses nothing for want of a scale.
+    Maps are stretched to [0, 1] image by image, and each has the threshold that suits the class best on the scenes
+    of the fit, so that the word loses nothing for want of a scale.
 
     Args:
         pipe: A pipeline of the world's classes.
+        classes: Those to measure.
         annotations: Scenes of each class to fit on.
         held_back: Scenes of each class to measure on.
 
     Returns:
-        For each class and in the mean: IoU and average precision of either method, and the share of pixels above
-        the threshold on scenes without the class; the difference of the IoU with its 95 % interval, by a bootstrap
-        over classes and images.
+        For each class and in the mean: IoU and average precision of each method, and the share of pixels above the
+        threshold on scenes without the class; the difference of the IoU of fit and word with its 95 % interval, by a
+        bootstrap over classes and images.
     """
-    scenes = {name: _scenes_with(name, annotations + held_back) for name in CLASSES}
-    traces = {
-        name: [encode(pipe, scene.image, seed=scene.seed) for scene in shown]
-        for name, shown in track(list(scenes.items()), "headroom: scenes")
-    }
+    asking, scenes = Asking(pipe), _scenes_of(classes, annotations + held_back)
+    first = [render(seed_of("validation", i), split="validation") for i in range(_WITHOUT)]
+    first_traces = [encode(pipe, scene.image, seed=scene.seed) for scene in first]
     scored: dict[str, dict[str, Scored]] = {}
-    for name in track(CLASSES, "headroom: fits"):
-        word, last = _template(pipe, name), {other: (traces[other][-1], scenes[other][-1]) for other in CLASSES}
-        annotated = [Annotated(t, s.mask(name)) for t, s in zip(traces[name], scenes[name], strict=True)]
-        seen, unseen = annotated[:annotations], annotated[annotations:]
-        elsewhere = [Annotated(t, s.mask(name)) for t, s in last.values() if not s.mask(name).any()]
-        vectors = dict(zip(METHODS, (word.vectors, fit(word, seen)), strict=True))
-        scored[name] = {
-            method: Scored(*(_scores(word, each, part) for part in (seen, unseen)), _scores(word, each, elsewhere)[0])
-            for method, each in vectors.items()
-        }
+    for name in track(classes, "headroom"):
+        annotated = [_annotated(encode(pipe, scene.image, seed=scene.seed), scene, name) for scene in scenes[name]]
+        pairs = zip(first_traces, first, strict=True)
+        parts = (
+            annotated[:annotations],
+            annotated[annotations:],
+            [_annotated(trace, scene, name) for trace, scene in pairs if not scene.mask(name).any()],
+        )
+        word, other = asking.embedding(name), asking.embedding(_OTHER[name])
+        methods = {"word": word, "fitted": fit(word, parts[0]), "another word": other}
+        scored[name] = {method: Scored(*_three(parts, embedding)) for method, embedding in methods.items()}
+        scored[name]["colours"] = Scored(*_three(parts, None))
     return {"annotations": annotations, "held_back": held_back} | summary(scored)
 
 
@@ -94,7 +102,7 @@ def summary(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
     classes = {name: _of_class(methods) for name, methods in scored.items()}
     rows, groups = [], []
     for i, methods in enumerate(scored.values()):
-        each = [counts(m.testing[0] > m.threshold, m.testing[1]) for m in (methods[name] for name in METHODS)]
+        each = [counts(m.testing[0] > m.threshold, m.testing[1]) for m in (methods["word"], methods["fitted"])]
         rows.append(np.concatenate(each, axis=1))
         groups.append(np.full(len(rows[-1]), i))
     gain = paired_bootstrap(np.concatenate(rows), [np.concatenate(groups)], statistic=_mean_gain, resamples=1000)
@@ -109,12 +117,11 @@ def summary(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
 
 def _of_class(methods: Mapping[str, Scored]) -> dict[str, float]:
     found = {}
-    for method in METHODS:
-        scores, truth = methods[method].testing
-        threshold = methods[method].threshold
-        found[f"{method} IoU"] = _ratio(counts(scores > threshold, truth).sum(0))
+    for method, scored in methods.items():
+        scores, truth = scored.testing
+        found[f"{method} IoU"] = float(Confusion.of(scores > scored.threshold, truth, 2, ignore=None).iou()[1])
         found[f"{method} AP"] = float(np.mean([average_precision(t, s) for s, t in zip(scores, truth, strict=True)]))
-        found[f"{method} elsewhere"] = float((methods[method].elsewhere > threshold).mean())
+        found[f"{method} elsewhere"] = float((scored.elsewhere > scored.threshold).mean())
     return found
 
 
@@ -123,34 +130,30 @@ def counts(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
     return np.stack([(masks & truths).sum((1, 2)), (masks | truths).sum((1, 2))], axis=1)
 
 
-def _ratio(both_either: np.ndarray) -> float:
-    return float(both_either[0] / max(1, both_either[1]))
-
-
 def _mean_gain(rows: np.ndarray, draws: np.ndarray) -> float:
     """Mean over drawn classes of pooled IoU, fitted minus word; rows are counts of the word, then of the fit."""
     gains = []
     for draw in np.unique(draws):
         word, fitted = rows[draws == draw].sum(0).reshape(2, 2)
-        gains.append(_ratio(fitted) - _ratio(word))
+        gains.append(fitted[0] / fitted[1] - word[0] / word[1])
     return float(np.mean(gains))
 
 
-def _scenes_with(name: str, count: int) -> list[Scene]:
-    scenes: list[Scene] = []
+def _scenes_of(classes: Sequence[str], count: int) -> dict[str, list[Scene]]:
+    """The first validation scenes on which each class takes more than 1 % of the pixels."""
+    scenes: dict[str, list[Scene]] = {name: [] for name in classes}
     index = 0
-    while len(scenes) < count:
+    while any(len(found) < count for found in scenes.values()):
         scene = render(seed_of("validation", index), split="validation")
         index += 1
-        if scene.mask(name).mean() > 0.01:
-            scenes.append(scene)
+        for name in {thing.name for thing in scene.objects} & scenes.keys():
+            if len(scenes[name]) < count and scene.mask(name).mean() > 0.01:
+                scenes[name].append(scene)
     return scenes
 
 
-def _template(pipe: Any, name: str) -> TokenEmbedding:
-    from ovam.models import text_of
-
-    return text_of(pipe).embed(f'a photograph of {with_article(name)[: -len(name)]}"{name}"')
+def _annotated(trace: Trace, scene: Scene, name: str) -> Annotated:
+    return Annotated(trace, scene.image, scene.mask(name))
 
 
 def _positions(embedding: TokenEmbedding) -> list[int]:
@@ -163,34 +166,46 @@ def stretched(maps: Tensor) -> Tensor:
     return (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-8)
 
 
-def _score(trace: Trace, vectors: Tensor, positions: Sequence[int], size: int) -> Tensor:
-    maps = attention_maps(trace, vectors).token_maps[list(positions)].sum(0)
+def score(trace: Trace, embedding: TokenEmbedding, vectors: Tensor, size: int) -> Tensor:
+    """Stretched map of the template's word with these vectors, (size, size), differentiable in them."""
+    maps = attention_maps(trace, vectors).token_maps[_positions(embedding)].sum(0)
     return stretched(F.interpolate(maps[None, None], (size, size), mode="bilinear", align_corners=False)[0, 0])
 
 
-def fit(word: TokenEmbedding, annotated: Sequence[Annotated], *, seed: int = 0) -> Tensor:
-    """Vectors of the template in which the word's own are fitted: Adam on stretched maps, cross entropy and overlap."""
+def fit(word: TokenEmbedding, annotated: Sequence[Annotated], *, seed: int = 0) -> TokenEmbedding:
+    """The template in which the word's own vectors are fitted: Adam on stretched maps, cross entropy and overlap."""
     positions, random = _positions(word), np.random.default_rng(seed)
     free = word.vectors[positions].clone().requires_grad_()
     optimiser = torch.optim.Adam([free], lr=_RATE * float(word.vectors.std()))
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        for i in random.choice(len(annotated), _AT_ONCE, replace=False):
+        for i in random.choice(len(annotated), min(_AT_ONCE, len(annotated)), replace=False):
             truth = torch.from_numpy(annotated[i].mask).float()
-            score = _score(annotated[i].trace, _with(word, positions, free), positions, len(truth))
-            overlap = 1 - 2 * (score * truth).sum() / (score.sum() + truth.sum())
-            (F.binary_cross_entropy(score.clamp(1e-4, 1 - 1e-4), truth) + overlap).backward()
+            found = score(annotated[i].trace, word, _with(word, free), len(truth))
+            overlap = 1 - 2 * (found * truth).sum() / (found.sum() + truth.sum())
+            (F.binary_cross_entropy(found.clamp(1e-4, 1 - 1e-4), truth) + overlap).backward()
         optimiser.step()
-    return _with(word, positions, free.detach())
+    return TokenEmbedding(_with(word, free.detach()), word.prompt, word.space)
 
 
-def _with(word: TokenEmbedding, positions: Sequence[int], vectors: Tensor) -> Tensor:
-    return word.vectors.index_copy(0, torch.tensor(positions), vectors)
+def _with(word: TokenEmbedding, vectors: Tensor) -> Tensor:
+    return word.vectors.index_copy(0, torch.tensor(_positions(word)), vectors)
+
+
+def _three(
+    parts: tuple[Sequence[Annotated], ...], embedding: TokenEmbedding | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], np.ndarray]:
+    seen, unseen, elsewhere = (_scores(part, embedding) for part in parts)
+    return seen, unseen, elsewhere[0]
 
 
 @torch.no_grad()
-def _scores(word: TokenEmbedding, vectors: Tensor, scenes: Sequence[Annotated]) -> tuple[np.ndarray, np.ndarray]:
-    """Stretched maps and truths of scenes: (scene, height, width) float32 and bool."""
-    positions = _positions(word)
-    scores = [_score(scene.trace, vectors, positions, len(scene.mask)).numpy() for scene in scenes]
-    return np.stack(scores), np.stack([scene.mask for scene in scenes])
+def _scores(scenes: Sequence[Annotated], embedding: TokenEmbedding | None) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and truths of scenes, (scene, height, width) each; without an embedding the border's colours are scored."""
+    maps = [
+        border_colours(scene.image)
+        if embedding is None
+        else score(scene.trace, embedding, embedding.vectors, len(scene.mask)).numpy()
+        for scene in scenes
+    ]
+    return np.stack(maps), np.stack([scene.mask for scene in scenes])

@@ -94,6 +94,7 @@ def make_images(pipe: Any, kind: str, folder: Path, *, count: int, guidance_scal
         entry = Entry(f"{i:05d}.png", prompt, classes, _SEEDS[kind] + i, guidance_scale, STEPS, model)
         line = json.dumps(asdict(entry))
         if known.get(entry.file) != line or not (folder / entry.file).exists():
+            (folder / entry.file).unlink(missing_ok=True)  # until its line is written no picture stands for another
             picture = regenerated(pipe, entry)
             Image.fromarray(picture).save(folder / entry.file)
             with manifest.open("a") as stream:

@@ -1,12 +1,15 @@
 """Are generated pictures copies of training scenes? Their nearest ones, among those trained on and as many others."""
 
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 from scipy.spatial.distance import cdist
 
-from ovam.mini.scenes import Split, render, seed_of
+from ovam.evaluate import paired_bootstrap
+from ovam.mini.scenes import WORLD, Split, render, seed_of
 
 THUMBNAIL = 16  # pixels: a copy stays one where an edge has moved a little
 
@@ -22,7 +25,7 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     return (cells.mean((2, 4), dtype=np.float32) / 255).reshape(count, -1)
 
 
-def measure_memory(pictures: np.ndarray, folder: Path, *, training: int) -> dict[str, float]:
+def measure_memory(pictures: np.ndarray, folder: Path, *, training: int) -> dict[str, Any]:
     """Distance of generated pictures to the nearest training scene, beside the same of test scenes.
 
     Distances are root mean squares over the pixels of thumbnails. Test scenes have clutter that pictures of plain
@@ -34,14 +37,16 @@ def measure_memory(pictures: np.ndarray, folder: Path, *, training: int) -> dict
         folder: Keeps the thumbnails of the scenes.
         training: Number of scenes that the model was trained on; all are compared.
     """
-    known, unused = (_kept(folder, "train", start, training) for start in (0, training))
-    test = _kept(folder, "test", 0, len(pictures))
-    found: dict[str, float] = {"pictures": len(pictures), "training scenes": training}
+    known, unused = (known_thumbnails(folder, "train", start, training) for start in (0, training))
+    test = known_thumbnails(folder, "test", 0, len(pictures))
+    found: dict[str, Any] = {"pictures": len(pictures), "training scenes": training}
     for name, seen in (("generated", thumbnails(pictures)), ("test", test)):
         to_known, to_unused = (_nearest(seen, scenes) for scenes in (known, unused))
         found[f"{name} median"] = float(np.median(to_known))
         found[f"{name} lowest twentieth"] = float(np.quantile(to_known, 0.05))
-        found[f"{name} nearer to training"] = float((to_known < to_unused).mean())
+        found[f"{name} nearest"] = float(to_known.min())
+        nearer = paired_bootstrap((to_known < to_unused).astype(float), [])
+        found[f"{name} nearer to training"] = [nearer.value, nearer.low, nearer.high]
     return found
 
 
@@ -51,14 +56,20 @@ def _nearest(seen: np.ndarray, scenes: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _kept(folder: Path, split: Split, start: int, count: int) -> np.ndarray:
-    """Thumbnails of scenes, rendered once."""
-    file = folder / f"thumbnails-{split}-{start}-{count}.npy"
+def known_thumbnails(folder: Path, split: Split, start: int, count: int) -> np.ndarray:
+    """Thumbnails of `count` scenes of a split from number `start` on, rendered once: (scene, 768)."""
+    file = folder / f"thumbnails-{WORLD}-{split}-{start}-{count}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        scenes = (render(seed_of(split, start + i), split=split).image for i in range(count))
-        made = np.concatenate([thumbnails(image[None]) for image in track(scenes, f"thumbnails, {split}", count)])
+        with get_context("spawn").Pool() as workers:
+            rows = workers.imap(_thumbnail, ((split, start + i) for i in range(count)), chunksize=64)
+            made = np.concatenate(list(track(rows, f"thumbnails, {split}", count)))
         temporary = file.with_suffix(".partial.npy")
         np.save(temporary, made)
         temporary.replace(file)
     return np.load(file)
+
+
+def _thumbnail(scene: tuple[Split, int]) -> np.ndarray:
+    split, index = scene
+    return thumbnails(render(seed_of(split, index), split=split).image[None])

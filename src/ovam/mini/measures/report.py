@@ -1,113 +1,145 @@
-"""`ovam mini report`: every measure of the embedded model, kept as JSON and written as a page."""
+"""`ovam mini report`: every measure of the embedded model, section by section, kept as JSON and written as a page."""
 
+import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ovam.backbones.clip_text import fingerprint
-from ovam.capture import capture
-from ovam.evaluate import Interval
+from ovam.errors import OptionError
 from ovam.mini.baselines import gates
-from ovam.mini.measures.bars import bars
 from ovam.mini.measures.curves import measure_curves
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
 from ovam.mini.measures.images import Entry, make_images, read_images
-from ovam.mini.measures.memory import measure_memory
+from ovam.mini.measures.memory import known_thumbnails, measure_memory
 from ovam.mini.measures.oracles import measure_oracles
-from ovam.mini.measures.words import BASELINES, measure_words
-from ovam.mini.oracle import describe, has_oracles, load_oracles
-from ovam.mini.scenes import CLASSES
-from ovam.mini.scenes.captions import with_article
+from ovam.mini.measures.page import page
+from ovam.mini.measures.samples import (
+    GUIDANCE_SCALE,
+    SHEET_PROMPTS,
+    contact_sheet,
+    measure_masses,
+    seconds_per_image,
+)
+from ovam.mini.measures.words import measure_words
+from ovam.mini.oracle import has_oracles, load_oracles
 from ovam.models import load, mini_folder, model_hash
 from ovam.recorders import versions
-from ovam.trace import Trace
 
-GUIDANCE_SCALE = 7.5
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
-_COLUMNS = 8
-
-SHEET_PROMPTS = tuple(
-    f"a photograph of {with_article(name)} {place}"
-    for name, place in zip(
-        (*CLASSES, *CLASSES[::-1]),
-        (
-            *("in the sky", "on the road", "on the sand", "on the water", "on the floor") * 4,
-            *("on the grass", "on the snow", "on the sand", "on the road", "on the grass under the sky") * 4,
-        ),
-        strict=True,
-    )
-)
-"""Forty prompts: each class twice, on asked grounds, likely and unlikely ones."""
+_QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
+_JUDGED = ("oracles", "generation", "transfer")
+SECTIONS = ("sheet", "speed", "masses", "gates", "words", "headroom", "memory", *_JUDGED)
 
 
-def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[Entry]]:
-    """Generate the pictures that the report judges, resuming what stands in `folder`; half a second each or more.
+def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
+    """Generate the pictures that the report judges, and small copies of the scenes they are compared with.
+
+    What stands in `folder` is not made again.
 
     Args:
-        folder: Gets a folder with a manifest for each set.
+        folder: Gets a folder with a manifest for each set, and the small copies.
         counts: Number of pictures of each set: "simple", "pairs", "captions".
     """
-    pipe = _pipeline()
-    return {
-        kind: make_images(pipe, kind, folder, count=count, guidance_scale=GUIDANCE_SCALE)
-        for kind, count in counts.items()
-    }
+    pictures, training = _Pictures(_pipeline(), folder, counts), _training()["scenes"]
+    for kind in counts:
+        pictures.entries(kind)
+    for start in (0, training):
+        known_thumbnails(folder, "train", start, training)
 
 
-def report_on_mini(docs: Path, images: Path, *, quick: bool = False) -> dict[str, Any]:
+class _Pictures:
+    """The image sets, made when they are asked for."""
+
+    def __init__(self, pipe: Any, folder: Path, counts: Mapping[str, int]) -> None:
+        self._pipe, self.folder, self._counts = pipe, folder, counts
+
+    def entries(self, kind: str) -> list[Entry]:
+        return make_images(self._pipe, kind, self.folder, count=self._counts[kind], guidance_scale=GUIDANCE_SCALE)
+
+    def of(self, kind: str) -> np.ndarray:
+        return read_images(self.folder / kind, self.entries(kind))
+
+    @cached_property
+    def all(self) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[str, ...]]]]:
+        """Pictures of every set, and the classes that each prompt names."""
+        entries = {kind: self.entries(kind) for kind in self._counts}
+        return {kind: self.of(kind) for kind in entries}, {
+            kind: [entry.classes for entry in made] for kind, made in entries.items()
+        }
+
+
+def report_on_mini(
+    docs: Path, images: Path, *, only: Collection[str] | None = None, quick: bool = False
+) -> dict[str, Any]:
     """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
+
+    A report that was broken off goes on: the figures are written after each section, and sections that the same code
+    measured on the same weights are kept. Without the oracles, what they judge is left out, and the page says so.
 
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
+        only: Sections to measure, again where they were; every missing one when None.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
-    Without the oracles, as after training, what they judge is left out and said to be.
-
     Returns:
-        The figures.
+        The figures: the stamp, `seconds` and `sections` by name.
+
+    Raises:
+        OptionError: there is no such section.
     """
-    judged = has_oracles()
-    sets = make_image_sets(images, _QUICK_COUNTS if quick else COUNTS)
-    pipe, begun = _pipeline(), time.monotonic()
-    pictures = {kind: read_images(images / kind, entries) for kind, entries in sets.items()}
-    asked = {kind: [entry.classes for entry in entries] for kind, entries in sets.items()}
-    few, training = 6 if quick else 200, _training()
-    known = 100 if quick else training["scenes"]
-    by_oracles: dict[str, Callable[[], Any]] = {
-        "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
-        "generation": lambda: measure_generation(pictures, asked),
-        "transfer": lambda: measure_curves(pipe, sets["simple"][: 2 if quick else 100]),
-        "oracle_hashes": lambda: {name: fingerprint(oracle.state_dict()) for name, oracle in load_oracles().items()},
-        "oracle_training": describe,
-    }
-    measures: dict[str, Callable[[], Any]] = (by_oracles if judged else {}) | {
-        "gates": lambda: gates(scenes=few),
-        "memory": lambda: measure_memory(pictures["simple"], images, training=known),
-        "words": lambda: measure_words(pipe, scenes=few),
-        "headroom": lambda: measure_headroom(pipe, **({"annotations": 4, "held_back": 1} if quick else {})),
-        "masses": lambda: _masses(pipe),
-        "speed": lambda: seconds_per_image(pipe),
-    }
-    figures: dict[str, Any] = {name: measure() for name, measure in measures.items()}
-    figures |= _stamp(pipe, training, quick, time.monotonic() - begun)
-    folder = docs / "results" / "mini"
+    for name in only or ():
+        if name not in SECTIONS:
+            raise OptionError(f"section {name!r} of the report: expected some of {', '.join(SECTIONS)}")
+    pipe, folder = _pipeline(), docs / "results" / "mini"
     folder.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pipe, SHEET_PROMPTS[: _COLUMNS if quick else None]).save(folder / "sheet.png")
-    (folder / "report.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    figures = _continued(_stamp(pipe, quick), folder / "report.json")
+    pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
+    for name, measure in _measures(pipe, pictures, folder, figures["training"]["scenes"], quick=quick).items():
+        asked = name in only if only else name not in figures["sections"]
+        if not asked or (name in _JUDGED and not has_oracles()):
+            continue
+        begun = time.monotonic()
+        figures["sections"][name] = measure()
+        figures["seconds"][name] = time.monotonic() - begun
+        _write(folder / "report.json", figures)
     (docs / "mini.md").write_text(page(figures))
     return figures
+
+
+def _measures(
+    pipe: Any, pictures: _Pictures, folder: Path, training: int, *, quick: bool
+) -> dict[str, Callable[[], Any]]:
+    """What measures each section; `training` is the number of scenes trained on."""
+    few = 6 if quick else 200
+
+    def sheet() -> int:
+        contact_sheet(pipe, SHEET_PROMPTS[: 8 if quick else None]).save(folder / "sheet.png")
+        return len(SHEET_PROMPTS)
+
+    return {
+        "sheet": sheet,
+        "speed": lambda: seconds_per_image(pipe),
+        "masses": lambda: measure_masses(pipe),
+        "gates": lambda: gates(scenes=few),
+        "words": lambda: measure_words(pipe, scenes=few),
+        "headroom": lambda: measure_headroom(pipe, **(_QUICK_HEADROOM if quick else {})),
+        "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=100 if quick else training),
+        "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
+        "generation": lambda: measure_generation(*pictures.all),
+        "transfer": lambda: measure_curves(pipe, pictures.entries("simple")[: 2 if quick else 100]),
+    }
 
 
 def _pipeline() -> Any:
@@ -121,161 +153,48 @@ def _training() -> dict[str, Any]:
     return about
 
 
-def _masses(pipe: Any) -> dict[str, float]:
-    """Share of attention on start, words, end and padding, mean over eight prompts."""
-    with capture(pipe) as traces:
-        prompts = list(SHEET_PROMPTS[:_COLUMNS])
-        pipe(prompts, num_inference_steps=10, generator=[_seeded(i) for i in range(_COLUMNS)])
-    masses = [attention_masses(trace) for trace in traces]
-    return {kind: float(np.mean([mass[kind] for mass in masses])) for kind in masses[0]}
-
-
-def attention_masses(trace: Trace) -> dict[str, float]:
-    """Share of attention on start, words, end and padding, softmax over all positions of the generation prompt."""
-    maps = trace.maps(trace.source.prompt or "", softmax_over="padded")
-    kinds = {"<start>": "start", "<end>": "end", "<pad>": "padding"}
-    shares = dict.fromkeys(("start", "words", "end", "padding"), 0.0)
-    for token, value in zip(maps.tokens, maps.token_maps.mean((-2, -1)).tolist(), strict=True):
-        shares[kinds.get(token, "words")] += value
-    return shares
-
-
-def seconds_per_image(pipe: Any, *, steps: int = 30, repeats: int = 3) -> float:
-    """Median wall-clock seconds of one guided image."""
-    times = []
-    for seed in range(repeats):
-        start = time.perf_counter()
-        pipe("a photograph of a dog on the sand", num_inference_steps=steps, generator=_seeded(seed))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def contact_sheet(pipe: Any, prompts: Sequence[str] = SHEET_PROMPTS, *, steps: int = 30) -> Image.Image:
-    """One picture for each prompt, eight in a row."""
-    pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), _COLUMNS):
-        row = list(prompts[start : start + _COLUMNS])
-        generators = [_seeded(start + i) for i in range(len(row))]
-        pictures += pipe(row, num_inference_steps=steps, generator=generators, guidance_scale=GUIDANCE_SCALE).images
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (_COLUMNS * width, -(-len(pictures) // _COLUMNS) * height))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % _COLUMNS * width, i // _COLUMNS * height))
-    return sheet
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _stamp(pipe: Any, training: Mapping[str, Any], quick: bool, seconds: float) -> dict[str, Any]:
+def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
+    oracles = load_oracles().items() if has_oracles() else ()
     return {
         "command": "ovam mini report" + (" --quick" if quick else ""),
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
-        "training": training,
+        "code": _code_hash(),
+        "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
+        "training": _training(),
         "guidance_scale": GUIDANCE_SCALE,
         "versions": {"python": platform.python_version(), **versions()},
         "threads": torch.get_num_threads(),
-        "seconds": seconds,
     }
 
 
-def page(figures: Mapping[str, Any]) -> str:
-    """The page, from the figures alone."""
-    training, words = figures["training"], figures["words"]
-    phases = [
-        f"{phase['iterations']} iterations of {phase['batch']} scenes at {phase['size']} pixels"
-        for phase in training["phases"]
-    ]
-    template = Template((Path(__file__).parent / "page.md").read_text())
-    return template.substitute(
-        command=figures["command"],
-        quick="**A quick run, not for publication.** " if figures["quick"] else "",
-        model=figures["model"],
-        **(
-            _judged(figures)
-            if "oracles" in figures
-            else dict.fromkeys(_JUDGED, "Not measured: no oracles are trained.\n")
-        ),
-        date=figures["date"],
-        threads=figures["threads"],
-        minutes=f"{figures['seconds'] / 60:.0f}",
-        scenes=training["scenes"],
-        phases=", then ".join(phases),
-        iterations=training["iterations"],
-        bars=_table(
-            ("bar", "measured", "met"), [(b.asked, b.found, "yes" if b.met else "**no**") for b in bars(figures)]
-        ),
-        gates=_nested(figures["gates"], "baseline"),
-        memory=_table(("", "value"), figures["memory"].items()),
-        words=_words({"all": words["objects"]} | words["classes"], "objects"),
-        others=_table(("map", "AP on the object"), words["objects"]["others"].items()),
-        slices=_words(words["slices"], "slice"),
-        headroom=_nested(figures["headroom"]["classes"] | {"mean": figures["headroom"]["mean"]}, "class"),
-        gain=_interval(figures["headroom"]["gain"]),
-        annotations=figures["headroom"]["annotations"],
-        masses=" | ".join(f"{value:.2f}" for value in figures["masses"].values()),
-        speed=f"{figures['speed']:.1f}",
-    )
+def _write(file: Path, figures: Mapping[str, Any]) -> None:
+    """Under a temporary name first, so that a report that is broken off leaves no half file."""
+    temporary = file.with_suffix(".partial")
+    temporary.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    temporary.replace(file)
 
 
-_JUDGED = ("oracle_hashes", "oracles", "agreement", "classes", "captions", "transfer")
+def _code_hash() -> str:
+    """Hash of what the figures depend on beside the weights: the world, the rulers, the measures."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[2]
+    for folder in ("evaluate", "mini/scenes", "mini/measures"):
+        for file in sorted((package / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def _judged(figures: Mapping[str, Any]) -> dict[str, str]:
-    """What the page shows of the oracles and of what they judge."""
-    generation = figures["generation"]
-    values = (
-        ", ".join(f"{name} {value}" for name, value in figures["oracle_hashes"].items()),
-        _nested(figures["oracles"], "oracle"),
-        _nested(generation["agreement"], "set"),
-        _table(("class", "asked class is the largest"), generation["by_class"].items()),
-        f"Of the classes that captions of test scenes name, {generation['captions']:.2f} are in the picture.\n",
-        _transfer(figures["transfer"]),
-    )
-    return dict(zip(_JUDGED, values, strict=True))
-
-
-def _table(header: Sequence[str], rows: Any) -> str:
-    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return str(Interval(*bounds))
-
-
-def _nested(rows: Mapping[str, Mapping[str, Any]], first: str) -> str:
-    columns = list(next(iter(rows.values())))
-    return _table((first, *columns), [(name, *(row[column] for column in columns)) for name, row in rows.items()])
-
-
-def _words(found: Mapping[str, Mapping[str, Any]], first: str) -> str:
-    rows = [
-        (name, row["count"], row["own"], _interval(row["gap"]), *(row["others"][kind] for kind in BASELINES))
-        for name, row in found.items()
-        if row["count"]
-    ]
-    return _table((first, "number", "own word", "above an absent class", *BASELINES), rows)
-
-
-def _transfer(found: Mapping[str, Any]) -> str:
-    if not found["images"]:
-        return "No picture showed the asked class.\n"
-    parts = [
-        f"{found['images']} pictures, {found['left_out']} left out because the oracles do not see the asked class; "
-        f"{found['ignored']:.1%} of the pixels ignored; threshold {found['threshold']:g} for all.\n"
-    ]
-    columns = ("mini", "mini, best threshold", "stable_diffusion")
-    for name in ("resolutions", "one call", "from call", "up to call"):
-        curve = found[name]
-        rows = [(key, *(curve[column][key] for column in columns)) for key in curve["mini"]]
-        header = (name, "mini", "mini, best threshold for each (oracle)", "SD 1.5")
-        parts.append(f"Spearman {curve['spearman']:.2f}, {name}:\n\n" + _table(header, rows))
-    return "\n".join(parts)
+def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The stamp with the sections of an earlier report, as far as they are of the same weights, code and threads."""
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    kept: set[str] = set()
+    if not stamp["quick"] and all(known.get(key) == stamp[key] for key in ("model", "code", "versions", "threads")):
+        kept = set(known["sections"])
+        if known["oracles"] != stamp["oracles"]:
+            kept -= set(_JUDGED)
+    return {
+        **stamp,
+        "sections": {name: known["sections"][name] for name in kept},
+        "seconds": {name: known["seconds"][name] for name in kept},
+    }

@@ -15,19 +15,27 @@ from ovam.encode import encode
 from ovam.evaluate import average_precision, paired_bootstrap, presence_auroc
 from ovam.masks import presence
 from ovam.mini.baselines import border_colours
+from ovam.mini.measures.asking import Asking, enlarged, untrained
 from ovam.mini.scenes import CLASSES, GROUNDS, Scene, Split, render, seed_of
-from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.slices import slices
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, KIND_OF, NONSENSE, TOWER_WORDS
 from ovam.trace import Trace
 
 SMALLEST = 40  # pixels of 128 x 128: less of a thing in view says little about its map
-OTHERS = {"absent class": CLASSES, "ordinary word": ABSENT_WORDS, "tower's word": TOWER_WORDS, "nonsense": NONSENSE}
+OTHERS = {"absent": CLASSES, "ordinary word": ABSENT_WORDS, "tower's word": TOWER_WORDS, "nonsense": NONSENSE}
 """Lists from which the absent words are drawn."""
 
-WORD_BLIND, UNTRAINED, COLOURS, CONSTANT = "every class at once", "random weights", "border's colours", "constant"
-BASELINES = (WORD_BLIND, UNTRAINED, COLOURS, CONSTANT)
-"""What must not look good: the mean map of all classes, the own word on an untrained denoiser, colours, nothing."""
+WORD_BLIND, UNTRAINED, COLOURS, HEIGHT, CONSTANT = (
+    "all of them at once",
+    "random weights",
+    "colours",
+    "height in the picture",
+    "constant",
+)
+THING_BASELINES = (WORD_BLIND, UNTRAINED, COLOURS, CONSTANT)
+GROUND_BASELINES = (WORD_BLIND, UNTRAINED, COLOURS, HEIGHT, CONSTANT)
+"""What must not look good: the mean map of all classes or grounds, the own word on an untrained denoiser, the distance
+to the border's colours (grounds: nearness), rows of pixels counted from the ground's usual side, nothing at all."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,8 @@ class WordRow:
 
     @property
     def gap(self) -> float:
-        """By how much its own name beats the absent class."""
-        return self.own - self.others["absent class"]
-
-
-def word_map(trace: Trace, words: str) -> np.ndarray:
-    """Map of a word within its template, at the grid's size: (height, width), in [0, 1]."""
-    article = with_article(words)[: -len(words)]
-    return trace.maps(f'a photograph of {article}"{words}"')[words].numpy()
-
-
-def enlarged(values: np.ndarray, size: int) -> np.ndarray:
-    """A map at the picture's size, bilinear: (size, size)."""
-    given = torch.from_numpy(values)[None, None]
-    return torch.nn.functional.interpolate(given, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+        """By how much its own name beats an absent one of its sort."""
+        return self.own - self.others["absent"]
 
 
 def scenes_of(split: Split, count: int, *, least: int = 1) -> Iterator[Scene]:
@@ -79,84 +75,76 @@ def scenes_of(split: Split, count: int, *, least: int = 1) -> Iterator[Scene]:
             yield scene
 
 
-def untrained(pipe: Any) -> Any:
-    """The same pipeline around a denoiser of random weights."""
-    torch.manual_seed(0)
-    fresh = type(pipe.unet).from_config(pipe.unet.config).eval()
-    return type(pipe)(**{**pipe.components, "unet": fresh}, requires_safety_checker=False)
+@dataclass(frozen=True)
+class _Seen:
+    """One scene as the denoiser sees it, and as one of random weights does."""
+
+    number: int
+    scene: Scene
+    trace: Trace
+    unlearned: Trace
+    of_class: dict[str, np.ndarray]
+    of_ground: dict[str, np.ndarray]
 
 
-def measure_words(pipe: Any, *, split: Split = "test", scenes: int = 200) -> dict[str, Any]:
-    """Average precision of own, absent and other words, of baselines, and presence, on scenes of several classes.
+def measure_words(pipe: Any, *, scenes: int = 200) -> dict[str, Any]:
+    """Average precision of own, absent and other words, of baselines, and presence, on test scenes of several classes.
 
     Scenes enter with the empty prompt.
 
     Args:
         pipe: A pipeline of the world's classes.
-        split: Split of the scenes.
         scenes: Number of scenes, each with two classes or more.
     """
-    random, blank = np.random.default_rng(0), untrained(pipe)
+    random, blank, asking = np.random.default_rng(0), untrained(pipe), Asking(pipe)
     split_names = {name for name in CLASSES if len(pipe.tokenizer.tokenize(name)) > 1}
-    rows: list[WordRow] = []
-    present: list[float] = []
-    absent: list[float] = []
-    for number, scene in enumerate(track(scenes_of(split, scenes, least=2), "words", scenes)):
-        trace = encode(pipe, scene.image, seed=number)
-        of_class = {name: word_map(trace, name) for name in CLASSES}
-        names = {thing.name for thing in scene.objects}
+    things: list[WordRow] = []
+    grounds: list[WordRow] = []
+    scores: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in CLASSES}
+    for number, scene in enumerate(track(scenes_of("test", scenes, least=2), "words", scenes)):
+        trace, unlearned = (encode(each, scene.image, seed=number) for each in (pipe, blank))
+        of_class, of_ground = ({name: asking.map(trace, name) for name in names} for names in (CLASSES, GROUNDS))
+        seen = _Seen(number, scene, trace, unlearned, of_class, of_ground)
+        shown = {thing.name for thing in scene.objects}
         for name, values in of_class.items():
-            (present if name in names else absent).append(presence(torch.from_numpy(values)))
-        unlearned = encode(blank, scene.image, seed=number)
-        rows += _things(scene, number, _Maps(trace, of_class, unlearned), random, split_names)
-        rows += _grounds(scene, number, trace)
-    things, grounds = ([row for row in rows if (row.name in GROUNDS) == is_ground] for is_ground in (False, True))
+            scores[name][name not in shown].append(presence(torch.from_numpy(values)))
+        things += _things(seen, asking, random, split_names)
+        grounds += _grounds(seen, asking, random)
+    of_word = {name: presence_auroc(*pair) for name, pair in scores.items() if all(pair)}
     return {
-        "split": split,
+        "split": "test",
         "scenes": scenes,
         "objects": _summary(things),
-        "presence_auroc": presence_auroc(present, absent),
-        "grounds": {
-            "count": len(grounds),
-            "own": _mean([row.own for row in grounds]),
-            "share": _mean([row.share for row in grounds]),
-            "normalised": _mean([(row.own - row.share) / (1 - row.share) for row in grounds]),
+        "presence_auroc": float(np.mean(list(of_word.values()))),
+        "grounds": _summary(grounds)
+        | {
+            "normalised": {
+                name: float(np.mean([(value - row.share) / (1 - row.share) for row, value in pairs]))
+                for name, pairs in _by_map(grounds).items()
+            }
         },
         "slices": {name: _summary(chosen) for name, chosen in _by_slice(things).items()},
         "classes": {name: _summary([row for row in things if row.name == name]) for name in CLASSES},
     }
 
 
-@dataclass(frozen=True)
-class _Maps:
-    """What is asked of one scene: the trace, the maps of all classes, and the trace of the untrained denoiser."""
-
-    trace: Trace
-    of_class: dict[str, np.ndarray]
-    unlearned: Trace
-
-    def of(self, word: str) -> np.ndarray:
-        return self.of_class[word] if word in self.of_class else word_map(self.trace, word)
-
-
-def _things(
-    scene: Scene, number: int, maps: _Maps, random: np.random.Generator, split_names: set[str]
-) -> Iterator[WordRow]:
-    size = len(scene.image)
-    blind, colours = np.mean(list(maps.of_class.values()), axis=0), border_colours(scene.image)
+def _things(seen: _Seen, asking: Asking, random: np.random.Generator, split_names: set[str]) -> Iterator[WordRow]:
+    scene = seen.scene
+    size, blind = len(scene.image), np.mean(list(seen.of_class.values()), axis=0)
     for name in sorted({thing.name for thing in scene.objects}):
         truth = scene.mask(name)
         if truth.sum() < SMALLEST:
             continue
-        others = {kind: maps.of(word) for kind, word in _other_words(scene, name, random).items()}
-        others |= {WORD_BLIND: blind, UNTRAINED: word_map(maps.unlearned, name)}
-        precisions = {kind: average_precision(truth, enlarged(values, size)) for kind, values in others.items()}
-        share = float(truth.mean())
-        precisions |= {COLOURS: average_precision(truth, colours), CONSTANT: share}
-        own = average_precision(truth, enlarged(maps.of_class[name], size))
-        first = next(thing for thing in scene.objects if thing.name == name)
-        kind = "split word" if name in split_names else "single word"
-        yield WordRow(number, name, share, own, precisions, (*slices(scene, first), kind))
+        maps = {WORD_BLIND: blind, UNTRAINED: asking.map(seen.unlearned, name)}
+        for kind, word in _other_words(scene, name, random).items():
+            maps[kind] = seen.of_class[word] if word in seen.of_class else asking.map(seen.trace, word)
+        others = {kind: average_precision(truth, enlarged(values, size)) for kind, values in maps.items()}
+        others[COLOURS] = average_precision(truth, border_colours(scene.image))
+        others[CONSTANT] = float(truth.mean())
+        own = average_precision(truth, enlarged(seen.of_class[name], size))
+        found = {each for thing in scene.objects if thing.name == name for each in slices(scene, thing)}
+        found.add("split word" if name in split_names else "single word")
+        yield WordRow(seen.number, name, others[CONSTANT], own, others, tuple(sorted(found)))
 
 
 def _other_words(scene: Scene, name: str, random: np.random.Generator) -> dict[str, str]:
@@ -174,31 +162,49 @@ def _other_words(scene: Scene, name: str, random: np.random.Generator) -> dict[s
     return words
 
 
-def _grounds(scene: Scene, number: int, trace: Trace) -> Iterator[WordRow]:
-    for ground in (scene.ground, scene.backdrop):
-        if ground is not None and (truth := scene.mask(ground)).sum() >= SMALLEST:
-            own = average_precision(truth, enlarged(word_map(trace, ground), len(scene.image)))
-            yield WordRow(number, ground, float(truth.mean()), own, {}, ())
+def _grounds(seen: _Seen, asking: Asking, random: np.random.Generator) -> Iterator[WordRow]:
+    scene = seen.scene
+    size, blind = len(scene.image), np.mean(list(seen.of_ground.values()), axis=0)
+    there = [name for name in (scene.ground, scene.backdrop) if name is not None]
+    rows = np.repeat(np.linspace(0, 1, size)[:, None], size, axis=1)
+    for name in there:
+        truth = scene.mask(name)
+        if truth.sum() < SMALLEST:
+            continue
+        absent = str(random.choice([other for other in GROUNDS if other not in there]))
+        maps = {"absent": seen.of_ground[absent], WORD_BLIND: blind, UNTRAINED: asking.map(seen.unlearned, name)}
+        others = {kind: average_precision(truth, enlarged(values, size)) for kind, values in maps.items()}
+        others[COLOURS] = average_precision(truth, -border_colours(scene.image))
+        others[HEIGHT] = average_precision(truth, -rows if name in ("sky", "wall") else rows)
+        others[CONSTANT] = float(truth.mean())
+        own = average_precision(truth, enlarged(seen.of_ground[name], size))
+        yield WordRow(seen.number, name, others[CONSTANT], own, others, ())
+
+
+def _by_map(rows: Sequence[WordRow]) -> dict[str, list[tuple[WordRow, float]]]:
+    """Rows with the precision of each map on them; "own" first."""
+    kinds = sorted({kind for row in rows for kind in row.others})
+    return {"own": [(row, row.own) for row in rows]} | {
+        kind: [(row, row.others[kind]) for row in rows if kind in row.others] for kind in kinds
+    }
 
 
 def _summary(rows: Sequence[WordRow]) -> dict[str, Any]:
+    """Means over rows, the gap with its interval over scenes, and for each other map the own word on the same rows."""
     if not rows:
         return {"count": 0}
-    gaps, scenes = np.array([row.gap for row in rows]), np.array([row.scene for row in rows])
-    kinds = sorted({kind for row in rows for kind in row.others})
-    gap = paired_bootstrap(gaps, [scenes])
+    gap = paired_bootstrap(np.array([row.gap for row in rows]), [np.array([row.scene for row in rows])], resamples=1000)
+    maps = _by_map(rows)
+    own = maps.pop("own")
     return {
         "count": len(rows),
-        "own": _mean([row.own for row in rows]),
+        "own": float(np.mean([value for _, value in own])),
         "gap": [gap.value, gap.low, gap.high],
-        "others": {kind: _mean([row.others[kind] for row in rows if kind in row.others]) for kind in kinds},
+        "others": {kind: float(np.mean([value for _, value in pairs])) for kind, pairs in maps.items()},
+        "own beside": {kind: float(np.mean([row.own for row, _ in pairs])) for kind, pairs in maps.items()},
     }
 
 
 def _by_slice(rows: Sequence[WordRow]) -> dict[str, list[WordRow]]:
     names = sorted({name for row in rows for name in row.slices})
     return {name: [row for row in rows if name in row.slices] for name in names}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None

@@ -1,7 +1,7 @@
 """The rendered world: scenes with exact masks, on which everything is measured."""
 
 from ovam.mini.scenes.scene import Scene, SceneObject, render
-from ovam.mini.scenes.splits import Split, seed_of
+from ovam.mini.scenes.splits import WORLD, Split, seed_of
 from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS, LABELS, PARTS, UNKNOWN_PART
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "LABELS",
     "PARTS",
     "UNKNOWN_PART",
+    "WORLD",
     "Scene",
     "SceneObject",
     "Split",

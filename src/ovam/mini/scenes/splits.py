@@ -8,6 +8,9 @@ from ovam.errors import SplitError
 from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.domain_b import FLUENT
 
+WORLD = 1
+"""Version of the world: another number where a seed gives another picture, other labels or another caption."""
+
 Split = Literal["train", "validation", "test", "domain b"]
 SEEDS: dict[Split, range] = {
     "train": range(10**8),

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovam.mini.training.text_tower import PICTURE_SIZE, PictureTower
+from ovam.mini.training.text_tower import PictureTower
 
 WEIGHT = 0.5
 _GRID, _WIDTH = 8, 256
@@ -26,7 +26,7 @@ class Alignment(nn.Module):
         super().__init__()
         tapped = unet.up_blocks[1].attentions[-1]
         self._tower = (tower.eval().requires_grad_(False),)  # in a tuple: no part of this module's weights
-        self._features: Tensor | None = None
+        self._features = torch.empty(0)
         self.head = nn.Sequential(
             nn.Conv2d(tapped.in_channels, _WIDTH, 1), nn.SiLU(), nn.Conv2d(_WIDTH, sum(tower.widths[-2:]), 1)
         )
@@ -41,8 +41,6 @@ class Alignment(nn.Module):
         Args:
             pictures: The clean pictures of the samples, (sample, 3, 64, 64), in [-1, 1].
         """
-        assert self._features is not None
-        assert pictures.shape[-1] == PICTURE_SIZE
         with torch.no_grad():
             grids = self._tower[0].grids(pictures)[-2:]
             seen = torch.cat([F.interpolate(grid, (_GRID, _GRID), mode="bilinear") for grid in grids], dim=1)

@@ -1,12 +1,16 @@
 """Stage 3: the denoiser, a UNet with cross attention at grids of 32, 16 and 8, trained on noise prediction.
 
-Half resolution first, where an iteration costs a quarter, then full size. Captions are dropped in 10 % of
-samples, for guidance. No mask of a thing supervises the attention.
+Half size first, where a picture costs a third, then both in turns, full size alone last. Captions are dropped in
+10 % of samples, for guidance. No mask of a thing supervises the attention.
 
 In half of the samples the end and padding tokens are masked out of the context. Each of them holds the whole
 caption, so that a denoiser may do without the words: after 1400 iterations without masking, padding had 58 % of the
 attention, and on two-object scenes the class word's map was no better on its object than an absent word's. With
 masking alone that was still so 400 iterations later, hence the alignment.
+
+In some samples the caption is joined with that of another scene or gives way to it, as captions from the web name
+much that is not in their picture: only there must the denoiser find out which words are true of what it sees.
+Without that an absent word lay on any thing, with an average precision of 0.31 where the thing's own word had 0.40.
 """
 
 from dataclasses import dataclass
@@ -32,20 +36,19 @@ from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE, PictureTower
 
 RATE, WARM_ITERATIONS, COOLING_ITERATIONS = 6e-4, 100, 1000
-DROPPED_CAPTIONS, MASKED_ENDS = 0.1, 0.5
+CAPTION_SHARES, MASKED_ENDS = (0.1, 0.15, 0.3, 0.45), 0.5  # captions: none, foreign, joined, own
 _CHECKPOINT_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`iterations` iterations on pictures of `size` pixels."""
+    """`iterations` iterations on pictures of `sizes` in turns, each with its number of pictures a batch."""
 
-    size: int
     iterations: int
-    batch: int
+    sizes: tuple[tuple[int, int], ...]
 
 
-PHASES = (Phase(64, 4000, 64), Phase(128, 8000, 32))
+PHASES = (Phase(4000, ((64, 64),)), Phase(5000, ((128, 32), (64, 64))), Phase(1500, ((128, 32),)))
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -118,10 +121,13 @@ class DenoiserTraining:
         tokenizer: CLIPTokenizer,
         encoder: CLIPTextModel,
         tower: PictureTower,
+        *,
+        seed: int = 0,
     ) -> None:
+        self.seed = 2 + 10**6 * seed
         self.folder, self.latents, self.pool = folder, latents, pool
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
-        torch.manual_seed(2)
+        torch.manual_seed(self.seed)
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
         self.alignment = Alignment(self.model, tower).to(DEVICE)
         self.iteration = 0
@@ -129,7 +135,7 @@ class DenoiserTraining:
         self.checkpoint = checkpoint_of(folder)
         if self.checkpoint.exists():
             self._resume()
-        torch.manual_seed(2 + self.iteration)  # a run that is taken up again sees other noise than before
+        torch.manual_seed(self.seed + self.iteration)  # a run that is taken up again sees other noise than before
 
     def _resume(self) -> None:
         tensors = load_tensors(self.checkpoint)
@@ -147,16 +153,21 @@ class DenoiserTraining:
 
     def _texts(self, indices: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hidden states (sample, position, width) of a caption of each scene, and which positions may be attended."""
-        texts = []
-        for i in indices.tolist():
-            choices = self.pool.captions[i]
-            dropped = random.random() < DROPPED_CAPTIONS
-            texts.append("" if dropped else choices[int(random.integers(len(choices)))])
-        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        texts = [self._text(i, random) for i in indices.tolist()]
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         ends = (ids == self.encoder.config.eos_token_id).int().argmax(1, keepdim=True)
         unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | (ends == 1)  # 1: no word at all
         attended = unmasked | (torch.arange(ids.shape[1]) < ends)
         return self.encoder(ids.to(DEVICE)).last_hidden_state.detach(), attended.to(DEVICE)
+
+    def _text(self, scene: int, random: np.random.Generator) -> str:
+        """A caption of the scene, or nothing, or with or without it one of any other scene."""
+        other = int(random.integers(len(self.pool.captions)))
+        kinds: list[list[int]] = [[], [other], [scene, other], [scene]]
+        scenes = kinds[int(random.choice(len(kinds), p=CAPTION_SHARES))]
+        captions = [str(random.choice(self.pool.captions[i])) for i in scenes]
+        random.shuffle(captions)
+        return ", ".join(captions)
 
     def _loss(self, clean: Tensor, pictures: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn_like(clean)
@@ -174,17 +185,22 @@ class DenoiserTraining:
         optimiser = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-2)
         log = Log(self.folder.with_suffix(".log.jsonl"))
         resumed_at, end_of_phase, total = self.iteration, 0, sum(phase.iterations for phase in phases)
+        random = np.random.default_rng(self.seed + self.iteration)
+        of_size = {
+            (size, batch): batches(
+                len(self.latents[size]), batch, torch.Generator().manual_seed(self.seed + self.iteration)
+            )
+            for phase in phases
+            for size, batch in phase.sizes
+        }
         for phase in phases:
             end_of_phase += phase.iterations
-            latents = self.latents[phase.size]
-            order = torch.Generator().manual_seed(self.iteration)
-            random = np.random.default_rng(self.iteration)
-            for indices in batches(len(latents), phase.batch, order):
-                if self.iteration >= end_of_phase:
-                    break
+            while self.iteration < end_of_phase:
+                size, batch = phase.sizes[self.iteration % len(phase.sizes)]
+                indices = next(of_size[size, batch])
                 pictures = self.pool.pictures(indices.numpy(), PICTURE_SIZE).to(DEVICE)
                 texts = self._texts(indices, random)
-                loss, misaligned = self._loss(latents[indices].to(DEVICE).float(), pictures, *texts)
+                loss, misaligned = self._loss(self.latents[size][indices].to(DEVICE).float(), pictures, *texts)
                 optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, total)
                 optimiser.zero_grad(set_to_none=True)
                 (loss + WEIGHT * misaligned).backward()
@@ -192,7 +208,7 @@ class DenoiserTraining:
                 optimiser.step()
                 self.iteration += 1
                 self.average.update(self.iteration)
-                log.add(self.iteration, loss.item(), misaligned=misaligned.item(), size=phase.size)
+                log.add(self.iteration, loss.item(), misaligned=misaligned.item())
                 if self.iteration % _CHECKPOINT_EVERY == 0:
                     self._save()
         self._save()

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovam.errors import OptionError
 from ovam.mini.oracle import NAMES, as_input, build_oracle
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
@@ -37,22 +38,34 @@ def train_oracles(
         folder: Gets `a.safetensors`, `b.safetensors` and `training.json`.
         iterations: Of each oracle.
         count: Re-noised pictures; twice as many only go through the autoencoder.
+
+    Raises:
+        OptionError: the folder holds oracles of another model or other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = model_hash(pipe)
-    imitations = _kept(work / f"imitations-{model}-{count}.npy", lambda: _imitate(pool, pipe, count))
-    for name in NAMES:
-        if not (folder / f"{name}.safetensors").exists():
-            _train(name, pool, imitations, folder, iterations)
     about = {
-        "model": model,
+        "model": model_hash(pipe),
         "iterations": iterations,
         "batch": BATCH,
         "renoised": count,
         "round_trips": 2 * count,
         "pool": len(pool),
     }
-    (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+    _check_made_alike(folder / "training.json", about)
+    imitations = _kept(work / f"imitations-{about['model']}-{count}.npy", lambda: _imitate(pool, pipe, count))
+    for name in NAMES:
+        if not (folder / f"{name}.safetensors").exists():
+            _train(name, pool, imitations, folder, iterations)
+
+
+def _check_made_alike(file: Path, about: dict[str, Any]) -> None:
+    """Oracles in one folder are of one making, written down before the first is trained."""
+    if file.exists() and json.loads(file.read_text()) != about:
+        raise OptionError(
+            f"folder {file.parent} holds oracles made otherwise ({file.read_text().strip()}), asked for was {about}: "
+            "expected an empty folder, or one of the same model and settings"
+        )
+    file.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _kept(path: Path, make: Any) -> np.ndarray:

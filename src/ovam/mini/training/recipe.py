@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.errors import OptionError
+from ovam.mini.scenes import WORLD
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
@@ -21,18 +22,16 @@ from ovam.mini.training.tokenizer import train_tokenizer
 from ovam.models import load
 
 SCENES = 40_000
-WORLD = 1
-"""Version of the world; weights that were trained on another one are not taken up."""
 
 
-def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
+def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
     if not (work / "tokenizer").exists():
         train_tokenizer().save_pretrained(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     if not (work / "vae").exists():
         train_autoencoder(pool, work / "vae")
     if not (work / "text_encoder").exists():
-        train_text_encoder(pool, tokenizer, work / "text_encoder")
+        train_text_encoder(pool, tokenizer, work / "text_encoder", seed=seed)
     return (
         tokenizer,
         AutoencoderKL.from_pretrained(work / "vae").eval(),
@@ -40,47 +39,69 @@ def _parts(work: Path, pool: Pool) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTe
     )
 
 
-def train(work: Path, *, start: Path | None = None, scenes: int = SCENES, phases: tuple[Phase, ...] = PHASES) -> None:
+def train(
+    work: Path,
+    *,
+    start: Path | None = None,
+    seed: int = 0,
+    scenes: int = SCENES,
+    phases: tuple[Phase, ...] = PHASES,
+) -> None:
     """Run the recipe in `work`, resuming whatever stands there.
 
     Args:
         work: Folder of parts and checkpoints.
         start: A pipeline folder that `export` wrote, taken up where `work` is new and it was trained on the same
-            world; None starts from nothing.
+            world with the same seed; None starts from nothing.
+        seed: Of the text tower and the denoiser; another one makes a sibling on the same scenes.
         scenes: Training scenes.
         phases: Phases of the denoiser.
 
     Raises:
-        OptionError: what stands in `work` was made for another world.
+        OptionError: what stands in `work` was made for another world or with another seed.
     """
     work.mkdir(parents=True, exist_ok=True)
-    _check_world(work)
-    if start is not None and not (work / "vae").exists() and _training_of(start).get("world") == WORLD:
+    identity = {"world": WORLD, "seed": seed}
+    _check(work, identity)
+    if start is not None and not (work / "vae").exists() and identity.items() <= _training_of(start).items():
         take_up(start, work)
     pool = Pool(work, scenes)
-    tokenizer, autoencoder, encoder = _parts(work, pool)
+    tokenizer, autoencoder, encoder = _parts(work, pool, seed)
     latents = {
         size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
-        for size in {phase.size for phase in phases}
+        for size in {size for phase in phases for size, _ in phase.sizes}
     }
     tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
-    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower).run(phases)
+    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower, seed=seed).run(phases)
 
 
-def _check_world(work: Path) -> None:
-    stamp = work / "world.json"
-    known = json.loads(stamp.read_text()) if stamp.exists() else None
-    if known != WORLD and any(work.iterdir()):
+def _check(work: Path, identity: dict[str, int]) -> None:
+    stamp = work / "identity.json"
+    known = json.loads(stamp.read_text()) if stamp.exists() else "an unknown world"
+    if known != identity and any(work.iterdir()):
         raise OptionError(
-            f"folder {work} holds parts made for world {known}, and the recipe is for world {WORLD}: "
-            "expected an empty folder or one of the same world; choose another --work-dir"
+            f"folder {work} holds parts made for {known}, asked for was {identity}: "
+            "expected an empty folder or one of the same world and seed; choose another --work-dir"
         )
-    stamp.write_text(json.dumps(WORLD))
+    stamp.write_text(json.dumps(identity))
 
 
 def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
-    """Train the oracles on the scenes of `work`, with the pictures of a trained model."""
+    """Train the oracles on the scenes of `work`, with the pictures of a trained model.
+
+    Raises:
+        OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "identity.json").exists():
+        _check(work, {"world": WORLD, "seed": 0})
+    _check(work, _identity(work) | {"world": WORLD})
     train_oracles(Pool(work, SCENES), load(model), work, folder)
+
+
+def _identity(work: Path) -> dict[str, int]:
+    identity: dict[str, int] = json.loads((work / "identity.json").read_text())
+    return identity
 
 
 def take_up(folder: Path, work: Path) -> None:
@@ -121,7 +142,14 @@ def export(work: Path, folder: Path) -> None:
     tower = load_tensors(picture_tower_of(work / "text_encoder"))
     halves = {name: value.half() for name, value in tower.items()}
     save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
-    about = {"world": WORLD, "iterations": iterations, "phases": [asdict(phase) for phase in PHASES], "scenes": SCENES}
+    notes = work / "history.txt"  # kept by hand where a run was changed on its way
+    about = {
+        **_identity(work),
+        "iterations": iterations,
+        "phases": [asdict(phase) for phase in PHASES],
+        "scenes": SCENES,
+        "history": notes.read_text().strip() if notes.exists() else "nothing was changed on the way.",
+    }
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -19,6 +19,7 @@ from ovam.mini.training.pool import Pool
 
 ITERATIONS, BATCH, PEAK_RATE = 1900, 256, 1e-3
 PICTURE_SIZE = 64
+_APART = 10**6  # between the seeds of one run and the next
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -89,13 +90,13 @@ def rarity(pool: Pool) -> np.ndarray:
     return shares
 
 
-def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path) -> CLIPTextModel:
+def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, seed: int = 0) -> CLIPTextModel:
     """Train on pairs of the pool with the symmetric contrastive loss of CLIP (arXiv:2103.00020) and save.
 
     Scenes of rare classes are drawn more often: real text towers have read every word often enough.
     """
-    torch.manual_seed(1)
-    random = np.random.default_rng(1)
+    torch.manual_seed(1 + _APART * seed)
+    random = np.random.default_rng(1 + _APART * seed)
     text = _TextHead(build_text_encoder(tokenizer)).to(DEVICE)
     towers = nn.ModuleDict({"text": text, "picture": PictureTower(text.encoder.config.hidden_size).to(DEVICE)})
     optimiser = torch.optim.AdamW(towers.parameters(), lr=PEAK_RATE, weight_decay=0.05)

@@ -1,0 +1,78 @@
+"""PixArt alpha and Sigma: a transformer over patches whose `attn2` modules attend to a T5 text encoder's output.
+
+The text goes through one projection that all blocks share, and then through each block's `to_k`. Padding is masked:
+the model divides its attention among the prompt's own tokens, the end token included. The pipeline lower-cases a
+prompt, and so are late words; with `clean_caption` and the packages for it, it also takes signs and addresses out,
+which is not done to late words. Where `use_resolution_binning` makes the picture of another shape than was asked
+for, the pipeline crops it, and maps are stretched over what was left.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
+from ovam.backbones.clip_text import CAPTION, StaticText
+from ovam.backbones.common import halved, plain_denoiser, require_text, text_request
+from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
+from ovam.backbones.t5_text import T5Text
+from ovam.trace import Grid
+
+
+class PixArtBackbone(Backbone):
+    """PixArtTransformer2DModel with cross attention to one T5 text encoder."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    text_kind: ClassVar[Literal["static", "replayed"]] = "static"
+
+    @property
+    def denoiser(self) -> Any:
+        return plain_denoiser(self.pipe, "transformer")
+
+    def blocks(self) -> Mapping[str, BlockSpec]:
+        return {name: block_spec(name, module) for name, module in cross_attention(self.denoiser).items()}
+
+    def grids(self, latent: Grid) -> Mapping[str, Grid]:
+        """One grid, of whole patches."""
+        patch = self.denoiser.config.patch_size
+        return dict.fromkeys(cross_attention(self.denoiser), (latent[0] // patch, latent[1] // patch))
+
+    def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
+        return text_request(arguments, result)
+
+    def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        return halved(self.pipe, arguments["hidden_states"], arguments["timestep"], request)
+
+    def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
+        return watch_queries(cross_attention(self.denoiser), names, report)
+
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
+        caption = self.denoiser.caption_projection
+        layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
+        shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}
+        return static_text(cross_attention(self.denoiser), names, self.reader(), shared)
+
+    def reader(self, layer: str | None = None) -> T5Text:
+        """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
+        require_text(self.pipe, "tokenizer", "text_encoder")
+        limit = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
+        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, limit)
+
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        transformer = self.denoiser
+        device, dtype = transformer.device, transformer.dtype
+        vectors, mask, *_ = self.pipe.encode_prompt(prompt, False, device=device)
+        added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+        if transformer.use_additional_conditions:
+            added = {
+                "resolution": torch.tensor([size], device=device, dtype=dtype),
+                "aspect_ratio": torch.tensor([[size[0] / size[1]]], device=device, dtype=dtype),
+            }
+        return {
+            "encoder_hidden_states": vectors.to(device, dtype),
+            "encoder_attention_mask": mask.to(device),
+            "added_cond_kwargs": added,
+        }

@@ -1,0 +1,82 @@
+"""Stable Diffusion XL: a UNet whose `attn2` modules attend to two CLIP text encoders' outputs, joined by channels.
+
+Both encoders give their last hidden state but one, without the final normalisation, and are normally told the same
+prompt. Where a run tells the second one another, `prompt_2`, its late words are still told to both; the run's own
+keys come back from the vectors whose first channels are of one text's embedding and whose others are of the other's.
+With clip-skip the pipeline reads the unconditional half, and it alone, without.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
+from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
+from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
+from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
+from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
+from ovam.trace import Grid
+
+log = logging.getLogger("ovam")
+
+
+class SDXLBackbone(Backbone):
+    """UNet2DConditionModel with cross attention to two CLIP text encoders, or as in the refiner to the second alone."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    text_kind: ClassVar[Literal["static", "replayed"]] = "static"
+
+    @property
+    def denoiser(self) -> Any:
+        return plain_denoiser(self.pipe, "unet")
+
+    def blocks(self) -> Mapping[str, BlockSpec]:
+        return unet_specs(self.denoiser)
+
+    def grids(self, latent: Grid) -> Mapping[str, Grid]:
+        return unet_grids(self.denoiser, latent)
+
+    def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
+        encoders = [self.pipe.text_encoder, self.pipe.text_encoder_2]
+        check_lora_scale(self.pipe, arguments.get("lora_scale"), "text encoders", encoders)
+        asked = text_request(arguments, result)
+        second = per_image(arguments.get("prompt_2"), asked.images)
+        if second not in (None, asked.prompts):
+            log.warning(
+                "prompt_2 differs from prompt: the trace names prompt alone, and words are asked of both text encoders"
+            )
+        return asked
+
+    def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        check_key_scale(self.pipe, arguments, unet_modules(self.denoiser))
+        return halved(self.pipe, arguments["sample"], arguments["timestep"], request)
+
+    def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
+        return watch_queries(unet_modules(self.denoiser), names, report)
+
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
+        return static_text(unet_modules(self.denoiser), names, self.reader())
+
+    def reader(self, layer: str | None = None) -> ClipTexts:
+        pipe = self.pipe
+        require_text(pipe, "tokenizer_2", "text_encoder_2")
+        parts = [(pipe.tokenizer_2, pipe.text_encoder_2)]
+        if pipe.tokenizer is not None:  # as the pipeline itself asks
+            require_text(pipe, "text_encoder")
+            parts.insert(0, (pipe.tokenizer, pipe.text_encoder))
+        own = f"hidden-{2 + (getattr(pipe, '_clip_skip', None) or 0)}"
+        return ClipTexts([ClipText(tokenizer, encoder, layer or own) for tokenizer, encoder in parts])
+
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        pipe, unet = self.pipe, self.denoiser
+        cond, uncond, pooled_cond, pooled_uncond = pipe.encode_prompt(
+            prompt, device=unet.device, num_images_per_prompt=1, do_classifier_free_guidance=not prompt
+        )
+        # by its configuration, the pipeline tells zeros where there is no prompt
+        vectors, pooled = (cond, pooled_cond) if prompt else (uncond, pooled_uncond)
+        width = pooled.shape[-1]
+        ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=unet.dtype, text_encoder_projection_dim=width)
+        added = {"text_embeds": pooled.to(unet.device, unet.dtype), "time_ids": ids.to(unet.device)}
+        return {"encoder_hidden_states": vectors.to(unet.device, unet.dtype), "added_cond_kwargs": added}

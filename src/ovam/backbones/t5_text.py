@@ -1,0 +1,65 @@
+"""Words as a T5 text encoder reads them: in lower case, padding masked, one end token and no start token."""
+
+from typing import Any
+
+import torch
+
+from ovam.backbones.clip_text import check_tokens, encoder_name
+from ovam.prompt import locate, parse, phrase
+from ovam.trace import Space, TokenEmbedding
+
+_GAP = "▁"
+"""T5's sign for the blank before a word; a token of its own before words that are cut into pieces."""
+
+
+class T5Text:
+    """A T5 tokenizer and encoder, asked for the hidden states that a denoiser reads.
+
+    Padding is masked in the encoder and in the denoiser, where it gets no attention: no prompt has `<pad>` tokens.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: Any, limit: int) -> None:
+        self.tokenizer, self.encoder, self.limit = tokenizer, encoder, limit
+
+    @property
+    def space(self) -> Space:
+        return self.space_in(torch.float32)
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        return Space(encoder_name(self.encoder, dtype), "last", self.encoder.config.d_model)
+
+    @torch.no_grad()
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """See `TextReader.embed`; `padded` lets the encoder run over masked padding, as the pipeline does.
+
+        That changes the vectors by rounding only, and gives the pipeline's own bit by bit.
+        """
+        plain, units = phrase(text) if as_phrase else parse(text)
+        encoded, offsets = self._tokens(plain)
+        count, length = len(encoded.input_ids), self.limit if padded else len(encoded.input_ids)
+        ids = torch.full((1, length), self.tokenizer.pad_token_id)
+        ids[0, :count] = torch.tensor(encoded.input_ids)
+        mask = (torch.arange(length) < count).long()[None]
+        device = self.encoder.device
+        hidden = self.encoder(ids.to(device), attention_mask=mask.to(device)).last_hidden_state[0, :count]
+        tokens = self.tokenizer.convert_ids_to_tokens(encoded.input_ids)
+        names = [
+            token if token == _GAP else plain[start:stop].lower()
+            for token, (start, stop) in zip(tokens[:-1], offsets[:-1], strict=True)
+        ]
+        return TokenEmbedding(hidden.float(), locate(plain, units, [*names, "<end>"], offsets), self.space)
+
+    def check_length(self, text: str) -> None:
+        self._tokens(text)
+
+    def _tokens(self, plain: str) -> tuple[Any, list[tuple[int, int]]]:
+        """Tokens of the text as the pipeline cleans it, and their places in the text as it was typed."""
+        lowered = plain.lower()
+        blanks = len(lowered) - len(lowered.lstrip())
+        encoded = self.tokenizer(lowered.strip(), return_offsets_mapping=True, truncation=False, verbose=False)
+        check_tokens(lowered.strip(), encoded, self.limit)
+        typed = [i for i, letter in enumerate(plain) for _ in letter.lower()][blanks:]  # "İ" becomes two
+        offsets = [
+            (typed[start], typed[stop - 1] + 1) if stop > start else (0, 0) for start, stop in encoded.offset_mapping
+        ]
+        return encoded, offsets

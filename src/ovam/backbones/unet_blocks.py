@@ -1,0 +1,38 @@
+"""What the families with a UNet2DConditionModel share: the order of its blocks, and their grids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ovam.backbones.base import BlockSpec
+from ovam.backbones.cross_attention import block_spec, cross_attention
+from ovam.trace import Grid
+
+
+def unet_modules(unet: Any) -> dict[str, Any]:
+    """Cross-attention modules in running order."""
+    order = ("down_blocks", "mid_block", "up_blocks")
+    return dict(sorted(cross_attention(unet).items(), key=lambda item: order.index(item[0].split(".")[0])))
+
+
+def unet_specs(unet: Any) -> dict[str, BlockSpec]:
+    """All cross-attention blocks; the middle one, whose grid is coarse, only when it is named."""
+    return {
+        name: block_spec(name, module, default=not name.startswith("mid_block"))
+        for name, module in unet_modules(unet).items()
+    }
+
+
+def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:
+    """Each level halves the grid, rounding up, as the strided convolutions between levels do."""
+    levels = [latent]
+    for _ in range(len(unet.config.down_block_types) - 1):
+        levels.append(((levels[-1][0] + 1) // 2, (levels[-1][1] + 1) // 2))
+    return {name: levels[_level(name, len(levels))] for name in unet_modules(unet)}
+
+
+def _level(name: str, levels: int) -> int:
+    """Level of a block, 0 the finest: down_blocks count up, up_blocks count down, the middle is the coarsest."""
+    part, index = name.split(".")[:2]
+    if part == "mid_block":
+        return levels - 1
+    return int(index) if part == "down_blocks" else levels - 1 - int(index)

@@ -1,0 +1,43 @@
+"""How the measures ask: every word within one template, fixed before any map exists."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ovam.mini.scenes import GROUNDS
+from ovam.mini.scenes.captions import with_article
+from ovam.models import text_of
+from ovam.trace import TokenEmbedding, Trace
+
+
+class Asking:
+    """Words within "a photograph of a ...", grounds within "a photograph of the ..."; each is embedded once."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._text = text_of(pipe)
+        self._embedded: dict[str, TokenEmbedding] = {}
+
+    def embedding(self, word: str) -> TokenEmbedding:
+        """The template's vectors; the word is its last unit."""
+        if word not in self._embedded:
+            article = "the " if word in GROUNDS else with_article(word)[: -len(word)]
+            self._embedded[word] = self._text.embed(f'a photograph of {article}"{word}"')
+        return self._embedded[word]
+
+    def map(self, trace: Trace, word: str) -> np.ndarray:
+        """Map of a word at the finest grid's size: (height, width), in [0, 1]."""
+        return trace.maps(self.embedding(word))[word].numpy()
+
+
+def enlarged(values: np.ndarray, size: int) -> np.ndarray:
+    """A map at the picture's size, bilinear: (size, size)."""
+    given = torch.from_numpy(values)[None, None]
+    return torch.nn.functional.interpolate(given, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+def untrained(pipe: Any) -> Any:
+    """The same pipeline around a denoiser of random weights."""
+    torch.manual_seed(0)
+    fresh = type(pipe.unet).from_config(pipe.unet.config).eval()
+    return type(pipe)(**{**pipe.components, "unet": fresh}, requires_safety_checker=False)

@@ -1,0 +1,138 @@
+"""The page of mini, from the report's figures alone; a section that was not measured says so."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ovam.evaluate import Interval
+from ovam.mini.measures.bars import bars
+from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
+
+Figures = Mapping[str, Any]
+_MISSING = "Not measured.\n"
+
+
+def page(figures: Figures) -> str:
+    """The Markdown page.
+
+    Args:
+        figures: As `report_on_mini` writes them: the stamp, and the measured sections by name.
+    """
+    training, sections = figures["training"], figures["sections"]
+    phases = [
+        f"{phase['iterations']} iterations of "
+        + " and, in turns, ".join(f"{batch} scenes at {size} pixels" for size, batch in phase["sizes"])
+        for phase in training["phases"]
+    ]
+    verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
+    shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING)
+    for name, (keys, show) in _SECTIONS.items():
+        if name in sections:
+            shown |= dict(zip(keys, show(sections[name]), strict=True))
+    return Template((Path(__file__).parent / "page.md").read_text()).substitute(
+        shown,
+        command=figures["command"],
+        quick="**A quick run, not for publication.** " if figures["quick"] else "",
+        model=figures["model"],
+        oracle_hashes=", ".join(f"{name} {value}" for name, value in figures["oracles"].items()) or "none yet",
+        date=figures["date"],
+        threads=figures["threads"],
+        minutes=f"{sum(figures['seconds'].values()) / 60:.0f}",
+        scenes=training["scenes"],
+        phases=", then ".join(phases),
+        iterations=training["iterations"],
+        history=training["history"],
+        bars=_table(("bar", "measured", "met"), verdicts),
+    )
+
+
+def _generation(found: Figures) -> tuple[str, ...]:
+    return (
+        _nested(found["agreement"], "set"),
+        _table(("class", "asked class is the largest"), found["by_class"].items()),
+        f"Of the classes that captions of test scenes name, {found['captions']:.2f} are in the picture.\n",
+    )
+
+
+def _words(found: Figures) -> tuple[str, ...]:
+    objects, grounds = found["objects"], found["grounds"]
+    rows = [(kind, value, objects["own beside"][kind]) for kind, value in objects["others"].items()]
+    normalised = [
+        (kind, grounds["others"].get(kind, grounds["own"]), value) for kind, value in grounds["normalised"].items()
+    ]
+    return (
+        _word_rows({"all": objects} | found["classes"], "objects", THING_BASELINES),
+        _table(("map", "AP on the object", "own word's on the same objects"), rows),
+        _word_rows(found["slices"], "slice", THING_BASELINES),
+        _word_rows({"all": grounds}, "grounds", GROUND_BASELINES),
+        _table(("map", "AP on the ground", "(AP - share) / (1 - share)"), normalised),
+    )
+
+
+def _headroom(found: Figures) -> tuple[str, ...]:
+    return (
+        _nested(found["classes"] | {"mean": found["mean"]}, "class"),
+        f"Vectors fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
+        f"{Interval(*found['gain'])} IoU.\n",
+    )
+
+
+def _masses(found: Figures) -> tuple[str, ...]:
+    return (_table(found, [found.values()]),)
+
+
+def _table(header: Iterable[str], rows: Any) -> str:
+    names = list(header)
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return str(Interval(*value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _nested(rows: Mapping[str, Mapping[str, Any]], first: str) -> str:
+    columns = list(next(iter(rows.values())))
+    return _table((first, *columns), [(name, *(row[column] for column in columns)) for name, row in rows.items()])
+
+
+def _word_rows(found: Mapping[str, Mapping[str, Any]], first: str, baselines: Sequence[str]) -> str:
+    rows = [
+        (name, row["count"], row["own"], row["gap"], *(row["others"][kind] for kind in baselines))
+        for name, row in found.items()
+        if row["count"]
+    ]
+    return _table((first, "number", "own word", "above an absent one", *baselines), rows)
+
+
+def _transfer(found: Mapping[str, Any]) -> str:
+    if not found["images"]:
+        return "No picture showed the asked class.\n"
+    parts = [
+        f"{found['images']} pictures, {found['left_out']} left out because the oracles do not see the asked class; "
+        f"{found['ignored']:.1%} of the pixels ignored; threshold {found['threshold']:g} for all.\n"
+    ]
+    columns = ("mini", "mini, best threshold", "stable_diffusion")
+    for name in ("resolutions", "one call", "from call", "up to call", "classes"):
+        curve = found[name]
+        rows = [(key, *(curve[column][key] for column in columns)) for key in curve["mini"]]
+        header = (name, "mini", "mini, best threshold for each (oracle)", "SD 1.5")
+        parts.append(f"Spearman {curve['spearman']:.2f}, {name}:\n\n" + _table(header, rows))
+    return "\n".join(parts)
+
+
+_SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
+    "gates": (("gates",), lambda found: (_nested(found, "baseline"),)),
+    "oracles": (("oracle_rows",), lambda found: (_nested(found, "oracle"),)),
+    "generation": (("agreement", "classes", "captions"), _generation),
+    "memory": (("memory",), lambda found: (_table(("", "value"), found.items()),)),
+    "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
+    "headroom": (("headroom", "gain"), _headroom),
+    "transfer": (("transfer",), lambda found: (_transfer(found),)),
+    "masses": (("masses",), _masses),
+    "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median of 3).\n",)),
+}
+"""What the template shows of each section, and how."""
