@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -94,7 +94,7 @@ def no_unet(monkeypatch):
         raise AssertionError("the UNet was loaded or run")
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", refuse)
-    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", refuse)
 
 
 def read(path):
@@ -568,12 +568,12 @@ def test_blocks_between_commas():
 
 def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda work, start: called.append((work, start)))
+    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda work, start, seed: called.append((work, start, seed)))
     monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
     assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
     assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    assert call("mini", "train", "--work-dir", tmp_path, "--from-scratch").exit_code == 0
-    assert called == [(tmp_path, mini_folder()), (tmp_path, tmp_path / "out"), (tmp_path, None)]
+    assert call("mini", "train", "--work-dir", tmp_path, "--from-scratch", "--seed", 3).exit_code == 0
+    assert called == [(tmp_path, mini_folder(), 0), (tmp_path, tmp_path / "out"), (tmp_path, None, 3)]
 
 
 def test_progress_and_the_announced_size_are_drawn_on_a_terminal_only(monkeypatch):

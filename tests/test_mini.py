@@ -59,17 +59,22 @@ def test_cross_attention_at_three_grids(mini):
 
 
 def test_the_class_word_fits_its_object_better_than_absent_words(mini):
-    """Ten scenes of several classes: a guard against broken weights, not a measurement."""
-    own, absent, asking = [], [], Asking(mini)
+    """Ten scenes of several classes, five absent classes each: a guard against broken weights, not a measurement.
+
+    Over 200 test scenes the difference was 0.105 for the weights of iteration 5700 (docs/mini.md).
+    """
+    gaps, asking = [], Asking(mini)
     for number, scene in enumerate(scenes_of("validation", 10, least=2)):
         trace = ovam.encode(mini, scene.image, seed=number)
         names = {thing.name for thing in scene.objects}
-        name = scene.objects[0].name
-        other = next(other for other in CLASSES[number:] + CLASSES[:number] if other not in names)
-        maps = [enlarged(asking.map(trace, word), len(scene.image)) for word in (name, other)]
-        own.append(average_precision(scene.mask(name), maps[0]))
-        absent.append(average_precision(scene.mask(name), maps[1]))
-    assert np.mean(own) > np.mean(absent)
+        others = [name for name in CLASSES[number % 4 :: 4] if name not in names]
+        for name in names:
+            truth = scene.mask(name)
+            own, *absent = (
+                average_precision(truth, enlarged(asking.map(trace, word), len(truth))) for word in (name, *others)
+            )
+            gaps.append(own - np.mean(absent))
+    assert np.mean(gaps) > 0.02  # measured 0.068, standard error 0.024
 
 
 def test_the_header_names_the_training(mini):

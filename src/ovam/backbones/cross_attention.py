@@ -78,9 +78,9 @@ def affine(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Matrix (out, in) and bias (out,) of a linear layer, adapters included, as the layer itself applies it."""
     if type(layer) is nn.Linear:
         return _copy(layer), None if layer.bias is None else layer.bias.detach().clone()
-    dtype = next(layer.parameters()).dtype
+    dtype, own_bias = next(layer.parameters()).dtype, getattr(layer, "bias", None)  # not every adapter has one
     unit = torch.eye(layer.in_features, device=layer.weight.device, dtype=dtype)
-    bias: Tensor | None = None if layer.bias is None else layer(torch.zeros_like(unit[:1]))[0]
+    bias: Tensor | None = None if own_bias is None else layer(torch.zeros_like(unit[:1]))[0]
     rows: Tensor = layer(unit) if bias is None else layer(unit) - bias
     return rows.T.contiguous(), bias
 
