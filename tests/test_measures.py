@@ -17,7 +17,7 @@ from ovam.mini.measures.page import page
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.splits import may_meet
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
-from ovam.trace import BlockTrace
+from ovam.trace import BlockTrace, Trace
 
 FIGURES = {
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
@@ -125,7 +125,7 @@ def test_pictures_are_made_once_and_again_after_another_guidance(tmp_path, monke
 
     monkeypatch.setattr(images, "regenerated", picture)
     monkeypatch.setattr(images, "model_hash", lambda pipe: "hash")
-    for guidance in (7, 7, 5, 7):
+    for guidance in (7.0, 7.0, 5.0, 7.0):
         entries = images.make_images(None, "simple", tmp_path, count=2, guidance_scale=guidance)
         assert (images.read_images(tmp_path / "simple", entries) == guidance).all()
     assert made == [7, 7, 5, 5, 7, 7]
@@ -363,7 +363,7 @@ class _Knowing(Asking):
 
     def map(self, trace, word):
         name = next((n for n, own in CLASS_WORDS.items() if word in own), word)
-        mask = self.scenes[trace].mask(name) if name in LABELS else np.zeros((128, 128), dtype=bool)
+        mask = self.scenes[trace.number].mask(name) if name in LABELS else np.zeros((128, 128), dtype=bool)
         return mask.astype(np.float32)
 
 
@@ -371,7 +371,13 @@ def test_words_are_judged_on_their_own_things(monkeypatch):
     scenes = list(words.scenes_of("test", 3, least=2))
     monkeypatch.setattr(words, "Asking", lambda pipe: _Knowing(scenes))
     monkeypatch.setattr(words, "untrained", lambda pipe: None)
-    monkeypatch.setattr(words, "encode", lambda pipe, image, seed: seed)
+
+    def seen(pipe, image, seed):
+        trace = object.__new__(Trace)
+        object.__setattr__(trace, "number", seed)
+        return trace
+
+    monkeypatch.setattr(words, "encode", seen)
 
     class Pipe:
         class tokenizer:

@@ -1,7 +1,6 @@
 """The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
 
 from collections import Counter
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,14 +9,16 @@ import torch
 from ovam.mini.training.alignment import Alignment
 from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged_unet, build_unet, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
+from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of
 from ovam.models import text_of
 
 
-class _Pool:
+class _Pool(Pool):
     """Pictures of noise, all called the same."""
 
-    captions: ClassVar = [["a cat on the grass"]] * 8
+    def __init__(self):
+        self.captions = [["a cat on the grass"]] * 8
 
     def pictures(self, indices, size):
         return torch.rand(len(indices), 3, size, size) * 2 - 1
