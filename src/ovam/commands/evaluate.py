@@ -138,14 +138,15 @@ def _labels(path: Path) -> np.ndarray:
 def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Soft maps of one picture: floats of `shape`."""
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, so that a wrong header can't fill memory
+        # Mapped, so that a wrong header can't fill memory; refuses pickles and archives, and leaves no file open.
+        values = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
-    if not isinstance(values, np.ndarray) or values.shape != shape or not np.issubdtype(values.dtype, np.floating):
-        what = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
+    if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
         raise GroundTruthError(
-            f"scores {path} are {what}: expected floats of shape {shape}, (class, height, width), "
-            "with a map for each number of the names file but 0, by rising number, at the truth's size"
+            f"scores {path} are {values.dtype} of shape {values.shape}: expected floats of shape {shape}, "
+            "(class, height, width), with a map for each number of the names file but 0, by rising number, "
+            "at the truth's size"
         )
     if not np.isfinite(values).all():
         raise NotFiniteError(f"scores {path} contain NaN or infinity: expected finite numbers of any range")

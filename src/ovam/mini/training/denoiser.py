@@ -4,13 +4,12 @@ Half size first, where a picture costs a third, then both in turns, full size al
 10 % of samples, for guidance. No mask of a thing supervises the attention.
 
 In half of the samples the end and padding tokens are masked out of the context. Each of them holds the whole
-caption, so that a denoiser may do without the words: after 1400 iterations without masking, padding had 58 % of the
-attention, and on two-object scenes the class word's map was no better on its object than an absent word's. With
-masking alone that was still so 400 iterations later, hence the alignment.
+caption, so that a denoiser may do without the words: without masking, padding took more than half of the attention.
+With masking alone a class word's map was still no better on its object than an absent word's, hence the alignment.
 
 In some samples the caption is joined with that of another scene or gives way to it, as captions from the web name
-much that is not in their picture: only there must the denoiser find out which words are true of what it sees.
-Without that an absent word lay on any thing, with an average precision of 0.31 where the thing's own word had 0.40.
+much that is not in their picture: only there must the denoiser find out which words are true of what it sees. It did
+not by itself, so that it is told which of the words belong to the picture: see `matching`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ovam.mini.training.alignment import WEIGHT, Alignment
+from ovam.mini.training import alignment, matching
 from ovam.mini.training.loop import (
     DEVICE,
     Average,
@@ -36,7 +35,7 @@ from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE, PictureTower
 
 RATE, WARM_ITERATIONS, COOLING_ITERATIONS = 6e-4, 100, 1000
-CAPTION_SHARES, MASKED_ENDS = (0.1, 0.15, 0.3, 0.45), 0.5  # captions: none, foreign, joined, own
+CAPTION_SHARES, MASKED_ENDS = (0.1, 0.1, 0.45, 0.35), 0.5  # none, foreign, joined, own
 _CHECKPOINT_EVERY = 100
 
 
@@ -48,7 +47,16 @@ class Phase:
     sizes: tuple[tuple[int, int], ...]
 
 
-PHASES = (Phase(4000, ((64, 64),)), Phase(5000, ((128, 32), (64, 64))), Phase(1500, ((128, 32),)))
+PHASES = (Phase(4000, ((64, 64),)), Phase(3500, ((128, 32), (64, 64))), Phase(1500, ((128, 32),)))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts of a batch: hidden states (sample, position, width), which positions may be attended, which belong."""
+
+    states: Tensor
+    attended: Tensor
+    belongs: Tensor
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -129,7 +137,9 @@ class DenoiserTraining:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         torch.manual_seed(self.seed)
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
-        self.alignment = Alignment(self.model, tower).to(DEVICE)
+        self.alignment = alignment.Alignment(self.model, tower).to(DEVICE)
+        self.matching = matching.Matching(self.model)
+        self._names_nothing = self._tokens(matching.NAME_NOTHING)
         self.iteration = 0
         self.average = Average(self.model)
         self.checkpoint = checkpoint_of(folder)
@@ -151,40 +161,59 @@ class DenoiserTraining:
         tensors |= {f"ema.{name}": value for name, value in self.average.values.items()}
         save_tensors(tensors | {"iteration": torch.tensor(self.iteration)}, self.checkpoint)
 
-    def _texts(self, indices: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Hidden states (sample, position, width) of a caption of each scene, and which positions may be attended."""
-        texts = [self._text(i, random) for i in indices.tolist()]
+    def _texts(self, indices: Tensor, random: np.random.Generator) -> _Texts:
+        """A text for each scene, with or without the scene's own caption."""
+        captions = [self._captions(i, random) for i in indices.tolist()]
+        shuffled = [[pair[i] for i in random.permutation(2)] for pair in captions]
+        texts = [", ".join(filter(None, pair)) for pair in shuffled]
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         ends = (ids == self.encoder.config.eos_token_id).int().argmax(1, keepdim=True)
         unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | (ends == 1)  # 1: no word at all
         attended = unmasked | (torch.arange(ids.shape[1]) < ends)
-        return self.encoder(ids.to(DEVICE)).last_hidden_state.detach(), attended.to(DEVICE)
+        states = self.encoder(ids.to(DEVICE)).last_hidden_state.detach()
+        return _Texts(states, attended.to(DEVICE), self._belonging(captions, ids).to(DEVICE))
 
-    def _text(self, scene: int, random: np.random.Generator) -> str:
-        """A caption of the scene, or nothing, or with or without it one of any other scene."""
+    def _captions(self, scene: int, random: np.random.Generator) -> tuple[str, str]:
+        """A caption of the scene, and one of any other scene; either may be empty."""
+        kind = random.choice(["none", "foreign", "joined", "own"], p=CAPTION_SHARES)
         other = int(random.integers(len(self.pool.captions)))
-        kinds: list[list[int]] = [[], [other], [scene, other], [scene]]
-        scenes = kinds[int(random.choice(len(kinds), p=CAPTION_SHARES))]
-        captions = [str(random.choice(self.pool.captions[i])) for i in scenes]
-        random.shuffle(captions)
-        return ", ".join(captions)
+        return (
+            str(random.choice(self.pool.captions[scene])) if kind in ("joined", "own") else "",
+            str(random.choice(self.pool.captions[other])) if kind in ("joined", "foreign") else "",
+        )
 
-    def _loss(self, clean: Tensor, pictures: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+    def _belonging(self, captions: list[tuple[str, str]], ids: Tensor) -> Tensor:
+        """Where two captions are joined, 1 for tokens of the own alone and -1 for those of the other alone; else 0."""
+        belongs = torch.zeros(ids.shape, dtype=torch.int64)
+        for i, pair in enumerate(captions):
+            if all(pair):
+                own, other = (self._tokens(text) - self._names_nothing for text in pair)
+                belongs[i] += torch.isin(ids[i], torch.tensor([*own - other]))
+                belongs[i] -= torch.isin(ids[i], torch.tensor([*other - own])).int()
+        return belongs
+
+    def _tokens(self, text: str) -> set[int]:
+        return set(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _loss(self, clean: Tensor, pictures: Tensor, texts: _Texts) -> dict[str, Tensor]:
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(clean),), device=DEVICE)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        signal = self.scheduler.alphas_cumprod.to(DEVICE)[timesteps]
         with half_precision():
-            predicted = self.model(noisy, timesteps, text, encoder_attention_mask=attended).sample
+            predicted = self.model(noisy, timesteps, texts.states, encoder_attention_mask=texts.attended).sample
             misaligned = self.alignment.loss(pictures)
+            mismatched = self.matching.loss(texts.belongs, signal)
         errors = (predicted.float() - noise).square().mean((1, 2, 3))
-        return (errors * _loss_weights(self.scheduler, timesteps)).mean(), misaligned
+        wrong = (errors * _loss_weights(self.scheduler, timesteps)).mean()
+        return {"loss": wrong, "misaligned": misaligned, "mismatched": mismatched}
 
     def run(self, phases: tuple[Phase, ...] = PHASES) -> None:
         """Train through `phases`, from wherever the checkpoint stands."""
         trained = [*self.model.parameters(), *self.alignment.parameters()]
         optimiser = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-2)
         log = Log(self.folder.with_suffix(".log.jsonl"))
-        resumed_at, end_of_phase, total = self.iteration, 0, sum(phase.iterations for phase in phases)
+        resumed_at, end_of_phase, end = self.iteration, 0, sum(phase.iterations for phase in phases)
         random = np.random.default_rng(self.seed + self.iteration)
         of_size = {
             (size, batch): batches(
@@ -200,15 +229,16 @@ class DenoiserTraining:
                 indices = next(of_size[size, batch])
                 pictures = self.pool.pictures(indices.numpy(), PICTURE_SIZE).to(DEVICE)
                 texts = self._texts(indices, random)
-                loss, misaligned = self._loss(self.latents[size][indices].to(DEVICE).float(), pictures, *texts)
-                optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, total)
+                losses = self._loss(self.latents[size][indices].to(DEVICE).float(), pictures, texts)
+                optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, end)
                 optimiser.zero_grad(set_to_none=True)
-                (loss + WEIGHT * misaligned).backward()
+                total = losses["loss"] + alignment.WEIGHT * losses["misaligned"]
+                (total + matching.WEIGHT * losses["mismatched"]).backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
                 self.iteration += 1
                 self.average.update(self.iteration)
-                log.add(self.iteration, loss.item(), misaligned=misaligned.item())
+                log.add(self.iteration, **{name: loss.item() for name, loss in losses.items()})
                 if self.iteration % _CHECKPOINT_EVERY == 0:
                     self._save()
         self._save()
