@@ -20,7 +20,7 @@ from ovam.shapes import Key, Query
 
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    """What text tokens meet in one joint-attention block at one denoiser call.
+    """What text tokens meet in one joint-attention block at one denoiser call: of one image, or of a batch.
 
     Attributes:
         key: Image keys, after normalisation and rotary embedding.
@@ -28,9 +28,9 @@ class ImageStream:
         conditioning: Vector of the time step and the pooled text that modulates the block.
     """
 
-    key: Float[Tensor, "head pixel head_dim"]
-    value: Float[Tensor, "head pixel head_dim"]
-    conditioning: Float[Tensor, " channel"]
+    key: Float[Tensor, "*batch head pixel head_dim"]
+    value: Float[Tensor, "*batch head pixel head_dim"]
+    conditioning: Float[Tensor, "*batch channel"]
 
 
 @runtime_checkable

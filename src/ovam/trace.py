@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from ovam.calls import Call as Call
 from ovam.calls import Half as Half
@@ -65,7 +67,7 @@ class TokenEmbedding:
     space: Space
     own: tuple[int, ...] | None = None
 
-    def taken(self, key: Key) -> Key:
+    def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
         """Of the keys of all vectors, those of the prompt's tokens."""
         return key if self.own is None else key[:, list(self.own)]
 
