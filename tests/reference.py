@@ -51,6 +51,22 @@ def block_weights(query, key, scale, lengths):
     return weights
 
 
+def joint_weights(query, key, image_key, scale, lengths):
+    """Like `block_weights`, each prompt's tokens weighed together with the image keys (head, step, pixel, head_dim)."""
+    heads, steps, pixels, _ = query.shape
+    weights = np.zeros((heads, steps, key.shape[1], pixels))
+    for head, step, pixel in product(range(heads), range(steps), range(pixels)):
+        image = [image_key[head, step, other] for other in range(image_key.shape[2])]
+        start = 0
+        for length in lengths:
+            tokens = range(start, start + length)
+            shares = pixel_weights(query[head, step, pixel], [key[head, token] for token in tokens] + image, scale)
+            for token, share in zip(tokens, shares[:length], strict=True):
+                weights[head, step, token, pixel] = share
+            start += length
+    return weights
+
+
 def resize(image, size):
     """Bilinear with align_corners=False: positions are pixel centres, and borders are repeated."""
     (old_height, old_width), (height, width) = image.shape, size

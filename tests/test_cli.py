@@ -349,7 +349,7 @@ def test_info_tells_versions_and_pipelines():
     result = succeed("info")
     assert result["versions"]["torch"] == torch.__version__
     supported = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"]
-    assert result["pipelines"] == supported
+    assert result["pipelines"] == [*supported, "StableDiffusion3Pipeline", "FluxPipeline"]
     done = call("info")
     assert torch.__version__ in done.stdout
 

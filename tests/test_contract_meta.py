@@ -6,16 +6,19 @@ import pytest
 import torch
 
 import tiny
+from ovam.attention import weight_sums
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
 from ovam.backbones.clip_text import ClipTexts, StaticText
 from ovam.backbones.pixart import PixArtBackbone
+from ovam.backbones.sd3 import SD3Backbone
 from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.backbones.unet_blocks import unet_modules
 from ovam.recorders import MapRecorder, QueryRecorder
+from ovam.replay import Replay
 from ovam.session import Session
-from ovam.testing import BackboneContract, ExplicitSoftmax
+from ovam.testing import BackboneContract, ExplicitSoftmax, JointContract
 
 
 class Contract(BackboneContract):
@@ -89,7 +92,7 @@ class GridsRoundedDown(UNetBackbone):
 class KeysByTheLayer(UNetBackbone):
     """Hands the vectors, which are float32, to the layer itself, whatever the layer's type."""
 
-    def text_side(self, names):
+    def text_side(self, names, request=None):
         text, modules = super().text_side(names), unet_modules(self.denoiser)
         text.keys = lambda vectors, name, call: (
             modules[name].to_k(vectors).detach().unflatten(-1, (modules[name].heads, -1)).transpose(0, 1)
@@ -98,7 +101,7 @@ class KeysByTheLayer(UNetBackbone):
 
 
 class KeysReadAsFloat16(UNetBackbone):
-    def text_side(self, names):
+    def text_side(self, names, request=None):
         text = super().text_side(names)
         text.projections = {name: bfloat16_read_as_float16(matrix) for name, matrix in text.projections.items()}
         return text
@@ -185,7 +188,7 @@ def without(ending):
     """A text side that leaves out some of the weights on a key's way."""
 
     class Lacking(PixArtBackbone):
-        def text_side(self, names):
+        def text_side(self, names, request=None):
             side = super().text_side(names)
             kept = {name: weight for name, weight in side.projections.items() if not name.endswith(ending)}
             return StaticText(kept, side.heads, side.reader)
@@ -310,6 +313,61 @@ def test_a_recording_of_other_attention_fails(monkeypatch):
 
     monkeypatch.setattr(ExplicitSoftmax, "__call__", flatter)
     assert_contract_fails("test_explicit_attention_is_the_models_own", "image of the recording run: largest difference")
+
+
+class Joint(JointContract):
+    """Not collected either."""
+
+    def make_pipe(self):
+        return tiny.sd3()
+
+    def run_arguments(self):
+        size = {"height": 32, "width": 32, "max_sequence_length": 16}
+        return {"prompt": "a dog on the grass", "num_inference_steps": 3, **size}
+
+
+# of each fault: what is changed of what a replay needs, the test that is meant for it, and what its check tells
+OWN_KEYS = "test_keys_of_the_prompt_are_those_the_kernel_receives"
+BROKEN_REPLAYS = {
+    "image keys": (
+        lambda seen: {**seen, "key": seen["key"].flip(2)},
+        "test_image_keys_are_those_the_kernel_receives",
+        "image keys are not those of the kernel",
+    ),
+    "image values": (lambda seen: {**seen, "value": seen["value"].flip(1)}, OWN_KEYS, "a key differs by"),
+    "another time": (lambda seen: {**seen, "conditioning": 0.9 * seen["conditioning"]}, OWN_KEYS, "a key differs by"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_REPLAYS)
+def test_a_broken_replay_fails(fault, monkeypatch):
+    change, test, told = BROKEN_REPLAYS[fault]
+
+    class Changed(SD3Backbone):
+        def watch(self, names, report):
+            return super().watch(names, lambda name, seen: report(name, Observation(seen.query, change(seen.replay))))
+
+    monkeypatch.setattr(registry, "BACKBONES", (Changed,))
+    with pytest.raises(AssertionError, match=told):
+        getattr(Joint(), test)()
+
+
+def test_an_image_that_takes_no_share_fails(monkeypatch):
+    def over_text_alone(*args, image_key=None, **options):
+        return weight_sums(*args, **options)
+
+    monkeypatch.setattr("ovam.maps.weight_sums", over_text_alone)
+    with pytest.raises(AssertionError, match=WEIGHTS):
+        Joint().test_generation_prompt_reproduces_the_models_attention()
+
+
+def test_halves_with_each_others_image_fail(monkeypatch):
+    """What the unconditional half saw of the image does not answer for the conditional one."""
+    image = Replay.image
+    other = {"cond": "uncond", "uncond": "cond"}
+    monkeypatch.setattr(Replay, "image", lambda self, block, call, half: image(self, block, call, other[half]))
+    with pytest.raises(AssertionError, match=WEIGHTS):
+        Joint().test_generation_prompt_reproduces_the_models_attention()
 
 
 def test_a_pipeline_with_even_attention_is_refused():

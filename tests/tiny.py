@@ -8,9 +8,14 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -69,10 +74,10 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[*special, *known, *((chr(code), -8.0) for code in range(33, 127))], extra_ids=0)
 
 
-def t5_encoder(words: T5Tokenizer) -> T5EncoderModel:
+def t5_encoder(words: T5Tokenizer, width: int = 32) -> T5EncoderModel:
     config = T5Config(
         vocab_size=len(words),
-        d_model=32,
+        d_model=width,
         d_kv=8,
         d_ff=37,
         num_layers=2,
@@ -100,7 +105,7 @@ def text_encoder(words: CLIPTokenizer, kind: Any = CLIPTextModel, **changes: obj
     return kind(CLIPTextConfig(**{**config, **changes})).eval()
 
 
-def autoencoder() -> AutoencoderKL:
+def autoencoder(**changes: object) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -109,6 +114,7 @@ def autoencoder() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         sample_size=32,
+        **changes,
     )
 
 
@@ -241,3 +247,88 @@ def pixart_alpha(seed: int = 0) -> PixArtAlphaPipeline:
 def pixart_sigma(seed: int = 0, sample_size: int = 16) -> PixArtSigmaPipeline:
     """PixArt Sigma in small: no conditions besides the text, of which it reads more."""
     return _pixart(PixArtSigmaPipeline, seed, sample_size=sample_size)
+
+
+def _flow_autoencoder() -> AutoencoderKL:
+    return autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5)
+
+
+def sharpen_joint(transformer: torch.nn.Module, query: float, text: float) -> None:
+    """Scale image queries and text keys, in their norms where there are such: a norm undoes a scaling before it.
+
+    The image's own keys stay small, so that the text gets a good share of the attention. Blocks of a single stream
+    have one norm for both, whose scaling sharpens either.
+    """
+    with torch.no_grad():
+        for name, module in transformer.named_modules():
+            if not name.endswith(".attn"):
+                continue
+            (module.to_q if module.norm_q is None else module.norm_q).weight *= query
+            added = getattr(module, "norm_added_k", None)
+            single = module.added_kv_proj_dim is None
+            (module.norm_k if single else module.add_k_proj if added is None else added).weight *= text
+
+
+def sd3(seed: int = 0, *, newer: bool = False, with_t5: bool = True) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3 in small, or `newer` 3.5: normalised queries and keys, dual attention layers."""
+    torch.manual_seed(seed)
+    words, second, third = tokenizer(), tokenizer(pad_token="!"), t5_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=72,  # wider than both CLIP encoders: the rest is zeros
+        pooled_projection_dim=64,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm" if newer else None,
+        dual_attention_layers=(0, 1) if newer else (),
+    ).eval()
+    sharpen_joint(transformer, *((5.0, 3.0) if newer else (10.0, 5.0)))
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_flow_autoencoder(),
+        text_encoder=text_encoder(words, CLIPTextModelWithProjection),
+        tokenizer=words,
+        text_encoder_2=text_encoder(second, CLIPTextModelWithProjection, hidden_act="gelu"),
+        tokenizer_2=second,
+        text_encoder_3=t5_encoder(third, 72) if with_t5 else None,
+        tokenizer_3=third if with_t5 else None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def flux(seed: int = 0) -> FluxPipeline:
+    """FLUX.1 in small: blocks of two streams and of one, rotary embedding, embedded guidance."""
+    torch.manual_seed(seed)
+    words, second = tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=40,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        guidance_embeds=True,
+    ).eval()
+    sharpen_joint(transformer, 6.0, 3.0)
+    pipe = FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_flow_autoencoder(),
+        text_encoder=text_encoder(words),
+        tokenizer=words,
+        text_encoder_2=t5_encoder(second, 40),
+        tokenizer_2=second,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

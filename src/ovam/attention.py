@@ -1,5 +1,6 @@
 """The numeric heart: from one block's queries and an attribution prompt's keys to summed attention weights."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -25,6 +26,7 @@ def weight_sums(
     lengths: Sequence[int],
     keep_head: bool = False,
     keep_step: bool = False,
+    image_key: Query | None = None,
 ) -> Float[Tensor, "kept_head kept_step token pixel"]:
     """Attention weights of every pixel over each attribution prompt's tokens, summed over heads and steps.
 
@@ -39,6 +41,8 @@ def weight_sums(
         lengths: Number of tokens of each prompt; they add up to the keys' `token`.
         keep_head: Leave the heads apart instead of summing over them.
         keep_step: Leave the steps apart instead of summing over them.
+        image_key: Image keys of the same steps, where image and text share the attention: every prompt's tokens are
+            then weighed together with all pixels, and their weights sum to less than 1.
 
     Returns:
         Sums in [0, heads * steps], float32; an axis that was summed over has size 1.
@@ -58,6 +62,8 @@ def weight_sums(
         )
     scaled = key.float() * scale
     keep = (keep_head, keep_step)
+    if image_key is not None:
+        return _joint_sums(query, scaled, image_key, scale, keep, lengths)
     if torch.is_grad_enabled() and (key.requires_grad or query.requires_grad):
         return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
     relative = _relative(scaled, lengths)
@@ -93,6 +99,25 @@ def _sums(
                 target[span] += weights.transpose(0, 1)
             else:
                 target[0] += weights.sum(1)
+    return sums
+
+
+def _joint_sums(
+    query: Query, key: Key, image_key: Query, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
+) -> Tensor:
+    """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
+    heads, steps, pixels, _ = query.shape
+    sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
+    at_once = _rows_at_once(image_key.shape[2], query.device)
+    for head, step in itertools.product(range(heads), range(steps)):
+        rivals = image_key[head, step].float() * scale
+        for first in range(0, pixels, at_once):
+            rows = query[head, step, first : first + at_once].float()
+            image = torch.logsumexp(rivals @ rows.T, 0, keepdim=True)
+            parts = (key[head] @ rows.T).split(list(lengths))
+            weights = torch.cat([torch.softmax(torch.cat([part, image]), 0)[:-1] for part in parts])
+            target = sums[head if keep[0] else 0, step if keep[1] else 0, :, first : first + at_once]
+            target += weights
     return sums
 
 

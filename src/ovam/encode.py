@@ -68,6 +68,7 @@ def encode(
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
+    _check_family(backbone)
     denoiser: Any = backbone.denoiser
     _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
     _check_size(size, pipe.vae_scale_factor)
@@ -147,6 +148,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "divide by 255, or pass uint8"
         )
     return Image.fromarray((array * 255).round().astype(np.uint8))
+
+
+def _check_family(backbone: Backbone) -> None:
+    """A family that can't look at real images refuses by its own words, before its scheduler or size is looked at."""
+    if type(backbone).conditions is Backbone.conditions:
+        backbone.conditions("", (0, 0))
 
 
 def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:

@@ -21,11 +21,11 @@ from ovam.errors import (
     UnknownWordError,
 )
 from ovam.prompt import AttributionPrompt, Span, listed
-from ovam.shapes import Embedding, Map, TokenMaps
-from ovam.trace import BlockChoice, BlockTrace, Call, Grid, Half, TextSide, TokenEmbedding, Trace, Words
+from ovam.shapes import Embedding, Key, Map, TokenMaps
+from ovam.trace import BlockChoice, BlockTrace, Call, Grid, Half, ReplayedSide, TextSide, TokenEmbedding, Trace, Words
 
 Axis = Literal["block", "head", "step"]
-SoftmaxOver = Literal["prompt", "padded"]
+SoftmaxOver = Literal["prompt", "padded", "joint"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,7 @@ class AttentionMaps:
         spans: The words and phrases, in the order they were asked.
         image_size: (height, width) of the image.
         kept: Names of the leading axes that were kept apart, and what stands along each.
+        prompts: Number of attribution prompts, one for a text and one each for a list.
     """
 
     token_maps: TokenMaps
@@ -48,6 +49,7 @@ class AttentionMaps:
     spans: tuple[Span, ...]
     image_size: tuple[int, int]
     kept: Mapping[Axis, tuple[object, ...]]
+    prompts: int = 1
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -90,9 +92,9 @@ class AttentionMaps:
         if places:
             return self.spans[places[0]].tokens
         special = [i for i, token in enumerate(self.tokens) if token == word and token.startswith("<")]
-        if special and self.tokens.count("<end>") > 1:
+        if special and self.prompts > 1:
             raise AmbiguousWordError(
-                f"{word!r} stands in each of the {self.tokens.count('<end>')} attribution prompts of this list: "
+                f"{word!r} stands in each of the {self.prompts} attribution prompts of this list: "
                 "ask one of them alone, as a text, for its special tokens"
             )
         if not special:
@@ -138,7 +140,8 @@ def attention_maps(
             names them), and "step" (every denoiser call). The mean is taken over the others.
         softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included;
             "padded" among all positions the encoder reads (77 in CLIP), as the model itself does, which
-            leaves less for each word, by as much as padding draws.
+            leaves less for each word, by as much as padding draws; "joint" among these and all image pixels, as the
+            model itself does in joint attention (SD3, FLUX), which leaves less still.
 
     Returns:
         Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples,
@@ -155,19 +158,23 @@ def attention_maps(
         NotFiniteError: the queries hold NaN or infinity.
     """
     check_options(keep, softmax_over)
+    check_joint(trace.text, softmax_over)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = _half(chosen, half)
-    prompts = embed_words(chosen.text, words, padded=softmax_over == "padded")
-    vectors = torch.cat([prompt.vectors for prompt in prompts])
-    lengths = [len(prompt.vectors) for prompt in prompts]
+    prompts = embed_words(chosen.text, words, softmax_over)
+    lengths = lengths_of(prompts)
     flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
-    for name, block in chosen.blocks.items():
-        for entries, call in _key_groups(chosen.text, chosen.calls):
-            key = chosen.text.keys(vectors, name, call).to(block.query[which].device)
-            flat.add(name, block.query[which][:, entries], key, block.scale, lengths)
+    for entries, call in _key_groups(chosen.text, chosen.calls):
+        for name, key in _keys(chosen.text, prompts, tuple(chosen.blocks), call, which):
+            block, image_key = chosen.blocks[name], None
+            if softmax_over == "joint":
+                image_key = chosen.replay.blocks[name].key[which][:, entries]
+            query = block.query[which][:, entries]
+            flat.add(name, query, key.to(query.device), block.scale, lengths, image_key)
     maps = flat.result(chosen.calls)
     _check_finite(maps, chosen.blocks, which)
-    return AttentionMaps(maps, *merge_prompts(prompts), chosen.size, flat.labels(chosen.calls))
+    tokens, spans = merge_prompts(prompts)
+    return AttentionMaps(maps, tokens, spans, chosen.size, flat.labels(chosen.calls), len(prompts))
 
 
 def check_options(keep: Sequence[Axis], softmax_over: str) -> None:
@@ -186,6 +193,19 @@ def check_options(keep: Sequence[Axis], softmax_over: str) -> None:
         raise OptionError(f"softmax_over={softmax_over!r}: expected one of {get_args(SoftmaxOver)}")
 
 
+def check_joint(text: TextSide, softmax_over: SoftmaxOver) -> None:
+    """Whether image and text share the attention at all.
+
+    Raises:
+        OptionError: they do not, and a softmax over both was asked for.
+    """
+    if softmax_over == "joint" and text.kind == "static":
+        raise OptionError(
+            "softmax_over='joint' was asked of cross attention, in which pixels attend to text alone: expected "
+            "'prompt' or 'padded'; 'joint' is for models whose image and text share the attention (SD3, FLUX)"
+        )
+
+
 def _half(trace: Trace, asked: Half | None) -> Half:
     halves = trace.halves
     if not halves or not trace.calls:
@@ -202,7 +222,7 @@ def _half(trace: Trace, asked: Half | None) -> Half:
     return asked
 
 
-def embed_words(text: TextSide, words: Words, *, padded: bool = False) -> list[TokenEmbedding]:
+def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt") -> list[TokenEmbedding]:
     """The attribution prompts that `words` stands for, one for a string, one each for a list.
 
     Raises:
@@ -210,9 +230,10 @@ def embed_words(text: TextSide, words: Words, *, padded: bool = False) -> list[T
         SpaceMismatchError: vectors are of another space or width.
         OptionError: vectors were asked to be padded.
     """
+    padded = softmax_over != "prompt"
     if isinstance(words, str):
         return [text.embed(words, padded=padded)]
-    if padded and isinstance(words, TokenEmbedding | Tensor):
+    if softmax_over == "padded" and isinstance(words, TokenEmbedding | Tensor):
         raise OptionError(
             "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
             "trace.text.embed(text, padded=True) and leave the option away"
@@ -248,6 +269,26 @@ def _check_space(fits: bool, given: str, text: TextSide) -> None:
         )
 
 
+def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
+    """Number of tokens of each attribution prompt."""
+    return [len(prompt.vectors) if prompt.own is None else len(prompt.own) for prompt in prompts]
+
+
+def _keys(
+    text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
+) -> Iterator[tuple[str, Key]]:
+    """Each block's keys of all prompts, one after the other along `token`."""
+    if isinstance(text, ReplayedSide):
+        streams = [text.replay.keys(text.stream(prompt.vectors), blocks, call, half) for prompt in prompts]
+        for found in zip(*streams, strict=True):
+            keys = [prompt.taken(key) for prompt, (_, key) in zip(prompts, found, strict=True)]
+            yield found[0][0], torch.cat(keys, dim=1)
+        return
+    vectors = torch.cat([prompt.vectors for prompt in prompts])
+    for name in blocks:
+        yield name, text.keys(vectors, name, call)
+
+
 def _key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
     """Entries of the step axis that share their keys: all of them, unless keys are replayed call by call."""
     if text.kind == "static":
@@ -273,10 +314,26 @@ class Accumulator:
         self.heads: dict[str, int] = {}
         self.sums: dict[str, list[Tensor]] = {}
 
-    def add(self, block: str, query: Tensor, key: Tensor, scale: float, lengths: Sequence[int]) -> None:
+    def add(
+        self,
+        block: str,
+        query: Tensor,
+        key: Tensor,
+        scale: float,
+        lengths: Sequence[int],
+        image_key: Tensor | None = None,
+    ) -> None:
         """Add some steps of a block: their weights, summed over heads and steps unless those are kept."""
         keep_head, keep_step = "head" in self.keep, "step" in self.keep
-        sums = weight_sums(query, key, scale=scale, lengths=lengths, keep_head=keep_head, keep_step=keep_step)
+        sums = weight_sums(
+            query,
+            key,
+            scale=scale,
+            lengths=lengths,
+            keep_head=keep_head,
+            keep_step=keep_step,
+            image_key=image_key,
+        )
         parts = self.sums.setdefault(block, [])
         self.heads[block] = query.shape[0]
         if keep_step or not parts:

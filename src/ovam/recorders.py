@@ -11,48 +11,65 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
-from ovam.maps import Accumulator, AttentionMaps, SoftmaxOver, check_options, embed_words, merge_prompts
+from ovam.maps import (
+    Accumulator,
+    AttentionMaps,
+    SoftmaxOver,
+    check_joint,
+    check_options,
+    embed_words,
+    lengths_of,
+    merge_prompts,
+)
 from ovam.models import MINI, mini_folder
+from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
-from ovam.trace import BlockTrace, Half, Source, TextSide, Trace, Words
+from ovam.trace import BlockTrace, Half, ReplayedSide, Source, TextSide, Trace, Words
 
 _GIB = 2**30
 log = logging.getLogger("ovam")
 
 
+Slot = tuple[int, Half, str, str]
+"""Where something is kept: image, half, block, and which of `query`, `key`, `value` and `conditioning` it is."""
+
+
 class QueryRecorder:
-    """Keeps queries head-major, (head, step, pixel, head_dim), in memory laid out once per run."""
+    """Keeps queries head-major, (head, step, pixel, head_dim), in memory laid out once per run.
+
+    In joint attention image keys and values are kept likewise, of every block that a text passes; the vectors that
+    modulate the blocks are (1, step, channel) here, and float32 whatever the type of the rest: they are small.
+    """
 
     def __init__(
         self, backbone: Backbone, traces: list[Trace], *, dtype: torch.dtype, device: torch.device, limit: int
     ) -> None:
         self.backbone, self.traces, self.dtype, self.device, self.limit = backbone, traces, dtype, device, limit
         self.plan: Plan | None = None
-        self.buffers: dict[tuple[int, str, Half], Tensor] = {}
+        self.buffers: dict[Slot, Tensor] = {}
         self.text: TextSide | None = None
 
     def begin(self, plan: Plan) -> None:
         """Announce the size, refuse what is over the limit, reserve the memory."""
-        images, halves = range(plan.images), plan.halves
-        shapes = {
-            name: (spec.heads, plan.calls, plan.grids[name][0] * plan.grids[name][1], spec.head_dim)
-            for name, spec in plan.blocks.items()
-        }
-        size = sum(torch.Size(shape).numel() for shape in shapes.values()) * self.dtype.itemsize
-        total = size * len(images) * len(halves)
+        shapes = _shapes(plan)
+        types = {slot: torch.float32 if slot[1] == "conditioning" else self.dtype for slot in shapes}
+        size = sum(torch.Size(shape).numel() * types[slot].itemsize for slot, shape in shapes.items())
+        total = size * plan.images * len(plan.halves)
+        replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
         summary = (
-            f"{len(shapes)} blocks x {plan.calls} denoiser calls x {plan.images} images x {len(halves)} halves "
-            f"of guidance in {str(self.dtype).removeprefix('torch.')}: {total / _GIB:.3f} GiB on {self.device}"
+            f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
+            f"{len(plan.halves)} halves of guidance in {str(self.dtype).removeprefix('torch.')}: "
+            f"{total / _GIB:.3f} GiB on {self.device}"
         )
         log.info("capture keeps %s", summary)
         self._check_limit(total + sum(trace.nbytes for trace in self.traces), summary)
         self.plan = plan
-        self.text = self.backbone.text_side(tuple(plan.blocks))
+        self.text = self.backbone.text_side(tuple(plan.blocks), plan.request)
         self.buffers = {
-            (image, name, half): torch.empty(shape, dtype=self.dtype, device=self.device)
-            for image in images
-            for name, shape in shapes.items()
-            for half in halves
+            (image, half, *slot): torch.empty(shape, dtype=types[slot], device=self.device)
+            for image in range(plan.images)
+            for half in plan.halves
+            for slot, shape in shapes.items()
         }
 
     def _check_limit(self, total: int, summary: str) -> None:
@@ -60,39 +77,75 @@ class QueryRecorder:
             raise CaptureTooLargeError(
                 f"capture would keep {summary}, {total / _GIB:.3f} GiB in all with the runs before, "
                 f"over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
-                "(blocks=[16, 32]) or steps (steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
+                "(blocks=[16, 32]; joint attention keeps image keys and values up to the last one) or steps "
+                "(steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
             )
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
         """One copy: cast, transfer and head-major layout together."""
         if entry == 0:
             check_finite(block, query)
-        buffer = self.buffers[image, block, half]
+        self._keep((image, half, block, "query"), entry, query)
+
+    def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
+        """Image keys, values and the vector that modulates the block, each by one copy."""
+        self._keep((image, half, block, "key"), entry, stream.key)
+        self._keep((image, half, block, "value"), entry, stream.value)
+        self._keep((image, half, block, "conditioning"), entry, stream.conditioning[None])
+
+    def _keep(self, slot: Slot, entry: int, tensor: Tensor) -> None:
+        buffer = self.buffers[slot]
         if entry == buffer.shape[1]:  # more calls than the scheduler's time steps tell
             held = sum(b.nbytes for b in self.buffers.values()) + sum(trace.nbytes for trace in self.traces)
             self._check_limit(held + buffer.nbytes, "twice the calls announced")
             buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=1)
-            self.buffers[image, block, half] = buffer
-        buffer[:, entry].copy_(query)
+            self.buffers[slot] = buffer
+        buffer[:, entry].copy_(tensor)
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """One trace an image; memory reserved for calls that were never made is given back."""
         assert self.plan is not None
-        assert self.text is not None
-        kept = len(run.kept)
         for image in range(self.plan.images):
             blocks = {
-                name: BlockTrace(
-                    name,
-                    self.plan.grids[name],
-                    spec.scale,
-                    {half: self.buffers[image, name, half][:, :kept].contiguous() for half in self.plan.halves},
-                )
+                name: BlockTrace(name, self.plan.grids[name], spec.scale, self._kept(run, image, name, "query"))
                 for name, spec in self.plan.blocks.items()
             }
             source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
-            self.traces.append(Trace(blocks, tuple(run.kept), self.text, source, size, picture[0] if picture else None))
+            text = self._text(run, image)
+            self.traces.append(Trace(blocks, tuple(run.kept), text, source, size, picture[0] if picture else None))
         self.buffers = {}
+
+    def _kept(self, run: Run, image: int, block: str, part: str) -> dict[Half, Tensor]:
+        assert self.plan is not None
+        return {
+            half: self.buffers[image, half, block, part][:, : len(run.kept)].contiguous() for half in self.plan.halves
+        }
+
+    def _text(self, run: Run, image: int) -> TextSide:
+        """The text side of one image: a replayed one runs its texts against this image's keys and values."""
+        assert self.plan is not None
+        assert self.text is not None
+        if not isinstance(self.text, ReplayedSide):
+            return self.text
+        blocks = {}
+        for name in self.plan.replayed:
+            key, value = (self._kept(run, image, name, part) for part in ("key", "value"))
+            conditioning = self._kept(run, image, name, "conditioning")
+            blocks[name] = BlockReplay(key, value, {half: vectors[0] for half, vectors in conditioning.items()})
+        return self.text.over(Replay(blocks, tuple(run.kept)))
+
+
+def _shapes(plan: Plan) -> dict[tuple[str, str], tuple[int, ...]]:
+    """What is kept of one image and half: shapes by block and part, the step axis after the first."""
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    for name, spec in plan.blocks.items():
+        height, width = plan.grids[name]
+        shapes[name, "query"] = (spec.heads, plan.calls, height * width, spec.head_dim)
+    for name, parts in plan.replayed.items():
+        for part, shape in parts.items():
+            first, *rest = (1, *shape) if part == "conditioning" else shape
+            shapes[name, part] = (first, plan.calls, *rest)
+    return shapes
 
 
 class MapRecorder:
@@ -101,23 +154,28 @@ class MapRecorder:
     def __init__(self, backbone: Backbone, maps: list[AttentionMaps], words: Words, softmax_over: SoftmaxOver) -> None:
         self.backbone, self.maps = backbone, maps
         check_options((), softmax_over)
-        self.words, self.padded = words, softmax_over == "padded"
-        self._embed(backbone.text_side(()))  # so that words no encoder can read are refused at once
+        self.words, self.softmax_over = words, softmax_over
+        text = backbone.text_side(())
+        check_joint(text, softmax_over)
+        self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
         self.keys: dict[str, Tensor] = {}
+        self.image_keys: dict[str, Tensor] = {}  # of the image that was told of last, where the softmax takes them in
+        self.streams: dict[int, list[TextStream]] = {}
 
     def _embed(self, text: TextSide) -> None:
-        self.prompts = embed_words(text, self.words, padded=self.padded)
-        self.vectors = torch.cat([prompt.vectors for prompt in self.prompts])
-        self.lengths = [len(prompt.vectors) for prompt in self.prompts]
+        self.prompts = embed_words(text, self.words, self.softmax_over)
+        self.lengths = lengths_of(self.prompts)
+        self.text = text
 
     def begin(self, plan: Plan) -> None:
-        """Project the words' keys once a run: each may skip other layers of the text encoder."""
+        """Read the words once a run: each may skip other layers of the text encoder. Static keys are made here too."""
         self.plan = plan
-        text = self.backbone.text_side(tuple(plan.blocks))
-        self._embed(text)
-        self.keys = {name: text.keys(self.vectors, name, 0) for name in plan.blocks}
+        self._embed(self.backbone.text_side(tuple(plan.blocks), plan.request))
+        if self.text.kind == "static":
+            vectors = torch.cat([prompt.vectors for prompt in self.prompts])
+            self.keys = {name: self.text.keys(vectors, name, 0) for name in plan.blocks}
         self.sums = [Accumulator(plan.grids, ()) for _ in range(plan.images)]
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
@@ -125,8 +183,20 @@ class MapRecorder:
         assert self.plan is not None
         if entry == 0:
             check_finite(block, query)
-        key = self.keys[block].to(query.device)
-        self.sums[image].add(block, query[:, None], key, self.plan.blocks[block].scale, self.lengths)
+        key, image_key = self.keys[block].to(query.device), self.image_keys.get(block)
+        self.sums[image].add(block, query[:, None], key, self.plan.blocks[block].scale, self.lengths, image_key)
+
+    def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
+        """Move the words on through this block, against the image as it is now."""
+        assert self.plan is not None
+        assert isinstance(self.text, ReplayedSide)
+        streams = self.streams.setdefault(image, [])
+        if block == self.plan.watched[0]:
+            streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
+        keys = [prompt.taken(words.keys(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
+        self.keys[block] = torch.cat(keys, dim=1)
+        if self.softmax_over == "joint":
+            self.image_keys[block] = stream.key[:, None]
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """One set of maps an image."""
@@ -139,7 +209,7 @@ class MapRecorder:
                 "the streamed maps contain NaN or infinity: expected finite numbers; the model's weights are damaged, "
                 "or its dtype is too narrow for it (try torch.float32)"
             )
-        self.maps += [AttentionMaps(maps, tokens, spans, size, {}) for maps in results]
+        self.maps += [AttentionMaps(maps, tokens, spans, size, {}, len(self.prompts)) for maps in results]
         self.sums = []
 
 

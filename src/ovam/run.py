@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ovam.backbones.base import BlockSpec, Evaluation, Request
+from ovam.replay import ImageStream
 from ovam.trace import BlockChoice, Call, Grid, Half
 
 
@@ -20,6 +21,9 @@ class Plan:
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
+        replayed: In joint attention, every block that a text passes up to the last chosen one, in running order, and
+            the shapes of what is kept of each in one call: `key`, `value` and `conditioning`.
+        request: What the run was asked for, where it is known.
     """
 
     blocks: Mapping[str, BlockSpec]
@@ -27,6 +31,13 @@ class Plan:
     halves: tuple[Half, ...]
     images: int
     calls: int
+    replayed: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    request: Request | None = None
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Blocks to look at, in running order: the chosen ones, and those that their words pass before."""
+        return tuple(self.replayed or self.blocks)
 
 
 Level = tuple[float, float | None]
@@ -70,6 +81,9 @@ class Recorder(Protocol):
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
         """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
+
+    def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
+        """What a text of this image meets in a block; told before the block's queries, in joint attention only."""
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """The run is complete."""

@@ -11,11 +11,12 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from ovam.backbones.base import Backbone, Evaluation, Observation, Request
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Request
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
+from ovam.replay import ImageStream
 from ovam.run import Choice, Level, Plan, Recorder, Run
-from ovam.trace import Call, Half, choose_blocks
+from ovam.trace import Call, Grid, Half, choose_blocks
 from ovam.wrapping import wrapped
 
 _watched: WeakSet[nn.Module] = WeakSet()
@@ -72,7 +73,14 @@ class Session:
         self.run.by_pipeline = True
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """The pipeline's own call ends: the pictures before this were its last, not a callback's preview."""
+        """The pipeline's own call ends: the pictures before this were its last, not a callback's preview.
+
+        Some families do not say that they hand out latents: their call ends without pictures.
+        """
+        run = self.run
+        complete = run.calls and not run.evaluating and len(run.calls) >= len(run.levels)
+        if run.by_pipeline and complete and run.pictures is None:
+            run.pictures, run.size = self._no_pictures(), self._size()
         self._close()
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
@@ -150,14 +158,14 @@ class Session:
     def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         run = self.run
         run.evaluating = False
-        if run.plan is not None and run.keeping:
+        if run.plan is not None and run.keeping and run.evaluation is not None and run.evaluation.halves:
             self._check_reported(run.plan)
 
     def _check_reported(self, plan: Plan) -> None:
-        silent = [name for name in plan.blocks if name not in self.run.reported]
+        silent = [name for name in plan.watched if name not in self.run.reported]
         if silent:
             raise NothingCapturedError(
-                f"{len(silent)} of the {len(plan.blocks)} chosen blocks did not run in denoiser call "
+                f"{len(silent)} of the {len(plan.watched)} watched blocks did not run in denoiser call "
                 f"{len(self.run.calls) - 1}, {silent[0]!r} is one: expected all of them in every call; take off what "
                 "skips or replaces blocks (caching, compiled blocks), or choose other blocks"
             )
@@ -178,11 +186,26 @@ class Session:
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
             calls=self._expected_calls(evaluation),
+            replayed=self._replayed(names, specs, grids),
+            request=run.request,
         )
         self.recorder.begin(plan)
         run.plan, run.levels = plan, self._levels(evaluation.timestep)
-        for handle in self.backbone.watch(names, self._on_block):
+        for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
+
+    def _replayed(
+        self, names: Sequence[str], specs: Mapping[str, BlockSpec], grids: Mapping[str, Grid]
+    ) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Blocks that a text passes on its way to the last chosen one, and the shapes of what each shows in a call."""
+        if self.backbone.text_kind == "static":
+            return {}
+        last = list(specs).index(names[-1])
+        shapes = dict[str, dict[str, tuple[int, ...]]]()
+        for name, spec in list(specs.items())[: last + 1]:
+            image = (spec.heads, grids[name][0] * grids[name][1], spec.head_dim)
+            shapes[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
+        return shapes
 
     def _halves(self, evaluation: Evaluation) -> tuple[Half, ...]:
         guided = (self.run.request is not None and self.run.request.guided) or len(evaluation.halves) > 1
@@ -240,8 +263,17 @@ class Session:
             return
         for half, positions in run.evaluation.halves.items():
             if half in run.plan.halves:
-                for image, query in enumerate(observation.query[positions]):
-                    self.recorder.observe(name, half, image, len(run.kept) - 1, query)
+                self._tell_recorder(name, half, observation, positions)
+
+    def _tell_recorder(self, name: str, half: Half, observation: Observation, positions: slice) -> None:
+        plan, entry = self.run.plan, len(self.run.kept) - 1
+        parts = {part: tensor[positions] for part, tensor in observation.replay.items()}
+        for image, query in enumerate(observation.query[positions]):
+            if parts:
+                stream = ImageStream(**{part: tensor[image] for part, tensor in parts.items()})
+                self.recorder.replay(name, half, image, entry, stream)
+            if plan is not None and name in plan.blocks:
+                self.recorder.observe(name, half, image, entry, query)
 
     def _close(self) -> None:
         """Hand on a run that is complete, forget one that broke off before its pictures."""

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
-from ovam.errors import ImageInputError, MissingBlockError, MissingStepError, NothingCapturedError
+from ovam.calls import Call as Call
+from ovam.calls import Half as Half
+from ovam.calls import choose_steps as choose_steps
+from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
+from ovam.replay import Replay, TextStream
 from ovam.shapes import Embedding, Key, Query
 
 if TYPE_CHECKING:
     from ovam.maps import AttentionMaps
     from ovam.masks import Segmentation
-
-Half = Literal["cond", "uncond"]
-"""Which of the two passes of guidance: with the prompt, or with the negative or empty prompt."""
 
 Grid = tuple[int, int]
 """Height and width of a block's lattice of pixels."""
@@ -49,11 +52,24 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class TokenEmbedding:
-    """The vectors of an attribution prompt in a named space."""
+    """The vectors of an attribution prompt in a named space.
+
+    Attributes:
+        vectors: What enters the key path, one vector a token.
+        prompt: The text and its tokens.
+        space: Where the vectors come from.
+        own: Positions of the vectors that `prompt.tokens` names; None where those are all of them. Joint attention
+            always runs the padded text, as the model does, and leaves the padding out only where weights are taken.
+    """
 
     vectors: Embedding
     prompt: AttributionPrompt
     space: Space
+    own: tuple[int, ...] | None = None
+
+    def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
+        """Of the keys of all vectors, those of the prompt's tokens."""
+        return key if self.own is None else key[:, list(self.own)]
 
 
 @runtime_checkable
@@ -75,26 +91,25 @@ class TextSide(Protocol):
         """Tokens of a text as the key path takes them; `as_phrase` makes the whole text one unit."""
         ...
 
-    def keys(self, embedding: Embedding, block: str, call: int) -> Key:
-        """Keys of an embedding in one block at one denoiser call, float32."""
+    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
+        """Keys of an embedding in one block at one denoiser call, float32; static sides need neither call nor half."""
         ...
 
 
-@dataclass(frozen=True)
-class Call:
-    """One evaluation of the denoiser.
+@runtime_checkable
+class ReplayedSide(TextSide, Protocol):
+    """A text side of joint attention: the text stream is run again, against what was kept of the image."""
 
-    Attributes:
-        index: Position among all calls of the run, kept or not.
-        step: Index of the noise level: several calls share a step in schedulers such as Heun and PNDM.
-        timestep: The scheduler's value, as the denoiser got it.
-        sigma: Noise level where the scheduler has one.
-    """
+    @property
+    def replay(self) -> Replay: ...
 
-    index: int
-    step: int
-    timestep: float
-    sigma: float | None = None
+    def over(self, replay: Replay) -> "ReplayedSide":
+        """The same side against another part of the run."""
+        ...
+
+    def stream(self, embedding: Embedding) -> TextStream:
+        """Start the text stream of an embedding."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +195,14 @@ class Trace:
         return () if first is None else tuple(first.query)
 
     @property
+    def replay(self) -> Replay:
+        """Image keys and values, of joint attention only; empty where keys depend on the text alone."""
+        return self.text.replay if isinstance(self.text, ReplayedSide) else Replay()
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all queries."""
-        return sum(block.nbytes for block in self.blocks.values())
+        """Bytes of all queries, and of image keys and values where there are any."""
+        return sum(block.nbytes for block in self.blocks.values()) + self.replay.nbytes
 
     def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
@@ -198,14 +218,21 @@ class Trace:
         names = choose_blocks({name: block.grid for name, block in self.blocks.items()}, blocks)
         kept = {name: self.blocks[name] for name in names}
         if steps is None:
-            return replace(self, blocks=kept)
+            return replace(self, blocks=kept, text=self._text_of(names, None))
         entries = choose_steps(self.calls, steps)
         index = torch.tensor(entries)
         fewer = {
             name: replace(block, query={half: query[:, index] for half, query in block.query.items()})
             for name, block in kept.items()
         }
-        return replace(self, blocks=fewer, calls=tuple(self.calls[i] for i in entries))
+        calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
+        return replace(self, blocks=fewer, calls=calls, text=text)
+
+    def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
+        """The text side of a selection, without the image keys and values that it has no use for."""
+        if not isinstance(self.text, ReplayedSide):
+            return self.text
+        return self.text.over(self.text.replay.select(names, entries))
 
     def maps(self, words: "Words", **options: "Any") -> "AttentionMaps":
         """Attention maps of any words; see `ovam.maps.attention_maps`."""
@@ -268,26 +295,3 @@ def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:
     if isinstance(entry, str):
         return name == entry or name.startswith(entry.rstrip(".") + ".")
     return grid == tuple(entry)
-
-
-def choose_steps(calls: Sequence[Call], steps: Iterable[int]) -> list[int]:
-    """Positions in `calls` of the calls whose step is asked for.
-
-    Raises:
-        MissingStepError: a step is not among the calls.
-    """
-    wanted = set(steps)
-    missing = wanted - {call.step for call in calls}
-    if missing or not wanted:
-        there = sorted({call.step for call in calls})
-        raise MissingStepError(
-            f"step {sorted(missing)} is not in this trace: expected step numbers out of {_ranges(there)}; "
-            "capture with steps=None to keep every step"
-        )
-    return [i for i, call in enumerate(calls) if call.step in wanted]
-
-
-def _ranges(numbers: list[int]) -> str:
-    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return str(numbers)

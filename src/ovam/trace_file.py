@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
+from ovam.backbones.joint import ReplayedText
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import load, text_of
+from ovam.replay_file import replayed_side
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
 FORMAT, FORMAT_VERSION = "ovam-trace", 1
@@ -33,9 +35,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     Raises:
         TraceFileError: the folder is not there.
     """
-    text = trace.text
-    projections = text.projections_of(trace.blocks) if isinstance(text, StaticText) else {}
-    inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
+    about, projections = _text_header(trace)
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -48,23 +48,38 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         ],
         "halves": list(trace.halves),
         "dtype": _name(next(iter(next(iter(trace.blocks.values())).query.values())).dtype) if trace.halves else None,
-        "text": {
-            "kind": text.kind,
-            "space": asdict(text.space),
-            "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
-            "projections": "inside" if inside else "by reference",
-            "projections_hash": fingerprint(projections),
-        },
+        "text": about,
     }
     tensors: dict[str, Tensor] = {
         f"query/{half}/{block.name}": query for block in trace.blocks.values() for half, query in block.query.items()
     }
-    if inside:
+    if about["projections"] == "inside":
         tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
+    for name, block in trace.replay.blocks.items():
+        for part, halves in vars(block).items():
+            tensors |= {f"replay/{half}/{name}/{part}": tensor for half, tensor in halves.items()}
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
     # one metadata entry only: safetensors writes several in an order that changes from run to run
     _write(tensors, {"ovam": json.dumps(header, sort_keys=True)}, Path(path))
+
+
+def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the header tells of the text side, and the key projections of a static one."""
+    text = trace.text
+    about: dict[str, Any] = {"kind": text.kind, "space": asdict(text.space)}
+    if isinstance(text, ReplayedText):
+        about |= {"dtype": _name(text.origin.dtype), "projections": "by reference"}
+        about |= {"projections_hash": text.origin.weights, "tokens": text.words.length}
+        return about | {"replay": list(text.replay.blocks)}, {}
+    projections = text.projections_of(trace.blocks) if isinstance(text, StaticText) else {}
+    inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
+    about |= {
+        "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
+        "projections": "inside" if inside else "by reference",
+        "projections_hash": fingerprint(projections),
+    }
+    return about, projections
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -89,18 +104,21 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
         path: A file that `save_trace` wrote.
         text: What reads late words: a pipeline, the folder of one, or a model name such as "mini". None
             leaves the trace with embeddings only. Of a folder the text encoder alone is read, unless the file
-            refers to the model's key projections. The file itself never makes anything be downloaded.
+            refers to the model's key projections or is one of joint attention, which needs the model. The file
+            itself never makes anything be downloaded.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
-        NoTextEncoderError: the file refers to the key projections of its model, and `text` is None.
+        NoTextEncoderError: the file refers to the key projections of its model, or is one of joint attention, whose
+            words are run through the model itself, and `text` is None.
         ModelNotFoundError: `text` names no model.
         SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
     """
     header, tensors = _read(Path(path))
     try:
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
-        side = _text_side(header, tensors, text, Path(path))
+        read = replayed_side if header["text"]["kind"] == "replayed" else _text_side
+        side = read(header, tensors, text, Path(path))
         image = tensors.get("image.png")
         return Trace(
             blocks=blocks,

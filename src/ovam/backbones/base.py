@@ -24,6 +24,7 @@ class BlockSpec:
         head_dim: Channels of a head.
         scale: Factor on the scores.
         default: Whether it is captured when the user names no blocks.
+        conditioning: In joint attention, channels of the vector that modulates the block; see `ovam.replay`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class BlockSpec:
     head_dim: int
     scale: float
     default: bool = True
+    conditioning: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ class Request:
         prompts: One text an image, or None where embeddings were passed instead.
         negative_prompts: Likewise; None where there was none.
         guided: Whether the pipeline runs both halves of guidance.
+        tokens: Positions of the text sequence that the denoiser was handed; None where it is always the same.
+        clip_skip: Layers of CLIP that the run left out; None as the pipeline does by itself.
     """
 
     images: int
     prompts: tuple[str, ...] | None = None
     negative_prompts: tuple[str, ...] | None = None
     guided: bool = False
+    tokens: int | None = None
+    clip_skip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Evaluation:
         latent: Height and width of the latent, as the decoder takes it, before any patching or packing.
         timestep: The scheduler's own value, also where the pipeline rescales it for the denoiser.
         halves: How the batch is divided: for each half its images' positions in the batch. A family that
-            evaluates the halves one after the other names one half a call.
+            evaluates the halves one after the other names one half a call. None are named by a call that serves
+            neither, as skip-layer guidance makes: nothing of it is kept.
     """
 
     latent: Grid
@@ -72,7 +79,8 @@ class Observation:
 
     Attributes:
         query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
-        replay: Tensors (batch, ...) to keep with the query in joint attention, such as image keys and values.
+        replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
+            `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
@@ -173,8 +181,12 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def text_side(self, names: Sequence[str]) -> TextSide:
-        """The way from words to the keys of these blocks, as the weights stand now."""
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> TextSide:
+        """The way from words to the keys of these blocks, as the weights stand now.
+
+        `request` is that of the run whose words will be asked, None before one has begun. A replayed side is
+        returned with an empty replay, which the recorder fills in.
+        """
 
     @abstractmethod
     def reader(self, layer: str | None = None) -> TextReader:

@@ -14,7 +14,7 @@ from ovam.backbones.base import TextReader
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
-from ovam.trace import Space, TokenEmbedding
+from ovam.trace import Half, Space, TokenEmbedding
 
 CAPTION = "caption_projection"
 """PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
@@ -223,8 +223,8 @@ class StaticText:
             )
         return replace(self.reader.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
-    def keys(self, embedding: Embedding, block: str, call: int) -> Key:
-        """`to_k` of the vectors, split into heads; float32, the same at every call."""
+    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
+        """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "

@@ -16,16 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import CAPTION, StaticText
-from ovam.backbones.cross_attention import (
-    block_spec,
-    cross_attention,
-    halved,
-    plain_denoiser,
-    require_text,
-    static_text,
-    text_request,
-    watch_queries,
-)
+from ovam.backbones.common import halved, plain_denoiser, require_text, text_request
+from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
 from ovam.backbones.t5_text import T5Text
 from ovam.trace import Grid
 
@@ -57,7 +49,7 @@ class PixArtBackbone(Backbone):
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         return watch_queries(cross_attention(self.denoiser), names, report)
 
-    def text_side(self, names: Sequence[str]) -> StaticText:
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
         caption = self.denoiser.caption_projection
         layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
         shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}

@@ -3,12 +3,14 @@
 from typing import Any
 
 from ovam.backbones.base import Backbone
+from ovam.backbones.flux import FluxBackbone
 from ovam.backbones.pixart import PixArtBackbone
+from ovam.backbones.sd3 import SD3Backbone
 from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.errors import UnsupportedPipelineError
 
-BACKBONES: tuple[type[Backbone], ...] = (UNetBackbone, SDXLBackbone, PixArtBackbone)
+BACKBONES: tuple[type[Backbone], ...] = (UNetBackbone, SDXLBackbone, PixArtBackbone, SD3Backbone, FluxBackbone)
 
 
 def supported() -> tuple[str, ...]:

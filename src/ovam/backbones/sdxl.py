@@ -14,17 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
-from ovam.backbones.cross_attention import (
-    check_key_scale,
-    check_lora_scale,
-    halved,
-    per_image,
-    plain_denoiser,
-    require_text,
-    static_text,
-    text_request,
-    watch_queries,
-)
+from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
+from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
 from ovam.trace import Grid
 
@@ -65,7 +56,7 @@ class SDXLBackbone(Backbone):
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         return watch_queries(unet_modules(self.denoiser), names, report)
 
-    def text_side(self, names: Sequence[str]) -> StaticText:
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
         return static_text(unet_modules(self.denoiser), names, self.reader())
 
     def reader(self, layer: str | None = None) -> ClipTexts:

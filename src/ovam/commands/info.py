@@ -41,7 +41,7 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
     pipe = load(model)
     backbone = backbone_of(pipe)
     config: Any = backbone.denoiser.config
-    side = config.sample_size
+    side = getattr(config, "sample_size", None) or pipe.default_sample_size  # the second where packed, as in FLUX
     grids = backbone.grids((side, side))
     text = text_of(pipe)
     return {

@@ -12,11 +12,22 @@ Subclass it in a test file, say how a pipeline is made and run, and pytest colle
 Random weights attend to everything alike, which hides swapped heads and wrong scales. The pipeline's queries
 and keys must therefore be scaled up until its attention is sharp; one that is not sharp is refused.
 
-Families whose attention is not diffusers' `Attention` also override `recorded_attention`. For readable failures,
+Families of joint attention subclass `JointContract`; others whose attention is not diffusers' `Attention` override
+`recorded_attention`. For readable failures,
 call `pytest.register_assert_rewrite("ovam.testing")` before this module is imported.
 """
 
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
+from ovam.testing.joint import ExplicitJointSoftmax, JointContract
 
-__all__ = ["Attended", "BackboneContract", "ExplicitSoftmax", "assert_restored", "assert_same_image", "snapshot"]
+__all__ = [
+    "Attended",
+    "BackboneContract",
+    "ExplicitJointSoftmax",
+    "ExplicitSoftmax",
+    "JointContract",
+    "assert_restored",
+    "assert_same_image",
+    "snapshot",
+]

@@ -1,0 +1,150 @@
+"""FLUX.1: joint attention over text and image, in this order, in blocks of two streams and then of a single one.
+
+Latents are packed two by two, so that a pixel of a block's grid is four of the latent. Rotary embedding turns the
+image's queries and keys alone: all text stands at position zero, where it is the identity (text positions of a loop of
+one's own are not read). Words are T5's; CLIP gives only the pooled vector. Guidance is a number that the model was
+taught to read; true guidance is a second pass for the negative prompt, behind the conditional one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
+from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, require_text
+from ovam.backbones.joint import JointStream, ReplayedText, attended, clipped, through_double
+from ovam.backbones.joint_text import JointText, Reader
+from ovam.backbones.joint_watch import by_head, watch_joint
+from ovam.errors import UnsupportedPipelineError
+from ovam.replay import ImageStream
+from ovam.shapes import Embedding
+from ovam.trace import Grid, Half
+
+_T5_LENGTH = 512  # the pipeline's default max_sequence_length
+
+
+@dataclass(frozen=True)
+class FluxRequest(Request):
+    """Request of one run, with what tells its second pass from its first.
+
+    Attributes:
+        negative: The negative prompt's vectors, the very tensor that the pipeline hands on; None without true guidance.
+    """
+
+    negative: Tensor | None = None
+
+
+class FluxBackbone(Backbone):
+    """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+
+    @property
+    def denoiser(self) -> Any:
+        return plain_denoiser(self.pipe, "transformer")
+
+    def _modules(self) -> dict[str, Any]:
+        """Attention modules in running order."""
+        return {
+            f"{stack}.{i}.attn": block.attn
+            for stack in ("transformer_blocks", "single_transformer_blocks")
+            for i, block in enumerate(getattr(self.denoiser, stack))
+        }
+
+    def blocks(self) -> Mapping[str, BlockSpec]:
+        """All joint-attention blocks, of two streams and of a single one."""
+        head_dim, width = self.denoiser.config.attention_head_dim, self.denoiser.inner_dim
+        return {
+            name: BlockSpec(name, module.heads, head_dim, head_dim**-0.5, conditioning=width)
+            for name, module in self._modules().items()
+        }
+
+    def grids(self, latent: Grid) -> Mapping[str, Grid]:
+        """One pixel for four of the latent, in all blocks."""
+        return dict.fromkeys(self._modules(), (latent[0] // 2, latent[1] // 2))
+
+    def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> FluxRequest:
+        encoders = [self.pipe.text_encoder, self.pipe.text_encoder_2]
+        check_lora_scale(self.pipe, arguments.get("lora_scale"), "text encoders", encoders)
+        images = len(result[0])
+        prompts = per_image(arguments.get("prompt"), images)
+        if earlier is None:
+            return FluxRequest(images=images, prompts=prompts, tokens=result[0].shape[1])
+        return FluxRequest(  # the second call of a run encodes the negative prompt
+            images=earlier.images,
+            prompts=earlier.prompts,
+            negative_prompts=per_image(arguments.get("prompt"), earlier.images),
+            guided=True,
+            tokens=earlier.tokens,
+            negative=result[0],
+        )
+
+    def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
+        check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
+        packed, positions = arguments["hidden_states"], arguments["img_ids"]
+        last = positions.reshape(-1, 3).amax(0).int().tolist()
+        height, width = last[1] + 1, last[2] + 1
+        if packed.shape[1] != height * width:
+            raise UnsupportedPipelineError(
+                f"{type(self.pipe).__name__}: the denoiser got {packed.shape[1]} image positions, expected the "
+                f"{height} x {width} of one image: runs with further images in the sequence are not supported"
+            )
+        negative = request.negative if isinstance(request, FluxRequest) else None
+        half: Half = "uncond" if arguments["encoder_hidden_states"] is negative else "cond"
+        return Evaluation(
+            latent=(2 * height, 2 * width),
+            timestep=self._timestep(float(torch.as_tensor(arguments["timestep"]).flatten()[0]) * 1000),
+            halves={half: slice(0, len(packed))},
+        )
+
+    def _timestep(self, found: float) -> float:
+        """The scheduler's own value: the denoiser is handed a thousandth of it, rounded to the latents' type."""
+        planned = [float(t) for t in getattr(self.pipe.scheduler, "timesteps", ())]
+        nearest = min(planned, key=lambda t: abs(t - found), default=found)
+        return nearest if abs(nearest - found) <= 0.01 * max(1.0, found) else found
+
+    def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
+        modules = self._modules()
+        return watch_joint(self.denoiser, {name: modules[name] for name in names}, report)
+
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> ReplayedText:
+        denoiser = self.denoiser
+        return ReplayedText(
+            _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
+        )
+
+    def reader(self, layer: str | None = None) -> JointText:
+        """Reads as many tokens as the pipeline does by default."""
+        return _text(self.pipe, None)
+
+
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+    """One block for the text."""
+    if hasattr(owner, "norm1_context"):
+        key, onward = through_double(owner, hidden, image, text_first=True)
+        return key, None if onward is None else clipped(onward)
+    attn = owner.attn
+    rows, gate = owner.norm(hidden, emb=image.conditioning)
+    query, key, value = (by_head(layer(rows), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
+    query, key = attn.norm_q(query), attn.norm_k(key)
+    both = torch.cat([attended(query, key, value, image, text_first=True), owner.act_mlp(owner.proj_mlp(rows))], dim=2)
+    return key, clipped(hidden + gate.unsqueeze(1) * owner.proj_out(both))
+
+
+def _text(pipe: Any, request: Request | None) -> JointText:
+    """The pipeline's T5, reading as it did for this run."""
+    require_text(pipe, "tokenizer_2", "text_encoder_2")
+    length = _T5_LENGTH if request is None or request.tokens is None else request.tokens
+    encoder = pipe.text_encoder_2
+
+    def encode(ids: Sequence[Tensor]) -> Embedding:
+        return encoder(ids[0].to(encoder.device))[0][0]
+
+    reader = Reader(pipe.tokenizer_2, encoder, 0, length)
+    return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

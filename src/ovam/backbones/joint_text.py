@@ -1,0 +1,160 @@
+"""Words as the text encoders of joint-attention models read them: one padded sequence, made by several encoders.
+
+Here a text is always read padded, as the pipeline reads it: T5 sees the padding, and so does the text stream, so that
+a token's keys depend on it. An attribution prompt's own tokens are told apart afterwards (`TokenEmbedding.own`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovam.backbones.sampled import sampled_hash
+from ovam.errors import PromptTooLongError
+from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
+from ovam.shapes import Embedding
+from ovam.trace import Space, TokenEmbedding
+
+_PAD = "<pad>"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer and text encoder, and the positions of the sequence that they fill.
+
+    Attributes:
+        tokenizer: A fast tokenizer, which tells each token's characters.
+        encoder: The text encoder.
+        first: First position.
+        length: Number of positions; two encoders may fill the same ones, each some of the channels.
+    """
+
+    tokenizer: Any
+    encoder: Any
+    first: int
+    length: int
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text as one reader reads it: `names` and `offsets` of `length` tokens, and how many more there would be."""
+
+    ids: Tensor
+    names: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+    cut: int
+
+
+class JointText:
+    """The text encoders of one pipeline, asked for the sequence that its denoiser is handed.
+
+    Args:
+        readers: Those that are there.
+        encode: From the token numbers (1, length) of each reader to the sequence (token, width).
+        layer: Which output of the encoders that is; see `Space.layer`.
+        length: Positions of the sequence; those that no reader fills are padding.
+        width: Channels of a vector.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[Reader],
+        encode: Callable[[Sequence[Tensor]], Embedding],
+        *,
+        layer: str,
+        length: int,
+        width: int,
+    ) -> None:
+        self.readers, self.encode = tuple(readers), encode
+        self.layer, self.length, self.width = layer, length, width
+
+    @property
+    def limit(self) -> int:
+        """Most tokens that one of the encoders reads; the others leave out the end of a longer text."""
+        return max(reader.length for reader in self.readers)
+
+    @property
+    def space(self) -> Space:
+        """Where the vectors come from."""
+        return self.space_in(torch.float32)
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
+        encoders = [reader.encoder for reader in self.readers]
+        names = [f"{type(encoder).__name__}:{sampled_hash(encoder, dtype)}" for encoder in encoders]
+        return Space(" + ".join(names), self.layer, self.width)
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """The padded sequence of a text, float32, and which of its positions are asked about.
+
+        Args:
+            text: A prompt, or with `as_phrase` one unit.
+            as_phrase: The whole text is one word or phrase.
+            padded: Ask about the padding as well. Without it the vectors are the same, and `own` leaves it out.
+
+        Raises:
+            EmptyWordsError: the text has no word.
+            PromptTooLongError: no encoder reads the whole text. Where one does, the others leave out the end of it,
+                as in the pipeline itself.
+        """
+        plain, units = phrase(text) if as_phrase else parse(text)
+        readings = [_read(reader, plain) for reader in self.readers]
+        self._check_read(plain, readings)
+        with torch.no_grad():
+            vectors = self.encode([reading.ids for reading in readings]).float()
+        prompt = self._located(plain, units, readings)
+        if padded:
+            return TokenEmbedding(vectors, prompt, self.space)
+        own = tuple(i for i, token in enumerate(prompt.tokens) if token != _PAD)
+        spans = tuple(Span(span.text, tuple(own.index(i) for i in span.tokens)) for span in prompt.spans)
+        shown = AttributionPrompt(plain, tuple(prompt.tokens[i] for i in own), spans)
+        return TokenEmbedding(vectors, shown, self.space, own)
+
+    def check_length(self, text: str) -> None:
+        """Whether an encoder reads the whole text; see `TextReader.check_length`."""
+        self._check_read(text, [_read(reader, text) for reader in self.readers])
+
+    def _located(self, plain: str, units: Sequence[Unit], readings: Sequence[_Reading]) -> AttributionPrompt:
+        """Each unit with its tokens of all readers, by character offsets: tokenizers need not cut words alike."""
+        tokens, places = [_PAD] * self.length, [set[int]() for _ in units]
+        for reader, reading in zip(self.readers, readings, strict=True):
+            for i, name in enumerate(reading.names, start=reader.first):
+                tokens[i] = name if tokens[i] == _PAD else tokens[i]
+            found = locate(plain, units, reading.names, reading.offsets)
+            for place, span in zip(places, found.spans, strict=True):
+                place.update(reader.first + i for i in span.tokens)
+        spans = tuple(Span(unit.text, tuple(sorted(place))) for unit, place in zip(units, places, strict=True))
+        return AttributionPrompt(plain, tuple(tokens), spans)
+
+    def _check_read(self, plain: str, readings: Sequence[_Reading]) -> None:
+        cut = min(reading.cut for reading in readings)
+        if not cut:
+            return
+        raise PromptTooLongError(
+            f"prompt {plain[:40]!r}... has {self.limit + cut} tokens, special ones included, but the text encoders "
+            f"read {self.limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
+            "with a larger max_sequence_length"
+        )
+
+
+def _read(reader: Reader, plain: str) -> _Reading:
+    tokenizer = reader.tokenizer
+    whole = len(tokenizer(plain, verbose=False).input_ids)
+    found = tokenizer(
+        plain,
+        padding="max_length",
+        max_length=reader.length,
+        truncation=True,
+        return_offsets_mapping=True,
+        return_attention_mask=True,
+        verbose=False,
+    )
+    names = []
+    for token, real, (start, stop) in zip(found.input_ids, found.attention_mask, found.offset_mapping, strict=True):
+        special = "<start>" if token == tokenizer.bos_token_id else "<end>"
+        inside = plain[start:stop].strip().lower() if stop > start else special  # special tokens have no characters
+        names.append(inside if real else _PAD)
+    offsets = tuple((start, stop) for start, stop in found.offset_mapping)
+    return _Reading(torch.tensor([found.input_ids]), tuple(names), offsets, max(0, whole - reader.length))

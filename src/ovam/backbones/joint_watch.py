@@ -1,0 +1,92 @@
+"""Watching blocks whose image and text attend to each other: queries, keys and values of the image's pixels."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Observation, Report
+
+_PROJECTIONS = ("to_q", "to_k", "to_v")
+
+
+def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> list[RemovableHandle]:
+    """Report image queries, keys and values of joint-attention modules, from what their own projections put out.
+
+    Nothing is projected anew. Normalisation and rotary embedding are applied again: they are cheap, and row by row.
+    """
+    shared: dict[str, Any] = {}  # of the current denoiser call
+    handles: list[RemovableHandle] = []
+
+    def note_conditioning(module: nn.Module, inputs: object, output: Tensor) -> None:
+        shared["conditioning"] = output.detach()
+
+    def note_tokens(module: nn.Module, inputs: object, output: Tensor) -> None:
+        shared["tokens"] = output.shape[1]
+
+    try:
+        handles.append(denoiser.time_text_embed.register_forward_hook(note_conditioning))
+        handles.append(denoiser.context_embedder.register_forward_hook(note_tokens))
+        for name, module in modules.items():
+            for handle in _watch_block(name, module, shared, report):
+                handles.append(handle)
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    return handles
+
+
+def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
+    seen: dict[str, Tensor] = {}
+
+    def note(projection: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
+            seen.update(zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True))
+
+        return hook
+
+    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: object) -> None:
+        if seen:  # else the projections were passed by, and the block stays silent, which is noticed
+            query, key, value = (_image_part(module, seen.pop(part), shared["tokens"]) for part in _PROJECTIONS)
+            query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
+            conditioning = shared["conditioning"].expand(len(query), -1)
+            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
+
+    for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
+        if hasattr(module, projection):
+            yield getattr(module, projection).register_forward_hook(note(projection))
+    yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:
+    """Image rows by head: (batch, head, pixel, head_dim). Blocks of a single stream have the text before the image."""
+    image = projected if module.added_kv_proj_dim is not None else projected[:, tokens:]
+    return by_head(image, module.heads)
+
+
+@torch.no_grad()
+def _positioned(
+    module: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor] | None, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """After normalisation and rotary embedding, as attention takes them."""
+    query, key = normed(module.norm_q, query), normed(module.norm_k, key)
+    if rotary is None:
+        return query, key
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    table = (rotary[0][tokens:], rotary[1][tokens:])
+    return apply_rotary_emb(query, table, sequence_dim=2), apply_rotary_emb(key, table, sequence_dim=2)
+
+
+def by_head(rows: Tensor, heads: int) -> Tensor:
+    """(batch, row, head * head_dim) as (batch, head, row, head_dim)."""
+    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def normed(norm: Any, rows: Tensor) -> Tensor:
+    """Through a normalisation that some models do not have."""
+    return rows if norm is None else norm(rows)

@@ -1,0 +1,121 @@
+"""Stable Diffusion 3 and 3.5: joint attention over image and text, in this order, in `transformer_blocks.*.attn`.
+
+The text is 77 positions of CLIP, the channels of its two encoders side by side and zeros behind them, and then T5's, or
+zeros where the pipeline has no T5. Text has no position embedding. Under guidance the batch is the unconditional half
+and then the conditional one. `attn2` of 3.5 is attention among pixels alone and is not captured. The last block makes
+keys of the text but gives no text on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
+from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
+from ovam.backbones.joint import JointStream, ReplayedText, through_double
+from ovam.backbones.joint_text import JointText, Reader
+from ovam.backbones.joint_watch import watch_joint
+from ovam.replay import ImageStream
+from ovam.shapes import Embedding
+from ovam.trace import Grid
+
+_T5_LENGTH = 256  # the pipeline's default max_sequence_length
+
+
+class SD3Backbone(Backbone):
+    """SD3Transformer2DModel with two CLIP text encoders and T5."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+
+    @property
+    def denoiser(self) -> Any:
+        return plain_denoiser(self.pipe, "transformer")
+
+    def _modules(self) -> dict[str, Any]:
+        return {f"transformer_blocks.{i}.attn": block.attn for i, block in enumerate(self.denoiser.transformer_blocks)}
+
+    def blocks(self) -> Mapping[str, BlockSpec]:
+        """All joint-attention blocks."""
+        head_dim, width = self.denoiser.config.attention_head_dim, self.denoiser.inner_dim
+        return {
+            name: BlockSpec(name, module.heads, head_dim, head_dim**-0.5, conditioning=width)
+            for name, module in self._modules().items()
+        }
+
+    def grids(self, latent: Grid) -> Mapping[str, Grid]:
+        """One pixel a patch, in all blocks."""
+        patch = self.denoiser.config.patch_size
+        return dict.fromkeys(self._modules(), (latent[0] // patch, latent[1] // patch))
+
+    def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
+        pipe = self.pipe
+        encoders = [pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3]
+        check_lora_scale(pipe, arguments.get("lora_scale"), "text encoders", encoders)
+        asked = text_request(arguments, result)
+        return replace(asked, tokens=result[0].shape[1], clip_skip=arguments.get("clip_skip"))
+
+    def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
+        scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
+        check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
+        sample, timestep = arguments["hidden_states"], arguments["timestep"]
+        if arguments.get("skip_layers") is None:
+            return halved(self.pipe, sample, timestep, request)
+        # skip-layer guidance runs the conditional rows once more, without some blocks
+        return replace(halved(self.pipe, sample, timestep, None), halves={})
+
+    def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
+        modules = self._modules()
+        return watch_joint(self.denoiser, {name: modules[name] for name in names}, report)
+
+    def text_side(self, names: Sequence[str], request: Request | None = None) -> ReplayedText:
+        denoiser = self.denoiser
+        return ReplayedText(
+            _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
+        )
+
+    def reader(self, layer: str | None = None) -> JointText:
+        """Reads as many tokens as the pipeline does by default."""
+        skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
+        return _text(self.pipe, Request(images=1, clip_skip=skipped))
+
+
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+    return through_double(owner, hidden, image, text_first=False)
+
+
+def _text(pipe: Any, request: Request | None) -> JointText:
+    """The pipeline's text encoders, reading as they did for this run."""
+    require_text(pipe, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    clip_length = pipe.tokenizer_max_length
+    length = clip_length + _T5_LENGTH if request is None or request.tokens is None else request.tokens
+    depth = 2 if request is None or request.clip_skip is None else 2 + request.clip_skip
+    readers = [
+        Reader(pipe.tokenizer, pipe.text_encoder, 0, clip_length),
+        Reader(pipe.tokenizer_2, pipe.text_encoder_2, 0, clip_length),
+    ]
+    if pipe.text_encoder_3 is None:
+        require_text(pipe, "transformer")  # which alone tells the width that the pipeline fills with zeros
+        width = pipe.transformer.config.joint_attention_dim
+    else:
+        require_text(pipe, "tokenizer_3")
+        readers.append(Reader(pipe.tokenizer_3, pipe.text_encoder_3, clip_length, length - clip_length))
+        width = pipe.text_encoder_3.config.d_model
+
+    def encode(ids: Sequence[Tensor]) -> Embedding:
+        parts = []
+        for tokens, reader in zip(ids[:2], readers[:2], strict=True):
+            states = reader.encoder(tokens.to(reader.encoder.device), output_hidden_states=True).hidden_states
+            parts.append(states[-depth][0].to(pipe.text_encoder.device, pipe.text_encoder.dtype))
+        clip = F.pad(torch.cat(parts, dim=-1), (0, width - sum(part.shape[-1] for part in parts)))
+        if len(readers) == 2:
+            return F.pad(clip, (0, 0, 0, length - clip_length))
+        t5 = readers[2].encoder(ids[2].to(readers[2].encoder.device))[0][0]
+        return torch.cat([clip, t5.to(clip.device)])
+
+    return JointText(readers, encode, layer=f"hidden-{depth}", length=length, width=width)

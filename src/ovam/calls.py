@@ -1,0 +1,51 @@
+"""Denoiser calls: what is known of each, and how some of them are chosen."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ovam.errors import MissingStepError
+
+Half = Literal["cond", "uncond"]
+"""Which of the two passes of guidance: with the prompt, or with the negative or empty prompt."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the denoiser.
+
+    Attributes:
+        index: Position among all calls of the run, kept or not.
+        step: Index of the noise level: several calls share a step in schedulers such as Heun and PNDM.
+        timestep: The scheduler's value, as the denoiser got it.
+        sigma: Noise level where the scheduler has one.
+    """
+
+    index: int
+    step: int
+    timestep: float
+    sigma: float | None = None
+
+
+def choose_steps(calls: Sequence[Call], steps: Iterable[int]) -> list[int]:
+    """Positions in `calls` of the calls whose step is asked for.
+
+    Raises:
+        MissingStepError: a step is not among the calls.
+    """
+    wanted = set(steps)
+    missing = wanted - {call.step for call in calls}
+    if missing or not wanted:
+        there = sorted({call.step for call in calls})
+        raise MissingStepError(
+            f"step {sorted(missing)} is not in this trace: expected step numbers out of {ranges(there)}; "
+            "capture with steps=None to keep every step"
+        )
+    return [i for i, call in enumerate(calls) if call.step in wanted]
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers in words, for messages."""
+    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return str(numbers)

@@ -1,0 +1,70 @@
+"""The part of a trace's file that is joint attention's alone; see `ovam.trace_file` and docs/formats.md."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ovam.backbones.base import Request
+from ovam.backbones.joint import Origin, ReplayedText
+from ovam.backbones.registry import backbone_of
+from ovam.errors import NoTextEncoderError, SpaceMismatchError
+from ovam.models import load
+from ovam.replay import BlockReplay, Replay
+from ovam.trace import Call, Half, Space, TextSide
+
+
+def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
+    """Text side of a joint-attention trace: words are run through the model that `text` names or is.
+
+    Raises:
+        NoTextEncoderError: there is no model.
+        SpaceMismatchError: it is not the model that the trace was made with.
+        ModelNotFoundError: `text` names no model.
+    """
+    about, model = header["text"], header["source"]["model"]
+    if text is None:
+        raise NoTextEncoderError(
+            f"{path} is a trace of joint attention, whose words are run through {model!r} itself: load it with "
+            "Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
+        )
+    pipe = load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
+    backbone, layer = backbone_of(pipe), str(about["space"]["layer"])
+    skip = int(layer.removeprefix("hidden-")) - 2 if layer.startswith("hidden-") else None  # SD3 reads hidden-2
+    names = tuple(entry["name"] for entry in header["blocks"])
+    request = Request(images=1, tokens=int(about["tokens"]), clip_skip=skip)
+    side = backbone.text_side(names, request) if backbone.text_kind == "replayed" else None
+    if not isinstance(side, ReplayedText):
+        raise SpaceMismatchError(
+            f"{path} is a trace of joint attention by {header['source']['pipeline']}, the given pipeline is a "
+            f"{type(pipe).__name__} without it: load the trace with the model it was made with"
+        )
+    dtype = getattr(torch, about["dtype"]) if about["dtype"] in ("bfloat16", "float16") else torch.float32
+    origin, found = Origin(Space(**about["space"]), dtype, about["projections_hash"]), side.in_type(dtype)
+    if found != origin:
+        raise SpaceMismatchError(
+            f"{path} was made with the text encoders {origin.space} and the weights {origin.weights} of {model!r}, the "
+            f"given pipeline has {found.space} and {found.weights}: load the trace with the model it was made with, "
+            "without other adapters"
+        )
+    return side.over(_replay(header, tensors), origin)
+
+
+def _replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replay:
+    calls, halves = tuple(Call(**call) for call in header["calls"]), header["halves"]
+    blocks = {}
+    for name in header["text"]["replay"]:
+        parts = {
+            part: {cast(Half, half): tensors[f"replay/{half}/{name}/{part}"] for half in halves}
+            for part in ("key", "value", "conditioning")
+        }
+        for half in halves:
+            key, value, conditioning = (parts[part][half] for part in ("key", "value", "conditioning"))
+            if key.ndim != 4 or key.shape != value.shape or key.shape[1] != len(calls):
+                raise ValueError(f"replay/{half}/{name} has keys {tuple(key.shape)} and values {tuple(value.shape)}")
+            if conditioning.ndim != 2 or len(conditioning) != len(calls):
+                raise ValueError(f"replay/{half}/{name}/conditioning is {tuple(conditioning.shape)}")
+        blocks[name] = BlockReplay(**parts)
+    return Replay(blocks, calls)
