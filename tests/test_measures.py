@@ -9,7 +9,7 @@ import torch
 import ovam
 from ovam.errors import OptionError
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import curves, headroom, images, memory, report, words
+from ovam.mini.measures import choices, curves, headroom, images, memory, report, words
 from ovam.mini.measures.asking import Asking, untrained
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
@@ -270,6 +270,10 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         | {"annotations": 20, "held_back": 10, "classes": {"cat": method}, "mean": method},
         "transfer": {"images": 9, "left_out": 1, "ignored": 0.125, "threshold": 0.4}
         | {name: _curve(("0", "5")) for name in ("resolutions", "one call", "from call", "up to call", "classes")},
+        "choices": {
+            "settings": [{"blocks": "grid 16", "time steps": "hardly any", "own": 0.4375, "lead": 0.125}],
+            "best": {"blocks": ["up_blocks.1"], "timesteps": [10, 50]},
+        },
         "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
         "speed": 2.0,
     }  # fmt: skip
@@ -294,6 +298,8 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
         "12.5% of the pixels ignored",
         "0.110 (0.050 to 0.200)",
+        "| grid 16 | hardly any | 0.438 | 0.125 |",
+        "time steps 10, 50 of the blocks `up_blocks.1`",
     ):
         assert shown in text
     assert "| novel | 3 | 0.400" in text
@@ -338,7 +344,8 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
         report,
         "_measures",
         lambda *arguments, quick: {
-            name: lambda name=name: measured.append(name) or len(measured) for name in ("speed", "words", "oracles")
+            name: lambda name=name: measured.append(name) or len(measured)
+            for name in ("speed", "choices", "words", "oracles")
         },
     )
     monkeypatch.setattr(report, "has_oracles", lambda: False)
@@ -346,13 +353,60 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     report.report_on_mini(docs, tmp_path)
     report.report_on_mini(docs, tmp_path)
-    assert measured == ["speed", "words"]  # what the oracles judge waits for them
+    assert measured == ["speed", "choices", "words"]  # what the oracles judge waits for them
     again = report.report_on_mini(docs, tmp_path, only=("words",))
-    assert measured == ["speed", "words", "words"]
-    assert again["sections"] == {"speed": 1, "words": 3}
+    assert measured == ["speed", "choices", "words", "words"]
+    assert again["sections"] == {"speed": 1, "choices": 2, "words": 4}
     assert json.loads((docs / "results" / "mini" / "report.json").read_text()) == again
     report.report_on_mini(docs, tmp_path, quick=True)
-    assert measured[3:] == ["speed", "words"]
+    assert measured[4:] == ["speed", "choices", "words"]
+    report.report_on_mini(tmp_path / "other", tmp_path, only=("words",))
+    assert measured[7:] == ["choices", "words"]  # no test scene before the choices
+
+
+def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absent_one(monkeypatch):
+    scenes = list(words.scenes_of("validation", 3, least=2))
+    shapes = {"down_blocks.0.a": (8, 2), "up_blocks.0.a": (8, 2), "up_blocks.1.a": (16, 1), "up_blocks.1.b": (16, 3)}
+    blocks = {
+        name: BlockTrace(name, (side, side), 1.0, {"cond": torch.zeros(heads, 1, side * side, 4)})
+        for name, (side, heads) in shapes.items()
+    }
+    trace = object.__new__(Trace)
+    object.__setattr__(trace, "blocks", blocks)
+    seen = []
+
+    class Asked:
+        def __init__(self, pipe):
+            pass
+
+        def map(self, trace, word, keep):
+            maps = np.zeros((4, len(choices._ALL_TIMES), 128, 128))
+            if word in {thing.name for thing in seen[-1].objects}:
+                late = [choices._ALL_TIMES.index(t) for t in choices.TIMES["hardly any"]]
+                mask = seen[-1].mask(word).astype(float)
+                maps[:3] = -mask  # that of one head in grid 16 is outvoted by the three of the other block
+                maps[3] = -2 * mask
+                maps[3, late] = mask
+            return maps
+
+    def look(pipe, image, seed, timesteps):
+        assert timesteps == choices._ALL_TIMES
+        seen.append(scenes[seed])
+        return trace
+
+    monkeypatch.setattr(choices, "Asking", Asked)
+    monkeypatch.setattr(choices, "encode", look)
+    found = choices.choose(None, scenes=3)
+    assert found["best"] == {"blocks": ["up_blocks.1.a", "up_blocks.1.b"], "timesteps": [10, 50, 100]}
+    of = {(row["blocks"], row["time steps"]): row for row in found["settings"]}
+    assert of["grid 16", "hardly any"]["own"] == 1
+    for other in (("grid 16", "much noise"), ("grid 8", "hardly any"), ("all", "hardly any")):
+        assert of[other]["own"] < 1
+        assert of[other]["lead"] <= 0  # a map that is lowest on the thing is worth its share
+    assert found["objects"] == sum(
+        sum(scene.mask(n).sum() >= 40 for n in {thing.name for thing in scene.objects} & set(choices.DEVELOPMENT))
+        for scene in scenes
+    )
 
 
 class _Knowing(Asking):
@@ -372,7 +426,7 @@ def test_words_are_judged_on_their_own_things(monkeypatch):
     monkeypatch.setattr(words, "Asking", lambda pipe: _Knowing(scenes))
     monkeypatch.setattr(words, "untrained", lambda pipe: None)
 
-    def seen(pipe, image, seed):
+    def seen(pipe, image, seed, **options):
         trace = object.__new__(Trace)
         object.__setattr__(trace, "number", seed)
         return trace

@@ -1,10 +1,12 @@
 """How the measures ask: every word within one template, fixed before any map exists."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ovam.maps import Axis
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
@@ -25,9 +27,9 @@ class Asking:
             self._embedded[word] = self._text.embed(f'a photograph of {article}"{word}"')
         return self._embedded[word]
 
-    def map(self, trace: Trace, word: str) -> np.ndarray:
-        """Map of a word at the finest grid's size: (height, width), in [0, 1]."""
-        return trace.maps(self.embedding(word))[word].numpy()
+    def map(self, trace: Trace, word: str, *, keep: Sequence[Axis] = ()) -> np.ndarray:
+        """Map of a word at the finest grid's size: (*keep, height, width), in [0, 1]."""
+        return trace.maps(self.embedding(word), keep=keep)[word].numpy()
 
 
 def enlarged(values: np.ndarray, size: int) -> np.ndarray:

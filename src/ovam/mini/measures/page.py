@@ -70,6 +70,15 @@ def _words(found: Figures) -> tuple[str, ...]:
     )
 
 
+def _choices(found: Figures) -> tuple[str, ...]:
+    best = found["best"]
+    return (
+        _table(found["settings"][0], [row.values() for row in found["settings"]]),
+        f"Chosen: time steps {', '.join(map(str, best['timesteps']))} of the blocks "
+        f"{', '.join(f'`{name}`' for name in best['blocks'])}.\n",
+    )
+
+
 def _headroom(found: Figures) -> tuple[str, ...]:
     return (
         _nested(found["classes"] | {"mean": found["mean"]}, "class"),
@@ -129,6 +138,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "oracles": (("oracle_rows",), lambda found: (_nested(found, "oracle"),)),
     "generation": (("agreement", "classes", "captions"), _generation),
     "memory": (("memory",), lambda found: (_table(("", "value"), found.items()),)),
+    "choices": (("choices", "chosen"), _choices),
     "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
     "headroom": (("headroom", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),

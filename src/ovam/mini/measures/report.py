@@ -16,6 +16,7 @@ import torch
 from ovam.backbones.clip_text import fingerprint
 from ovam.errors import OptionError
 from ovam.mini.baselines import gates
+from ovam.mini.measures.choices import choose
 from ovam.mini.measures.curves import measure_curves
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
@@ -39,7 +40,7 @@ COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
-SECTIONS = ("sheet", "speed", "masses", "gates", "words", "headroom", "memory", *_JUDGED)
+SECTIONS = ("sheet", "speed", "masses", "gates", "choices", "words", "headroom", "memory", *_JUDGED)
 
 
 def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
@@ -106,8 +107,9 @@ def report_on_mini(
     folder.mkdir(parents=True, exist_ok=True)
     figures = _continued(_stamp(pipe, quick), folder / "report.json")
     pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
-    for name, measure in _measures(pipe, pictures, folder, figures["training"]["scenes"], quick=quick).items():
-        asked = name in only if only else name not in figures["sections"]
+    for name, measure in _measures(pipe, pictures, folder, figures, quick=quick).items():
+        missing = name not in figures["sections"]
+        asked = name in only or (missing and name == "choices" and "words" in only) if only else missing
         if not asked or (name in _JUDGED and not has_oracles()):
             continue
         begun = time.monotonic()
@@ -119,10 +121,11 @@ def report_on_mini(
 
 
 def _measures(
-    pipe: Any, pictures: _Pictures, folder: Path, training: int, *, quick: bool
+    pipe: Any, pictures: _Pictures, folder: Path, figures: Mapping[str, Any], *, quick: bool
 ) -> dict[str, Callable[[], Any]]:
-    """What measures each section; `training` is the number of scenes trained on."""
-    few = 6 if quick else 200
+    """What measures each section, in an order in which each finds among the figures those that it rests on."""
+    few, sections = 6 if quick else 200, figures["sections"]
+    training = 100 if quick else figures["training"]["scenes"]
 
     def sheet() -> int:
         contact_sheet(pipe, SHEET_PROMPTS[: 8 if quick else None]).save(folder / "sheet.png")
@@ -133,9 +136,10 @@ def _measures(
         "speed": lambda: seconds_per_image(pipe),
         "masses": lambda: measure_masses(pipe),
         "gates": lambda: gates(scenes=few),
-        "words": lambda: measure_words(pipe, scenes=few),
+        "choices": lambda: choose(pipe, scenes=few if quick else 60),
+        "words": lambda: measure_words(pipe, scenes=few, **sections["choices"]["best"]),
         "headroom": lambda: measure_headroom(pipe, **(_QUICK_HEADROOM if quick else {})),
-        "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=100 if quick else training),
+        "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=training),
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
         "generation": lambda: measure_generation(*pictures.all),
         "transfer": lambda: measure_curves(pipe, pictures.entries("simple")[: 2 if quick else 100]),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from ovam.encode import encode
+from ovam.encode import TIMESTEPS, encode
 from ovam.evaluate import average_precision, paired_bootstrap, presence_auroc
 from ovam.masks import presence
 from ovam.mini.baselines import border_colours
@@ -87,7 +87,13 @@ class _Seen:
     of_ground: dict[str, np.ndarray]
 
 
-def measure_words(pipe: Any, *, scenes: int = 200) -> dict[str, Any]:
+def measure_words(
+    pipe: Any,
+    *,
+    scenes: int = 200,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[int] = TIMESTEPS,
+) -> dict[str, Any]:
     """Average precision of own, absent and other words, of baselines, and presence, on test scenes of several classes.
 
     Scenes enter with the empty prompt.
@@ -95,6 +101,8 @@ def measure_words(pipe: Any, *, scenes: int = 200) -> dict[str, Any]:
     Args:
         pipe: A pipeline of the world's classes.
         scenes: Number of scenes, each with two classes or more.
+        blocks: As in `encode`.
+        timesteps: As in `encode`.
     """
     random, blank, asking = np.random.default_rng(0), untrained(pipe), Asking(pipe)
     split_names = {name for name in CLASSES if len(pipe.tokenizer.tokenize(name)) > 1}
@@ -102,7 +110,9 @@ def measure_words(pipe: Any, *, scenes: int = 200) -> dict[str, Any]:
     grounds: list[WordRow] = []
     scores: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in CLASSES}
     for number, scene in enumerate(track(scenes_of("test", scenes, least=2), "words", scenes)):
-        trace, unlearned = (encode(each, scene.image, seed=number) for each in (pipe, blank))
+        trace, unlearned = (
+            encode(each, scene.image, seed=number, blocks=blocks, timesteps=timesteps) for each in (pipe, blank)
+        )
         of_class, of_ground = ({name: asking.map(trace, name) for name in names} for names in (CLASSES, GROUNDS))
         seen = _Seen(number, scene, trace, unlearned, of_class, of_ground)
         shown = {thing.name for thing in scene.objects}
@@ -114,6 +124,7 @@ def measure_words(pipe: Any, *, scenes: int = 200) -> dict[str, Any]:
     return {
         "split": "test",
         "scenes": scenes,
+        "encoded": {"blocks": blocks, "timesteps": list(timesteps)},
         "objects": _summary(things),
         "presence_auroc": float(np.mean(list(of_word.values()))),
         "grounds": _summary(grounds)
