@@ -43,7 +43,7 @@ FIGURES = {
         "grounds": {"normalised": {"own": 0.39, "constant": 0.0}},
     },
     "headroom": {"gain": [0.11, 0.05, 0.2], "word below 0.45": 5},
-    "transfer": {"images": 3, "resolutions": {"spearman": 0.71}, "one call": {"spearman": -0.2}},
+    "transfer": {"images": 3, "resolutions": {"spearman": [0.71, 0, 1]}, "one call": {"spearman": [-0.2, 0, 1]}},
 }
 
 
@@ -173,39 +173,53 @@ def test_curves_pool_each_class_and_ignore_what_the_oracles_leave_open():
     truth[:, 4:], truth[0] = 1, -1
     score = np.where(truth == -1, 1.0, np.where(truth == 1, 0.9, 0.1)).astype(np.float32)
     right, wrong = [(score, truth)] * 3, [(1 - score, truth)]
-    assert curves.mean_iou([right], (0.5,)) == 1.0
-    assert curves.mean_iou([right, wrong], (0.5,)) == 0.5  # of classes, however many pictures each has
+    assert curves.class_ious([right, wrong], (0.5,)).tolist() == [1.0, 0.0]  # however many pictures each has
     faint = np.where(truth == -1, 1.0, np.where(truth == 1, 0.3, 0.1)).astype(np.float32)
-    assert curves.mean_iou([[(faint, truth)]], (0.5,)) == 0.0
-    assert curves.mean_iou([[(faint, truth)]], (0.1, 0.5)) == 1.0
+    assert curves.class_ious([[(faint, truth)]], (0.5,)) == 0.0
+    assert curves.class_ious([[(faint, truth)]], (0.1, 0.5)) == 1.0
 
 
 def test_curves_stand_beside_their_own_figures():
-    found, best = (dict(zip("abc", values, strict=True)) for values in ((0.1, 0.5, 0.3), (0.9, 0.5, 0.6)))
-    beside = curves._beside(found, best, (40.0, 70.0, 60.0))
-    assert beside["spearman"] == 1.0
-    assert beside["stable_diffusion"] == {"a": 40.0, "b": 70.0, "c": 60.0}
+    found = {"a": np.array([0.1, 0.2]), "b": np.array([0.5, 0.3]), "c": np.array([0.3, 0.9])}
+    best = dict.fromkeys("abc", np.array([0.9, 0.7]))
+    beside = curves._beside(found, best, (40.0, 60.0, 70.0))
+    assert beside["mini"] == pytest.approx({"a": 0.15, "b": 0.4, "c": 0.6})
+    assert beside["mini, best threshold"]["a"] == pytest.approx(0.8)
+    assert beside["stable_diffusion"] == {"a": 40.0, "b": 60.0, "c": 70.0}
+    value, low, high = beside["spearman"]
+    assert value == high == pytest.approx(1.0)
+    assert low == pytest.approx(0.5)  # the first class alone has b above c
+
+
+def test_a_rank_correlation_that_says_nothing_is_not_a_number():
+    assert curves._spearman(np.array([0.1, 0.2, 0.2]), (1, 2, 2)) == pytest.approx(1.0)
+    assert np.isnan(curves._spearman(np.array([0.1, 0.1]), (1, 2)))
+    assert np.isnan(curves._spread(lambda drawn: float("nan"), 1)).all()
 
 
 def test_headroom_gives_each_class_and_method_its_own_threshold():
-    truth = np.zeros((2, 4, 4), dtype=bool)
-    truth[:, :2] = True
+    truth = np.zeros((2, 12, 12), dtype=bool)
+    truth[:, :6] = True
 
     def scored(high, elsewhere):
         scores = np.where(truth, high, 0.02)
-        return headroom.Scored((scores, truth), (scores, truth), np.full((1, 4, 4), elsewhere))
+        return headroom.Scored((scores, truth), (scores, truth), np.full((1, 12, 12), elsewhere))
 
-    blind = headroom.Scored((np.ones((2, 4, 4)), truth), (np.ones((2, 4, 4)), truth), np.ones((1, 4, 4)))
+    blind = headroom.Scored((np.ones((2, 12, 12)), truth), (np.ones((2, 12, 12)), truth), np.ones((1, 12, 12)))
     found = headroom.summary(
         {
             "cat": {"word": scored(0.3, 0.02), "fitted": scored(0.9, 0.02)},
             "dog": {"word": blind, "fitted": scored(0.5, 1.0)},
-        }
+        },
+        (6, 6),
     )
-    assert found["classes"]["cat"]["word IoU"] == found["classes"]["cat"]["fitted IoU"] == 1.0
-    assert found["classes"]["dog"]["word IoU"] == found["classes"]["dog"]["word AP"] == 0.5
-    assert found["classes"]["cat"]["word elsewhere"] == 0.0
-    assert found["classes"]["dog"]["word elsewhere"] == found["classes"]["dog"]["fitted elsewhere"] == 1.0
+    cat, dog = found["classes"]["cat"], found["classes"]["dog"]
+    assert cat["word"]["IoU"] == cat["fitted"]["IoU"] == cat["word"]["IoU by image"] == 1.0
+    assert dog["word"]["IoU"] == dog["word"]["AP"] == found["mean"]["word"]["IoU"] - 0.25 == 0.5
+    assert dog["word"]["IoU away from outlines"] == 0.5
+    assert cat["word"]["elsewhere"] == 0.0
+    assert dog["word"]["elsewhere"] == dog["fitted"]["elsewhere"] == 1.0
+    assert found["mean"]["exact masks through the grid"]["IoU"] == 1.0
     assert found["gain"] == pytest.approx([0.25, 0.0, 0.5])
     assert found["word below 0.45"] == 0
 
@@ -257,17 +271,17 @@ def _row(own):
 
 def _curve(keys):
     values = dict.fromkeys(keys, 0.5)
-    return {"mini": values, "mini, best threshold": values, "stable_diffusion": values, "spearman": 0.71}
+    return {"mini": values, "mini, best threshold": values, "stable_diffusion": values, "spearman": [0.71, 0.5, 0.8]}
 
 
 def test_the_page_shows_every_figure_and_says_when_it_is_quick():
-    method = {"word IoU": 0.4, "fitted IoU": 0.51}
+    methods = {"word": {"IoU": 0.375, "AP": 0.5}, "fitted": {"IoU": 0.625, "AP": 0.75}, "exact": {"IoU": 0.875}}
     sections = FIGURES | {
         "generation": FIGURES["generation"] | {"captions": 0.625},
         "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
         | {"slices": {"novel": _row(0.4)}, "grounds": _row(0.5) | FIGURES["words"]["grounds"]},
         "headroom": FIGURES["headroom"]
-        | {"annotations": 20, "held_back": 10, "classes": {"cat": method}, "mean": method},
+        | {"annotations": 20, "held_back": 10, "grid": [32, 32], "classes": {"cat": methods}, "mean": methods},
         "transfer": {"images": 9, "left_out": 1, "ignored": 0.125, "threshold": 0.4}
         | {name: _curve(("0", "5")) for name in ("resolutions", "one call", "from call", "up to call", "classes")},
         "choices": {
@@ -298,6 +312,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
         "12.5% of the pixels ignored",
         "0.110 (0.050 to 0.200)",
+        "| exact | 0.875 |  |",
+        "| cat | 0.375 | 0.625 | 0.875 |",
+        "Spearman 0.710 (0.500 to 0.800), one call",
         "| grid 16 | hardly any | 0.438 | 0.125 |",
         "time steps 10, 50 of the blocks `up_blocks.1`",
     ):

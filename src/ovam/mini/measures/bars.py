@@ -90,7 +90,7 @@ def _headroom(found: Mapping[str, Any]) -> list[Bar]:
 def _transfer(found: Mapping[str, Any]) -> list[Bar]:
     names = ("resolutions", "one call", "from call", "up to call", "classes")
     return [
-        _at_least(f"Spearman with Stable Diffusion 1.5, {name}, wanted", found[name]["spearman"], 0.7)
+        _at_least(f"Spearman with Stable Diffusion 1.5, {name}, wanted", found[name]["spearman"][0], 0.7)
         if name in found
         else Bar(f"Spearman with Stable Diffusion 1.5, {name}, wanted at least 0.7", "no picture to measure", False)
         for name in names

@@ -1,11 +1,11 @@
 """Does mini behave like Stable Diffusion 1.5? Curves over resolutions and time steps beside the paper's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from rich.progress import track
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from ovam.capture import capture
 from ovam.mini.measures.asking import enlarged
@@ -70,11 +70,9 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
         key: [[(maps[key], truth) for maps, truth in rows] for rows in found.values()]
         for key in next(iter(found.values()))[0][0]
     }
-    curves = {key: mean_iou(classes, (THRESHOLD,)) for key, classes in by_setting.items()}
-    best = {key: mean_iou(classes, _THRESHOLDS) for key, classes in by_setting.items()}
-    of_class = {
-        name: mean_iou([[(maps["every"], truth) for maps, truth in rows]], (THRESHOLD,)) for name, rows in found.items()
-    }
+    curves = {key: class_ious(classes, (THRESHOLD,)) for key, classes in by_setting.items()}
+    best = {key: class_ious(classes, _THRESHOLDS) for key, classes in by_setting.items()}
+    known = np.array([PER_CLASS[CLASSES.index(name)] for name in found])
     settings = {
         "resolutions": ({name: name for name in RESOLUTIONS}, tuple(RESOLUTIONS.values())),
         "one call": ({str(t): f"={t}" for t in CALLS}, ONE_CALL),
@@ -86,12 +84,20 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
         "left_out": len(entries) - images,
         "ignored": float(ignored),
         "threshold": THRESHOLD,
-        "classes": _beside(of_class, of_class, tuple(PER_CLASS[CLASSES.index(name)] for name in of_class)),
+        "classes": {
+            "mini": dict(zip(found, curves["every"].tolist(), strict=True)),
+            "mini, best threshold": {
+                name: float(class_ious([rows], _THRESHOLDS)[0])
+                for name, rows in zip(found, by_setting["every"], strict=True)
+            },
+            "stable_diffusion": dict(zip(found, known.tolist(), strict=True)),
+            "spearman": _spread(lambda drawn: _spearman(curves["every"][drawn], known[drawn]), len(found)),
+        },
     } | {
         title: _beside(
-            {name: curves[key] for name, key in keys.items()}, {name: best[key] for name, key in keys.items()}, known
+            {name: curves[key] for name, key in keys.items()}, {name: best[key] for name, key in keys.items()}, values
         )
-        for title, (keys, known) in settings.items()
+        for title, (keys, values) in settings.items()
     }
 
 
@@ -114,8 +120,8 @@ def _maps(trace: Any, prompt: str, name: str) -> dict[str, np.ndarray]:
     return found
 
 
-def mean_iou(classes: Sequence[_Rows], thresholds: Iterable[float]) -> float:
-    """Mean over classes of their pooled IoU, at the best of the thresholds.
+def class_ious(classes: Sequence[_Rows], thresholds: Iterable[float]) -> np.ndarray:
+    """Pooled IoU of each class, (class,), at the one of the thresholds that has the best mean.
 
     Args:
         classes: For each class its pictures' maps (rows, columns) and truths (height, width): 1, 0, or -1 for
@@ -126,10 +132,11 @@ def mean_iou(classes: Sequence[_Rows], thresholds: Iterable[float]) -> float:
     for rows in classes:
         scores, truths = zip(*(_counted(values, truth) for values, truth in rows), strict=True)
         flat.append((np.concatenate(scores), np.concatenate(truths)))
-    return max(
-        float(np.mean([(right & (score > t)).sum() / max(1, (right | (score > t)).sum()) for score, right in flat]))
+    reached = [
+        np.array([(right & (score > t)).sum() / max(1, (right | (score > t)).sum()) for score, right in flat])
         for t in thresholds
-    )
+    ]
+    return max(reached, key=np.mean)
 
 
 def _counted(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,10 +144,27 @@ def _counted(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     return stretched[truth >= 0], truth[truth >= 0] == 1
 
 
-def _beside(found: dict[str, float], best: dict[str, float], known: tuple[float, ...]) -> dict[str, Any]:
+def _beside(found: dict[str, np.ndarray], best: dict[str, np.ndarray], known: tuple[float, ...]) -> dict[str, Any]:
+    """A curve of mini, as each setting's IoU of the classes, beside Stable Diffusion's."""
+    table = np.stack(list(found.values()))
     return {
-        "mini": found,
-        "mini, best threshold": best,
+        "mini": {name: float(values.mean()) for name, values in found.items()},
+        "mini, best threshold": {name: float(values.mean()) for name, values in best.items()},
         "stable_diffusion": dict(zip(found, known, strict=True)),
-        "spearman": float(spearmanr(list(found.values()), known).statistic),
+        "spearman": _spread(lambda drawn: _spearman(table[:, drawn].mean(1), known), table.shape[1]),
     }
+
+
+def _spearman(found: np.ndarray, known: Sequence[float] | np.ndarray) -> float:
+    """Rank correlation; NaN where one side has less than two values."""
+    ranks = [rankdata(values) for values in (found, known)]
+    return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(each) for each in ranks) else float("nan")
+
+
+def _spread(statistic: Callable[[np.ndarray], float], classes: int, *, resamples: int = 1000) -> list[float]:
+    """A statistic of all classes, and the 95 % bootstrap interval over classes."""
+    random = np.random.default_rng(0)
+    drawn = [statistic(random.integers(classes, size=classes)) for _ in range(resamples)]
+    known = [value for value in drawn if np.isfinite(value)]
+    low, high = np.quantile(known, (0.025, 0.975)) if known else (float("nan"),) * 2
+    return [statistic(np.arange(classes)), float(low), float(high)]

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.encode import encode
-from ovam.evaluate import Confusion, average_precision, paired_bootstrap
+from ovam.evaluate import (
+    average_precision,
+    boundary_band,
+    grid_reference,
+    mean_per_image_iou,
+    paired_bootstrap,
+    pooled_iou,
+)
 from ovam.maps import attention_maps
 from ovam.mini.baselines import border_colours
 from ovam.mini.measures.asking import Asking
@@ -23,6 +30,7 @@ from ovam.trace import TokenEmbedding, Trace
 
 _STEPS, _RATE, _AT_ONCE = 60, 0.02, 4
 _THRESHOLDS = np.linspace(0.05, 0.95, 37)
+_EDGE = 2  # pixels on either side of an outline, left out of the inner IoU
 _WITHOUT = 20  # scenes on which classes that they lack are asked
 _OTHER = dict(zip(CLASSES, (*CLASSES[7:], *CLASSES[:7]), strict=True))
 """For each class another, whose word stands for all that knows things and not this class."""
@@ -55,7 +63,7 @@ class Scored:
     def threshold(self) -> float:
         """The threshold with the best pooled IoU on the scenes of the fit."""
         scores, truth = self.fitting
-        reached = [Confusion.of(scores > t, truth, 2, ignore=None).iou()[1] for t in _THRESHOLDS]
+        reached = [pooled_iou(zip(scores > t, truth, strict=True)) for t in _THRESHOLDS]
         return float(_THRESHOLDS[int(np.nanargmax(reached))])
 
 
@@ -74,9 +82,10 @@ def measure_headroom(
         held_back: Scenes of each class to measure on.
 
     Returns:
-        For each class and in the mean: IoU and average precision of each method, and the share of pixels above the
-        threshold on scenes without the class; the difference of the IoU of fit and word with its 95 % interval, by a
-        bootstrap over classes and images.
+        For each class and in the mean, by method: pooled IoU, mean of the images' IoU, pooled IoU away from outlines,
+        average precision, and the share of pixels above the threshold on scenes without the class; the exact masks
+        seen through the finest grid beside them. The difference of the pooled IoU of fit and word with its 95 %
+        interval, by a bootstrap over classes and images.
     """
     asking, scenes = Asking(pipe), _scenes_of(classes, annotations + held_back)
     first = [render(seed_of("validation", i), split="validation") for i in range(_WITHOUT)]
@@ -94,35 +103,55 @@ def measure_headroom(
         methods = {"word": word, "fitted": fit(word, parts[0]), "another word": other}
         scored[name] = {method: Scored(*_three(parts, embedding)) for method, embedding in methods.items()}
         scored[name]["colours"] = Scored(*_three(parts, None))
-    return {"annotations": annotations, "held_back": held_back} | summary(scored)
+    grid = max(block.grid for block in first_traces[0].blocks.values())
+    return {"annotations": annotations, "held_back": held_back, "grid": list(grid)} | summary(scored, grid)
 
 
-def summary(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
-    """The figures of `measure_headroom` from the scores of every class and method."""
-    classes = {name: _of_class(methods) for name, methods in scored.items()}
+def summary(scored: Mapping[str, Mapping[str, Scored]], grid: tuple[int, int]) -> dict[str, Any]:
+    """The figures of `measure_headroom` from the scores of every class and method; `grid` is the finest."""
+    classes = {
+        name: {method: _of_method(each) for method, each in methods.items()}
+        | {"exact masks through the grid": _through(grid, methods["word"].testing[1])}
+        for name, methods in scored.items()
+    }
     rows, groups = [], []
     for i, methods in enumerate(scored.values()):
         each = [counts(m.testing[0] > m.threshold, m.testing[1]) for m in (methods["word"], methods["fitted"])]
         rows.append(np.concatenate(each, axis=1))
         groups.append(np.full(len(rows[-1]), i))
     gain = paired_bootstrap(np.concatenate(rows), [np.concatenate(groups)], statistic=_mean_gain, resamples=1000)
-    means = {key: float(np.mean([row[key] for row in classes.values()])) for key in next(iter(classes.values()))}
+    first = next(iter(classes.values()))
     return {
         "classes": classes,
-        "mean": means,
+        "mean": {
+            method: {ruler: float(np.nanmean([row[method][ruler] for row in classes.values()])) for ruler in rulers}
+            for method, rulers in first.items()
+        },
         "gain": [gain.value, gain.low, gain.high],
-        "word below 0.45": sum(row["word IoU"] < 0.45 for row in classes.values()),
+        "word below 0.45": sum(row["word"]["IoU"] < 0.45 for row in classes.values()),
     }
 
 
-def _of_class(methods: Mapping[str, Scored]) -> dict[str, float]:
-    found = {}
-    for method, scored in methods.items():
-        scores, truth = scored.testing
-        found[f"{method} IoU"] = float(Confusion.of(scores > scored.threshold, truth, 2, ignore=None).iou()[1])
-        found[f"{method} AP"] = float(np.mean([average_precision(t, s) for s, t in zip(scores, truth, strict=True)]))
-        found[f"{method} elsewhere"] = float((scored.elsewhere > scored.threshold).mean())
-    return found
+def _of_method(scored: Scored) -> dict[str, float]:
+    scores, truths = scored.testing
+    return _overlap(scores > scored.threshold, truths) | {
+        "AP": float(np.mean([average_precision(t, s) for s, t in zip(scores, truths, strict=True)])),
+        "elsewhere": float((scored.elsewhere > scored.threshold).mean()),
+    }
+
+
+def _through(grid: tuple[int, int], truths: np.ndarray) -> dict[str, float]:
+    return _overlap(np.stack([grid_reference(truth, grid) for truth in truths]), truths)
+
+
+def _overlap(masks: np.ndarray, truths: np.ndarray) -> dict[str, float]:
+    """IoU of masks and truths (scene, height, width) pooled, by image, and pooled away from the truths' outlines."""
+    inner = ~np.stack([boundary_band(truth, _EDGE) for truth in truths])
+    return {
+        "IoU": pooled_iou(zip(masks, truths, strict=True)),
+        "IoU by image": mean_per_image_iou(zip(masks, truths, strict=True)),
+        "IoU away from outlines": pooled_iou(zip(masks & inner, truths & inner, strict=True)),
+    }
 
 
 def counts(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -80,10 +80,14 @@ def _choices(found: Figures) -> tuple[str, ...]:
 
 
 def _headroom(found: Figures) -> tuple[str, ...]:
+    methods, rulers = list(found["mean"]), list(found["mean"]["word"])
+    rows = [(method, *(found["mean"][method].get(ruler, "") for ruler in rulers)) for method in methods]
+    classes = [(name, *(row[method]["IoU"] for method in methods)) for name, row in found["classes"].items()]
     return (
-        _nested(found["classes"] | {"mean": found["mean"]}, "class"),
+        _table(("mean of classes", *rulers), rows),
+        _table(("IoU", *methods), classes),
         f"Vectors fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
-        f"{Interval(*found['gain'])} IoU.\n",
+        f"{Interval(*found['gain'])} IoU. The grid has {' x '.join(map(str, found['grid']))} places.\n",
     )
 
 
@@ -129,7 +133,7 @@ def _transfer(found: Mapping[str, Any]) -> str:
         curve = found[name]
         rows = [(key, *(curve[column][key] for column in columns)) for key in curve["mini"]]
         header = (name, "mini", "mini, best threshold for each (oracle)", "SD 1.5")
-        parts.append(f"Spearman {curve['spearman']:.2f}, {name}:\n\n" + _table(header, rows))
+        parts.append(f"Spearman {_cell(curve['spearman'])}, {name}:\n\n" + _table(header, rows))
     return "\n".join(parts)
 
 
@@ -140,7 +144,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "memory": (("memory",), lambda found: (_table(("", "value"), found.items()),)),
     "choices": (("choices", "chosen"), _choices),
     "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
-    "headroom": (("headroom", "gain"), _headroom),
+    "headroom": (("headroom", "headroom_classes", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
     "masses": (("masses",), _masses),
     "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median of 3).\n",)),
