@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ovam.maps import AttentionMaps as AttentionMaps
     from ovam.masks import Segmentation as Segmentation
     from ovam.models import load as load
+    from ovam.plan import plan as plan
     from ovam.trace import TokenEmbedding as TokenEmbedding
     from ovam.trace import Trace as Trace
 
@@ -26,6 +27,7 @@ _HOMES = {
     "capture": "capture",
     "encode": "encode",
     "load": "models",
+    "plan": "plan",
     "stream": "capture",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -97,11 +97,9 @@ def capture(
     """
     backbone = backbone_of(pipe)
     choice = choice_of(blocks, steps, guidance)
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise OptionError(f"dtype={dtype}: expected torch.float16, torch.bfloat16 or torch.float32")
     traces: list[Trace] = []
     limit = byte_limit(torch.device(device), limit_gib)
-    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=torch.device(device), limit=limit)
+    recorder = QueryRecorder(backbone, traces, dtype=storage_type(dtype), device=torch.device(device), limit=limit)
     with Session(backbone, choice, recorder).installed():
         yield Captured(traces)
 
@@ -147,6 +145,13 @@ def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
     return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
+
+
+def storage_type(dtype: torch.dtype) -> torch.dtype:
+    """Check the type that queries are stored in."""
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise OptionError(f"dtype={dtype}: expected torch.float16, torch.bfloat16 or torch.float32")
+    return dtype
 
 
 def byte_limit(device: torch.device, limit_gib: float | None) -> int:

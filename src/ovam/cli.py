@@ -257,6 +257,25 @@ def info(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.")] = "mini",
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoiser calls to keep.")] = NUM_INFERENCE_STEPS,
+    images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 1,
+    blocks: Blocks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a capture would keep, block by block, from a model's configuration alone."""
+    kept = _given(blocks=blocks_of(blocks))
+    with running():
+        from ovam.commands.info import plan_capture
+
+        result = plan_capture(model, height=height, width=width, steps=steps, images=images, **kept)
+    _show(result, as_json)
+
+
+@app.command()
 def evaluate(
     predicted: Annotated[Path, typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.")],
     truth: Annotated[Path, typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.")],

@@ -54,11 +54,7 @@ def _pretrained(name: str, source: str | Path, *, dtype: torch.dtype, **options:
             warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
             pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotFoundError(
-            f"model {name!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-            "or the id of one"
-        ) from error
+        raise _not_found(name, error) from error
     backbone_of(pipe)
     return pipe
 
@@ -72,6 +68,47 @@ def _moved(pipe: Any, device: str | torch.device) -> Any:
             f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
             "torch finds on this machine, as 'cuda' or 'cuda:1'"
         ) from error
+
+
+def outline(name: str | Path) -> Any:
+    """A pipeline whose denoiser and autoencoder have shapes and no weights, without text encoders.
+
+    Args:
+        name: As in `load`; only configurations are read.
+
+    Raises:
+        ModelNotFoundError, UnsupportedPipelineError: as in `load`.
+    """
+    import diffusers
+
+    source = mini_folder() if str(name) == MINI else name
+    try:
+        index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
+        options = {option: value for option, value in index.items() if not option.startswith("_")}
+        for part, value in options.items():
+            if isinstance(value, list | tuple):
+                library, kind = value
+                options[part] = _outlined(getattr(diffusers, kind), source, part) if library == "diffusers" else None
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+    pipe = getattr(diffusers, index["_class_name"])(**options)
+    backbone_of(pipe)
+    return pipe
+
+
+def _outlined(kind: Any, source: str | Path, part: str) -> Any:
+    """A part as its configuration describes it; a module's weights have no memory."""
+    config = kind.load_config(source, subfolder=part, local_files_only=Path(source).is_dir())
+    with torch.device("meta" if issubclass(kind, torch.nn.Module) else "cpu"):
+        return kind.from_config(config)
+
+
+def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelNotFoundError(
+        f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
+        "or the id of one"
+    )
 
 
 def model_hash(pipe: Any) -> str:

@@ -51,10 +51,8 @@ class QueryRecorder:
 
     def begin(self, plan: Plan) -> None:
         """Announce the size, refuse what is over the limit, reserve the memory."""
-        shapes = _shapes(plan)
-        types = {slot: torch.float32 if slot[1] == "conditioning" else self.dtype for slot in shapes}
-        size = sum(torch.Size(shape).numel() * types[slot].itemsize for slot, shape in shapes.items())
-        total = size * plan.images * len(plan.halves)
+        layout = kept_layout(plan, self.dtype)
+        total = sum(part.nbytes for part in layout.values()) * plan.images * len(plan.halves)
         replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
         summary = (
             f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
@@ -66,10 +64,10 @@ class QueryRecorder:
         self.plan = plan
         self.text = self.backbone.text_side(tuple(plan.blocks), plan.request)
         self.buffers = {
-            (image, half, *slot): torch.empty(shape, dtype=types[slot], device=self.device)
+            (image, half, *slot): torch.empty_like(part, device=self.device)
             for image in range(plan.images)
             for half in plan.halves
-            for slot, shape in shapes.items()
+            for slot, part in layout.items()
         }
 
     def _check_limit(self, total: int, summary: str) -> None:
@@ -135,17 +133,23 @@ class QueryRecorder:
         return self.text.over(Replay(blocks, tuple(run.kept)))
 
 
-def _shapes(plan: Plan) -> dict[tuple[str, str], tuple[int, ...]]:
-    """What is kept of one image and half: shapes by block and part, the step axis after the first."""
-    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Tensor]:
+    """What is kept of one image and half: by block and part, tensors without memory, the step axis after the first."""
+    kept = {}
     for name, spec in plan.blocks.items():
         height, width = plan.grids[name]
-        shapes[name, "query"] = (spec.heads, plan.calls, height * width, spec.head_dim)
+        kept[name, "query"] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
     for name, parts in plan.replayed.items():
         for part, shape in parts.items():
-            first, *rest = (1, *shape) if part == "conditioning" else shape
-            shapes[name, part] = (first, plan.calls, *rest)
-    return shapes
+            if part == "conditioning":
+                kept[name, part] = _unfilled((1, plan.calls, *shape), torch.float32)
+            else:
+                kept[name, part] = _unfilled((shape[0], plan.calls, *shape[1:]), dtype)
+    return kept
+
+
+def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 class MapRecorder:

@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ovam.backbones.base import BlockSpec, Evaluation, Request
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Request
 from ovam.replay import ImageStream
-from ovam.trace import BlockChoice, Call, Grid, Half
+from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,43 @@ class Plan:
     def watched(self) -> tuple[str, ...]:
         """Blocks to look at, in running order: the chosen ones, and those that their words pass before."""
         return tuple(self.replayed or self.blocks)
+
+
+def plan_run(
+    backbone: Backbone,
+    blocks: BlockChoice,
+    latent: Grid,
+    *,
+    halves: tuple[Half, ...],
+    images: int,
+    calls: int,
+    request: Request | None = None,
+) -> Plan:
+    """The plan of a run with a latent of this size; the rest as `Plan` and `ovam.capture` name it.
+
+    Raises:
+        MissingBlockError: the choice fits no block.
+    """
+    specs, grids = backbone.blocks(), backbone.grids(latent)
+    if blocks is None:
+        names = tuple(name for name, spec in specs.items() if spec.default)
+    else:
+        names = choose_blocks(grids, blocks)
+    replayed = dict[str, dict[str, tuple[int, ...]]]()
+    if backbone.text_kind == "replayed":
+        for name in list(specs)[: list(specs).index(names[-1]) + 1]:
+            spec, (height, width) = specs[name], grids[name]
+            image = (spec.heads, height * width, spec.head_dim)
+            replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
+    return Plan(
+        blocks={name: specs[name] for name in names},
+        grids={name: grids[name] for name in names},
+        halves=halves,
+        images=images,
+        calls=calls,
+        replayed=replayed,
+        request=request,
+    )
 
 
 Level = tuple[float, float | None]

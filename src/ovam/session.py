@@ -11,12 +11,12 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Request
+from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
 from ovam.replay import ImageStream
-from ovam.run import Choice, Level, Plan, Recorder, Run
-from ovam.trace import Call, Grid, Half, choose_blocks
+from ovam.run import Choice, Level, Plan, Recorder, Run, plan_run
+from ovam.trace import Call, Half
 from ovam.wrapping import wrapped
 
 _watched: WeakSet[nn.Module] = WeakSet()
@@ -172,40 +172,21 @@ class Session:
 
     def _begin(self, evaluation: Evaluation) -> None:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
-        run, specs = self.run, self.backbone.blocks()
+        run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
-        grids = self.backbone.grids(evaluation.latent)
-        if self.choice.blocks is None:
-            names = tuple(name for name, spec in specs.items() if spec.default)
-        else:
-            names = choose_blocks(grids, self.choice.blocks)
-        positions = next(iter(evaluation.halves.values()))
-        plan = Plan(
-            blocks={name: specs[name] for name in names},
-            grids={name: grids[name] for name in names},
+        plan = plan_run(
+            self.backbone,
+            self.choice.blocks,
+            evaluation.latent,
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
             calls=self._expected_calls(evaluation),
-            replayed=self._replayed(names, specs, grids),
             request=run.request,
         )
         self.recorder.begin(plan)
         run.plan, run.levels = plan, self._levels(evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
-
-    def _replayed(
-        self, names: Sequence[str], specs: Mapping[str, BlockSpec], grids: Mapping[str, Grid]
-    ) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Blocks that a text passes on its way to the last chosen one, and the shapes of what each shows in a call."""
-        if self.backbone.text_kind == "static":
-            return {}
-        last = list(specs).index(names[-1])
-        shapes = dict[str, dict[str, tuple[int, ...]]]()
-        for name, spec in list(specs.items())[: last + 1]:
-            image = (spec.heads, grids[name][0] * grids[name][1], spec.head_dim)
-            shapes[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
-        return shapes
 
     def _halves(self, evaluation: Evaluation) -> tuple[Half, ...]:
         guided = (self.run.request is not None and self.run.request.guided) or len(evaluation.halves) > 1

@@ -1,6 +1,7 @@
-"""What is installed, what a model offers, what a trace holds."""
+"""What is installed, what a model offers, what a capture of it would keep, what a trace holds."""
 
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from ovam.backbones.registry import backbone_of, supported
 from ovam.models import MINI, load, mini_folder, text_of
+from ovam.plan import native_side, plan
 from ovam.recorders import versions
 from ovam.trace_file import read_header
 
@@ -40,8 +42,7 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
     """
     pipe = load(model)
     backbone = backbone_of(pipe)
-    config: Any = backbone.denoiser.config
-    side = getattr(config, "sample_size", None) or pipe.default_sample_size  # the second where packed, as in FLUX
+    side = native_side(pipe)
     grids = backbone.grids((side, side))
     text = text_of(pipe)
     return {
@@ -62,3 +63,13 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
             for name, spec in backbone.blocks().items()
         ],
     }
+
+
+def plan_capture(model: str | Path = MINI, **options: Any) -> dict[str, Any]:
+    """Bytes that a capture would keep, from the model's configuration alone; `options` are those of `ovam.plan`.
+
+    Raises:
+        The errors of `ovam.plan`.
+    """
+    planned = plan(model, **options)
+    return {"command": "plan", "model": str(model), "bytes": planned.nbytes, **asdict(planned)}

@@ -40,6 +40,8 @@ def _parts(result: Mapping[str, Any]) -> list[Table | Text]:
         ]
     if kind == "evaluate":
         return _evaluated(result)
+    if kind == "plan":
+        return _plan(result)
     if "header" in result:
         return _trace(result)
     return _facts(result)
@@ -72,6 +74,20 @@ def _seconds(result: Mapping[str, Any]) -> Text:
 def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:
     facts = {name: value for name, value in result.items() if name != "figures" and value not in (None, [])}
     return _facts(facts | result["figures"])
+
+
+def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
+    rows = [
+        [
+            block["name"],
+            "x".join(map(str, block["grid"])),
+            *(f"{block[part] / 2**20:.2f}" for part in ("query", "replay")),
+        ]
+        for block in result["blocks"]
+    ]
+    size = "x".join(map(str, result["size"]))
+    told = f"{result['pipeline']}, {size} pixels, {result['calls']} denoiser calls: {result['bytes'] / 2**30:.3f} GiB"
+    return [_table(("block", "grid", "queries, MiB", "for replay, MiB"), rows), _line(told)]
 
 
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
