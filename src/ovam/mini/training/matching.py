@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-WEIGHT = 0.1
+WEIGHT = 0.15
 FOUND_IN = 16  # a word is found where it has the attention of a 16th of the picture
 NAME_NOTHING = "a an the of and with in on to under next front big photograph photo picture image,"  # not looked for
 
@@ -27,7 +27,7 @@ class _Inputs:
 
 
 class Matching:
-    """Reads the cross attention of the UNet's two finer grids on the way up, as it is in the evaluation itself."""
+    """Reads the cross attention of the UNet's way up, as it is in the evaluation itself."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._layers = [block.transformer_blocks[0].attn2 for stage in unet.up_blocks[1:] for block in stage.attentions]
