@@ -16,10 +16,10 @@ test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with 
 check: format lint types imports docs quick test  ## what CI runs
 
 format: $(VENV)/ready
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 lint: $(VENV)/ready
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
 
 types: $(VENV)/ready
 	$(BIN)/mypy

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import test_contract
+from families import CONTRACT, FAMILIES, FEATURES, README, REAL_IMAGES, written
+from ovam.backbones.registry import supported
 from ovam.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -79,3 +82,15 @@ def test_relative_links_lead_somewhere(page):
     targets = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     missing = [link for link in targets if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_the_table_of_families_is_the_registry_s_and_its_tests_are_there():
+    page = README.read_text()
+    assert written(page) == page, "run python tests/families.py"
+    assert Path(test_contract.__file__).relative_to(ROOT).as_posix() == CONTRACT
+    assert {name for name, _ in FAMILIES.values()} == set(supported())
+    for _, tests in FAMILIES.values():
+        for test in FEATURES.values():
+            assert callable(getattr(getattr(test_contract, tests), test))
+    for file in REAL_IMAGES.values():
+        assert (ROOT / file).is_file()
