@@ -1,0 +1,1 @@
+"""Calls that users of other libraries remember, answered by this one."""
