@@ -151,9 +151,21 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _check_family(backbone: Backbone) -> None:
-    """A family that can't look at real images refuses by its own words, before its scheduler or size is looked at."""
+    """A family that can't look at real images refuses by its own words, before its scheduler or size is looked at.
+
+    Raises:
+        UnsupportedPipelineError: the family can't, or the denoiser wants more than a latent.
+    """
     if type(backbone).conditions is Backbone.conditions:
         backbone.conditions("", (0, 0))
+    denoiser: Any = backbone.denoiser
+    wanted, given = denoiser.config.in_channels, backbone.pipe.vae.config.latent_channels
+    if wanted != given:
+        raise UnsupportedPipelineError(
+            f"{type(backbone.pipe).__name__}: its {type(denoiser).__name__} reads {wanted} channels and a latent has "
+            f"{given}, as models made for inpainting do: expected one that reads a latent alone; encode the image "
+            "with the model it was made from"
+        )
 
 
 def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:

@@ -99,12 +99,12 @@ class Session:
             self.run.seeds = (_seed(given, drawn),) * len(drawn)
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
-        if not self.run.calls:
-            return
         """Pictures were decoded: a run's last, or a preview, which the next denoiser call shows.
 
         A loop of the user's own may decode its pictures one by one.
         """
+        if not self.run.calls:
+            return
         run, latent_only = self.run, arguments.get("output_type") == "latent"
         pictures = [] if latent_only else pictures_of(result)
         before = list(run.pictures or ())

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
@@ -17,6 +18,7 @@ from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
 from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
+from ovam.errors import UnsupportedPipelineError
 from ovam.trace import Grid
 
 log = logging.getLogger("ovam")
@@ -25,7 +27,12 @@ log = logging.getLogger("ovam")
 class SDXLBackbone(Backbone):
     """UNet2DConditionModel with cross attention to two CLIP text encoders, or as in the refiner to the second alone."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLControlNetPipeline",
+    )
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
     @property
@@ -71,12 +78,16 @@ class SDXLBackbone(Backbone):
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         pipe, unet = self.pipe, self.denoiser
+        if getattr(pipe.config, "requires_aesthetics_score", False):
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__} reads an aesthetic score, as SDXL's refiner does, which no real image has: "
+                "expected a model without one; encode the image with the base model"
+            )
         cond, uncond, pooled_cond, pooled_uncond = pipe.encode_prompt(
             prompt, device=unet.device, num_images_per_prompt=1, do_classifier_free_guidance=not prompt
         )
         # by its configuration, the pipeline tells zeros where there is no prompt
         vectors, pooled = (cond, pooled_cond) if prompt else (uncond, pooled_uncond)
-        width = pooled.shape[-1]
-        ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=unet.dtype, text_encoder_projection_dim=width)
-        added = {"text_embeds": pooled.to(unet.device, unet.dtype), "time_ids": ids.to(unet.device)}
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=unet.device)  # nothing cut off
+        added = {"text_embeds": pooled.to(unet.device, unet.dtype), "time_ids": ids}
         return {"encoder_hidden_states": vectors.to(unet.device, unet.dtype), "added_cond_kwargs": added}

@@ -16,7 +16,14 @@ from ovam.trace import Grid
 class UNetBackbone(Backbone):
     """UNet2DConditionModel with cross attention to one CLIP text encoder."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+    )
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
     @property

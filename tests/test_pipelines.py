@@ -1,0 +1,127 @@
+"""Pipelines that start from an image, or are steered by one: what is kept is what their attention computes."""
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+
+import ovam
+import tiny
+from ovam.backbones.registry import backbone_of
+from ovam.errors import UnsupportedPipelineError
+from ovam.testing.evidence import ExplicitSoftmax, assert_same_image
+
+PROMPT = "a dog on the grass"
+PICTURE = Image.linear_gradient("L").resize((32, 32)).convert("RGB")
+MASK = Image.radial_gradient("L").resize((32, 32)).point(lambda value: 255 * (value < 100))
+
+# the schedulers of some families copy tensors into arrays as numpy 1 did
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def _controlnet(unet):
+    torch.manual_seed(1)
+    net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    with torch.no_grad():
+        for layer in (net.controlnet_mid_block, *net.controlnet_down_blocks):  # zeros at first, which steer nothing
+            layer.weight.normal_(std=0.3)
+    return net.eval()
+
+
+def _inpainting_unet(pipe):
+    """A UNet of nine channels: the noisy latent, the mask and the masked latent."""
+    torch.manual_seed(2)
+    return type(pipe.unet).from_config(pipe.unet.config, in_channels=9).eval()
+
+
+def _make(name):
+    """A tiny pipeline of this class, from the parts of its family's, and the arguments of a run."""
+    base = (tiny.sdxl if "XL" in name else tiny.sd1)()
+    parts = base.components
+    arguments = {"prompt": PROMPT, "num_inference_steps": 4}
+    if "ControlNet" in name:
+        parts |= {"controlnet": _controlnet(base.unet)}
+    if "Img2Img" in name:
+        arguments |= {"image": PICTURE, "strength": 0.75}
+    if "Inpaint" in name:
+        arguments |= {"image": PICTURE, "mask_image": MASK, "strength": 1.0, "height": 32, "width": 32}
+    if "ControlNet" in name:
+        only = not ("Img2Img" in name or "Inpaint" in name)
+        arguments |= {"image": PICTURE} if only else {"control_image": PICTURE}
+    if name == "StableDiffusionXLControlNetPipeline":
+        arguments |= {"height": 32, "width": 32}
+    options = {} if "XL" in name else {"requires_safety_checker": False}
+    if "XL" in name:
+        parts.pop("force_zeros_for_empty_prompt", None)
+    pipe = getattr(diffusers, name)(**parts, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, arguments
+
+
+def _run(pipe, arguments):
+    return pipe(**arguments, generator=torch.Generator().manual_seed(0)).images[0]
+
+
+FAMILIES = [name for pipe in (tiny.sd1, tiny.sdxl) for name in backbone_of(pipe()).pipelines[1:]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_kept_queries_give_the_attention_of_the_run_and_leave_its_image_alone(name):
+    pipe, arguments = _make(name)
+    plain = _run(pipe, arguments)
+    with ovam.capture(pipe, dtype=torch.float32) as traces:
+        assert_same_image(_run(pipe, arguments), plain)
+    trace = traces[0]
+    assert_same_image(trace.image, plain)
+    assert len(trace.calls) == (3 if "Img2Img" in name else 4)
+    explicit = {block: ExplicitSoftmax() for block in trace.blocks}
+    for block, processor in explicit.items():
+        pipe.unet.get_submodule(block).set_processor(processor)
+    _run(pipe, arguments)
+    kept = trace.maps(PROMPT, softmax_over="padded", keep=("block", "step")).token_maps
+    for i, (block, processor) in enumerate(explicit.items()):
+        grid = trace.blocks[block].grid
+        if grid == max(other.grid for other in trace.blocks.values()):  # coarser ones were enlarged
+            for step, seen in enumerate(processor.seen):
+                weights = seen.weights.chunk(2)[1][0].mean(0).T.unflatten(-1, grid)
+                worst = (kept[i, step] - weights).abs().max()
+                assert worst < 1e-4, (block, step)  # measured 9e-6
+
+
+def test_a_seed_is_noted_only_where_it_makes_the_image_again():
+    pipe, arguments = _make("StableDiffusionControlNetPipeline")
+    with ovam.capture(pipe) as traces:
+        _run(pipe, arguments)
+    assert traces[0].source.seed == 0
+
+
+def test_words_are_streamed():
+    pipe, arguments = _make("StableDiffusionInpaintPipeline")
+    with ovam.capture(pipe, dtype=torch.float32) as traces:
+        _run(pipe, arguments)
+    with ovam.stream(pipe, ["sky"]) as maps:
+        _run(pipe, arguments)
+    assert torch.allclose(maps[0]["sky"], traces[0].maps(["sky"])["sky"], atol=1e-6)
+
+
+def test_real_images_are_encoded_as_by_the_familys_first_pipeline():
+    for name, first in (("StableDiffusionImg2ImgPipeline", tiny.sd1), ("StableDiffusionXLInpaintPipeline", tiny.sdxl)):
+        pipe, _ = _make(name)
+        found = ovam.encode(pipe, PICTURE, timesteps=(100,)).maps(["dog"])["dog"]
+        expected = ovam.encode(first(), PICTURE, timesteps=(100,)).maps(["dog"])["dog"]
+        assert torch.equal(found, expected), name
+
+
+@pytest.mark.user_error
+def test_models_that_read_more_than_a_latent_are_refused_a_real_image():
+    pipe, arguments = _make("StableDiffusionInpaintPipeline")
+    pipe.register_modules(unet=_inpainting_unet(pipe))
+    with ovam.capture(pipe) as traces:
+        _run(pipe, arguments)
+    assert len(traces) == 1
+    with pytest.raises(UnsupportedPipelineError, match="reads 9 channels and a latent has 4"):
+        ovam.encode(pipe, PICTURE)
+    pipe, _ = _make("StableDiffusionXLImg2ImgPipeline")
+    pipe.register_to_config(requires_aesthetics_score=True)
+    with pytest.raises(UnsupportedPipelineError, match="reads an aesthetic score"):
+        ovam.encode(pipe, PICTURE)
