@@ -17,6 +17,7 @@ from ovam import errors
 from ovam.attention import weight_sums
 from ovam.backbones.base import TextReader
 from ovam.backbones.registry import backbone_of
+from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
 
@@ -286,6 +287,15 @@ class TestCapture:
         pipe.text_encoder_2 = None
         with pytest.raises(errors.NoTextEncoderError, match="FluxPipeline has no text_encoder_2"):
             ovam.stream(pipe, "dog").__enter__()
+
+    def test_a_size_that_the_pipeline_would_change_is_refused(self, pipe, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipe, "vae_scale_factor", 8)  # as in the published models
+        for command in (
+            lambda: generate_files("a cat", ["cat"], output_dir=tmp_path, model=pipe, height=32, width=40),
+            lambda: ovam.plan(pipe, height=32, width=40),
+        ):
+            with pytest.raises(errors.OptionError, match=r"width=40: expected a (positive )?multiple of 16"):
+                command()
 
     def test_real_images_are_refused(self, sd3):
         with pytest.raises(

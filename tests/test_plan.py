@@ -72,7 +72,7 @@ def test_the_plan_on_the_command_line():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"height": 33}, "height=33: expected a positive multiple of 4"),
+        ({"height": 33}, "height=33: expected a positive multiple of 8"),
         ({"width": 0}, "width=0"),
         ({"steps": 0}, "steps=0: expected a positive multiple of 1"),
         ({"images": -1}, "images=-1"),

@@ -89,7 +89,7 @@ def plan(
     native = native_side(pipe) * factor
     size = (native if height is None else height, native if width is None else width)
     for name, value in {"height": size[0], "width": size[1], "steps": steps, "images": images}.items():
-        unit = factor if name in ("height", "width") else 1
+        unit = backbone.side_multiple if name in ("height", "width") else 1
         if value < 1 or value % unit:
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)

@@ -145,6 +145,11 @@ class Backbone(ABC):
         self.pipe = pipe
 
     @property
+    def side_multiple(self) -> int:
+        """Height and width of images are multiples of it, in pixels; diffusers asks for 8 whatever the autoencoder."""
+        return 8
+
+    @property
     @abstractmethod
     def denoiser(self) -> nn.Module:
         """The module that is called once per evaluation."""

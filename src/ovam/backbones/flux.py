@@ -45,6 +45,11 @@ class FluxBackbone(Backbone):
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
 
     @property
+    def side_multiple(self) -> int:
+        """Latents are packed two by two."""
+        return int(2 * self.pipe.vae_scale_factor)
+
+    @property
     def denoiser(self) -> Any:
         return plain_denoiser(self.pipe, "transformer")
 

@@ -34,6 +34,11 @@ class SD3Backbone(Backbone):
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
 
     @property
+    def side_multiple(self) -> int:
+        """Whole patches of the latent."""
+        return int(self.pipe.vae_scale_factor * self.denoiser.config.patch_size)
+
+    @property
     def denoiser(self) -> Any:
         return plain_denoiser(self.pipe, "transformer")
 

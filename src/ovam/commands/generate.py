@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import write_all
@@ -17,7 +18,7 @@ from ovam.masks import THRESHOLD, check_words
 from ovam.models import MINI, load, text_of
 from ovam.trace import BlockChoice
 
-_SIDE_MULTIPLE = 8  # diffusers asks for it of every Stable Diffusion, whatever the autoencoder's factor
+_LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
 
 
 def generate(
@@ -82,9 +83,10 @@ def generate(
     asked, rivals = check_words(words, against, threshold)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
-    _check_size(height=height, width=width)
+    _check_size(_LEAST_MULTIPLE, height=height, width=width)
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
+    _check_size(backbone_of(pipe).side_multiple, height=height, width=width)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}  # PixArt takes no None
     with capture(pipe, blocks=blocks, steps=steps, limit_gib=limit_gib) as traces:
@@ -133,12 +135,12 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
     return pipe
 
 
-def _check_size(**sides: int | None) -> None:
-    """Raises OptionError where diffusers would refuse a side only after the model was loaded."""
+def _check_size(unit: int, **sides: int | None) -> None:
+    """Raises OptionError where the pipeline would refuse a side, or make the image of another size (FLUX)."""
     for name, side in sides.items():
-        if side is not None and side % _SIDE_MULTIPLE:
-            nearest = max(1, round(side / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE
-            raise OptionError(f"{name}={side}: expected a multiple of {_SIDE_MULTIPLE} pixels, for example {nearest}")
+        if side is not None and side % unit:
+            nearest = max(1, round(side / unit)) * unit
+            raise OptionError(f"{name}={side}: expected a multiple of {unit} pixels, for example {nearest}")
 
 
 def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str]) -> None:
