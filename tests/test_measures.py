@@ -192,8 +192,8 @@ def test_curves_stand_beside_their_own_figures():
 
 
 def test_a_rank_correlation_that_says_nothing_is_not_a_number():
-    assert curves._spearman(np.array([0.1, 0.2, 0.2]), (1, 2, 2)) == pytest.approx(1.0)
-    assert np.isnan(curves._spearman(np.array([0.1, 0.1]), (1, 2)))
+    assert curves._spearman(np.array([0.1, 0.2, 0.2]), (1.0, 2.0, 2.0)) == pytest.approx(1.0)
+    assert np.isnan(curves._spearman(np.array([0.1, 0.1]), (1.0, 2.0)))
     assert np.isnan(curves._spread(lambda drawn: float("nan"), 1)).all()
 
 

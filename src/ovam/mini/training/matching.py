@@ -27,7 +27,7 @@ class _Inputs:
 
 
 class Matching:
-    """Reads the cross attention of the UNet's way up, as it is in the evaluation itself."""
+    """Reads the cross attention of the UNet's two finer grids on the way up, as it is in the evaluation itself."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._layers = [block.transformer_blocks[0].attn2 for stage in unet.up_blocks[1:] for block in stage.attentions]
