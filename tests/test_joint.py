@@ -328,7 +328,9 @@ class TestFile:
     def test_text_from_a_folder(self, pipe, trace, path, tmp_path):
         pipe.save_pretrained(tmp_path / "model")
         loaded = ovam.Trace.load(path, text=tmp_path / "model")
-        assert torch.equal(loaded.maps("a red boat").token_maps, trace.maps("a red boat").token_maps)
+        found, expected = (t.maps("a red boat").token_maps for t in (loaded, trace))
+        # the weights lie elsewhere in memory, so that some processors add in another order: measured 3e-7
+        assert torch.allclose(found, expected, rtol=0, atol=3e-6)
 
     def test_without_its_model_it_is_refused(self, sd1, path):
         with pytest.raises(errors.NoTextEncoderError, match=r"trace of joint attention.*text=pipe"):

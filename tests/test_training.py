@@ -1,5 +1,6 @@
 """The recipe's denoiser stage: it can be broken off and taken up again, and what it exports is the moving average."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,9 @@ from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged_unet, 
 from ovam.mini.training.loop import load_tensors, save_tensors
 from ovam.mini.training.matching import FOUND_IN, Matching
 from ovam.mini.training.pool import Pool
+from ovam.mini.training.recipe import take_up
 from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of
-from ovam.models import text_of
+from ovam.models import mini_folder, text_of
 
 
 class _Pool(Pool):
@@ -50,6 +52,16 @@ def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
     resumed.run((Phase(2, ((64, 4),)),))
     _, iterations = averaged_unet(tmp_path / "unet")
     assert iterations == 2
+
+
+def test_training_goes_on_from_a_shipped_folder(tmp_path):
+    take_up(mini_folder(), tmp_path)
+    shipped = load_tensors(mini_folder() / "unet" / "diffusion_pytorch_model.safetensors")
+    averaged, iterations = averaged_unet(tmp_path / "unet")
+    about = json.loads((mini_folder() / "training.json").read_text())
+    assert (iterations, (tmp_path / "history.txt").read_text()) == (about["iterations"], about["history"])
+    assert all(torch.equal(value, shipped[name].float()) for name, value in averaged.state_dict().items())
+    assert load_picture_tower(tmp_path / "text_encoder", text_of("mini").encoder.config.hidden_size)
 
 
 def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_path):
@@ -178,7 +190,7 @@ def test_words_are_found_where_the_denoiser_s_own_attention_is_highest():
                 if told == -1:
                     other += np.array([-np.log(1 - found[position]) * weight, weight])
         expected.append(own[0] / max(own[1], 1) + other[0] / max(other[1], 1))
-    assert len(expected) == 4
+    assert len(expected) == 8  # two on the way down, six on the way up
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)  # measured 3e-8
     assert matching.loss(torch.zeros_like(belongs), weights) == 0
 

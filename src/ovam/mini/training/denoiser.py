@@ -47,7 +47,7 @@ class Phase:
     sizes: tuple[tuple[int, int], ...]
 
 
-PHASES = (Phase(4000, ((64, 64),)), Phase(3500, ((128, 32), (64, 64))), Phase(1500, ((128, 32),)))
+PHASES = (Phase(4000, ((64, 64),)), Phase(3500, ((128, 32), (64, 64))), Phase(4000, ((128, 32),)))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def half_precision() -> AbstractContextManager[None]:
-    """Autocast to bfloat16: on the CPUs and GPUs that multiply it natively it is 1.5 to 3 times as fast."""
-    return torch.autocast(DEVICE.type, torch.bfloat16)
+    """Autocast to bfloat16, 1.5 to 3 times as fast, where the processor multiplies it and does not only emulate it."""
+    multiplied = DEVICE.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=multiplied)
 
 
 def warm_cosine(iteration: int, total: int, peak: float, warm: int = 200) -> float:

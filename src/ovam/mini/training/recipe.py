@@ -22,6 +22,7 @@ from ovam.mini.training.tokenizer import train_tokenizer
 from ovam.models import load
 
 SCENES = 40_000
+_HISTORY = "history.txt"  # kept by hand where a run was changed on its way
 
 
 def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
@@ -106,15 +107,16 @@ def _identity(work: Path) -> dict[str, int]:
 
 def take_up(folder: Path, work: Path) -> None:
     """Lay out the parts of a shipped pipeline in `work` as if its training had just been broken off."""
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipe = load(folder)
     pipe.vae.save_pretrained(work / "vae")
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
     shutil.copy(picture_tower_of(folder / "text_encoder"), picture_tower_of(work / "text_encoder"))
-    iteration = _training_of(folder)["iterations"]
+    about = _training_of(folder)
+    (work / _HISTORY).write_text(about["history"])
     weights = pipe.unet.state_dict()
-    tensors = {f"{kind}.{name}": value for kind in ("raw", "ema") for name, value in weights.items()}
-    save_tensors(tensors | {"iteration": torch.tensor(iteration)}, checkpoint_of(work / "unet"))
+    tensors = {f"{kind}.{name}": value.clone() for kind in ("raw", "ema") for name, value in weights.items()}
+    save_tensors(tensors | {"iteration": torch.tensor(about["iterations"])}, checkpoint_of(work / "unet"))
 
 
 def _training_of(folder: Path) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def export(work: Path, folder: Path) -> None:
     tower = load_tensors(picture_tower_of(work / "text_encoder"))
     halves = {name: value.half() for name, value in tower.items()}
     save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
-    notes = work / "history.txt"  # kept by hand where a run was changed on its way
+    notes = work / _HISTORY
     about = {
         **_identity(work),
         "iterations": iterations,
