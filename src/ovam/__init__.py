@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ovam.masks import Segmentation as Segmentation
     from ovam.models import load as load
     from ovam.plan import plan as plan
+    from ovam.tokens.optimize import optimize_tokens as optimize_tokens
+    from ovam.tokens.token_set import TokenSet as TokenSet
     from ovam.trace import TokenEmbedding as TokenEmbedding
     from ovam.trace import Trace as Trace
 
@@ -23,10 +25,12 @@ _HOMES = {
     "OvamError": "errors",
     "Segmentation": "masks",
     "TokenEmbedding": "trace",
+    "TokenSet": "tokens.token_set",
     "Trace": "trace",
     "capture": "capture",
     "encode": "encode",
     "load": "models",
+    "optimize_tokens": "tokens.optimize",
     "plan": "plan",
     "stream": "capture",
 }

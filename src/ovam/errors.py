@@ -86,3 +86,11 @@ class SplitError(OvamError, ValueError):
 
 class GroundTruthError(OvamError, ValueError):
     """A ground truth and a prediction do not belong together, or the truth holds what it must not."""
+
+
+class AnnotationError(OvamError, ValueError):
+    """A mask or label map can't be used to fit tokens on."""
+
+
+class TokenFileError(OvamError, ValueError):
+    """A file holds no tokens, is damaged, or is of a newer format."""

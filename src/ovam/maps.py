@@ -1,6 +1,7 @@
 """From a trace and any words to attention maps: keys, weights, and one flat mean over steps, blocks and heads."""
 
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
@@ -22,10 +23,23 @@ from ovam.errors import (
 )
 from ovam.prompt import AttributionPrompt, Span, listed
 from ovam.shapes import Embedding, Key, Map, TokenMaps
-from ovam.trace import BlockChoice, BlockTrace, Call, Grid, Half, ReplayedSide, TextSide, TokenEmbedding, Trace, Words
+from ovam.trace import (
+    BlockChoice,
+    BlockTrace,
+    Call,
+    Fitted,
+    Grid,
+    Half,
+    ReplayedSide,
+    TextSide,
+    TokenEmbedding,
+    Trace,
+    Words,
+)
 
 Axis = Literal["block", "head", "step"]
 SoftmaxOver = Literal["prompt", "padded", "joint"]
+log = logging.getLogger("ovam")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +125,7 @@ class AttentionMaps:
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
         """The maps at (height, width), the image's own size by default; bilinear, so the range stays."""
         height, width = self.image_size if size is None else size
-        return replace(self, token_maps=_resize(self.token_maps, (height, width)))
+        return replace(self, token_maps=resized(self.token_maps, (height, width)))
 
 
 def attention_maps(
@@ -132,7 +146,9 @@ def attention_maps(
     Args:
         trace: Queries of one run.
         words: A prompt such as "a cat on the lawn" (phrases in double quotes), a list such as
-            ["hot dog", "sky"], a `TokenEmbedding`, or raw vectors (token, width) of the trace's space.
+            ["hot dog", "sky"], a `TokenSet` or several among the words of a list, a `TokenEmbedding`, or raw
+            vectors (token, width) of the trace's space. Tokens used on other blocks or another model than they were
+            fitted on are noted (logger `ovam`, level INFO).
         half: Which half's queries; by default the conditional one where it was kept.
         blocks: Blocks by name or grid; all by default.
         steps: Step numbers; all by default.
@@ -160,12 +176,14 @@ def attention_maps(
     check_options(keep, softmax_over)
     check_joint(trace.text, softmax_over)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
-    which = _half(chosen, half)
+    which = half_of(chosen, half)
     prompts = embed_words(chosen.text, words, softmax_over)
+    for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
+        log.info(note)
     lengths = lengths_of(prompts)
     flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
-    for entries, call in _key_groups(chosen.text, chosen.calls):
-        for name, key in _keys(chosen.text, prompts, tuple(chosen.blocks), call, which):
+    for entries, call in key_groups(chosen.text, chosen.calls):
+        for name, key in keys_of(chosen.text, prompts, tuple(chosen.blocks), call, which):
             block, image_key = chosen.blocks[name], None
             if softmax_over == "joint":
                 image_key = chosen.replay.blocks[name].key[which][:, entries]
@@ -206,7 +224,12 @@ def check_joint(text: TextSide, softmax_over: SoftmaxOver) -> None:
         )
 
 
-def _half(trace: Trace, asked: Half | None) -> Half:
+def half_of(trace: Trace, asked: Half | None) -> Half:
+    """The half of guidance that is asked for; by default the conditional one where it was kept.
+
+    Raises:
+        NothingCapturedError: the trace holds no queries, or not of this half.
+    """
     halves = trace.halves
     if not halves or not trace.calls:
         raise NothingCapturedError(
@@ -233,22 +256,45 @@ def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "promp
     padded = softmax_over != "prompt"
     if isinstance(words, str):
         return [text.embed(words, padded=padded)]
-    if softmax_over == "padded" and isinstance(words, TokenEmbedding | Tensor):
+    if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
         raise OptionError(
             "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
-            "trace.text.embed(text, padded=True) and leave the option away"
+            "trace.text.embed(text, padded=True) and leave the option away; ask fitted tokens by themselves"
         )
+    if isinstance(words, Fitted):
+        words = [words]
     if isinstance(words, TokenEmbedding):
         _check_space(words.space == text.space, str(words.space), text)
         return [words]
     if isinstance(words, Tensor):
         return [_named_vectors(words, text)]
-    if isinstance(words, Sequence) and all(isinstance(word, str) for word in words):
-        return [text.embed(word, as_phrase=True, padded=padded) for word in listed(words)]
+    if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
+        parts = [word if isinstance(word, Fitted) else listed([word])[0] for word in words or listed(words)]
+        return [prompt for part in parts for prompt in _prompts_of(part, text, padded)]
     raise EmptyWordsError(
-        f"words are a {type(words).__name__}: expected a string, a list of strings, a TokenEmbedding "
-        "or a tensor (token, width)"
+        f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
+        "a TokenEmbedding or a tensor (token, width)"
     )
+
+
+def _prompts_of(entry: str | Fitted, text: TextSide, padded: bool) -> Sequence[TokenEmbedding]:
+    """The attribution prompts of a listed word, one, or of a set of tokens, one a group."""
+    if isinstance(entry, str):
+        return [text.embed(entry, as_phrase=True, padded=padded)]
+    if entry.space != text.space:
+        raise SpaceMismatchError(
+            f"tokens {', '.join(entry.classes)} were fitted for {entry.space}, but this trace's keys are made from "
+            f"{text.space}: expected the same text encoder; fit them again on a trace of this model"
+        )
+    return entry.prompts()
+
+
+def fitted_in(words: Words) -> tuple[Fitted, ...]:
+    """The fitted tokens among what is asked."""
+    if isinstance(words, Fitted):
+        return (words,)
+    listed_words = isinstance(words, Sequence) and not isinstance(words, str)
+    return tuple(word for word in words if isinstance(word, Fitted)) if listed_words else ()
 
 
 def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
@@ -274,7 +320,7 @@ def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
     return [len(prompt.vectors) if prompt.own is None else len(prompt.own) for prompt in prompts]
 
 
-def _keys(
+def keys_of(
     text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
 ) -> Iterator[tuple[str, Key]]:
     """Each block's keys of all prompts, one after the other along `token`."""
@@ -289,7 +335,7 @@ def _keys(
         yield name, text.keys(vectors, name, call)
 
 
-def _key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
+def key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
     """Entries of the step axis that share their keys: all of them, unless keys are replayed call by call."""
     if text.kind == "static":
         return [(slice(None), calls[0].index)]
@@ -345,7 +391,7 @@ class Accumulator:
         """The mean, at the finest grid, axes (block or head, step, token, height, width) where kept."""
         keep_step = "step" in self.keep
         rows = (
-            _resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
+            resized(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
             for block, parts in self.sums.items()
         )
         steps = 1 if keep_step else len(calls)
@@ -371,7 +417,7 @@ class Accumulator:
         return named
 
 
-def _resize(maps: Tensor, size: Grid) -> Tensor:
+def resized(maps: Tensor, size: Grid) -> Tensor:
     """Bilinear, over the last two axes; a convex combination, so that the range and the sums stay."""
     if maps.shape[-2:] == size:
         return maps

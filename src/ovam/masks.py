@@ -3,21 +3,23 @@
 First form. The order is fixed: aggregate, (refine, later), calibrate, presence, compete, mask.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError
-from ovam.maps import SoftmaxOver, attention_maps
+from ovam.maps import AttentionMaps, SoftmaxOver, attention_maps, fitted_in, resized
 from ovam.prompt import listed
 from ovam.shapes import LabelMap, Map, Mask
-from ovam.trace import BlockChoice, Half, Trace
+from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 
+Scores = Float[Tensor, "word height width"]
 THRESHOLD = 0.5
 _PRESENCE_SHARE = 0.02
-_ROUNDING = 1e-5  # a spread below this share of the greatest value is float32 rounding, not a map
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +65,9 @@ class Segmentation:
 
 def segment(
     trace: Trace,
-    words: Sequence[str],
+    words: Listed,
     *,
-    against: Sequence[str] = (),
+    against: Listed = (),
     threshold: float = THRESHOLD,
     half: Half | None = None,
     blocks: BlockChoice = None,
@@ -76,7 +78,8 @@ def segment(
 
     Args:
         trace: Queries of one run.
-        words: Words or phrases; each is an attribution prompt of its own.
+        words: Words or phrases, each an attribution prompt of its own; a TokenSet, or several among the words. A
+            token's score has its border at 0.5 as it was fitted.
         against: Words that compete as well and are then dropped: what they win becomes background.
         threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
         half: As in `attention_maps`.
@@ -90,27 +93,27 @@ def segment(
         The errors of `attention_maps`.
     """
     asked, rivals = check_words(words, against, threshold)
-    maps = attention_maps(trace, [*asked, *rivals], half=half, blocks=blocks, steps=steps, softmax_over=softmax_over)
-    raw = maps.stacked()
-    scores = torch.stack([calibrated(word_map) for word_map in maps.resized().stacked()])
+    names, every = names_of(asked), [*asked, *rivals]
+    maps = attention_maps(trace, every, half=half, blocks=blocks, steps=steps, softmax_over=softmax_over)
+    scores = calibrated(maps, {name: one for tokens in fitted_in(every) for name, one in tokens.calibrations.items()})
     best, winner = scores.max(dim=0)
-    labels = torch.where((best > threshold) & (winner < len(asked)), winner + 1, 0)
-    found = {word: presence(raw[i]) for i, word in enumerate(asked)}
-    return Segmentation(labels, asked, scores[: len(asked)], found, threshold)
+    labels = torch.where((best > threshold) & (winner < len(names)), winner + 1, 0)
+    found = {name: presence(maps[i]) for i, name in enumerate(names)}
+    return Segmentation(labels, names, scores[: len(names)], found, threshold)
 
 
 def check_words(
-    words: Sequence[str], against: Sequence[str] = (), threshold: float = THRESHOLD
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    words: Listed, against: Listed = (), threshold: float = THRESHOLD
+) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
     """Check what `segment` is asked, without a trace; gives the words and the contrast words, blanks around them cut.
 
     Raises:
         EmptyWordsError: no words.
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
     """
-    asked = listed([words] if isinstance(words, str) else words)
-    rivals = listed([against] if isinstance(against, str) else against) if against else ()
-    every = asked + rivals
+    asked = _entries(words) or listed(())
+    rivals = _entries(against)
+    every = names_of([*asked, *rivals])
     twice = sorted({word for word in every if every.count(word) > 1})
     if twice:
         raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
@@ -119,14 +122,28 @@ def check_words(
     return asked, rivals
 
 
-def calibrated(word_map: Map) -> Map:
-    """Stretch a map to [0, 1] by its own least and greatest value; a constant map becomes 0.
+def _entries(words: Listed) -> tuple[str | Fitted, ...]:
+    parts = [words] if isinstance(words, str | Fitted) else words
+    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts)
 
-    The one change of scale on the way to a mask. A raw map's level depends on the number of tokens in its
-    attribution prompt, so that levels of two words can't be compared as they are.
+
+def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
+    """Words, and the classes of fitted tokens among them, in order."""
+    return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
+
+
+def calibrated(maps: AttentionMaps, calibrations: Mapping[str, Calibration]) -> Scores:
+    """Scores of all words at the image's size, in [0, 1].
+
+    A fitted token has a calibration; a word's map is stretched to [0, 1] by its own least and greatest value.
     """
-    low, high = word_map.min(), word_map.max()
-    return (word_map - low) / (high - low) if high - low > _ROUNDING * high else torch.zeros_like(word_map)
+    height, width = maps.image_size
+    fine = maps.resized()
+    rows = [
+        calibrations[name](resized(stretched(maps[i]), (height, width))) if name in calibrations else stretched(fine[i])
+        for i, name in enumerate(maps.words)
+    ]
+    return torch.stack(rows)
 
 
 def presence(word_map: Map) -> float:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ovam.calibration import Calibration
 from ovam.calls import Call as Call
 from ovam.calls import Half as Half
 from ovam.calls import choose_steps as choose_steps
@@ -67,9 +68,37 @@ class TokenEmbedding:
     space: Space
     own: tuple[int, ...] | None = None
 
+    def taken_rows(self) -> Embedding:
+        """Of the vectors, those of the prompt's tokens."""
+        return self.vectors if self.own is None else self.vectors[list(self.own)]
+
     def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
         """Of the keys of all vectors, those of the prompt's tokens."""
         return key if self.own is None else key[:, list(self.own)]
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What stands wherever words do and brings attribution prompts of its own: a `TokenSet`."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of the prompts."""
+        ...
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """From map to score, of the classes that were fitted with one."""
+        ...
+
+    def prompts(self) -> tuple[TokenEmbedding, ...]: ...
+
+    def notes(self, trace: "Trace") -> tuple[str, ...]:
+        """What differs between the fit and a trace, in words."""
+        ...
 
 
 @runtime_checkable
@@ -240,7 +269,7 @@ class Trace:
 
         return attention_maps(self, words, **options)
 
-    def segment(self, words: Sequence[str], **options: "Any") -> "Segmentation":
+    def segment(self, words: "Listed", **options: "Any") -> "Segmentation":
         """Masks and a label map of a list of words; see `ovam.masks.segment`."""
         from ovam.masks import segment
 
@@ -260,8 +289,11 @@ class Trace:
         return load_trace(path, text)
 
 
-Words = str | Sequence[str] | TokenEmbedding | Embedding
-"""What can be asked: a prompt, a list of words and phrases, or vectors of the trace's space."""
+Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
+"""What can be asked: a prompt, a list of words, phrases and fitted tokens, these alone, or vectors of the space."""
+
+Listed = str | Sequence[str | Fitted] | Fitted
+"""What can be segmented: words and phrases, fitted tokens, or both in one list."""
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
 """Blocks by module path or its beginning, by grid height, or by grid (height, width)."""

@@ -1,0 +1,76 @@
+"""A TokenSet in words."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ovam.tokens.token_set import TokenGroup, TokenSet
+
+
+def facts(tokens: TokenSet) -> dict[str, Any]:
+    """What a set is, as plain values for people and programs: its space, and a record for each group."""
+    return {
+        "classes": list(tokens.classes),
+        "space": str(tokens.space),
+        "groups": [_facts(group) for group in tokens.groups],
+    }
+
+
+def _facts(group: TokenGroup) -> dict[str, Any]:
+    fit = group.fit
+    calls = sum(map(len, fit.timesteps))
+    found = {
+        "classes": ", ".join(group.classes),
+        "fitted": "jointly, one background" if len(group.classes) > 1 else "alone",
+        "rows": len(group.rows),
+        "model": fit.model or None,
+        "annotations": len(fit.annotations),
+        "denoiser calls": calls,
+        "blocks": len(fit.blocks),
+        "half": fit.half,
+        "maps": f"{fit.aggregation}, softmax over {fit.softmax_over}, refinement {fit.refinement}",
+        "calibration": ", ".join(
+            f"{name}: scale {c.scale:.3g}, offset {c.offset:.3g}" for name, c in group.calibrations.items()
+        )
+        or "stretched like a word",
+        "loss": _losses(group),
+        "stopped": fit.stopped or None,
+        "licence": group.licence,
+        "remark": fit.remark or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _losses(group: TokenGroup) -> str | None:
+    fit = group.fit
+    if fit.loss is None:
+        return None
+    return f"{fit.losses[0]:.4f} at first, {fit.loss:.4f} at best, in {len(fit.losses)} evaluations"
+
+
+def card(tokens: TokenSet) -> str:
+    """Several lines of text: what the tokens are, where they can be used, and how they were made."""
+    lines = [f"tokens for {', '.join(tokens.classes)}", f"usable with: {tokens.space}"]
+    for entry in facts(tokens)["groups"]:
+        lines += ["", *_lines(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(entry: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {value}" for name, value in entry.items()]
+
+
+def model_card(tokens: TokenSet) -> str:
+    """The card as a repository of the Hub has it, `README.md`."""
+    licences = {group.licence for group in tokens.groups}
+    licence = next(iter(licences)) if len(licences) == 1 else None
+    head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", f"license: {json.dumps(licence or 'other')}", "---"]
+    use = [
+        "```python",
+        "import ovam",
+        "",
+        'tokens = ovam.TokenSet.from_pretrained("owner/name")',
+        "masks = trace.segment(tokens)",
+        "```",
+    ]
+    return "\n".join([*head, "", "# Attention tokens", "", "```", card(tokens).strip(), "```", "", *use]) + "\n"

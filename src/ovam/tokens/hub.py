@@ -1,0 +1,112 @@
+"""TokenSets on the Hub: a folder or repository with `tokens.safetensors` and a card, read and written as others are."""
+
+import tempfile
+from pathlib import Path
+
+from ovam.errors import TokenFileError
+from ovam.tokens.card import model_card
+from ovam.tokens.store import load_tokens, save_tokens
+from ovam.tokens.token_set import TokenSet
+
+FILE = "tokens.safetensors"
+
+
+def save_pretrained(tokens: TokenSet, folder: str | Path) -> None:
+    """Write a folder as the Hub has it: the set and its card, `README.md`.
+
+    Raises:
+        TokenFileError: the folder can't be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TokenFileError(
+            f"folder {folder} can't be made ({error}): expected a new or an existing folder"
+        ) from error
+    save_tokens(tokens, folder / FILE)
+    (folder / "README.md").write_text(model_card(tokens), encoding="utf-8")
+
+
+def from_pretrained(
+    name: str | Path,
+    *,
+    filename: str = FILE,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> TokenSet:
+    """Read a set from a folder or a repository of the Hub.
+
+    Args:
+        name: A folder, or `owner/name` of a repository.
+        filename: The file in it.
+        revision: Branch, tag or commit of the repository.
+        cache_dir: Where downloads are kept.
+        token: Access token for the Hub.
+        local_files_only: Download nothing.
+
+    Raises:
+        TokenFileError: there is no such file, or it is not a readable set.
+    """
+    if Path(name).is_dir():
+        return load_tokens(Path(name) / filename)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        found = hf_hub_download(
+            str(name),
+            filename,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+    except (OSError, ValueError) as error:  # all of the Hub's errors derive from these
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TokenFileError(
+            f"tokens {str(name)!r} could not be read ({reason}): expected a folder with {filename}, or the name "
+            "owner/repository of one on the Hub"
+        ) from error
+    return load_tokens(found)
+
+
+def push_to_hub(
+    tokens: TokenSet,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload tokens",
+    create_pr: bool = False,
+) -> str:
+    """Upload a set and its card to a repository, which is made if need be.
+
+    Args:
+        tokens: The set; its licence stands in the card.
+        repo_id: `owner/name`.
+        private: Whether a new repository is private.
+        token: Access token for the Hub.
+        revision: Branch to commit to.
+        commit_message: Message of the commit.
+        create_pr: Open a pull request instead of committing.
+
+    Returns:
+        Address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(tokens, folder)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
+    return str(commit.commit_url)

@@ -1,0 +1,203 @@
+"""Tokens that the paper's authors published as `.npy`: a plain array, or a pickled dictionary of plain arrays.
+
+A pickle is a program. The reader here runs only what numpy writes for plain arrays: other instructions are refused
+before anything runs, and the three names of numpy that may occur stand for inert classes of this file, so that not
+even numpy's own functions can be called by a file.
+"""
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovam.errors import SpaceMismatchError, TokenFileError
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace import Space, TokenEmbedding
+
+_MOST_BYTES = 2**26
+_FLOATS = {"f2", "f4", "f8"}
+_INSTRUCTIONS = frozenset(
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 BINUNICODE SHORT_BINUNICODE SHORT_BINBYTES "
+    "BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL "
+    "STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET".split()
+)
+
+
+class Reads(Protocol):
+    """A text side or a text reader: it makes vectors of texts, in its space."""
+
+    @property
+    def space(self) -> Space: ...
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding: ...
+
+
+def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> TokenSet:
+    """Read the authors' file as a TokenSet; the file names no encoder, so that the user names one.
+
+    An array (2, width) is a background row and a class; vectors (width,) have lost their background row, and get the
+    encoder's start token, from which it was fitted. Scores are stretched like a word's.
+
+    Args:
+        path: An `.npy` file.
+        text: Of the model that the tokens are for, for example `trace.text`.
+        word: Name of the class, where the file has one array and no names.
+
+    Raises:
+        TokenFileError: the file is no such file, is damaged, or holds anything but plain arrays.
+        SpaceMismatchError: its vectors have another width than the encoder's.
+    """
+    path = Path(path)
+    found = read_arrays(path)
+    named = {(word or _named_by(path)) if name is None else name: rows for name, rows in found.items()}
+    start = text.embed("a").vectors[0].float().cpu()
+    return TokenSet(tuple(_group(name, rows, start, text.space, path) for name, rows in named.items()), text.space)
+
+
+def _named_by(path: Path) -> str:
+    """The class in names such as `cat_optimized_token.npy`."""
+    return path.stem.split("_")[0] or "class"
+
+
+def _group(name: str, rows: np.ndarray, start: Tensor, space: Space, path: Path) -> TokenGroup:
+    if rows.ndim > 2 or rows.ndim == 0 or rows.shape[-1] != space.width:
+        raise SpaceMismatchError(
+            f"{path}: class {name!r} has an array of shape {rows.shape}, the text encoder is {space}: expected vectors "
+            f"of width {space.width}; name the model that the tokens were made for"
+        )
+    vectors = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).reshape(-1, space.width)
+    if len(vectors) > 2 or not bool(torch.isfinite(vectors).all()):
+        raise TokenFileError(
+            f"{path}: class {name!r} has {len(vectors)} vectors or numbers that are not finite: expected a background "
+            "row and a class, or a class alone"
+        )
+    remark = "imported from the authors' file"
+    if len(vectors) == 1:
+        vectors, remark = (
+            torch.cat([start[None], vectors]),
+            f"{remark}, whose background row is lost: the start token's",
+        )
+    return TokenGroup((BACKGROUND, name), vectors, {}, Fit(model="", remark=remark))
+
+
+def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
+    """Arrays of floats in an `.npy` file, by name; one without names has the name None.
+
+    Raises:
+        TokenFileError: the file can't be read, or holds anything but plain arrays of floats.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {_MOST_BYTES}")
+        data = path.read_bytes()
+        stream = io.BytesIO(data)
+        if data[:6] != b"\x93NUMPY":
+            raise ValueError("it does not begin as .npy files do")
+        if not _holds_objects(stream):
+            stream.seek(0)
+            return {None: _checked(np.load(stream, allow_pickle=False))}
+        return _named(_unpickled(stream.read()))
+    except (OSError, EOFError, MemoryError, OverflowError, RecursionError, pickle.UnpicklingError) as error:
+        raise _refused(path, error) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> TokenFileError:
+    return TokenFileError(
+        f"{path} can't be read as tokens ({type(error).__name__}: {error}): expected an .npy file with a plain array "
+        "(2, width), or a pickled dictionary of plain arrays, as the paper's authors published them; nothing in it was "
+        "run"
+    )
+
+
+def _holds_objects(stream: io.BytesIO) -> bool:
+    """Whether the header, which is read, tells of objects."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        _, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:
+        _, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    return bool(dtype.hasobject)
+
+
+class _DType:
+    """Stands for `numpy.dtype`: keeps what it was told."""
+
+    def __init__(self, code: str, *told: object) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """Stands for `numpy.ndarray` under construction: keeps what it was told."""
+
+    def __init__(self, *told: object) -> None:
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def floats(self) -> np.ndarray:
+        """The array, if it is a plain one of floats."""
+        _, shape, dtype, by_columns, data = self.state
+        if not isinstance(dtype, _DType) or dtype.code not in _FLOATS or not isinstance(data, bytes):
+            raise ValueError("an array of something else than floats")
+        flat = np.frombuffer(data, dtype=np.dtype((">" if dtype.order == ">" else "<") + dtype.code))
+        return flat.reshape(tuple(map(int, shape)), order="F" if by_columns else "C")
+
+
+_NAMES = {
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
+
+
+class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserves what memory a file tells it to
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _NAMES[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it names {module}.{name}") from None
+
+
+def _unpickled(data: bytes) -> Any:
+    """What a pickle of plain arrays holds.
+
+    Raises:
+        UnpicklingError: it has another instruction or names anything else.
+    """
+    for instruction, *_ in pickletools.genops(data):
+        if instruction.name not in _INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"it has the instruction {instruction.name}")
+    return _Restricted(io.BytesIO(data)).load()
+
+
+def _named(found: Any) -> dict[str | None, np.ndarray]:
+    """The dictionary that numpy wraps as an array of one object."""
+    if isinstance(found, _Array) and len(found.state) == 5 and isinstance(found.state[4], list):
+        (found,) = found.state[4]
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"a {type(found).__name__.strip('_')} instead of a dictionary")
+    named: dict[str | None, np.ndarray] = {}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, _Array):
+            raise ValueError(f"entry {name!r} of the dictionary is no array by a name")
+        named[name] = _checked(value.floats())
+    return named
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f" or array.size == 0:
+        raise ValueError(f"an array of {array.dtype} of shape {array.shape}")
+    return array

@@ -1,0 +1,264 @@
+"""Token optimisation: vectors of classes and of one background, fitted to annotations of one or several images."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovam.calibration import Calibration, logits, stretched
+from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
+from ovam.maps import half_of
+from ovam.shapes import Embedding
+from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
+from ovam.tokens.loss import Logits, Target, loss_of
+from ovam.tokens.shares import class_maps
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace import BlockChoice, Half, Space, Trace
+
+EVALUATIONS = 40
+PULL = 0.3
+_LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
+_BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
+_FINER = 2  # cells of the loss along one of the finest grid
+_FLAT = 1e-6  # a change of the loss that ends the fit
+
+Annotations = Mapping[str, MaskLike] | Annotation
+log = logging.getLogger("ovam")
+
+
+def optimize_tokens(
+    traces: Trace | Sequence[Trace],
+    annotations: Annotations | Sequence[Annotations],
+    *,
+    ignore: int = IGNORE,
+    half: Half | None = None,
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    evaluations: int = EVALUATIONS,
+    pull: float = PULL,
+    licence: str | None = None,
+) -> TokenSet:
+    """Fit one vector for each class and one for the background, so that the classes' maps become their masks.
+
+    All classes are fitted jointly, with one background that they share; what no mask covers is background. Start is
+    each class name's own last token, and the start token. The loss is taken on calibrated maps and fits the
+    calibration's two numbers as well, so that 0.5, or the greatest, is the border without tuning. Quasi-Newton steps
+    (L-BFGS) read the queries twice each; no copy of them is made, and the model's weights get no gradients.
+
+    Args:
+        traces: Of one image or of several, generated or encoded, of one text encoder.
+        annotations: For each trace a mask for each class, as in {"cat": mask}; see `annotation_of` for what a mask
+            may be. Masks have the image's size. A class that an image's annotation leaves out is absent from it.
+        ignore: Number in the masks of pixels that count for nothing.
+        half: As in `Trace.maps`.
+        blocks: As in `Trace.maps`.
+        steps: As in `Trace.maps`.
+        evaluations: Most evaluations of the loss.
+        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors.
+        licence: Under which the tokens may be used.
+
+    Returns:
+        The best of all vectors that were tried, in one group. Where the loss ceased to be finite, the fit ended there
+        and its record says where.
+
+    Raises:
+        AnnotationError: masks are missing or can't be used; see `annotation_of`.
+        OptionError: an option has a value it can't take.
+        SpaceMismatchError: the traces are of different text encoders.
+        MissingBlockError, MissingStepError: a trace lacks a block or step that was asked for or that others have.
+        NotFiniteError: the loss is not finite at the very start.
+        The errors of `Trace.maps` for the class names.
+    """
+    chosen, marks = _pairs(traces, annotations, ignore)
+    _check_options(evaluations, pull)
+    if blocks is not None or steps is not None:
+        asked = None if steps is None else list(steps)
+        chosen = [trace.select(blocks=blocks, steps=asked) for trace in chosen]
+    which = half_of(chosen[0], half)
+    space = _check_alike(chosen, which)
+    classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
+    _check_shown(classes, marks)
+    objective = Objective(chosen, [_target(t, m, classes) for t, m in zip(chosen, marks, strict=True)], classes, which)
+    best, losses, stopped = _descend(objective, evaluations, pull)
+    vectors, calibrations = objective.unpacked(best)
+    fit = Fit(
+        model=chosen[0].source.model,
+        pipeline=chosen[0].source.pipeline,
+        half=which,
+        blocks=tuple(chosen[0].blocks),
+        timesteps=tuple(tuple(call.timestep for call in trace.calls) for trace in chosen),
+        losses=tuple(losses),
+        stopped=stopped,
+        annotations=tuple(mark.digest(trace) for trace, mark in zip(chosen, marks, strict=True)),
+        versions={package: version(package) for package in ("ovam", "torch")},
+    )
+    return TokenSet((TokenGroup((BACKGROUND, *classes), vectors, calibrations, fit, licence),), space)
+
+
+class Objective:
+    """The loss as a function of one flat vector of steps away from the start, in which all directions weigh alike."""
+
+    def __init__(self, traces: Sequence[Trace], targets: Sequence[Target], classes: Sequence[str], half: Half) -> None:
+        self.traces, self.targets, self.classes, self.half = traces, targets, classes, half
+        self.start, self.unit = start_of(traces[0], classes)
+
+    @property
+    def parameters(self) -> int:
+        return self.start.numel() + 2 * len(self.classes)
+
+    def split(self, steps: Tensor) -> tuple[Embedding, Tensor, Tensor]:
+        """Vectors (row, width), and the calibrations' scales and offsets (class,)."""
+        rows, steepness, borders = steps.split([self.start.numel(), len(self.classes), len(self.classes)])
+        scales = _LEAST_SCALE * (1 + F.softplus(_BEGIN + steepness))
+        offsets = -scales * borders.sigmoid()  # a border within the map's range, at first in its middle as words have it
+        return self.start + self.unit * rows.view_as(self.start), scales, offsets
+
+    def unpacked(self, steps: Tensor) -> tuple[Embedding, dict[str, Calibration]]:
+        """Vectors and calibrations, for a TokenGroup."""
+        vectors, scales, offsets = self.split(steps)
+        found = zip(self.classes, scales.tolist(), offsets.tolist(), strict=True)
+        return vectors, {name: Calibration(scale, offset) for name, scale, offset in found}
+
+    def logits(self, steps: Tensor) -> list[Logits]:
+        """Log-odds of every class, one stack an annotation, on the lattice of its target."""
+        vectors, scales, offsets = self.split(steps)
+        found = []
+        for trace, target in zip(self.traces, self.targets, strict=True):
+            maps = stretched(class_maps(trace, vectors, self.half))
+            size = (target.weight.shape[0], target.weight.shape[1])
+            finer = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+            found.append(logits(finer, scales[:, None, None], offsets[:, None, None]))
+        return found
+
+    def loss(self, steps: Tensor, pull: float) -> Float[Tensor, ""]:
+        return loss_of(self.logits(steps), self.targets) + pull * steps[: self.start.numel()].square().mean()
+
+    @torch.no_grad()
+    def culprit(self, steps: Tensor) -> str:
+        """Where numbers are not finite, in words."""
+        vectors, *_ = self.split(steps)
+        if not bool(torch.isfinite(vectors).all()):
+            return "in the vectors themselves"
+        for i, trace in enumerate(self.traces):
+            for name in trace.blocks:
+                if not bool(torch.isfinite(class_maps(trace.select(blocks=[name]), vectors, self.half)).all()):
+                    return f"in the maps of block {name!r} of annotation {i}"
+        return "in the loss of finite maps"
+
+
+class _NotFiniteLossError(Exception):
+    """Leaves the optimiser."""
+
+
+def _descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor, list[float], str]:
+    """The best steps that were tried, the loss of every evaluation, and why it ended.
+
+    Raises:
+        NotFiniteError: the first loss is not finite.
+    """
+    steps = torch.zeros(objective.parameters, requires_grad=True)
+    losses, best = list[float](), steps.detach().clone()
+
+    def evaluate() -> Tensor:
+        nonlocal best
+        loss = objective.loss(steps, pull)
+        losses.append(float(loss.detach()))
+        if not bool(torch.isfinite(loss)):
+            raise _NotFiniteLossError
+        if losses[-1] <= min(losses):
+            best = steps.detach().clone()
+        (steps.grad,) = torch.autograd.grad(loss, [steps])  # of nothing else: the model's weights would take theirs
+        if not bool(torch.isfinite(steps.grad).all()):
+            raise _NotFiniteLossError
+        return loss
+
+    optimizer = torch.optim.LBFGS(
+        [steps],
+        max_iter=evaluations,
+        max_eval=evaluations,
+        tolerance_change=_FLAT,
+        line_search_fn="strong_wolfe",
+    )
+    try:
+        optimizer.step(evaluate)
+    except _NotFiniteLossError:
+        where = f"{objective.culprit(steps.detach())}, at evaluation {len(losses)}"
+        if len(losses) == 1:
+            raise NotFiniteError(
+                f"the loss is not finite {where}: expected finite numbers; the model's weights are damaged, or its "
+                "dtype is too narrow for it (try torch.float32, and dtype=torch.float32 for the capture)"
+            ) from None
+        log.warning("token optimisation ended early, not finite %s; the best vectors before it are kept", where)
+        return best, losses, f"not finite {where}"
+    return best, losses, "converged" if len(losses) < evaluations else f"after {len(losses)} evaluations"
+
+
+@torch.no_grad()
+def start_of(trace: Trace, classes: Sequence[str]) -> tuple[Embedding, float]:
+    """Where a fit begins: the background's row, then each class name's last token; and the spread of such vectors.
+
+    The background begins as the start token, which has no meaning of its own, or where a tokenizer has none, as the
+    end token.
+    """
+    prompts = [trace.text.embed(name, as_phrase=True) for name in classes]
+    first = prompts[0]
+    tokens, vectors = first.prompt.tokens, first.taken_rows()
+    background = vectors[0] if tokens[0] == "<start>" else vectors[-1]
+    rows = torch.stack([background, *(prompt.taken_rows()[prompt.prompt.spans[0].tokens[-1]] for prompt in prompts)])
+    return rows.float().cpu(), float(rows[1:].float().std())
+
+
+def _target(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> Target:
+    finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
+    size = (min(trace.size[0], _FINER * finest[0]), min(trace.size[1], _FINER * finest[1]))
+    return Target(*target_of(annotation, classes, size))
+
+
+def _pairs(
+    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], ignore: int
+) -> tuple[list[Trace], list[Annotation]]:
+    chosen = [traces] if isinstance(traces, Trace) else list(traces)
+    given = [annotations] if isinstance(annotations, Mapping | Annotation) else list(annotations)
+    if len(chosen) != len(given) or not chosen:
+        raise AnnotationError(
+            f"{len(given)} annotations were given for {len(chosen)} traces: expected one for each, and one at least"
+        )
+    return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
+
+
+def _check_options(evaluations: int, pull: float) -> None:
+    if evaluations < 1:
+        raise OptionError(f"evaluations={evaluations}: expected at least 1")
+    if not 0 <= pull < float("inf"):
+        raise OptionError(f"pull={pull}: expected a number from 0 on")
+
+
+def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
+    """The space of all traces, which have the same blocks."""
+    first = traces[0]
+    for i, trace in enumerate(traces):
+        half_of(trace, half)
+        if trace.text.space != first.text.space:
+            raise SpaceMismatchError(
+                f"trace {i} has the text encoder {trace.text.space}, trace 0 has {first.text.space}: expected traces "
+                "of one text encoder; fit the others by themselves"
+            )
+        lacking = [name for name in first.blocks if name not in trace.blocks]
+        lacking += [name for name in trace.blocks if name not in first.blocks]
+        if lacking:
+            raise MissingBlockError(
+                f"block {lacking[0]!r} is in trace 0 or in trace {i}, not in both: expected the same blocks in all "
+                "traces of a fit; choose those that all have, with blocks=[...]"
+            )
+    return first.text.space
+
+
+def _check_shown(classes: Sequence[str], marks: Sequence[Annotation]) -> None:
+    for name in classes:
+        shown = any((mark.labels == mark.classes.index(name) + 1).any() for mark in marks if name in mark.classes)
+        if not shown:
+            raise AnnotationError(f"class {name!r} is on no annotation: expected pixels of it on one at least")

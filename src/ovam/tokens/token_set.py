@@ -1,0 +1,189 @@
+"""A TokenSet: fitted vectors of classes, each group with a background row of its own, usable wherever words are."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovam.calibration import Calibration
+from ovam.errors import OptionError, SpaceMismatchError
+from ovam.prompt import AttributionPrompt, Span
+from ovam.shapes import Embedding
+from ovam.trace import Space, TokenEmbedding
+
+if TYPE_CHECKING:
+    from ovam.trace import Trace
+
+BACKGROUND = "<background>"
+"""Name of the row that takes the attention of everything else."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a group was fitted; for people and for notes, no map depends on it.
+
+    Attributes:
+        model: Name of the model whose traces were used.
+        pipeline: Class name of its pipeline.
+        half: Half of guidance whose queries were used.
+        blocks: Their blocks.
+        timesteps: Of each annotation's trace, those of its denoiser calls.
+        softmax_over: As in `Trace.maps`.
+        aggregation: How maps were averaged.
+        refinement: What was done to maps before calibration; "none" for now.
+        losses: Loss of every evaluation of the fit, in order; empty for vectors made elsewhere.
+        stopped: Why the fit ended.
+        annotations: SHA-256 of each annotation, image and labels.
+        remark: What else a user should know.
+        versions: Of ovam and torch.
+    """
+
+    model: str
+    pipeline: str = ""
+    half: str = "cond"
+    blocks: tuple[str, ...] = ()
+    timesteps: tuple[tuple[float, ...], ...] = ()
+    softmax_over: str = "prompt"
+    aggregation: str = "mean"
+    refinement: str = "none"
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    stopped: str = ""
+    annotations: tuple[str, ...] = ()
+    remark: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float | None:
+        """That of the vectors which were kept, the least one."""
+        finite = [loss for loss in self.losses if loss == loss]
+        return min(finite, default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGroup:
+    """Rows that were fitted together and divide the attention among themselves, alone or jointly.
+
+    Attributes:
+        rows: What each row stands for: `<background>` or a class.
+        vectors: One vector a row, float32, in the set's space.
+        calibrations: Of each class, from its map to its score; a class without one is stretched as words are.
+        fit: How they were made.
+        licence: Under which they may be used, in the words of whoever made them.
+    """
+
+    rows: tuple[str, ...]
+    vectors: Embedding
+    calibrations: Mapping[str, Calibration]
+    fit: Fit
+    licence: str | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return tuple(dict.fromkeys(row for row in self.rows if row != BACKGROUND))
+
+    def prompt(self, space: Space) -> TokenEmbedding:
+        """The group as an attribution prompt of its own."""
+        spans = tuple(Span(name, tuple(i for i, r in enumerate(self.rows) if r == name)) for name in self.classes)
+        return TokenEmbedding(self.vectors, AttributionPrompt("", self.rows, spans), space)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """Fitted vectors of classes. Each group is evaluated as it was fitted, so that merging never changes a map.
+
+    Attributes:
+        groups: In order; no class stands in two of them.
+        space: The exact input of the key path that the vectors belong to.
+    """
+
+    groups: tuple[TokenGroup, ...]
+    space: Space
+
+    def __post_init__(self) -> None:
+        names = Counter(name.casefold() for name in self.classes)
+        twice = [name for name in self.classes if names[name.casefold()] > 1]
+        if twice:
+            raise OptionError(f"class {twice[0]!r} stands twice in this set of tokens: expected each class once")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes, in order."""
+        return tuple(name for group in self.groups for name in group.classes)
+
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Those of all classes that have one."""
+        return {name: found for group in self.groups for name, found in group.calibrations.items()}
+
+    def prompts(self) -> tuple[TokenEmbedding, ...]:
+        """One attribution prompt a group."""
+        return tuple(group.prompt(self.space) for group in self.groups)
+
+    def merged(self, *others: "TokenSet") -> "TokenSet":
+        """This set and others as one; every class keeps its map.
+
+        Raises:
+            SpaceMismatchError: a set belongs to another space.
+            OptionError: a class stands in two of them.
+        """
+        for other in others:
+            if other.space != self.space:
+                raise SpaceMismatchError(
+                    f"tokens {', '.join(other.classes)} belong to {other.space}, tokens {', '.join(self.classes)} to "
+                    f"{self.space}: expected sets of one text encoder; fit them again on one model"
+                )
+        return TokenSet((*self.groups, *(group for other in others for group in other.groups)), self.space)
+
+    def licensed(self, licence: str | None) -> "TokenSet":
+        """The same tokens under another licence."""
+        return replace(self, groups=tuple(replace(group, licence=licence) for group in self.groups))
+
+    def notes(self, trace: "Trace") -> tuple[str, ...]:
+        """What differs between the fits and this trace, in words; none of it is an error."""
+        notes = []
+        for group in self.groups:
+            names, fit = ", ".join(group.classes), group.fit
+            if fit.model and fit.model != trace.source.model:
+                notes.append(f"tokens {names}: fitted on {fit.model!r}, asked of {trace.source.model!r}")
+            if fit.blocks and set(fit.blocks) != set(trace.blocks):
+                notes.append(f"tokens {names}: fitted on {len(fit.blocks)} blocks, asked of {len(trace.blocks)} others")
+        return tuple(notes)
+
+    def card(self) -> str:
+        """The set in words, for people; see `ovam.tokens.card`."""
+        from ovam.tokens.card import card
+
+        return card(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the set to one safetensors file; see `ovam.tokens.store.save_tokens`."""
+        from ovam.tokens.store import save_tokens
+
+        save_tokens(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "TokenSet":
+        """Read a set back; see `ovam.tokens.store.load_tokens`."""
+        from ovam.tokens.store import load_tokens
+
+        return load_tokens(path)
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **options: Any) -> "TokenSet":
+        """Read a set from a folder or from the Hub; see `ovam.tokens.hub.from_pretrained`."""
+        from ovam.tokens.hub import from_pretrained
+
+        return from_pretrained(name, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the set with its card; see `ovam.tokens.hub.push_to_hub`."""
+        from ovam.tokens.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+
+def merge(sets: Sequence[TokenSet]) -> TokenSet:
+    """Several sets as one; see `TokenSet.merged`."""
+    return sets[0].merged(*sets[1:])
