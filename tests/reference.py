@@ -138,3 +138,61 @@ def label_map(scores, asked, threshold):
         winner = strengths.index(max(strengths))
         labels[y, x] = winner if winner <= asked else 0
     return labels
+
+
+def token_loss(scores, shares, weight):
+    """Cross entropy and overlap of log-odds (class, height, width), of one annotation.
+
+    `shares` (1 + class, height, width) of background and classes are right, `weight` says how much a cell counts.
+    """
+    classes, height, width = scores.shape
+    entropy, counted = 0.0, 0.0
+    both, either = np.zeros(classes), np.zeros(classes)
+    for y, x in product(range(height), range(width)):
+        probabilities = softmax([0.0, *scores[:, y, x]])
+        right = shares[:, y, x]
+        entropy -= weight[y, x] * sum(r * math.log(p) for r, p in zip(right, probabilities, strict=True))
+        counted += weight[y, x]
+        for i in range(classes):
+            both[i] += weight[y, x] * probabilities[i + 1] * right[i + 1]
+            either[i] += weight[y, x] * (probabilities[i + 1] + right[i + 1])
+    return entropy / counted + np.mean(1 - 2 * both / either)
+
+
+def area_shares(planes, size):
+    """Share of each cell of a coarser lattice that booleans (plane, height, width) fill; whole cells only."""
+    count, height, width = planes.shape
+    tall, wide = height // size[0], width // size[1]
+    shares = np.zeros((count, *size))
+    for i, y, x in product(range(count), range(size[0]), range(size[1])):
+        shares[i, y, x] = sum(planes[i, y * tall + a, x * wide + b] for a, b in product(range(tall), range(wide))) / (
+            tall * wide
+        )
+    return shares
+
+
+def run_lengths(mask):
+    """Runs of 0 and 1 in turn, 0 first, down the columns of a mask."""
+    runs, value = [0], 0
+    height, width = mask.shape
+    for x, y in product(range(width), range(height)):
+        if int(mask[y, x]) == value:
+            runs[-1] += 1
+        else:
+            runs.append(1)
+            value = 1 - value
+    return runs
+
+
+def packed(runs):
+    """COCO's text of runs: from the fourth on less the one before last, in groups of five bits, lowest first."""
+    text = ""
+    for i, run in enumerate(runs):
+        number = run - runs[i - 2] if i > 2 else run
+        while True:
+            bits, number = number & 31, number >> 5
+            last = (number == 0 and not bits & 16) or (number == -1 and bits & 16)
+            text += chr(48 + bits + (0 if last else 32))
+            if last:
+                break
+    return text

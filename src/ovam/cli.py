@@ -28,6 +28,10 @@ mini_app = typer.Typer(
     help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(mini_app, name="mini")
+tokens_app = typer.Typer(
+    help="Files of optimised tokens: show, merge, check, import.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(tokens_app, name="tokens")
 
 
 class DType(StrEnum):
@@ -39,6 +43,12 @@ class DType(StrEnum):
 
 
 Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
+Tokens = Annotated[
+    list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
+]
+TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.")]
+Trace = Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.")]
+TokenOutput = Annotated[Path, typer.Option(help="File to write.")]
 Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
 TraceModel = Annotated[
     str | None,
@@ -107,7 +117,8 @@ def demo(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to generate.")],
-    words: Words,
+    words: Words = "",
+    tokens: Tokens = None,
     output_dir: OutputDir = Path("out"),
     model: Model = "mini",
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
@@ -136,7 +147,7 @@ def generate(
 
         result = run(
             prompt,
-            asked,
+            _with_tokens(asked, tokens),
             output_dir=output_dir,
             model=model,
             negative_prompt=negative_prompt,
@@ -164,6 +175,7 @@ def maps(
     attribution_prompt: Annotated[
         str | None, typer.Option(help="A text whose words share the attention; --words then picks some of them.")
     ] = None,
+    tokens: Tokens = None,
     output_dir: Beside = None,
     model: TraceModel = None,
     blocks: Blocks = None,
@@ -177,7 +189,7 @@ def maps(
 
         result = run(
             trace,
-            asked,
+            _with_tokens(asked, tokens),
             attribution_prompt=attribution_prompt,
             output_dir=output_dir,
             model=model,
@@ -190,7 +202,8 @@ def maps(
 @app.command()
 def segment(
     source: Annotated[Path, typer.Argument(help="A trace, or an image file, which the model then looks at.")],
-    words: Words,
+    words: Words = "",
+    tokens: Tokens = None,
     against: Against = "",
     threshold: Threshold = None,
     output_dir: Beside = None,
@@ -222,7 +235,7 @@ def segment(
 
         result = run(
             source,
-            asked,
+            _with_tokens(asked, tokens),
             against=words_of(against),
             output_dir=output_dir,
             model=model,
@@ -234,6 +247,107 @@ def segment(
             progress=progress,
             **kept,
         )
+    _show(result, as_json)
+
+
+@app.command()
+def optimize(
+    mask: Annotated[
+        list[Path], typer.Option(help="PNG, or JSON with COCO's RLE or polygons, at its image's size; repeatable.")
+    ],
+    word: Annotated[list[str], typer.Option(help="Class of each mask, or of all; repeatable.")],
+    output: Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image of each mask; repeatable.")] = None,
+    trace: Annotated[list[Path] | None, typer.Option(help="Trace of each further mask; repeatable.")] = None,
+    label: Annotated[
+        list[int] | None, typer.Option(help="Number of each word where masks are label maps; repeatable.")
+    ] = None,
+    ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
+    model: TraceModel = None,
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="40")
+    ] = None,
+    pull: Annotated[float | None, typer.Option(min=0, help="Weight of staying near the word.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Under which the tokens may be used.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on images.")] = 0,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
+    given = {"ignore": ignore, "evaluations": evaluations, "pull": pull, "licence": licence}
+    kept = _given(blocks=blocks_of(blocks), steps=steps_of(steps), **given)
+    with running() as progress:
+        import torch
+
+        from ovam.commands.tokens import optimize as run
+
+        result = run(
+            mask,
+            word,
+            output=output,
+            images=image or (),
+            traces=trace or (),
+            labels=label or (),
+            model=model,
+            seed=seed,
+            dtype=getattr(torch, dtype.value),
+            device=device,
+            progress=progress,
+            **kept,
+        )
+    _show(result, as_json)
+
+
+@tokens_app.command("show")
+def show_tokens(file: TokenFile, as_json: AsJson = False) -> None:
+    """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
+    with running():
+        from ovam.commands.tokens import show as run
+
+        result = run(file)
+    _show(result, as_json)
+
+
+@tokens_app.command("merge")
+def merge_tokens(
+    files: Annotated[list[Path], typer.Argument(help="Files of tokens with different classes.")],
+    output: TokenOutput,
+    as_json: AsJson = False,
+) -> None:
+    """Write several files' tokens as one; no class's map is changed."""
+    with running():
+        from ovam.commands.tokens import merge_files as run
+
+        result = run(files, output)
+    _show(result, as_json)
+
+
+@tokens_app.command("check")
+def check_tokens(file: TokenFile, model: TraceModel = None, trace: Trace = None, as_json: AsJson = False) -> None:
+    """Tell whether tokens are whole, and whether they can be used with a model or a trace."""
+    with running():
+        from ovam.commands.tokens import check as run
+
+        result = run(file, model=model, trace=trace)
+    _show(result, as_json)
+
+
+@tokens_app.command("import")
+def import_tokens(
+    file: Annotated[Path, typer.Argument(help="An .npy file as the paper's authors published them.")],
+    output: TokenOutput,
+    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.")],
+    word: Annotated[str | None, typer.Option(help="Class, where the file has one and no name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write tokens that the paper's authors published as a file of tokens; nothing in theirs is run."""
+    with running():
+        from ovam.commands.tokens import import_file as run
+
+        result = run(file, output, model=model, word=word)
     _show(result, as_json)
 
 
@@ -401,6 +515,15 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     from ovam.commands.summary import show
 
     show(result, as_json=as_json)
+
+
+def _with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
+    """Words, and the tokens of files after them."""
+    if not files:
+        return list(words)
+    from ovam.tokens.token_set import TokenSet
+
+    return [*words, *(TokenSet.load(file) for file in files)]
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ovam.trace import (
     Grid,
     Half,
     ReplayedSide,
+    Space,
     TextSide,
     TokenEmbedding,
     Trace,
@@ -281,12 +282,21 @@ def _prompts_of(entry: str | Fitted, text: TextSide, padded: bool) -> Sequence[T
     """The attribution prompts of a listed word, one, or of a set of tokens, one a group."""
     if isinstance(entry, str):
         return [text.embed(entry, as_phrase=True, padded=padded)]
-    if entry.space != text.space:
-        raise SpaceMismatchError(
-            f"tokens {', '.join(entry.classes)} were fitted for {entry.space}, but this trace's keys are made from "
-            f"{text.space}: expected the same text encoder; fit them again on a trace of this model"
-        )
+    check_space_of(entry, text.space)
     return entry.prompts()
+
+
+def check_space_of(tokens: Fitted, space: Space) -> None:
+    """Whether fitted tokens can become keys of a model.
+
+    Raises:
+        SpaceMismatchError: they were fitted for another text encoder.
+    """
+    if tokens.space != space:
+        raise SpaceMismatchError(
+            f"tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made from "
+            f"{space}: expected the same text encoder; fit them again on a trace of this model"
+        )
 
 
 def fitted_in(words: Words) -> tuple[Fitted, ...]:

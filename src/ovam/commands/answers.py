@@ -10,7 +10,7 @@ from ovam import pictures
 from ovam.commands.files import safe_names, write_bytes, write_picture
 from ovam.maps import AttentionMaps, attention_maps
 from ovam.masks import THRESHOLD, Segmentation, presence, segment
-from ovam.trace import Trace
+from ovam.trace import Listed, Trace
 
 TRACE_FILE = "run.safetensors"
 
@@ -58,10 +58,10 @@ def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[
 
 def write_all(
     trace: Trace,
-    words: Sequence[str],
+    words: Listed,
     folder: Path,
     *,
-    against: Sequence[str] = (),
+    against: Listed = (),
     threshold: float = THRESHOLD,
     save_trace: bool = True,
 ) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def write_all(
         files["trace"] = TRACE_FILE
         trace.save(folder / TRACE_FILE)
     segmentation = segment(trace, words, against=against, threshold=threshold)
-    mapped = write_maps(trace, attention_maps(trace, list(segmentation.words)), folder)
+    mapped = write_maps(trace, attention_maps(trace, words), folder)
     masked = write_masks(trace, segmentation, folder)
     merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
     return {

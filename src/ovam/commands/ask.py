@@ -15,17 +15,17 @@ from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.maps import AttentionMaps, attention_maps
-from ovam.masks import THRESHOLD, check_words, segment
+from ovam.maps import AttentionMaps, attention_maps, fitted_in
+from ovam.masks import THRESHOLD, check_words, names_of, segment
 from ovam.models import MINI
-from ovam.prompt import Span, listed
-from ovam.trace import BlockChoice, Trace
+from ovam.prompt import Span
+from ovam.trace import BlockChoice, Fitted, Listed, Trace
 from ovam.trace_file import load_trace, read_header
 
 
 def maps(
     trace_file: str | Path,
-    words: Sequence[str] = (),
+    words: Sequence[str | Fitted] = (),
     *,
     attribution_prompt: str | None = None,
     output_dir: str | Path | None = None,
@@ -40,7 +40,7 @@ def maps(
 
     Args:
         trace_file: A file that `ovam.Trace.save` or `generate` wrote.
-        words: Words and phrases, each an attribution prompt of its own.
+        words: Words and phrases, each an attribution prompt of its own, and fitted tokens.
         attribution_prompt: A text whose words share the attention; then `words` are some of its words, or
             none for all of them.
         output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
@@ -61,11 +61,16 @@ def maps(
     begun = time.monotonic()
     path = Path(trace_file)
     if attribution_prompt is None:
-        listed(words)
+        check_words(list(dict.fromkeys(words)))
+    elif fitted_in(list(words)):
+        raise OptionError(
+            "fitted tokens were asked together with an attribution prompt, whose words alone share the attention: "
+            "expected one of the two; ask the tokens by themselves"
+        )
     trace = open_trace(path, model, progress)
     found = attention_maps(trace, attribution_prompt or list(words), blocks=blocks, steps=steps)
     if attribution_prompt and words:
-        found = _only(found, words)
+        found = _only(found, names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
     result = {
@@ -75,6 +80,7 @@ def maps(
         "model": trace.source.model,
         "prompt": trace.source.prompt,
         "attribution_prompt": attribution_prompt,
+        **_notes(trace, words),
         "output_dir": str(folder),
         **write_maps(trace, found, folder),
         "seconds": round(time.monotonic() - begun, 2),
@@ -85,9 +91,9 @@ def maps(
 
 def segment_file(
     source: str | Path,
-    words: Sequence[str],
+    words: Listed,
     *,
-    against: Sequence[str] = (),
+    against: Listed = (),
     threshold: float = THRESHOLD,
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
@@ -106,7 +112,7 @@ def segment_file(
 
     Args:
         source: A trace file, or an image, which the model then looks at by `ovam.encode`.
-        words: Words and phrases.
+        words: Words and phrases, and fitted tokens.
         against: Words that compete and are then dropped.
         threshold: Score of the background, in (0, 1).
         output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
@@ -147,14 +153,15 @@ def segment_file(
         trace = encode(pipe, picture, prompt or "", seed=seed or 0, blocks=blocks, limit_gib=limit_gib)
         trace = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, asked, prepared(folder), against=rivals, threshold=threshold)
+        answers = write_all(trace, list(asked), prepared(folder), against=rivals, threshold=threshold)
     result = {
         "command": "segment",
         "version": __version__,
         "source": str(path),
         "model": trace.source.model,
         "prompt": trace.source.prompt,
-        "against": list(rivals),
+        "against": list(names_of(rivals)),
+        **_notes(trace, [*asked, *rivals]),
         "threshold": threshold,
         "output_dir": str(folder),
         **answers,
@@ -162,6 +169,12 @@ def segment_file(
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def _notes(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:
+    """What differs between the fits of tokens and this trace, where tokens are asked."""
+    tokens = fitted_in(list(words))
+    return {"notes": [note for one in tokens for note in one.notes(trace)]} if tokens else {}
 
 
 def _refuse_for_trace(path: Path, **image_options: object) -> None:

@@ -14,16 +14,17 @@ from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_prog
 from ovam.commands.answers import write_all
 from ovam.commands.files import prepared, write_json
 from ovam.errors import OptionError
-from ovam.masks import THRESHOLD, check_words
+from ovam.maps import check_space_of
+from ovam.masks import THRESHOLD, check_words, names_of
 from ovam.models import MINI, load, text_of
-from ovam.trace import BlockChoice
+from ovam.trace import BlockChoice, Fitted, Listed
 
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
 
 
 def generate(
     prompt: str,
-    words: Sequence[str],
+    words: Listed,
     *,
     output_dir: str | Path,
     model: Any = MINI,
@@ -39,7 +40,7 @@ def generate(
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
     limit_gib: float | None = None,
-    against: Sequence[str] = (),
+    against: Listed = (),
     threshold: float = THRESHOLD,
     save_trace: bool = True,
     progress: Progress = no_progress,
@@ -50,7 +51,7 @@ def generate(
 
     Args:
         prompt: What to generate.
-        words: Words and phrases to map and segment.
+        words: Words and phrases to map and segment, and fitted tokens.
         output_dir: Gets `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
             `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on.
         model: "mini", the folder of a pipeline, a model id, or a pipeline object.
@@ -105,7 +106,9 @@ def generate(
     for i, trace in enumerate(traces):
         progress("maps and masks", i, num_images)
         part = "." if num_images == 1 else f"image-{i:03d}"
-        answers = write_all(trace, asked, folder / part, against=rivals, threshold=threshold, save_trace=save_trace)
+        answers = write_all(
+            trace, list(asked), folder / part, against=rivals, threshold=threshold, save_trace=save_trace
+        )
         images.append({"folder": part, **answers})
     result = {
         "command": "generate",
@@ -115,7 +118,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
-        "against": list(rivals),
+        "against": list(names_of(rivals)),
         "threshold": threshold,
         "output_dir": str(folder),
         "images": images,
@@ -143,15 +146,19 @@ def _check_size(unit: int, **sides: int | None) -> None:
             raise OptionError(f"{name}={side}: expected a multiple of {unit} pixels, for example {nearest}")
 
 
-def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str]) -> None:
-    """What is too long is refused before the model runs: the pipeline itself would cut it and go on.
+def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | Fitted]) -> None:
+    """What is too long or foreign is refused before the model runs: the pipeline itself would cut it and go on.
 
     Raises:
         PromptTooLongError: a prompt or a word is longer than the text encoder reads.
+        SpaceMismatchError: tokens were fitted for another text encoder.
     """
     text = text_of(pipe)
     for each in (*prompts, *words):
-        text.check_length(each)
+        if isinstance(each, Fitted):
+            check_space_of(each, text.space)
+        else:
+            text.check_length(each)
 
 
 def _reporting(progress: Progress, total: int) -> Callable[..., dict[str, Any]]:

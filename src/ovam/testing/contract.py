@@ -68,7 +68,7 @@ class BackboneContract(ABC):
     bfloat16_tolerance: ClassVar[float] = 0.06
     softmax_over: ClassVar[SoftmaxOver] = "padded"
     has_halves: ClassVar[bool] = True
-    planted_evaluations: ClassVar[int] = 200
+    planted_evaluations: ClassVar[int] = 300
     notes: ClassVar[Collection[str]] = ()
 
     @abstractmethod
@@ -280,7 +280,7 @@ class BackboneContract(ABC):
         pipe = self.make_pipe()
         trace = self._captured(pipe, self._names(pipe))[0]
         planted = planted_mask(trace)
-        tokens = optimize_tokens(trace, {"dog": planted}, evaluations=self.planted_evaluations, pull=0)
+        tokens = optimize_tokens(trace, {"dog": planted}, evaluations=self.planted_evaluations, pull=0, distance=0.01)
         found = trace.segment(tokens)["dog"]
         overlap = float((found & planted).sum() / (found | planted).sum())
         assert overlap >= 0.9, f"the mask of a random token is recovered to an IoU of {overlap:.2f}, expected 0.9"

@@ -88,15 +88,21 @@ def annotation_of(
 
 
 def annotation_from_labels(
-    labels: MaskLike, names: Mapping[int, str], size: tuple[int, int], *, ignore: int = IGNORE
+    labels: MaskLike,
+    names: Mapping[int, str],
+    size: tuple[int, int],
+    *,
+    ignore: int = IGNORE,
+    others: bool = False,
 ) -> Annotation:
     """A label map, such as Pascal VOC's PNG with a palette, as an annotation.
 
     Args:
         labels: A file name, a PIL image, an array or a tensor of one number a pixel; 0 is background.
-        names: Classes by number, as {8: "cat"}; further numbers may not occur.
+        names: Classes by number, as {8: "cat"}.
         size: (height, width) of the image.
         ignore: The number of pixels that count for nothing.
+        others: Whether further numbers may occur, and are background.
 
     Raises:
         AnnotationError: see `annotation_of`.
@@ -104,7 +110,7 @@ def annotation_from_labels(
     values = _pixels(labels, size, "labels").astype(np.int64)
     _check_size(values, size, "label map")
     unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]
-    if unknown:
+    if unknown and not others:
         raise AnnotationError(
             f"label map holds {_some(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
             f"{_some(list(names))}; name the other numbers as well, or set their pixels to one of these"

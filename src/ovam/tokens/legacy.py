@@ -70,7 +70,7 @@ def _group(name: str, rows: np.ndarray, start: Tensor, space: Space, path: Path)
             f"{path}: class {name!r} has an array of shape {rows.shape}, the text encoder is {space}: expected vectors "
             f"of width {space.width}; name the model that the tokens were made for"
         )
-    vectors = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).reshape(-1, space.width)
+    vectors = torch.from_numpy(np.array(rows, dtype=np.float32)).reshape(-1, space.width)
     if len(vectors) > 2 or not bool(torch.isfinite(vectors).all()):
         raise TokenFileError(
             f"{path}: class {name!r} has {len(vectors)} vectors or numbers that are not finite: expected a background "

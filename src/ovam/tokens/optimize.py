@@ -40,6 +40,7 @@ def optimize_tokens(
     steps: Iterable[int] | None = None,
     evaluations: int = EVALUATIONS,
     pull: float = PULL,
+    distance: float = 1.0,
     licence: str | None = None,
 ) -> TokenSet:
     """Fit one vector for each class and one for the background, so that the classes' maps become their masks.
@@ -59,6 +60,8 @@ def optimize_tokens(
         steps: As in `Trace.maps`.
         evaluations: Most evaluations of the loss.
         pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors.
+        distance: Where a class begins on the way from the background's start, 0, to its word, 1. Where attention is
+            sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the word.
         licence: Under which the tokens may be used.
 
     Returns:
@@ -74,7 +77,7 @@ def optimize_tokens(
         The errors of `Trace.maps` for the class names.
     """
     chosen, marks = _pairs(traces, annotations, ignore)
-    _check_options(evaluations, pull)
+    _check_options(evaluations, pull, distance)
     if blocks is not None or steps is not None:
         asked = None if steps is None else list(steps)
         chosen = [trace.select(blocks=blocks, steps=asked) for trace in chosen]
@@ -82,7 +85,8 @@ def optimize_tokens(
     space = _check_alike(chosen, which)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
     _check_shown(classes, marks)
-    objective = Objective(chosen, [_target(t, m, classes) for t, m in zip(chosen, marks, strict=True)], classes, which)
+    targets = [_target(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
+    objective = Objective(chosen, targets, classes, half=which, distance=distance)
     best, losses, stopped = _descend(objective, evaluations, pull)
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
@@ -102,9 +106,18 @@ def optimize_tokens(
 class Objective:
     """The loss as a function of one flat vector of steps away from the start, in which all directions weigh alike."""
 
-    def __init__(self, traces: Sequence[Trace], targets: Sequence[Target], classes: Sequence[str], half: Half) -> None:
+    def __init__(
+        self,
+        traces: Sequence[Trace],
+        targets: Sequence[Target],
+        classes: Sequence[str],
+        *,
+        half: Half = "cond",
+        distance: float = 1.0,
+    ) -> None:
         self.traces, self.targets, self.classes, self.half = traces, targets, classes, half
-        self.start, self.unit = start_of(traces[0], classes)
+        words, spread = start_of(traces[0], classes)
+        self.start, self.unit = words[:1] + distance * (words - words[:1]), distance * spread
 
     @property
     def parameters(self) -> int:
@@ -114,7 +127,9 @@ class Objective:
         """Vectors (row, width), and the calibrations' scales and offsets (class,)."""
         rows, steepness, borders = steps.split([self.start.numel(), len(self.classes), len(self.classes)])
         scales = _LEAST_SCALE * (1 + F.softplus(_BEGIN + steepness))
-        offsets = -scales * borders.sigmoid()  # a border within the map's range, at first in its middle as words have it
+        offsets = (
+            -scales * borders.sigmoid()
+        )  # a border within the map's range, at first in its middle as words have it
         return self.start + self.unit * rows.view_as(self.start), scales, offsets
 
     def unpacked(self, steps: Tensor) -> tuple[Embedding, dict[str, Calibration]]:
@@ -230,11 +245,13 @@ def _pairs(
     return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
 
 
-def _check_options(evaluations: int, pull: float) -> None:
+def _check_options(evaluations: int, pull: float, distance: float) -> None:
     if evaluations < 1:
         raise OptionError(f"evaluations={evaluations}: expected at least 1")
     if not 0 <= pull < float("inf"):
         raise OptionError(f"pull={pull}: expected a number from 0 on")
+    if not 0 < distance <= 1:
+        raise OptionError(f"distance={distance}: expected a number above 0 and at most 1")
 
 
 def _check_alike(traces: Sequence[Trace], half: Half) -> Space:

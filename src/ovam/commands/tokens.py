@@ -1,0 +1,225 @@
+"""Tokens on the command line: fit them to annotated images or traces, show, merge, check and import them."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam import __version__
+from ovam.commands import Progress, no_progress
+from ovam.commands.ask import open_trace
+from ovam.commands.generate import pipeline
+from ovam.encode import encode, read_image
+from ovam.errors import AnnotationError, OptionError
+from ovam.maps import check_space_of
+from ovam.masks import segment
+from ovam.models import MINI, text_of
+from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
+from ovam.tokens.card import facts
+from ovam.tokens.legacy import import_tokens
+from ovam.tokens.optimize import EVALUATIONS, PULL, optimize_tokens
+from ovam.tokens.token_set import TokenSet, merge
+from ovam.trace import BlockChoice, Trace
+
+
+def optimize(
+    masks: Sequence[str | Path],
+    words: Sequence[str],
+    *,
+    output: str | Path,
+    images: Sequence[str | Path] = (),
+    traces: Sequence[str | Path] = (),
+    labels: Sequence[int] = (),
+    model: str | Path | None = None,
+    ignore: int = IGNORE,
+    blocks: BlockChoice = None,
+    steps: Iterable[int] | None = None,
+    evaluations: int = EVALUATIONS,
+    pull: float = PULL,
+    licence: str | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Fit tokens to annotated images and traces, and write them to a file.
+
+    Sources, first images and then traces, masks and words go in pairs. A source that is named again has a further
+    class; a word alone is meant for all masks.
+
+    Args:
+        masks: PNG files, or JSON with COCO's RLE or polygons, at the size of their images.
+        words: Names of the classes.
+        output: File to write.
+        images: Image files, which the model looks at by `ovam.encode`.
+        traces: Trace files.
+        labels: Where masks are label maps, the number of each word in them.
+        model: For images mini by default; for traces as in `maps`.
+        ignore: Number of pixels that count for nothing.
+        blocks: As in `ovam.optimize_tokens`.
+        steps: As in `ovam.optimize_tokens`.
+        evaluations: As in `ovam.optimize_tokens`.
+        pull: As in `ovam.optimize_tokens`.
+        licence: Under which the tokens may be used.
+        seed: Seed of the noises put on images.
+        dtype: Type of the model's weights, for images.
+        device: Where the model runs, for images.
+        progress: Told what is being done.
+
+    Returns:
+        What was fitted: the set's facts, and the IoU of each annotation with its own mask.
+
+    Raises:
+        OptionError: sources, masks and words do not go in pairs.
+        The errors of `ovam.optimize_tokens`, `ovam.encode` and `ovam.Trace.load`.
+    """
+    begun = time.monotonic()
+    sources = [*map(Path, images), *map(Path, traces)]
+    named = _by_source(sources, masks, words, labels)
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise OptionError(f"output {output}: expected a file in a folder that is there; make {output.parent} first")
+    opened = _opened(images, traces, named, model=model, seed=seed, dtype=dtype, device=device, progress=progress)
+    marks = [_annotation(named[path], opened[path].size, ignore) for path in named]
+    progress("optimising tokens", 0, 0)
+    tokens = optimize_tokens(
+        [opened[path] for path in named],
+        marks,
+        blocks=blocks,
+        steps=steps,
+        evaluations=evaluations,
+        pull=pull,
+        licence=licence,
+    )
+    tokens.save(output)
+    return {
+        "command": "optimize",
+        "version": __version__,
+        "output": str(output),
+        **facts(tokens),
+        "fitted on": [_reached(path, opened[path], mark, tokens) for path, mark in zip(named, marks, strict=True)],
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+
+
+Masks = dict[str, tuple[Path, int | None]]
+"""Of one source: by class the mask's file, and the class's number in it where it is a label map."""
+
+
+def _by_source(
+    sources: Sequence[Path], masks: Sequence[str | Path], words: Sequence[str], labels: Sequence[int]
+) -> dict[Path, Masks]:
+    words = list(words) * len(masks) if len(words) == 1 else list(words)
+    numbers: list[int | None] = [None] * len(masks)
+    if labels:
+        numbers = list(labels) * len(masks) if len(labels) == 1 else list(labels)
+    if not sources or not len(sources) == len(masks) == len(words) == len(numbers):
+        raise OptionError(
+            f"{len(sources)} images and traces, {len(masks)} masks, {len(words)} words and {len(labels)} labels: "
+            "expected as many masks and words as images and traces, in the same order (images first), or one word for "
+            "all; name an image once for each of its masks"
+        )
+    named: dict[Path, Masks] = {}
+    for source, mask, word, number in zip(sources, masks, words, numbers, strict=True):
+        if word in named.setdefault(source, {}):
+            raise OptionError(f"word {word!r} is given twice for {source}: expected one mask for each class")
+        named[source][word] = (Path(mask), number)
+    return named
+
+
+def _opened(
+    images: Sequence[str | Path],
+    traces: Sequence[str | Path],
+    named: Mapping[Path, Masks],
+    *,
+    model: str | Path | None,
+    seed: int,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: Progress,
+) -> dict[Path, Trace]:
+    pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
+    opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
+    if pictures:
+        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
+        for done, (path, picture) in enumerate(pictures.items()):
+            progress("encoding images", done, len(pictures))
+            opened[path] = encode(pipe, picture, seed=seed)
+    return opened
+
+
+def _annotation(masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
+    files = {mask for mask, _ in masks.values()}
+    if all(number is None for _, number in masks.values()):
+        return annotation_of({word: mask for word, (mask, _) in masks.items()}, size, ignore=ignore)
+    if len(files) > 1:
+        raise AnnotationError(
+            f"{len(files)} label maps are given for one image: expected one that holds all its classes, named with "
+            "--mask once for each"
+        )
+    names = {int(number): word for word, (_, number) in masks.items() if number is not None}
+    return annotation_from_labels(files.pop(), names, size, ignore=ignore, others=True)
+
+
+def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:
+    """IoU of the annotation with the masks that the tokens give on its own image."""
+    labels, counted = segment(trace, tokens).labels.numpy(), mark.labels != IGNORE
+    found = {}
+    for name in mark.classes:
+        mine = (labels == tokens.classes.index(name) + 1) & counted
+        right = mark.labels == mark.classes.index(name) + 1
+        found[name] = round(float((mine & right).sum() / max(1, (mine | right).sum())), 4)
+    return {"source": str(path), **{f"IoU of {name}": value for name, value in found.items()}}
+
+
+def show(path: str | Path) -> dict[str, Any]:
+    """Facts of a file of tokens.
+
+    Raises:
+        TokenFileError: the file can't be read.
+    """
+    return {"file": str(path), **facts(TokenSet.load(path))}
+
+
+def merge_files(paths: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+    """Write several files' tokens as one set; no class's map is changed.
+
+    Raises:
+        TokenFileError: a file can't be read or written.
+        SpaceMismatchError, OptionError: the sets are of several text encoders, or have a class in common.
+    """
+    merged = merge([TokenSet.load(path) for path in paths])
+    merged.save(output)
+    return {"output": str(output), **facts(merged)}
+
+
+def check(path: str | Path, *, model: str | Path | None = None, trace: str | Path | None = None) -> dict[str, Any]:
+    """Whether tokens can be used with a model or a trace, and what differs from their fit.
+
+    Raises:
+        TokenFileError, TraceFileError: a file can't be read.
+        SpaceMismatchError: they can't, they were fitted for another text encoder.
+    """
+    tokens, notes = TokenSet.load(path), list[str]()
+    if trace is not None:
+        opened = open_trace(Path(trace), model)
+        check_space_of(tokens, opened.text.space)
+        notes += tokens.notes(opened)
+    elif model is not None:
+        space = text_of(model, tokens.space.layer).space
+        check_space_of(tokens, space)
+    return {"file": str(path), "usable with": str(trace or model or "not asked"), "notes": notes, **facts(tokens)}
+
+
+def import_file(path: str | Path, output: str | Path, *, model: str | Path, word: str | None = None) -> dict[str, Any]:
+    """Write the tokens of an `.npy` file that the paper's authors published as a set.
+
+    Raises:
+        TokenFileError: the file can't be read as such, or the output not be written.
+        SpaceMismatchError: its vectors have another width than those of the model's text encoder.
+    """
+    tokens = import_tokens(path, text_of(model), word=word)
+    tokens.save(output)
+    return {"output": str(output), **facts(tokens)}

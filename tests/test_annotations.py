@@ -1,0 +1,170 @@
+"""Masks in every form that people have them in, against plain loops; and what can't be used."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+import reference
+from ovam import errors
+from ovam.tokens.annotations import IGNORE, annotation_from_labels, annotation_of
+from ovam.tokens.coco import polygon_mask, rle_mask, unpacked
+from test_errors import assert_refuses
+
+SIZE = (6, 9)
+MASK = np.zeros(SIZE, dtype=bool)
+MASK[1:4, 2:7] = True
+MASK[3, 2] = False
+
+
+def palette_picture(values):
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette([0, 0, 0, *[200, 30, 30] * 255])
+    return picture
+
+
+def forms():
+    """The same mask in every form."""
+    grey = Image.fromarray((MASK * 255).astype(np.uint8))
+    return {
+        "booleans": MASK,
+        "numbers": MASK.astype(np.int64),
+        "floats": MASK.astype(np.float32),
+        "of 255": (MASK * 255).astype(np.uint8),
+        "a tensor": torch.from_numpy(MASK),
+        "a grey picture": grey,
+        "a paint program's colours": grey.convert("RGBA"),
+        "one bit": grey.convert("1"),
+        "a palette": palette_picture(MASK),
+        "runs": {"size": list(SIZE), "counts": reference.run_lengths(MASK)},
+        "packed runs": {"size": list(SIZE), "counts": reference.packed(reference.run_lengths(MASK))},
+        "an object of COCO": {"category_id": 17, "segmentation": {"size": SIZE, "counts": reference.run_lengths(MASK)}},
+        "polygons": [[3, 1, 7, 1, 7, 4, 3, 4], [2, 1, 3, 1, 3, 3, 2, 3]],
+    }
+
+
+@pytest.mark.parametrize("form", forms())
+def test_every_form_gives_the_same(form):
+    found = annotation_of({"cat": forms()[form]}, SIZE)
+    assert found.classes == ("cat",)
+    assert np.array_equal(found.labels, MASK.astype(np.uint8))
+
+
+def test_files(tmp_path):
+    Image.fromarray((MASK * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    runs = {"size": SIZE, "counts": reference.packed(reference.run_lengths(MASK))}
+    (tmp_path / "mask.json").write_text(json.dumps(runs))
+    for name in ("mask.png", "mask.json"):
+        assert np.array_equal(annotation_of({"cat": tmp_path / name}, SIZE).labels, MASK)
+        assert np.array_equal(annotation_of({"cat": str(tmp_path / name)}, SIZE).labels, MASK)
+
+
+@pytest.mark.parametrize(("at", "ignore"), [(1, 255), (255, 128), (1, 7)])
+def test_the_ignored_number(at, ignore):
+    values = np.where(MASK, at, 0)
+    values[5] = ignore
+    found = annotation_of({"cat": values}, SIZE, ignore=ignore).labels
+    assert (found[5] == IGNORE).all()
+    assert np.array_equal(found[:5], MASK[:5])
+
+
+def test_a_label_map():
+    values = np.where(MASK, 8, 0)
+    values[5], values[0, :2] = 255, 15
+    names = {8: "cat", 15: "person", 3: "bird"}
+    for given_as in (values, palette_picture(values)):
+        found = annotation_from_labels(given_as, names, SIZE)
+        assert found.classes == ("cat", "person", "bird")
+        assert np.array_equal(found.labels, np.select([values == 8, values == 15, values == 255], [1, 2, IGNORE]))
+    assert_refuses(errors.AnnotationError, ["15", "8"], lambda: annotation_from_labels(values, {8: "cat"}, SIZE))
+
+
+def test_classes_side_by_side():
+    other = np.zeros(SIZE, dtype=np.uint8)
+    other[4:], other[0] = 1, IGNORE
+    found = annotation_of({"cat": MASK, "sky": other}, SIZE).labels
+    assert np.array_equal(found, np.select([other == IGNORE, MASK, other == 1], [IGNORE, 1, 2]))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_runs_of_any_mask(height, width, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < 0.4
+    runs = reference.run_lengths(mask)
+    assert unpacked(reference.packed(runs)) == runs
+    for counts in (runs, reference.packed(runs), reference.packed(runs).encode()):
+        assert np.array_equal(rle_mask({"size": [height, width], "counts": counts}, "mask"), mask)
+
+
+def test_a_packed_text_worked_out_by_hand():
+    """40 is 8 and a carry (X) and 1; 2 stands as 2 - 40 = -38, which is 26 and a carry (j) and -2 in five bits (N)."""
+    assert unpacked("3X15jN") == [3, 40, 5, 2]
+
+
+@given(st.lists(st.tuples(st.integers(0, 18), st.integers(0, 12)), min_size=3, max_size=6))
+def test_polygons_hold_the_centres_that_are_inside(corners):
+    """Corners on halves of pixels at most, so that no centre lies on an edge by rounding alone."""
+    points = [(x / 2 + 0.13, y / 2 + 0.29) for x, y in corners]
+    found = polygon_mask([[value for point in points for value in point]], SIZE)
+    for y in range(SIZE[0]):
+        for x in range(SIZE[1]):
+            assert found[y, x] == inside(points, x + 0.5, y + 0.5)
+
+
+def inside(points, x, y):
+    """A ray to the right meets the outline an odd number of times."""
+    crossings = 0
+    for (x1, y1), (x2, y2) in zip(points, [*points[1:], points[0]], strict=True):
+        if (y1 > y) != (y2 > y) and x1 + (y - y1) * (x2 - x1) / (y2 - y1) > x:
+            crossings += 1
+    return crossings % 2 == 1
+
+
+def soft():
+    drawn = Image.new("L", (36, 24))
+    ImageDraw.Draw(drawn).ellipse((4, 4, 20, 18), fill=255)
+    return drawn.resize(SIZE[::-1], Image.Resampling.BILINEAR)
+
+
+def coloured():
+    picture = Image.new("RGB", SIZE[::-1])
+    picture.putpixel((2, 2), (255, 0, 0))
+    return picture
+
+
+TOO_LONG = {"size": SIZE, "counts": [3, 40, 50]}
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.zeros(SIZE, bool), ["empty"]),
+        (np.ones(SIZE, bool), ["full"]),
+        (np.where(np.arange(9) < 4, 255, 1) * np.ones(SIZE, int), ["full"]),
+        (MASK[:, :-1], ["6 x 8", "6 x 9"]),
+        (MASK[None], ["(1, 6, 9)"]),
+        (MASK * 8, ["holds 8"]),
+        (np.where(MASK, np.nan, 0.0), ["holds nan"]),
+        (soft(), ["soft edges"]),
+        (coloured(), ["colours", "black and white"]),
+        (TOO_LONG, ["93", "54"]),
+        ({"size": SIZE, "counts": "~~"}, ["no RLE"]),
+        ({"size": SIZE}, ["counts"]),
+        ([[1, 2, 3, 4, 5, float("inf")]], ["finite"]),
+        ("absent.png", ["absent.png"]),
+        (None, ["NoneType"]),
+        (Image.new("RGBA", SIZE[::-1]), ["transparent"]),
+    ],
+)
+def test_what_can_not_be_used(mask, told):
+    assert_refuses(errors.AnnotationError, told, lambda: annotation_of({"cat": mask}, SIZE))
+
+
+def test_what_does_not_go_together():
+    assert_refuses(errors.AnnotationError, ["overlap", "14"], lambda: annotation_of({"cat": MASK, "dog": MASK}, SIZE))
+    assert_refuses(errors.AnnotationError, ["'Cat'", "twice"], lambda: annotation_of({"Cat": MASK, "cat": ~MASK}, SIZE))
+    assert_refuses(errors.AnnotationError, ["empty"], lambda: annotation_of({}, SIZE))
+    assert_refuses(errors.AnnotationError, ["'<start>'"], lambda: annotation_of({"<start>": MASK}, SIZE))

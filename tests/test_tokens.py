@@ -1,0 +1,320 @@
+"""Token optimisation against the second opinion: maps, loss and gradient; what a fit finds, keeps and refuses."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import ovam
+import reference
+import tiny
+from ovam import errors
+from ovam.calibration import Calibration
+from ovam.maps import attention_maps
+from ovam.testing.contract import planted_mask
+from ovam.tokens import optimize
+from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
+from ovam.tokens.loss import Target, loss_of
+from ovam.tokens.optimize import Objective, optimize_tokens
+from ovam.tokens.shares import class_maps, share_sums
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from synthetic import WIDTH, make_trace
+from test_errors import assert_refuses
+
+SMALL = {"grids": {"fine": (4, 6), "coarse": (2, 3)}, "heads": {"fine": 2, "coarse": 1}, "steps": 2}
+
+
+def rows_of(count, seed=0):
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def group_of(*classes, seed=0, **changes):
+    made = {"calibrations": {}, "fit": Fit("synthetic"), **changes}
+    return TokenGroup((BACKGROUND, *classes), rows_of(1 + len(classes), seed), **made)
+
+
+def reference_maps(trace, vectors):
+    """Maps of all rows but the first by the second opinion, float64."""
+    blocks = {}
+    for name, block in trace.blocks.items():
+        key = reference.block_keys(trace.text.projections[name].double().numpy(), vectors, block.heads)
+        blocks[name] = (block.query["cond"].double().numpy(), key, block.scale, block.grid)
+    return reference.mean_maps(reference.all_maps(blocks, [len(vectors)]))[None, None][1:]
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return make_trace()
+
+
+@pytest.fixture(scope="module")
+def mask(trace):
+    return planted_mask(trace)
+
+
+class TestObjective:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+    @pytest.mark.parametrize("rows", [2, 3])
+    def test_maps_are_those_of_the_trace_and_of_the_reference(self, dtype, rows):
+        trace = make_trace(dtype=dtype)
+        found = class_maps(trace, rows_of(rows))
+        # measured: 6e-8 and 2e-7
+        assert (found - attention_maps(trace, rows_of(rows)).token_maps[1:]).abs().max() < 1e-6
+        assert np.abs(found.numpy() - reference_maps(trace, rows_of(rows).double().numpy())).max() < 1e-6
+
+    @pytest.mark.parametrize("rows", [2, 4])
+    def test_the_gradient_of_shares(self, rows):
+        random = torch.Generator().manual_seed(0)
+        query = torch.randn(2, 3, 4, 5, generator=random, dtype=torch.double)
+        key = torch.randn(2, rows, 5, generator=random, dtype=torch.double, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda key: share_sums(query, key, 0.7), key)
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    def test_the_loss_and_its_gradient(self, classes):
+        random = torch.Generator().manual_seed(classes)
+        logits = torch.randn(classes, 3, 4, generator=random, dtype=torch.double, requires_grad=True)
+        shares = torch.rand(classes + 1, 3, 4, generator=random, dtype=torch.double)
+        target = Target(shares / shares.sum(0), torch.rand(3, 4, generator=random, dtype=torch.double))
+        expected = reference.token_loss(logits.detach().numpy(), target.shares.numpy(), target.weight.numpy())
+        assert abs(loss_of([logits], [target]).item() - expected) < 1e-12  # measured: 4e-16
+        assert torch.autograd.gradcheck(lambda logits: loss_of([logits], [target]), logits)
+
+    def test_the_whole_gradient_is_that_of_plain_loops(self):
+        """Text side, shares, mean, calibration and loss together, along three directions."""
+        trace = make_trace(**SMALL)
+        labels = np.zeros(trace.size, dtype=np.uint8)
+        labels[2:9, 3:8], labels[0] = 1, IGNORE
+        annotation = Annotation(labels, ("sky",))
+        objective = Objective([trace], [optimize._target(trace, annotation, ("sky",))], ("sky",))
+        steps = 0.3 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(1))
+        shares, weight = objective.targets[0].shares.double().numpy(), objective.targets[0].weight.double().numpy()
+
+        def expected(at):
+            vectors, scales, offsets = (part.double().numpy() for part in objective.split(at))
+            fine = reference.resize(reference.min_max(reference_maps(trace, vectors)[0]), weight.shape)
+            return reference.token_loss((scales[0] * fine + offsets[0])[None], shares, weight)
+
+        loss = objective.loss(steps.requires_grad_(), 0.0)
+        (gradient,) = torch.autograd.grad(loss, [steps])
+        assert abs(float(loss.detach()) - expected(steps.detach().double())) < 1e-5
+        for seed in range(3):
+            way = torch.randn(len(steps), generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+            ends = [expected(steps.detach().double() + sign * 1e-4 * way) for sign in (1, -1)]
+            slope = (ends[0] - ends[1]) / 2e-4
+            assert abs(float(gradient.double() @ way) - slope) < 1e-3 * max(1.0, abs(slope))
+
+
+class TestFit:
+    def test_a_planted_token_is_recovered(self, trace, mask):
+        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=300, pull=0, distance=0.01)
+        found = trace.segment(tokens)
+        assert (found["whisker"] & mask).sum() >= 0.9 * (found["whisker"] | mask).sum()
+        assert torch.equal(found.labels == 1, found["whisker"])
+        record = tokens.groups[0].fit
+        assert record.loss == min(record.losses) < 0.5 * record.losses[0]
+        assert record.blocks == tuple(trace.blocks)
+        assert record.timesteps == ((900.0, 899.0, 898.0),)
+
+    def test_the_best_is_kept_and_not_the_last(self, trace, mask, monkeypatch):
+        """From the ninth evaluation on the loss rises; what came before is returned, with what it says of itself."""
+        good, tried = optimize.loss_of, []
+
+        def rising(logits, targets):
+            tried.append(float(good(logits, targets).detach()))
+            return good(logits, targets) + 10.0 * (len(tried) > 8)
+
+        monkeypatch.setattr(optimize, "loss_of", rising)
+        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=12, pull=0)
+        monkeypatch.undo()
+        group = tokens.groups[0]
+        assert group.fit.loss == min(tried[:8])
+        again = class_maps(trace, group.vectors)
+        target = optimize._target(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        one = group.calibrations["whisker"]
+        fine = torch.nn.functional.interpolate(
+            optimize.stretched(again)[None], tuple(target.weight.shape), mode="bilinear"
+        )
+        found = loss_of([one.scale * fine[0] + one.offset], [target])
+        assert abs(float(found) - group.fit.loss) < 1e-5  # measured: 1e-7
+
+    def test_a_loss_that_ceases_to_be_finite(self, trace, mask, monkeypatch, caplog):
+        good, calls = optimize.loss_of, []
+
+        def breaking(logits, targets):
+            calls.append(1)
+            return good(logits, targets) * (float("nan") if len(calls) == 5 else 1.0)
+
+        monkeypatch.setattr(optimize, "loss_of", breaking)
+        with caplog.at_level(logging.WARNING, logger="ovam"):
+            group = optimize_tokens(trace, {"whisker": mask}).groups[0]
+        assert group.fit.stopped == "not finite in the loss of finite maps, at evaluation 5"
+        assert "at evaluation 5" in caplog.text
+        assert len(group.fit.losses) == 5
+        assert torch.isfinite(group.vectors).all()
+        assert group.fit.loss == min(group.fit.losses[:4])
+
+    def test_queries_that_are_not_finite_are_named(self, mask):
+        broken = make_trace()
+        broken.blocks["coarse"].query["cond"][0, 1, 2] = float("nan")
+        parts = ["block 'coarse'", "annotation 0", "evaluation 1"]
+        assert_refuses(errors.NotFiniteError, parts, lambda: optimize_tokens(broken, {"whisker": mask}))
+
+    def test_several_classes_share_one_background(self, trace):
+        planted = trace.maps(rows_of(3, seed=5)).resized().token_maps[1:]
+        winner = planted.argmax(0)
+        strong = planted.amax(0) > planted.amax(0).quantile(0.4)
+        masks = {"sky": (winner == 0) & strong, "hot dog": (winner == 1) & strong}
+        tokens = optimize_tokens(trace, masks, evaluations=200, pull=0, distance=0.01)
+        assert tokens.groups[0].rows == (BACKGROUND, "sky", "hot dog")
+        labels = trace.segment(tokens).labels
+        right = masks["sky"] + 2 * masks["hot dog"]
+        assert (labels == right).float().mean() > 0.8  # chance of the greatest label: 0.4
+
+    def test_ignored_pixels_do_not_count(self, trace, mask):
+        """Whatever the mask says under ignored pixels, the fit is the same."""
+        hidden = torch.zeros_like(mask)
+        hidden[:4] = True
+        fits = []
+        for under in (0, 1):
+            labels = mask.to(torch.uint8)
+            labels[hidden] = under
+            labels = torch.where(hidden, torch.tensor(IGNORE, dtype=torch.uint8), labels)
+            fits.append(optimize_tokens(trace, {"whisker": labels}, evaluations=5).groups[0])
+        assert torch.equal(fits[0].vectors, fits[1].vectors)
+        whole = optimize_tokens(trace, {"whisker": mask}, evaluations=5).groups[0]
+        assert not torch.equal(whole.vectors, fits[0].vectors)
+
+    def test_several_annotations_weigh_alike_and_may_lack_a_class(self):
+        first, second = make_trace(0), make_trace(1)
+        masks = [{"sky": planted_mask(first)}, {"sky": planted_mask(second), "dog": ~planted_mask(second)}]
+        masks[1]["dog"][:, 3:] = False
+        tokens = optimize_tokens([first, second], masks, evaluations=15)
+        assert tokens.classes == ("sky", "dog")
+        assert len(set(tokens.groups[0].fit.annotations)) == 2
+        twice = optimize_tokens([first, first], [masks[0], masks[0]], evaluations=15)
+        once = optimize_tokens(first, masks[0], evaluations=15)
+        assert torch.allclose(twice.groups[0].vectors, once.groups[0].vectors, atol=1e-4)
+
+    def test_blocks_and_half_of_the_fit(self, mask):
+        trace = make_trace(halves=("cond", "uncond"))
+        chosen = optimize_tokens(trace, {"sky": mask}, blocks=["fine"], half="uncond", evaluations=3).groups[0].fit
+        assert (chosen.blocks, chosen.half) == (("fine",), "uncond")
+
+    def test_gradients_through_a_replay(self):
+        """Of joint attention, along one direction, and none in the model's weights."""
+        pipe = tiny.sd3()
+        with ovam.capture(pipe, blocks=["transformer_blocks.0", "transformer_blocks.1"], dtype=torch.float32) as traces:
+            pipe("a dog", num_inference_steps=2, height=32, width=32, max_sequence_length=16)
+        trace = traces[0]
+        rows = trace.text.embed("dog", as_phrase=True).taken_rows()[[0, 2]]
+        way = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) * rows.std()
+        pixels = torch.randn(trace.blocks["transformer_blocks.0.attn"].grid, generator=torch.Generator().manual_seed(1))
+        at = torch.zeros((), requires_grad=True)
+        (slope,) = torch.autograd.grad((class_maps(trace, rows + at * way)[0] * pixels).sum(), [at])
+        ends = [float((trace.maps(rows + sign * 1e-3 * way).token_maps[1] * pixels).sum()) for sign in (1, -1)]
+        assert abs(float(slope) - (ends[0] - ends[1]) / 2e-3) < 0.02 * abs(float(slope))
+        assert all(weight.grad is None for weight in pipe.transformer.parameters())
+
+
+class TestRefusals:
+    def test_traces_that_do_not_go_together(self, trace, mask):
+        fewer = trace.select(blocks=["fine"])
+        both = [{"sky": mask}] * 2
+        assert_refuses(
+            errors.MissingBlockError, ["'coarse'", "trace 1", "blocks="], lambda: optimize_tokens([trace, fewer], both)
+        )
+        assert_refuses(
+            errors.MissingBlockError, ["'mid'"], lambda: optimize_tokens(trace, {"sky": mask}, blocks=["mid"])
+        )
+        assert_refuses(
+            errors.AnnotationError, ["1 annotations", "2 traces"], lambda: optimize_tokens([trace] * 2, both[:1])
+        )
+
+    @pytest.mark.parametrize("option", [{"evaluations": 0}, {"pull": -1.0}, {"pull": float("nan")}, {"distance": 0.0}])
+    def test_options(self, trace, mask, option):
+        told = f"{next(iter(option))}={next(iter(option.values()))}"
+        assert_refuses(errors.OptionError, [told], lambda: optimize_tokens(trace, {"sky": mask}, **option))
+
+    def test_a_class_that_no_annotation_shows(self, trace):
+        labels = np.zeros(trace.size, dtype=np.uint8)
+        labels[3:6, 3:6] = 8
+        annotation = annotation_from_labels(labels, {8: "cat", 12: "dog"}, trace.size)
+        assert_refuses(errors.AnnotationError, ["'dog'"], lambda: optimize_tokens(trace, annotation))
+
+
+class TestUse:
+    def test_a_set_stands_wherever_words_do(self, trace):
+        tokens = TokenSet((group_of("sky", "dog"), group_of("car", seed=1)), trace.text.space)
+        mixed = trace.maps(["cat", tokens, "hot dog"])
+        assert mixed.words == ("cat", "sky", "dog", "car", "hot dog")
+        alone = trace.maps(tokens)
+        for name in tokens.classes:
+            assert torch.allclose(mixed[name], alone[name], atol=1e-6)
+        assert torch.allclose(mixed["cat"], trace.maps(["cat"])["cat"], atol=1e-6)
+        expected = reference_maps(trace, tokens.groups[0].vectors.double().numpy())
+        assert np.abs(torch.stack([alone["sky"], alone["dog"]]).numpy() - expected).max() < 1e-6
+
+    def test_merging_changes_no_map(self, trace):
+        first, second = (TokenSet((group_of(name, seed=i),), trace.text.space) for i, name in enumerate(["sky", "car"]))
+        both = first.merged(second)
+        assert both.classes == ("sky", "car")
+        found = trace.segment(both)
+        for one in (first, second):
+            (name,) = one.classes
+            assert torch.allclose(trace.maps(both)[name], trace.maps(one)[name], atol=1e-6)
+            assert torch.equal(found[name], trace.segment(one)[name])
+        assert_refuses(errors.OptionError, ["'sky'", "twice"], lambda: first.merged(first))
+
+    def test_scores_have_their_border_where_the_fit_put_it(self, trace):
+        plain = TokenSet((group_of("sky"),), trace.text.space)
+        tilted = TokenSet((group_of("sky", calibrations={"sky": Calibration(10.0, -2.0)}),), trace.text.space)
+        stretched = reference.min_max(reference_maps(trace, plain.groups[0].vectors.double().numpy())[0])
+        fine = reference.resize(stretched, trace.size)
+        away = np.abs(fine - 0.2) > 1e-5  # not decided by rounding
+        assert (trace.segment(tilted)["sky"].numpy() == (fine > 0.2))[away].all()
+        expected = 1 / (1 + np.exp(-(10 * fine - 2)))
+        assert np.abs(trace.segment(tilted).scores[0].numpy() - expected).max() < 1e-5
+        dropped = trace.segment(["dog"], against=tilted)
+        assert dropped.words == ("dog",)
+        assert_refuses(errors.OptionError, ["'sky'", "twice"], lambda: trace.segment(["sky", plain]))
+
+    def test_another_encoder_is_refused_with_both_names(self, sd1, sd2, trace):
+        tokens = TokenSet((group_of("sky"),), trace.text.space)
+        with ovam.capture(sd1) as traces:
+            sd1("a dog", num_inference_steps=1, height=32, width=32)
+        parts = [str(trace.text.space), str(traces[0].text.space), "sky"]
+        for action in (lambda: traces[0].maps(tokens), lambda: traces[0].segment(["dog", tokens])):
+            assert_refuses(errors.SpaceMismatchError, parts, action)
+
+    def test_another_unet_of_the_encoder_is_noted(self, trace, caplog):
+        tokens = TokenSet((group_of("sky", fit=Fit("elsewhere", blocks=("fine",))),), trace.text.space)
+        with caplog.at_level(logging.INFO, logger="ovam"):
+            trace.maps(tokens)
+        assert "fitted on 'elsewhere', asked of 'synthetic'" in caplog.text
+        assert "1 blocks" in caplog.text
+        assert TokenSet((group_of("sky"),), trace.text.space).notes(trace) == ()
+
+    def test_streamed(self, sd1):
+        run = {"num_inference_steps": 2, "height": 32, "width": 32}
+        with ovam.capture(sd1, dtype=torch.float32) as traces:
+            sd1("a dog", **run, generator=torch.Generator().manual_seed(0))
+        space = traces[0].text.space
+        vectors = torch.randn(2, space.width, generator=torch.Generator().manual_seed(0))
+        tokens = TokenSet((TokenGroup((BACKGROUND, "sky"), vectors, {}, Fit("tiny")),), space)
+        with ovam.stream(sd1, ["dog", tokens]) as maps:
+            sd1("a dog", **run, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(maps[0]["sky"], traces[0].maps(tokens)["sky"], atol=1e-5)
+
+    def test_tokens_can_not_be_padded(self, trace):
+        tokens = TokenSet((group_of("sky"),), trace.text.space)
+        assert_refuses(errors.OptionError, ["padded"], lambda: trace.maps(["dog", tokens], softmax_over="padded"))
+
+
+def test_targets_are_areas():
+    labels = np.zeros((4, 6), dtype=np.uint8)
+    labels[:2, :3], labels[2, 2:] = 1, IGNORE
+    shares, weight = target_of(Annotation(labels, ("sky",)), ("dog", "sky"), (2, 3))
+    planes = reference.area_shares(np.stack([labels == 0, labels == 9, labels == 1]), (2, 3))
+    assert np.allclose(weight, planes.sum(0))
+    assert np.allclose(shares * weight, planes)
