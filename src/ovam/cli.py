@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ovam import __version__
+from ovam.cli_tokens import tokens_app
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 from ovam.commands.arguments import blocks_of, steps_of, words_of
 from ovam.commands.entry import Question, entry_of
@@ -28,9 +29,6 @@ mini_app = typer.Typer(
     help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(mini_app, name="mini")
-tokens_app = typer.Typer(
-    help="Files of optimised tokens: show, merge, check, import.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(tokens_app, name="tokens")
 
 
@@ -46,9 +44,6 @@ Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas
 Tokens = Annotated[
     list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
 ]
-TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.")]
-Trace = Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.")]
-TokenOutput = Annotated[Path, typer.Option(help="File to write.")]
 Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
 TraceModel = Annotated[
     str | None,
@@ -139,7 +134,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not."""
-    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    asked = _asked(words, tokens)
+    kept = _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
     with running() as progress:
         import torch
 
@@ -227,7 +223,8 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
-    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    asked = _asked(words, tokens)
+    kept = _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
     with running() as progress:
         import torch
 
@@ -298,56 +295,6 @@ def optimize(
             progress=progress,
             **kept,
         )
-    _show(result, as_json)
-
-
-@tokens_app.command("show")
-def show_tokens(file: TokenFile, as_json: AsJson = False) -> None:
-    """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
-    with running():
-        from ovam.commands.tokens import show as run
-
-        result = run(file)
-    _show(result, as_json)
-
-
-@tokens_app.command("merge")
-def merge_tokens(
-    files: Annotated[list[Path], typer.Argument(help="Files of tokens with different classes.")],
-    output: TokenOutput,
-    as_json: AsJson = False,
-) -> None:
-    """Write several files' tokens as one; no class's map is changed."""
-    with running():
-        from ovam.commands.tokens import merge_files as run
-
-        result = run(files, output)
-    _show(result, as_json)
-
-
-@tokens_app.command("check")
-def check_tokens(file: TokenFile, model: TraceModel = None, trace: Trace = None, as_json: AsJson = False) -> None:
-    """Tell whether tokens are whole, and whether they can be used with a model or a trace."""
-    with running():
-        from ovam.commands.tokens import check as run
-
-        result = run(file, model=model, trace=trace)
-    _show(result, as_json)
-
-
-@tokens_app.command("import")
-def import_tokens(
-    file: Annotated[Path, typer.Argument(help="An .npy file as the paper's authors published them.")],
-    output: TokenOutput,
-    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.")],
-    word: Annotated[str | None, typer.Option(help="Class, where the file has one and no name.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write tokens that the paper's authors published as a file of tokens; nothing in theirs is run."""
-    with running():
-        from ovam.commands.tokens import import_file as run
-
-        result = run(file, output, model=model, word=word)
     _show(result, as_json)
 
 
@@ -515,6 +462,14 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     from ovam.commands.summary import show
 
     show(result, as_json=as_json)
+
+
+def _asked(words: str, tokens: list[Path] | None) -> list[str]:
+    """Words, of which there is one at least unless tokens are asked."""
+    asked = words_of(words)
+    if not asked and not tokens:
+        raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")
+    return asked
 
 
 def _with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:

@@ -30,6 +30,7 @@ from ovam.trace import (
     Fitted,
     Grid,
     Half,
+    Listed,
     ReplayedSide,
     Space,
     TextSide,
@@ -270,12 +271,21 @@ def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "promp
     if isinstance(words, Tensor):
         return [_named_vectors(words, text)]
     if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
-        parts = [word if isinstance(word, Fitted) else listed([word])[0] for word in words or listed(words)]
-        return [prompt for part in parts for prompt in _prompts_of(part, text, padded)]
+        return [prompt for entry in entries_of(words) for prompt in _prompts_of(entry, text, padded)]
     raise EmptyWordsError(
         f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
         "a TokenEmbedding or a tensor (token, width)"
     )
+
+
+def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
+    """Check a list of words, phrases and fitted tokens; blanks around words are cut.
+
+    Raises:
+        EmptyWordsError: the list is empty or an entry has no word.
+    """
+    parts = [words] if isinstance(words, str | Fitted) else words
+    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
 
 
 def _prompts_of(entry: str | Fitted, text: TextSide, padded: bool) -> Sequence[TokenEmbedding]:
@@ -303,8 +313,8 @@ def fitted_in(words: Words) -> tuple[Fitted, ...]:
     """The fitted tokens among what is asked."""
     if isinstance(words, Fitted):
         return (words,)
-    listed_words = isinstance(words, Sequence) and not isinstance(words, str)
-    return tuple(word for word in words if isinstance(word, Fitted)) if listed_words else ()
+    entries = words if isinstance(words, Sequence) else ()
+    return tuple(word for word in entries if isinstance(word, Fitted))
 
 
 def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, attention_maps, fitted_in, resized
-from ovam.prompt import listed
+from ovam.maps import AttentionMaps, SoftmaxOver, attention_maps, entries_of, fitted_in, resized
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 
@@ -111,8 +110,8 @@ def check_words(
         EmptyWordsError: no words.
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
     """
-    asked = _entries(words) or listed(())
-    rivals = _entries(against)
+    asked = entries_of(words)
+    rivals = entries_of(against) if against else ()
     every = names_of([*asked, *rivals])
     twice = sorted({word for word in every if every.count(word) > 1})
     if twice:
@@ -120,11 +119,6 @@ def check_words(
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
     return asked, rivals
-
-
-def _entries(words: Listed) -> tuple[str | Fitted, ...]:
-    parts = [words] if isinstance(words, str | Fitted) else words
-    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts)
 
 
 def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What a trace answers for words, written as pictures, with a record of the numbers and file names."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

@@ -15,7 +15,7 @@ from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.maps import AttentionMaps, attention_maps, fitted_in
+from ovam.maps import AttentionMaps, attention_maps, entries_of, fitted_in
 from ovam.masks import THRESHOLD, check_words, names_of, segment
 from ovam.models import MINI
 from ovam.prompt import Span
@@ -61,7 +61,7 @@ def maps(
     begun = time.monotonic()
     path = Path(trace_file)
     if attribution_prompt is None:
-        check_words(list(dict.fromkeys(words)))
+        entries_of(words)
     elif fitted_in(list(words)):
         raise OptionError(
             "fitted tokens were asked together with an attribution prompt, whose words alone share the attention: "

@@ -112,9 +112,8 @@ def _by_source(
     sources: Sequence[Path], masks: Sequence[str | Path], words: Sequence[str], labels: Sequence[int]
 ) -> dict[Path, Masks]:
     words = list(words) * len(masks) if len(words) == 1 else list(words)
-    numbers: list[int | None] = [None] * len(masks)
-    if labels:
-        numbers = list(labels) * len(masks) if len(labels) == 1 else list(labels)
+    numbers: list[int | None] = [*labels] or [None]
+    numbers = numbers * len(masks) if len(numbers) == 1 else numbers
     if not sources or not len(sources) == len(masks) == len(words) == len(numbers):
         raise OptionError(
             f"{len(sources)} images and traces, {len(masks)} masks, {len(words)} words and {len(labels)} labels: "
