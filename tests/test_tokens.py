@@ -107,7 +107,7 @@ class TestObjective:
 
 class TestFit:
     def test_a_planted_token_is_recovered(self, trace, mask):
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=300, pull=0, distance=0.01)
+        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=300, pull=0.0, distance=0.01)
         found = trace.segment(tokens)
         assert (found["whisker"] & mask).sum() >= 0.9 * (found["whisker"] | mask).sum()
         assert torch.equal(found.labels == 1, found["whisker"])
@@ -125,7 +125,7 @@ class TestFit:
             return good(logits, targets) + 10.0 * (len(tried) > 8)
 
         monkeypatch.setattr(optimize, "loss_of", rising)
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=12, pull=0)
+        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=12, pull=0.0)
         monkeypatch.undo()
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
@@ -165,7 +165,7 @@ class TestFit:
         winner = planted.argmax(0)
         strong = planted.amax(0) > planted.amax(0).quantile(0.4)
         masks = {"sky": (winner == 0) & strong, "hot dog": (winner == 1) & strong}
-        tokens = optimize_tokens(trace, masks, evaluations=200, pull=0, distance=0.01)
+        tokens = optimize_tokens(trace, masks, evaluations=200, pull=0.0, distance=0.01)
         assert tokens.groups[0].rows == (BACKGROUND, "sky", "hot dog")
         labels = trace.segment(tokens).labels
         right = masks["sky"] + 2 * masks["hot dog"]

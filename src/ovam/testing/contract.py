@@ -280,7 +280,7 @@ class BackboneContract(ABC):
         pipe = self.make_pipe()
         trace = self._captured(pipe, self._names(pipe))[0]
         planted = planted_mask(trace)
-        tokens = optimize_tokens(trace, {"dog": planted}, evaluations=self.planted_evaluations, pull=0, distance=0.01)
+        tokens = optimize_tokens(trace, {"dog": planted}, evaluations=self.planted_evaluations, pull=0.0, distance=0.01)
         found = trace.segment(tokens)["dog"]
         overlap = float((found & planted).sum() / (found | planted).sum())
         assert overlap >= 0.9, f"the mask of a random token is recovered to an IoU of {overlap:.2f}, expected 0.9"

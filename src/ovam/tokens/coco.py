@@ -65,7 +65,7 @@ def unpacked(counts: str | bytes) -> list[int]:
     return runs
 
 
-def polygon_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
+def polygon_mask(polygons: Sequence[Sequence[float | int]], size: tuple[int, int]) -> np.ndarray:
     """Pixels whose centre lies inside one of the polygons.
 
     Args:
@@ -81,7 +81,7 @@ def polygon_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> 
     return mask
 
 
-def _points(polygon: Sequence[float]) -> np.ndarray:
+def _points(polygon: Sequence[float | int]) -> np.ndarray:
     try:
         flat = np.asarray(polygon, dtype=float)
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ _INSTRUCTIONS = frozenset(
 )
 
 
+@runtime_checkable
 class Reads(Protocol):
     """A text side or a text reader: it makes vectors of texts, in its space."""
 

@@ -17,7 +17,7 @@ from ovam.prompt import AttributionPrompt
 from ovam.shapes import Embedding, Key, Query
 from ovam.trace import Half, TokenEmbedding, Trace
 
-ClassMaps = Float[Tensor, "class height width"]
+ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 
 
 def class_maps(trace: Trace, vectors: Embedding, half: Half = "cond") -> ClassMaps:
