@@ -141,6 +141,7 @@ def export(work: Path, folder: Path) -> None:
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")
+    _name_as_ever(folder / "text_encoder" / "model.safetensors")
     tower = load_tensors(picture_tower_of(work / "text_encoder"))
     halves = {name: value.half() for name, value in tower.items()}
     save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
@@ -166,3 +167,12 @@ def _load_in_float32(config: Path) -> None:
     """Transformers loads a text encoder in the type its config names, diffusers the rest in float32: name that."""
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+
+
+def _name_as_ever(file: Path) -> None:
+    """Name a text encoder's weights as published checkpoints do, `text_model.`..., which every transformers reads.
+
+    Newer versions write them without it; older ones find none of those, and go on with random weights.
+    """
+    tensors = {"text_model." + name.removeprefix("text_model."): value for name, value in load_tensors(file).items()}
+    save_tensors(tensors, file, format="pt")
