@@ -276,6 +276,29 @@ def plan(
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.")] = "mini",
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    num_inference_steps: Steps = 20,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Check a model's own weights: the image is untouched, queries and keys are the model's; a few words with it."""
+    options = {"height": height, "width": width, "num_inference_steps": num_inference_steps}
+    with running():
+        import torch
+
+        from ovam.commands.info import verify_model
+
+        result = verify_model(model, dtype=getattr(torch, dtype.value), device=device, **options)
+    _show(result, as_json)
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(
     predicted: Annotated[Path, typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.")],
     truth: Annotated[Path, typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.")],
