@@ -77,7 +77,7 @@ def test_the_plan_on_the_command_line():
         ({"steps": 0}, "steps=0: expected a positive multiple of 1"),
         ({"images": -1}, "images=-1"),
         ({"guidance": "half"}, "guidance='half'"),
-        ({"dtype": torch.int8}, "dtype=torch.int8"),
+        ({"dtype": torch.int16}, "dtype=torch.int16"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options, told):
