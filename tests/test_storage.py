@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from typer.testing import CliRunner
 
 import ovam
 import reference
@@ -22,6 +24,8 @@ import tiny
 from ovam import errors
 from ovam.attention import weight_sums
 from ovam.backbones.registry import backbone_of
+from ovam.cli import app
+from ovam.commands.generate import generate
 from ovam.presets import PRESETS
 from ovam.quantised import quantised
 from synthetic import make_trace
@@ -349,6 +353,18 @@ class TestPresets:
         assert planned.nbytes <= 2 * GIB  # 0.669
         everything = ovam.plan(flux, height=1024, width=1024, steps=28)
         assert (len(everything.blocks), everything.nbytes > 100 * GIB) == (57, True)
+
+    def test_on_the_command_line(self, sd1, tmp_path):
+        size = {"num_inference_steps": 2, "height": 32, "width": 32}
+        folders = tmp_path / "out", tmp_path / "room"
+        folders[1].mkdir()
+        generate(PROMPT, ["dog"], output_dir=folders[0], model=sd1, preset="small", disk=folders[1], **size)
+        loaded = ovam.Trace.load(folders[0] / "run.safetensors")
+        assert loaded.nbytes == ovam.plan(sd1, height=32, width=32, steps=2, preset="small").nbytes
+        assert loaded.dtype == torch.int8
+        assert not list(folders[1].iterdir())
+        told = CliRunner().invoke(app, ["info", str(folders[0] / "run.safetensors")]).stdout
+        assert re.search(r"stored in +int8", told)
 
     @pytest.mark.user_error
     def test_others_are_refused(self, sd1):
