@@ -39,10 +39,11 @@ The last column is calculated: the same trace with 50 steps.
 STORAGE = """## Storage types
 
 What is lost by storing less, on rendered scenes with exact masks: {scenes} test scenes, each encoded once with the
-empty prompt and then rounded, {things} things, each asked by its class word within "a photograph of a ...". IoU pooled
-over a class's things, mean over classes; maps stretched to [0, 1] and cut at {threshold:g}, chosen for float32 on {chosen}
-validation scenes. A map's error is its largest difference from that of everything in float32, over the range of the
-latter. The loss is float32's mIoU minus the row's, with its 95 % bootstrap interval over classes and things.
+empty prompt and then rounded, {things} things, each asked by its class word within "a photograph of a ...". IoU
+pooled over a class's things, mean over classes; maps stretched to [0, 1] and cut at {threshold:g}, chosen for
+float32 on {chosen} validation scenes. A map's error is its largest difference from that of everything in float32,
+over the range of the latter. The loss is float32's mIoU minus the row's, with its 95 % bootstrap interval over
+classes and things.
 """
 
 MAPS = """## Maps from stored queries
