@@ -77,9 +77,9 @@ class QueryRecorder:
                 f"capture would keep {summary_of(plan, self.storage)}, {(needed + before) / _GIB:.3f} GiB in all with "
                 f"the runs before, over the limit of {self.storage.limit / _GIB:.3f} GiB. There are three ways out: "
                 f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
-                "steps=range(10, 20)) or blocks (blocks=[16, 32]; joint attention keeps image keys and values up to "
-                "the last one); (2) keep it in a file, disk='a folder with room'; (3) keep the maps of words known "
-                "beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
+                "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
+                "up to the last one); (2) keep it in a file, disk='a folder with room'; (3) keep the maps of words "
+                "known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
                 + table(block_bytes(plan, kept_layout(plan, self.storage.dtype)))
             )
 
