@@ -67,6 +67,18 @@ def joint_weights(query, key, image_key, scale, lengths):
     return weights
 
 
+def eight_bits(values):
+    """What (head, step, pixel, head_dim) in eight bits stands for: whole numbers of 1/127 of a channel's greatest."""
+    heads, steps, pixels, channels = values.shape
+    kept = np.zeros(values.shape)
+    for head, step, channel in product(range(heads), range(steps), range(channels)):
+        column = [float(values[head, step, pixel, channel]) for pixel in range(pixels)]
+        unit = max(abs(value) for value in column) / 127
+        for pixel, value in enumerate(column):
+            kept[head, step, pixel, channel] = unit * round(value / unit) if unit else 0.0
+    return kept
+
+
 def resize(image, size):
     """Bilinear with align_corners=False: positions are pixel centres, and borders are repeated."""
     (old_height, old_width), (height, width) = image.shape, size

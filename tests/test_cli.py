@@ -420,6 +420,7 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
         (("--dtype", "float32"), "dtype=torch.float32"),
         (("--device", "cpu"), "device='cpu'"),
         (("--limit-gib", "0"), "limit_gib=0.0"),
+        (("--storage", "int8"), "storage=torch.int8"),
     ],
 )
 def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, told):

@@ -1,27 +1,27 @@
 """Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
-import psutil
 import torch
 
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.maps import AttentionMaps, SoftmaxOver
+from ovam.presets import settings_of
 from ovam.recorders import MapRecorder, QueryRecorder
-from ovam.run import Choice
+from ovam.run import Choice, StepChoice
 from ovam.session import Session
+from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Half, Trace, Words
 
 Guidance = Literal["cond", "uncond", "both"]
 T_co = TypeVar("T_co", covariant=True)
 _HALVES: dict[str, tuple[Half, ...]] = {"cond": ("cond",), "uncond": ("uncond",), "both": ("cond", "uncond")}
-_SHARE_OF_MEMORY = 0.8
-_GIB = 2**30
 log = logging.getLogger("ovam")
 
 
@@ -60,10 +60,12 @@ def capture(
     pipe: Any,
     *,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: StepChoice = None,
     guidance: Guidance = "cond",
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
+    preset: str | None = None,
     device: str | torch.device = "cpu",
+    disk: str | Path | None = None,
     limit_gib: float | None = None,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
@@ -75,11 +77,17 @@ def capture(
         pipe: A pipeline of a supported family.
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid (32, 48);
             by default all cross-attention blocks but the coarse middle one.
-        steps: Step numbers to keep; by default all. A step of Heun or PNDM has several denoiser calls.
+        steps: Step numbers to keep, or "middle" for the one in the middle of the run; by default all. A step of Heun
+            or PNDM has several denoiser calls.
         guidance: Which half of the batch under guidance. Without guidance only "cond" is there.
-        dtype: Storage type of the queries: float16, bfloat16 or float32.
+        dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
+            float32 scale for each head, denoiser call and channel.
+        preset: Name of the family's settings for blocks, steps and dtype, see `ovam.presets`; what is given of these
+            three besides takes its place.
         device: Where they are stored.
-        limit_gib: Most GiB that the capture may keep in all; by default 80 % of the device's free memory.
+        disk: A folder: they are stored in unnamed files there instead of memory, one an image, which are gone when the
+            image's trace is, or the process.
+        limit_gib: Most GiB that the capture may keep in all; by default 80 % of what the device or disk has free.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -96,10 +104,11 @@ def capture(
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    settings = settings_of(backbone, preset, blocks=blocks, steps=steps, dtype=dtype)
+    choice = choice_of(settings.blocks, settings.steps, guidance)
     traces: list[Trace] = []
-    limit = byte_limit(torch.device(device), limit_gib)
-    recorder = QueryRecorder(backbone, traces, dtype=storage_type(dtype), device=torch.device(device), limit=limit)
+    storage = storage_of(dtype=settings.dtype, device=device, disk=disk, limit_gib=limit_gib)
+    recorder = QueryRecorder(backbone, traces, storage)
     with Session(backbone, choice, recorder).installed():
         yield Captured(traces)
 
@@ -110,7 +119,7 @@ def stream(
     words: Words,
     *,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: StepChoice = None,
     guidance: Literal["cond", "uncond"] = "cond",
     softmax_over: SoftmaxOver = "prompt",
 ) -> Iterator[Captured[AttentionMaps]]:
@@ -140,23 +149,16 @@ def stream(
         yield Captured(maps)
 
 
-def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -> Choice:
-    """Check the options that say what to keep."""
+def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str) -> Choice:
+    """Check the options that say what to keep.
+
+    Raises:
+        OptionError: one has a value it can't take.
+    """
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
+    if isinstance(steps, str):
+        if steps != "middle":
+            raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
+        return Choice(blocks, steps, _HALVES[guidance])
     return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
-
-
-def storage_type(dtype: torch.dtype) -> torch.dtype:
-    """Check the type that queries are stored in."""
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise OptionError(f"dtype={dtype}: expected torch.float16, torch.bfloat16 or torch.float32")
-    return dtype
-
-
-def byte_limit(device: torch.device, limit_gib: float | None) -> int:
-    """Bytes that may be kept."""
-    if limit_gib is not None:
-        return int(limit_gib * _GIB)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(_SHARE_OF_MEMORY * free)

@@ -38,6 +38,15 @@ class DType(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Storage(StrEnum):
+    """Types that queries are kept in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
 Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
 Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
 TraceModel = Annotated[
@@ -61,6 +70,12 @@ Weights = Annotated[DType, typer.Option(help="Type of the model's weights.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
 LimitGib = Annotated[
     float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
+]
+Stored = Annotated[
+    Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
 ]
 ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
@@ -123,6 +138,11 @@ def generate(
     threshold: Threshold = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    storage: Stored = None,
+    preset: Preset = None,
+    disk: Annotated[
+        Path | None, typer.Option(help="Folder in whose files queries are kept while the command runs, not in memory.")
+    ] = None,
     limit_gib: LimitGib = None,
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
     as_json: AsJson = False,
@@ -148,6 +168,9 @@ def generate(
             width=width,
             dtype=getattr(torch, dtype.value),
             device=device,
+            storage=_type(storage),
+            preset=preset,
+            disk=disk,
             limit_gib=limit_gib,
             against=words_of(against),
             save_trace=save_trace,
@@ -207,6 +230,9 @@ def segment(
     ] = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    storage: Annotated[
+        Storage | None, typer.Option(help="Type that queries of an image are kept in.", show_default="float16")
+    ] = None,
     limit_gib: Annotated[
         float | None,
         typer.Option(min=0, help="Most GiB of queries to keep of an image; by default 80 % of the free memory."),
@@ -230,6 +256,7 @@ def segment(
             seed=seed,
             dtype=None if dtype is None else getattr(torch, dtype.value),
             device=device,
+            storage=_type(storage),
             limit_gib=limit_gib,
             progress=progress,
             **kept,
@@ -264,6 +291,8 @@ def plan(
     steps: Annotated[int, typer.Option(min=1, help="Denoiser calls to keep.")] = NUM_INFERENCE_STEPS,
     images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 1,
     blocks: Blocks = None,
+    storage: Stored = None,
+    preset: Preset = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a capture would keep, block by block, from a model's configuration alone."""
@@ -271,7 +300,8 @@ def plan(
     with running():
         from ovam.commands.info import plan_capture
 
-        result = plan_capture(model, height=height, width=width, steps=steps, images=images, **kept)
+        options = {"height": height, "width": width, "steps": steps, "images": images, "preset": preset, **kept}
+        result = plan_capture(model, dtype=_type(storage), **options)
     _show(result, as_json)
 
 
@@ -424,6 +454,12 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     from ovam.commands.summary import show
 
     show(result, as_json=as_json)
+
+
+def _type(named: Storage | None) -> Any:
+    import torch
+
+    return None if named is None else getattr(torch, named.value)
 
 
 def _given(**options: Any) -> dict[str, Any]:

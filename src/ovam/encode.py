@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone, Request
 from ovam.backbones.registry import backbone_of
-from ovam.capture import byte_limit, choice_of
+from ovam.capture import choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
+from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Trace
 
 TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
@@ -36,6 +37,7 @@ def encode(
     blocks: BlockChoice = None,
     dtype: torch.dtype = torch.float16,
     device: str | torch.device = "cpu",
+    disk: str | Path | None = None,
     limit_gib: float | None = None,
 ) -> Trace:
     """Make a trace of an image that the model did not generate.
@@ -54,6 +56,7 @@ def encode(
         blocks: As in `capture`.
         dtype: As in `capture`.
         device: As in `capture`.
+        disk: As in `capture`.
         limit_gib: As in `capture`.
 
     Returns:
@@ -76,8 +79,8 @@ def encode(
     model_size = _native_size(backbone, picture) if size is None else size
     backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
-    target = torch.device(device)
-    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=byte_limit(target, limit_gib))
+    storage = storage_of(dtype=dtype, device=device, disk=disk, limit_gib=limit_gib)
+    recorder = QueryRecorder(backbone, traces, storage)
     session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
     generator = torch.Generator().manual_seed(seed)
     order = sorted(timesteps, reverse=True)

@@ -21,6 +21,7 @@ from ovam.errors import (
     UnknownWordError,
 )
 from ovam.prompt import AttributionPrompt, Span, listed
+from ovam.quantised import Stored, is_finite
 from ovam.shapes import Embedding, Key, Map, TokenMaps
 from ovam.trace import BlockChoice, BlockTrace, Call, Grid, Half, ReplayedSide, TextSide, TokenEmbedding, Trace, Words
 
@@ -317,11 +318,11 @@ class Accumulator:
     def add(
         self,
         block: str,
-        query: Tensor,
+        query: Stored,
         key: Tensor,
         scale: float,
         lengths: Sequence[int],
-        image_key: Tensor | None = None,
+        image_key: Stored | None = None,
     ) -> None:
         """Add some steps of a block: their weights, summed over heads and steps unless those are kept."""
         keep_head, keep_step = "head" in self.keep, "step" in self.keep
@@ -382,7 +383,7 @@ def _resize(maps: Tensor, size: Grid) -> Tensor:
 def _check_finite(maps: Tensor, blocks: Mapping[str, BlockTrace], half: Half) -> None:
     if bool(torch.isfinite(maps).all()):
         return
-    culprit = next((name for name, block in blocks.items() if not torch.isfinite(block.query[half]).all()), None)
+    culprit = next((name for name, block in blocks.items() if not is_finite(block.query[half])), None)
     where = f"the queries of block {culprit!r}" if culprit else "the keys of the attribution prompt"
     raise NotFiniteError(
         f"{where} contain NaN or infinity: expected finite numbers; the model's weights are damaged, or its dtype "

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
+from ovam.kept import block_bytes, table
 from ovam.maps import (
     Accumulator,
     AttentionMaps,
@@ -22,8 +24,11 @@ from ovam.maps import (
     merge_prompts,
 )
 from ovam.models import MINI, mini_folder
+from ovam.presets import PRESETS
+from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
+from ovam.storage import Storage
 from ovam.trace import BlockTrace, Half, ReplayedSide, Source, TextSide, Trace, Words
 
 _GIB = 2**30
@@ -35,48 +40,47 @@ Slot = tuple[int, Half, str, str]
 
 
 class QueryRecorder:
-    """Keeps queries head-major, (head, step, pixel, head_dim), in memory laid out once per run.
+    """Keeps queries head-major, (head, step, pixel, head_dim), in room laid out once per run.
 
     In joint attention image keys and values are kept likewise, of every block that a text passes; the vectors that
     modulate the blocks are (1, step, channel) here, and float32 whatever the type of the rest: they are small.
     """
 
-    def __init__(
-        self, backbone: Backbone, traces: list[Trace], *, dtype: torch.dtype, device: torch.device, limit: int
-    ) -> None:
-        self.backbone, self.traces, self.dtype, self.device, self.limit = backbone, traces, dtype, device, limit
+    def __init__(self, backbone: Backbone, traces: list[Trace], storage: Storage) -> None:
+        self.backbone, self.traces, self.storage = backbone, traces, storage
         self.plan: Plan | None = None
-        self.buffers: dict[Slot, Tensor] = {}
+        self.buffers: dict[Slot, Stored] = {}
         self.text: TextSide | None = None
 
     def begin(self, plan: Plan) -> None:
-        """Announce the size, refuse what is over the limit, reserve the memory."""
-        layout = kept_layout(plan, self.dtype)
-        total = sum(part.nbytes for part in layout.values()) * plan.images * len(plan.halves)
-        replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
-        summary = (
-            f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
-            f"{len(plan.halves)} halves of guidance in {str(self.dtype).removeprefix('torch.')}: "
-            f"{total / _GIB:.3f} GiB on {self.device}"
-        )
-        log.info("capture keeps %s", summary)
-        self._check_limit(total + sum(trace.nbytes for trace in self.traces), summary)
+        """Announce the size, refuse what is over the limit, reserve the room."""
+        log.info("capture keeps %s", summary_of(plan, self.storage))
+        self._check_limit(plan)
         self.plan = plan
         self.text = self.backbone.text_side(tuple(plan.blocks), plan.request)
-        self.buffers = {
-            (image, half, *slot): torch.empty_like(part, device=self.device)
-            for image in range(plan.images)
-            for half in plan.halves
-            for slot, part in layout.items()
-        }
+        self.buffers = {}
+        for image in range(plan.images):
+            self.buffers |= self._reserved(plan, image)
 
-    def _check_limit(self, total: int, summary: str) -> None:
-        if total > self.limit:
+    def _reserved(self, plan: Plan, image: int) -> dict[Slot, Stored]:
+        layout = kept_layout(plan, self.storage.dtype)
+        return self.storage.reserve(
+            {(image, half, *slot): part for half in plan.halves for slot, part in layout.items()}
+        )
+
+    def _check_limit(self, plan: Plan) -> None:
+        needed, before = kept_bytes(plan, self.storage.dtype), sum(trace.nbytes for trace in self.traces)
+        if needed + before > self.storage.limit:
+            presets = "".join(f"preset={name!r}, " for name in PRESETS.get(type(self.backbone), {}))
+            narrow = kept_bytes(plan, torch.int8)
             raise CaptureTooLargeError(
-                f"capture would keep {summary}, {total / _GIB:.3f} GiB in all with the runs before, "
-                f"over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
-                "(blocks=[16, 32]; joint attention keeps image keys and values up to the last one) or steps "
-                "(steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
+                f"capture would keep {summary_of(plan, self.storage)}, {(needed + before) / _GIB:.3f} GiB in all with "
+                f"the runs before, over the limit of {self.storage.limit / _GIB:.3f} GiB. There are three ways out: "
+                f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
+                "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
+                "up to the last one); (2) keep it in a file, disk='a folder with room'; (3) keep the maps of words "
+                "known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
+                + table(block_bytes(plan, kept_layout(plan, self.storage.dtype)))
             )
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
@@ -92,20 +96,30 @@ class QueryRecorder:
         self._keep((image, half, block, "conditioning"), entry, stream.conditioning[None])
 
     def _keep(self, slot: Slot, entry: int, tensor: Tensor) -> None:
-        buffer = self.buffers[slot]
-        if entry == buffer.shape[1]:  # more calls than the scheduler's time steps tell
-            held = sum(b.nbytes for b in self.buffers.values()) + sum(trace.nbytes for trace in self.traces)
-            self._check_limit(held + buffer.nbytes, "twice the calls announced")
-            buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=1)
-            self.buffers[slot] = buffer
-        buffer[:, entry].copy_(tensor)
+        assert self.plan is not None
+        if entry == self.plan.calls:  # more calls than the scheduler's time steps tell
+            self._make_room(2 * entry)
+        put(self.buffers[slot][:, entry], tensor)
+
+    def _make_room(self, calls: int) -> None:
+        """Move what is kept to where so many calls fit, image by image."""
+        assert self.plan is not None
+        plan, kept = replace(self.plan, calls=calls), min(calls, self.plan.calls)
+        self._check_limit(plan)
+        self.plan = plan
+        for image in range(plan.images):
+            for slot, room in self._reserved(plan, image).items():
+                put(room[:, :kept], self.buffers[slot][:, :kept])
+                self.buffers[slot] = room
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """One trace an image; memory reserved for calls that were never made is given back."""
+        """One trace an image; room reserved for calls that were never made is given back."""
         assert self.plan is not None
+        if len(run.kept) < self.plan.calls:
+            self._make_room(len(run.kept))
         for image in range(self.plan.images):
             blocks = {
-                name: BlockTrace(name, self.plan.grids[name], spec.scale, self._kept(run, image, name, "query"))
+                name: BlockTrace(name, self.plan.grids[name], spec.scale, self._kept(image, name, "query"))
                 for name, spec in self.plan.blocks.items()
             }
             source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
@@ -113,11 +127,9 @@ class QueryRecorder:
             self.traces.append(Trace(blocks, tuple(run.kept), text, source, size, picture[0] if picture else None))
         self.buffers = {}
 
-    def _kept(self, run: Run, image: int, block: str, part: str) -> dict[Half, Tensor]:
+    def _kept(self, image: int, block: str, part: str) -> dict[Half, Any]:
         assert self.plan is not None
-        return {
-            half: self.buffers[image, half, block, part][:, : len(run.kept)].contiguous() for half in self.plan.halves
-        }
+        return {half: self.buffers[image, half, block, part] for half in self.plan.halves}
 
     def _text(self, run: Run, image: int) -> TextSide:
         """The text side of one image: a replayed one runs its texts against this image's keys and values."""
@@ -127,15 +139,15 @@ class QueryRecorder:
             return self.text
         blocks = {}
         for name in self.plan.replayed:
-            key, value = (self._kept(run, image, name, part) for part in ("key", "value"))
-            conditioning = self._kept(run, image, name, "conditioning")
+            key, value = (self._kept(image, name, part) for part in ("key", "value"))
+            conditioning = self._kept(image, name, "conditioning")
             blocks[name] = BlockReplay(key, value, {half: vectors[0] for half, vectors in conditioning.items()})
         return self.text.over(Replay(blocks, tuple(run.kept)))
 
 
-def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Tensor]:
+def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
     """What is kept of one image and half: by block and part, tensors without memory, the step axis after the first."""
-    kept = {}
+    kept = dict[tuple[str, str], Stored]()
     for name, spec in plan.blocks.items():
         height, width = plan.grids[name]
         kept[name, "query"] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
@@ -148,8 +160,26 @@ def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Tensor]
     return kept
 
 
-def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
+def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Stored:
+    values = torch.empty(shape, dtype=dtype, device="meta")
+    if dtype != torch.int8:
+        return values
+    return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), device="meta"))
+
+
+def kept_bytes(plan: Plan, dtype: torch.dtype) -> int:
+    """Bytes that are kept of a run, all images and halves together."""
+    return sum(part.nbytes for part in kept_layout(plan, dtype).values()) * plan.images * len(plan.halves)
+
+
+def summary_of(plan: Plan, storage: Storage) -> str:
+    """What is kept of a run, in words."""
+    replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
+    return (
+        f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
+        f"{len(plan.halves)} halves of guidance in {str(storage.dtype).removeprefix('torch.')}: "
+        f"{kept_bytes(plan, storage.dtype) / _GIB:.3f} GiB on {storage}"
+    )
 
 
 class MapRecorder:
@@ -180,7 +210,8 @@ class MapRecorder:
         if self.text.kind == "static":
             vectors = torch.cat([prompt.vectors for prompt in self.prompts])
             self.keys = {name: self.text.keys(vectors, name, 0) for name in plan.blocks}
-        self.sums = [Accumulator(plan.grids, ()) for _ in range(plan.images)]
+        grids = {name: plan.grids[name] for name in plan.blocks}
+        self.sums = [Accumulator(grids, ()) for _ in range(plan.images)]
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
         """Weights of one call, summed over heads."""

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ovam.calls import Call, Half, ranges
 from ovam.errors import MissingBlockError, MissingStepError, NothingCapturedError
-from ovam.shapes import Key, Query
+from ovam.quantised import Stored, floats
+from ovam.shapes import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,14 @@ class BlockReplay:
             pooled text that modulates the block. A late word gets the generation's own.
     """
 
-    key: Mapping[Half, Query] = field(repr=False)
-    value: Mapping[Half, Query] = field(repr=False)
+    key: Mapping[Half, Stored] = field(repr=False)
+    value: Mapping[Half, Stored] = field(repr=False)
     conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
 
     def at(self, entry: int, half: Half) -> ImageStream:
         """One entry of the step axis."""
-        return ImageStream(self.key[half][:, entry], self.value[half][:, entry], self.conditioning[half][entry])
+        key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
+        return ImageStream(key, value, self.conditioning[half][entry])
 
     @property
     def nbytes(self) -> int:

@@ -1,14 +1,17 @@
 """What is known of one run of a pipeline while it is watched, and who is told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Request
 from ovam.replay import ImageStream
 from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
+
+StepChoice = Iterable[int] | Literal["middle"] | None
+"""Step numbers, all of them (None), or the one in the middle of however many a run has."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Plan:
 
     Attributes:
         blocks: The chosen blocks, in running order.
-        grids: Their grids.
+        grids: Grids of these, and of all that are replayed.
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
@@ -68,7 +71,7 @@ def plan_run(
             replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
     return Plan(
         blocks={name: specs[name] for name in names},
-        grids={name: grids[name] for name in names},
+        grids={name: grids[name] for name in (replayed or names)},
         halves=halves,
         images=images,
         calls=calls,
@@ -95,6 +98,7 @@ class Run:
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
     evaluation: Evaluation | None = None
+    steps: frozenset[int] | None = None  # to be kept, None for all
     keeping: bool = False  # whether the current call's step is to be kept
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # where the loop knows better than the scheduler
@@ -131,5 +135,5 @@ class Choice:
     """What to keep: see `ovam.capture`."""
 
     blocks: BlockChoice
-    steps: frozenset[int] | None
+    steps: frozenset[int] | Literal["middle"] | None
     halves: tuple[Half, ...]

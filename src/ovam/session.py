@@ -139,7 +139,7 @@ class Session:
         sigma = _sigma(self.backbone.pipe.scheduler, evaluation.timestep) if level[1] is None else level[1]
         call = Call(len(run.calls), step, evaluation.timestep, sigma)
         run.calls.append(call)
-        run.keeping = self.choice.steps is None or step in self.choice.steps
+        run.keeping = run.steps is None or step in run.steps
         if run.keeping:
             run.kept.append(call)
 
@@ -174,13 +174,14 @@ class Session:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
+        run.steps, calls = self._chosen_steps(evaluation)
         plan = plan_run(
             self.backbone,
             self.choice.blocks,
             evaluation.latent,
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
-            calls=self._expected_calls(evaluation),
+            calls=calls,
             request=run.request,
         )
         self.recorder.begin(plan)
@@ -203,28 +204,34 @@ class Session:
     def _no_pictures(self) -> list[bytes | None]:
         return [None] * (self.run.plan.images if self.run.plan else 0)
 
-    def _expected_calls(self, evaluation: Evaluation) -> int:
-        """How many calls will be kept, from the scheduler's time steps that still lie ahead.
+    def _chosen_steps(self, evaluation: Evaluation) -> tuple[frozenset[int] | None, int]:
+        """The steps to keep, and of how many calls, from the scheduler's time steps that still lie ahead.
 
         Raises:
-            MissingStepError: a chosen step lies beyond the run's last.
+            MissingStepError: a chosen step lies beyond the run's last, or no middle is known.
         """
         if self.run.planned_calls is not None:
-            return self.run.planned_calls
-        ahead = self._levels(evaluation.timestep) or [(evaluation.timestep, None)]
+            return None, self.run.planned_calls
+        ahead, chosen = self._levels(evaluation.timestep), self.choice.steps
+        if chosen == "middle" and not ahead:
+            raise MissingStepError(
+                f"steps='middle' of a run whose scheduler does not list the time step {evaluation.timestep:g}: how "
+                "many will follow is not known; name the steps by their numbers, steps=[10]"
+            )
         steps, step = [0], 0
         for before, after in itertools.pairwise(ahead):
             step += before != after
             steps.append(step)
-        if self.choice.steps is None:
-            return len(steps)
-        beyond = sorted(self.choice.steps - set(steps))
-        if beyond or not self.choice.steps:
+        if chosen is None:
+            return None, len(steps)
+        wanted = frozenset({(step + 1) // 2}) if chosen == "middle" else chosen
+        beyond = sorted(wanted - set(steps))
+        if beyond or not wanted:
             raise MissingStepError(
                 f"step {beyond} will not be reached: this run has the steps 0 to {step}; "
                 "choose among them, or raise num_inference_steps"
             )
-        return sum(step in self.choice.steps for step in steps)
+        return wanted, sum(step in wanted for step in steps)
 
     def _levels(self, timestep: float) -> list[Level]:
         """Noise levels of the calls that lie ahead, as far as the scheduler tells."""

@@ -21,8 +21,9 @@ from ovam.calls import Half as Half
 from ovam.calls import choose_steps as choose_steps
 from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
+from ovam.quantised import Stored
 from ovam.replay import Replay, TextStream
-from ovam.shapes import Embedding, Key, Query
+from ovam.shapes import Embedding, Key
 
 if TYPE_CHECKING:
     from ovam.maps import AttentionMaps
@@ -120,13 +121,13 @@ class BlockTrace:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
         scale: Factor on the scores.
-        query: Per half (head, step, pixel, head_dim), contiguous.
+        query: Per half (head, step, pixel, head_dim), contiguous; see `ovam.quantised` for those kept in eight bits.
     """
 
     name: str
     grid: Grid
     scale: float
-    query: Mapping[Half, Query] = field(repr=False)
+    query: Mapping[Half, Stored] = field(repr=False)
 
     @property
     def heads(self) -> int:
@@ -193,6 +194,11 @@ class Trace:
         """The halves of guidance that were kept."""
         first = next(iter(self.blocks.values()), None)
         return () if first is None else tuple(first.query)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type that the queries are stored in; None where there are none."""
+        return next((query.dtype for block in self.blocks.values() for query in block.query.values()), None)
 
     @property
     def replay(self) -> Replay:

@@ -97,6 +97,7 @@ def segment_file(
     device: str | torch.device | None = None,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
+    storage: torch.dtype | None = None,
     limit_gib: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -118,6 +119,7 @@ def segment_file(
         device: Where the model runs, for an image; the CPU by default.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
+        storage: Type that queries of an image are kept in; float16 by default.
         limit_gib: As in `ovam.encode`, for an image.
         progress: Told what is being done.
 
@@ -134,7 +136,8 @@ def segment_file(
     asked, rivals = check_words(words, against, threshold)
     folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
     if is_trace(path):
-        _refuse_for_trace(path, prompt=prompt, seed=seed, dtype=dtype, device=device, limit_gib=limit_gib)
+        looking = {"prompt": prompt, "seed": seed, "dtype": dtype, "device": device}
+        _refuse_for_trace(path, **looking, storage=storage, limit_gib=limit_gib)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         found = segment(trace, asked, against=rivals, threshold=threshold, blocks=blocks, steps=steps)
@@ -144,7 +147,8 @@ def segment_file(
         model, device = MINI if model is None else model, "cpu" if device is None else device
         pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
         progress("encoding the image", 0, 0)
-        trace = encode(pipe, picture, prompt or "", seed=seed or 0, blocks=blocks, limit_gib=limit_gib)
+        kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
+        trace = encode(pipe, picture, prompt or "", seed=seed or 0, **kept)
         trace = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
         answers = write_all(trace, asked, prepared(folder), against=rivals, threshold=threshold)
