@@ -20,6 +20,7 @@ from ovam.mini.training.denoiser import DenoiserTraining, Phase, checkpoint_of
 from ovam.mini.training.dit import FlowMatching
 from ovam.mini.training.loop import load_tensors
 from ovam.mini.training.matching import FOUND_IN
+from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PictureTower
 from ovam.mini.training.texts import Captions
 from ovam.models import mini_folder, text_of
@@ -27,8 +28,11 @@ from ovam.models import mini_folder, text_of
 CAPTIONS = ("a cat on the grass", "a red car")
 
 
-class _Pool:
-    captions = tuple((caption,) for caption in CAPTIONS * 4)
+class _Pool(Pool):
+    """Pictures of noise."""
+
+    def __init__(self):
+        self.captions = [[caption] for caption in CAPTIONS * 4]
 
     def pictures(self, indices, size):
         return torch.rand(len(indices), 3, size, size) * 2 - 1
@@ -181,7 +185,7 @@ def test_the_loss_is_that_of_the_definition(monkeypatch):
     torch.manual_seed(0)
     objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
     sharpened(objective.model)
-    texts = Captions(text_of("mini").tokenizer, _Pool.captions).texts(torch.arange(8), np.random.default_rng(3))
+    texts = Captions(text_of("mini").tokenizer, _Pool().captions).texts(torch.arange(8), np.random.default_rng(3))
     clean, pictures = torch.randn(8, 4, 16, 16), torch.rand(8, 3, 64, 64) * 2 - 1
     torch.manual_seed(5)
     with torch.no_grad():
@@ -219,7 +223,7 @@ def test_the_loss_is_that_of_the_definition(monkeypatch):
 def test_a_fresh_denoiser_tells_nothing_and_each_part_of_it_learns():
     torch.manual_seed(0)
     objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
-    texts = Captions(text_of("mini").tokenizer, _Pool.captions).texts(torch.arange(8), np.random.default_rng(3))
+    texts = Captions(text_of("mini").tokenizer, _Pool().captions).texts(torch.arange(8), np.random.default_rng(3))
     clean, pictures = torch.randn(8, 4, 16, 16), torch.rand(8, 3, 64, 64) * 2 - 1
     trained = [*objective.model.parameters(), *objective.alignment.parameters()]
     optimiser, found = torch.optim.Adam(trained, 1e-3), []
