@@ -259,15 +259,14 @@ def test_the_report_asks_scenes_both_ways(pipe):
     (scene,) = scenes_of("test", 1, least=2)
     names = sorted({thing.name for thing in scene.objects})
     views = joint.views_of(pipe, scene, (100, 500), seed=0)
-    late, given = (joint.WAYS[way](pipe, views, names, None) for way in (joint.LATE, joint.GIVEN))
+    late = joint.WAYS[joint.LATE](pipe, views, names, None)
     expected = ovam.encode(pipe, scene.image, timesteps=(100, 500)).maps(names).stacked().numpy()
     assert np.abs(late - expected).max() < 1e-5 * expected.max()  # measured: 2e-7
-    assert np.abs(late - given).max() < 1e-3 * expected.max()  # measured: 2e-5, the storage in float16
     found = joint.compare_ways(pipe, scenes=1, blocks=None, timesteps=(100, 500))
     ious = {way: row["IoU"] for way, row in found["by way"].items()}
     assert found["late minus given"] == ious[joint.LATE] - ious[joint.GIVEN]
     assert abs(found["late minus given"]) < joint.WITHIN
-    assert found["furthest"] == pytest.approx(float(np.abs(late - given).max()), rel=1e-3)
+    assert 0 < found["furthest"] < 1e-3 * expected.max()  # measured: 2e-5 of it, the storage in float16
 
 
 def test_the_untrained_sibling_differs_in_its_denoiser_alone(pipe):
