@@ -570,12 +570,20 @@ def test_blocks_between_commas():
 
 def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda work, start, seed: called.append((work, start, seed)))
-    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
+    monkeypatch.setattr(
+        "ovam.mini.training.recipe.train",
+        lambda work, model, start, seed: called.append((work, model, start, seed)),
+    )
+    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a, model: called.append((*a, model)))
     assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
     assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    assert call("mini", "train", "--work-dir", tmp_path, "--from-scratch", "--seed", 3).exit_code == 0
-    assert called == [(tmp_path, mini_folder(), 0), (tmp_path, tmp_path / "out"), (tmp_path, None, 3)]
+    scratch = ("--model", "mini-dit", "--from-scratch", "--seed", 3)
+    assert call("mini", "train", "--work-dir", tmp_path, *scratch).exit_code == 0
+    assert called == [
+        (tmp_path, "mini", mini_folder(), 0),
+        (tmp_path, tmp_path / "out", "mini"),
+        (tmp_path, "mini-dit", None, 3),
+    ]
 
 
 def test_progress_and_the_announced_size_are_drawn_on_a_terminal_only(monkeypatch):

@@ -47,6 +47,13 @@ class Storage(StrEnum):
     int8 = "int8"
 
 
+class FamilyModel(StrEnum):
+    """The embedded model and its sibling of joint attention."""
+
+    mini = "mini"
+    mini_dit = "mini-dit"
+
+
 Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
 Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
 TraceModel = Annotated[
@@ -78,6 +85,7 @@ Preset = Annotated[
     str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
 ]
 ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
+Family = Annotated[FamilyModel, typer.Option("--model", help="mini, or its sibling of joint attention.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
 
@@ -381,27 +389,32 @@ def scenes(
 @mini_app.command()
 def train(
     work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
 ) -> None:
-    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores."""
+    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores.
+
+    --model mini-dit trains its sibling of joint attention, on the same scenes, autoencoder and text tower.
+    """
     with quiet():
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, start=None if from_scratch else mini_folder(), seed=seed)
+        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed)
 
 
 @mini_app.command()
 def export(
     output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
     work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
 ) -> None:
     """Put the trained parts together as a pipeline's folder."""
     with quiet():
         from ovam.mini.training.recipe import export as run
 
-        run(work_dir, output_dir)
+        run(work_dir, output_dir, model=model.value)
 
 
 @mini_app.command()
@@ -436,6 +449,9 @@ def report(
         Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
     ] = None,
     images_dir: ImagesDir = Path("runs/images"),
+    dit_dir: Annotated[
+        Path, typer.Option(help="Folder of mini-dit, as export wrote it; without it joint attention is left out.")
+    ] = Path("runs/mini-dit"),
     only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
@@ -447,7 +463,7 @@ def report(
         from ovam.mini.measures.report import report_on_mini as run
 
         folder = docs or Path("out/quick-report" if quick else "docs")
-        run(folder, images_dir, only=words_of(only) or None, quick=quick)
+        run(folder, images_dir, dit=dit_dir, only=words_of(only) or None, quick=quick)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

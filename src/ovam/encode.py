@@ -1,6 +1,6 @@
 """A real image as a trace: encode it, noise it at chosen time steps, and watch the denoiser look at it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +42,9 @@ def encode(
 ) -> Trace:
     """Make a trace of an image that the model did not generate.
 
-    The image's latent is noised at each time step, with `noises` different noises, and the denoiser is run
-    once on each, without guidance. The trace has one step entry per evaluation and answers any words.
+    The image's latent is noised at each time step, as the model was trained to see it, with `noises` different noises,
+    and the denoiser is run once on each, without guidance. The trace has one step entry per evaluation and answers
+    any words.
 
     Args:
         pipe: A pipeline of a supported family.
@@ -75,7 +76,7 @@ def encode(
     denoiser: Any = backbone.denoiser
     _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
     _check_size(size, pipe.vae_scale_factor)
-    signals = _signals(pipe)
+    mixed = _mixture(pipe)
     model_size = _native_size(backbone, picture) if size is None else size
     backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
@@ -92,9 +93,9 @@ def encode(
         for timestep in order:
             for _ in range(noises):
                 noise = torch.randn(clean.shape, generator=generator).to(clean)
-                signal = signals[timestep].to(clean)
-                noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-                denoiser(noisy, timestep=torch.tensor([timestep], device=clean.device), **conditions)
+                denoiser(
+                    mixed(clean, noise, timestep), timestep=torch.tensor([timestep], device=clean.device), **conditions
+                )
         session.finish([png(picture)], (picture.height, picture.width))
     return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
 
@@ -187,15 +188,28 @@ def _check_size(size: tuple[int, int] | None, cell: int) -> None:
         raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")
 
 
-def _signals(pipe: Any) -> Tensor:
-    """Share of the image's variance that is left at each time step of the scheduler's training."""
-    signals = getattr(pipe.scheduler, "alphas_cumprod", None)
-    if signals is None:
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} with a {type(pipe.scheduler).__name__} can't encode real images: expected a "
-            "scheduler of the models trained on noise (alphas_cumprod), such as DDIMScheduler; put one in its place"
-        )
-    return signals
+def _mixture(pipe: Any) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Mixes a clean latent with noise as the model was trained to see them at a time step.
+
+    By variance where it learned to tell the noise; in a straight line where it learned the flow, whose noise level is
+    the time step's own share of the training range, whatever shift the sampling has.
+    """
+    scheduler = pipe.scheduler
+    signals = getattr(scheduler, "alphas_cumprod", None)
+    if signals is not None:
+
+        def by_variance(clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+            signal = signals[timestep].to(clean)
+            return signal.sqrt() * clean + (1 - signal).sqrt() * noise
+
+        return by_variance
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        return lambda clean, noise, timestep: clean.lerp(noise, timestep / scheduler.config.num_train_timesteps)
+    raise UnsupportedPipelineError(
+        f"{type(pipe).__name__} with a {type(scheduler).__name__} can't encode real images: expected a scheduler of "
+        "the models trained on noise (alphas_cumprod), such as DDIMScheduler, or on flow (scale_noise), such as "
+        "FlowMatchEulerDiscreteScheduler; put one in its place"
+    )
 
 
 def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -203,7 +217,8 @@ def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
         pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
-        return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+        latent = pipe.vae.encode(pixels).latent_dist.mode() - (pipe.vae.config.get("shift_factor") or 0.0)
+        return latent * pipe.vae.config.scaling_factor
 
 
 def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:

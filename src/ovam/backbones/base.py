@@ -218,5 +218,5 @@ class Backbone(ABC):
         """
         raise UnsupportedPipelineError(
             f"{type(self.pipe).__name__} can't encode real images: expected a family that is run on one noisy latent "
-            "at a time step, such as Stable Diffusion 1 and 2, SDXL or PixArt; capture a run of the pipeline instead"
+            "at a time step, such as Stable Diffusion 1 to 3, SDXL or PixArt; capture a run of the pipeline instead"
         )

@@ -72,7 +72,11 @@ class JointText:
 
     @property
     def limit(self) -> int:
-        """Most tokens that one of the encoders reads; the others leave out the end of a longer text."""
+        """Most tokens that one of the encoders reads; the others leave out the end of a longer text.
+
+        A blank encoder, whose tokenizer finds nothing in any text, counts as well: whether a text is read whole is
+        told by `check_length`.
+        """
         return max(reader.length for reader in self.readers)
 
     @property
@@ -129,12 +133,14 @@ class JointText:
         return AttributionPrompt(plain, tuple(tokens), spans)
 
     def _check_read(self, plain: str, readings: Sequence[_Reading]) -> None:
-        cut = min(reading.cut for reading in readings)
+        seen = {reading.cut: len(reading.names) for reading in readings if {*reading.names} != {_PAD}}
+        cut = min(seen, default=0)
         if not cut:
             return
+        limit = seen[cut]
         raise PromptTooLongError(
-            f"prompt {plain[:40]!r}... has {self.limit + cut} tokens, special ones included, but the text encoders "
-            f"read {self.limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
+            f"prompt {plain[:40]!r}... has {limit + cut} tokens, special ones included, but the text encoders "
+            f"read {limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
             "with a larger max_sequence_length"
         )
 

@@ -84,6 +84,15 @@ class SD3Backbone(Backbone):
             _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
         )
 
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        denoiser = self.denoiser
+        options = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
+        vectors, _, pooled, _ = self.pipe.encode_prompt(prompt, **options, device=denoiser.device)
+        return {
+            "encoder_hidden_states": vectors.to(denoiser.device, denoiser.dtype),
+            "pooled_projections": pooled.to(denoiser.device, denoiser.dtype),
+        }
+
     def reader(self, layer: str | None = None) -> JointText:
         """Reads as many tokens as the pipeline does by default."""
         skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
