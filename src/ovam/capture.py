@@ -11,7 +11,7 @@ import torch
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver
+from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice
 from ovam.session import Session
@@ -65,6 +65,7 @@ def capture(
     dtype: torch.dtype = torch.float16,
     device: str | torch.device = "cpu",
     limit_gib: float | None = None,
+    outputs: bool = False,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
@@ -80,6 +81,8 @@ def capture(
         dtype: Storage type of the queries: float16, bfloat16 or float32.
         device: Where they are stored.
         limit_gib: Most GiB that the capture may keep in all; by default 80 % of the device's free memory.
+        outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
+            (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -96,7 +99,9 @@ def capture(
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    choice = choice_of(blocks, steps, guidance, outputs=outputs)
+    if outputs:
+        check_outputs(backbone)
     traces: list[Trace] = []
     limit = byte_limit(torch.device(device), limit_gib)
     recorder = QueryRecorder(backbone, traces, dtype=storage_type(dtype), device=torch.device(device), limit=limit)
@@ -113,6 +118,7 @@ def stream(
     steps: Iterable[int] | None = None,
     guidance: Literal["cond", "uncond"] = "cond",
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
 
@@ -125,6 +131,7 @@ def stream(
         steps: As in `capture`.
         guidance: Which half of the batch under guidance.
         softmax_over: As in `Trace.maps`.
+        strategy: As in `Trace.maps`.
 
     Yields:
         The maps, one entry an image, filled as pipeline calls complete.
@@ -133,18 +140,31 @@ def stream(
         The errors of `capture`, and those of `Trace.maps` for the words.
     """
     backbone: Backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    choice = choice_of(blocks, steps, guidance, outputs=strategy == "output")
     maps: list[AttentionMaps] = []
-    recorder = MapRecorder(backbone, maps, words, softmax_over)
+    recorder = MapRecorder(backbone, maps, words, softmax_over, strategy)
     with Session(backbone, choice, recorder).installed():
         yield Captured(maps)
 
 
-def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -> Choice:
+def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str, *, outputs: bool = False) -> Choice:
     """Check the options that say what to keep."""
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
+    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs)
+
+
+def check_outputs(backbone: Backbone) -> None:
+    """Whether there is an output space that image and text share.
+
+    Raises:
+        OptionError: the family's text is not part of the attention's output.
+    """
+    if backbone.text_kind == "static":
+        raise OptionError(
+            f"outputs=True was asked of a {type(backbone.pipe).__name__}, whose words have no attention outputs: "
+            "expected joint attention of image and text (SD3, FLUX); leave the option out"
+        )
 
 
 def storage_type(dtype: torch.dtype) -> torch.dtype:

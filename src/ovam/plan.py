@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import Guidance, choice_of, storage_type
+from ovam.capture import Guidance, check_outputs, choice_of, storage_type
 from ovam.errors import OptionError
 from ovam.models import outline
 from ovam.recorders import kept_layout
@@ -24,12 +24,14 @@ class BlockBytes:
         grid: Height and width of its pixels.
         query: Bytes of queries; 0 where the block was not chosen.
         replay: Bytes of image keys, values and modulation, which late words need in joint attention.
+        output: Bytes of attention outputs, where they were asked for.
     """
 
     name: str
     grid: Grid
     query: int
     replay: int
+    output: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class CapturePlan:
     @property
     def nbytes(self) -> int:
         """All of it."""
-        return sum(block.query + block.replay for block in self.blocks)
+        return sum(block.query + block.replay + block.output for block in self.blocks)
 
 
 def plan(
@@ -64,6 +66,7 @@ def plan(
     blocks: BlockChoice = None,
     guidance: Guidance = "cond",
     dtype: torch.dtype = torch.float16,
+    outputs: bool = False,
 ) -> CapturePlan:
     """How many bytes `capture` would keep, block by block.
 
@@ -76,6 +79,7 @@ def plan(
         blocks: As in `capture`.
         guidance: As in `capture`.
         dtype: As in `capture`.
+        outputs: As in `capture`.
 
     Raises:
         ModelNotFoundError: the name is no model's.
@@ -85,6 +89,8 @@ def plan(
     """
     pipe = outline(model) if isinstance(model, str | Path) else model
     backbone, choice = backbone_of(pipe), choice_of(blocks, None, guidance)
+    if outputs:
+        check_outputs(backbone)
     factor = pipe.vae_scale_factor
     native = native_side(pipe) * factor
     size = (native if height is None else height, native if width is None else width)
@@ -93,14 +99,12 @@ def plan(
         if value < 1 or value % unit:
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)
-    run = plan_run(backbone, choice.blocks, latent, halves=choice.halves, images=images, calls=steps)
-    bytes_of = dict.fromkeys(run.watched, (0, 0))
+    run = plan_run(backbone, choice.blocks, latent, halves=choice.halves, images=images, calls=steps, outputs=outputs)
+    bytes_of = {name: {"query": 0, "replay": 0, "output": 0} for name in run.watched}
     for (name, part), kept in kept_layout(run, storage_type(dtype)).items():
-        query, replay = bytes_of[name]
-        nbytes = kept.nbytes * images * len(choice.halves)
-        bytes_of[name] = (query + nbytes, replay) if part == "query" else (query, replay + nbytes)
+        bytes_of[name][part if part in ("query", "output") else "replay"] += kept.nbytes * images * len(choice.halves)
     grids = backbone.grids(latent)
-    rows = tuple(BlockBytes(name, grids[name], *parts) for name, parts in bytes_of.items())
+    rows = tuple(BlockBytes(name, grids[name], **parts) for name, parts in bytes_of.items())
     return CapturePlan(type(pipe).__name__, size, steps, rows)
 
 

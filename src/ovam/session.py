@@ -13,7 +13,7 @@ from torch import nn
 
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.decoded import pictures_of, png
-from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
+from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.run import Choice, Level, Plan, Recorder, Run, plan_run
 from ovam.trace import Call, Half
@@ -181,6 +181,7 @@ class Session:
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
             calls=self._expected_calls(evaluation),
+            outputs=self.choice.outputs,
             request=run.request,
         )
         self.recorder.begin(plan)
@@ -255,6 +256,8 @@ class Session:
                 self.recorder.replay(name, half, image, entry, stream)
             if plan is not None and name in plan.blocks:
                 self.recorder.observe(name, half, image, entry, query)
+                if plan.outputs:
+                    self.recorder.output(name, half, image, entry, _output_of(name, observation)[positions][image])
 
     def _close(self) -> None:
         """Hand on a run that is complete, forget one that broke off before its pictures."""
@@ -277,6 +280,20 @@ class Session:
 
     def _unwatch(self) -> None:
         self._watchers.close()
+
+
+def _output_of(name: str, observation: Observation) -> torch.Tensor:
+    """Attention outputs of a block's pixels.
+
+    Raises:
+        UnsupportedPipelineError: the backbone does not tell them.
+    """
+    if observation.output is None:
+        raise UnsupportedPipelineError(
+            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need: expected "
+            "`Observation.output`; ask without outputs, or let the backbone tell them"
+        )
+    return observation.output
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:

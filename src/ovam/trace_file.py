@@ -1,5 +1,6 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -55,8 +56,10 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     }
     if about["projections"] == "inside":
         tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
-    for name, block in trace.replay.blocks.items():
-        for part, halves in vars(block).items():
+    for block in trace.blocks.values():
+        tensors |= {f"output/{half}/{block.name}": output for half, output in block.output.items()}
+    for name, replayed in trace.replay.blocks.items():
+        for part, halves in vars(replayed).items():
             tensors |= {f"replay/{half}/{name}/{part}": tensor for half, tensor in halves.items()}
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
@@ -139,12 +142,17 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
 
 def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
     name, (height, width) = entry["name"], entry["grid"]
-    query = {cast(Half, half): tensors[f"query/{half}/{name}"] for half in header["halves"]}
     expected = (entry["heads"], len(header["calls"]), height * width)
-    for half, tensor in query.items():
-        if tensor.ndim != 4 or tensor.shape[:3] != expected:
-            raise ValueError(f"query/{half}/{name} is {tuple(tensor.shape)}, the header tells {expected} and a size")
-    return BlockTrace(name, (height, width), float(entry["scale"]), query)
+    parts: dict[str, dict[Half, Tensor]] = {"query": {}, "output": {}}
+    for part, half in itertools.product(parts, header["halves"]):
+        tensor = tensors.get(f"{part}/{half}/{name}")
+        if tensor is None and part == "output":
+            continue  # it is kept only where it was asked for
+        if tensor is None or tensor.ndim != 4 or tensor.shape[:3] != expected:
+            found = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"{part}/{half}/{name} is {found}, the header tells {expected} and a size")
+        parts[part][cast(Half, half)] = tensor
+    return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

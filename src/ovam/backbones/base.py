@@ -81,10 +81,12 @@ class Observation:
         query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
         replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
+        output: In joint attention, what attention gave the pixels, before any projection of it; else None.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
     replay: Mapping[str, Tensor] = field(default_factory=dict)
+    output: Float[Tensor, "batch head pixel head_dim"] | None = None
 
 
 Report = Callable[[str, Observation], None]

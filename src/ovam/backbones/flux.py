@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, require_text
-from ovam.backbones.joint import JointStream, ReplayedText, attended, clipped, through_double
+from ovam.backbones.joint import JointStream, Passed, ReplayedText, attended, clipped, joined, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
 from ovam.errors import UnsupportedPipelineError
@@ -129,17 +129,18 @@ class FluxBackbone(Backbone):
         return _text(self.pipe, None)
 
 
-def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
     """One block for the text."""
     if hasattr(owner, "norm1_context"):
-        key, onward = through_double(owner, hidden, image, text_first=True)
-        return key, None if onward is None else clipped(onward)
+        key, output, onward = through_double(owner, hidden, image, text_first=True)
+        return key, output, None if onward is None else clipped(onward)
     attn = owner.attn
     rows, gate = owner.norm(hidden, emb=image.conditioning)
     query, key, value = (by_head(layer(rows), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
     query, key = attn.norm_q(query), attn.norm_k(key)
-    both = torch.cat([attended(query, key, value, image, text_first=True), owner.act_mlp(owner.proj_mlp(rows))], dim=2)
-    return key, clipped(hidden + gate.unsqueeze(1) * owner.proj_out(both))
+    output = attended(query, key, value, image, text_first=True)
+    both = torch.cat([joined(output), owner.act_mlp(owner.proj_mlp(rows))], dim=2)
+    return key, output, clipped(hidden + gate.unsqueeze(1) * owner.proj_out(both))
 
 
 def _text(pipe: Any, request: Request | None) -> JointText:
@@ -151,5 +152,5 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     def encode(ids: Sequence[Tensor]) -> Embedding:
         return encoder(ids[0].to(encoder.device))[0][0]
 
-    reader = Reader(pipe.tokenizer_2, encoder, 0, length)
+    reader = Reader(pipe.tokenizer_2, encoder, 0, length, all_vectors=True)
     return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
-from ovam.backbones.joint import JointStream, ReplayedText, through_double
+from ovam.backbones.joint import JointStream, Passed, ReplayedText, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import watch_joint
 from ovam.replay import ImageStream
@@ -90,7 +90,7 @@ class SD3Backbone(Backbone):
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
 
 
-def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
     return through_double(owner, hidden, image, text_first=False)
 
 
