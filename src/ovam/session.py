@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -58,10 +59,17 @@ class Session:
             yield self
             self._close()
 
-    def begin(self, request: Request, seeds: tuple[int | None, ...], calls: int) -> None:
-        """Start a run by hand, for a loop that does not go through the pipeline's own call."""
+    def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
+        """Start a run by hand, for a loop that does not go through the pipeline's own call.
+
+        Args:
+            request: What it is told.
+            seeds: Of its images.
+            levels: Of each denoiser call the time step and noise level: the scheduler was not asked for them.
+            kept: How many of the calls will be kept.
+        """
         self._drop()
-        self.run = Run(request=request, seeds=seeds, planned_calls=calls)
+        self.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """End a run that was started by hand."""
@@ -124,6 +132,8 @@ class Session:
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         evaluation = self.backbone.evaluation(arguments, self.run.request)
+        if self.run.planned_calls is not None:
+            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
         self._tell_loops_apart(evaluation)
         run, last = self.run, self.run.calls[-1] if self.run.calls else None
         if last is None:
@@ -185,7 +195,7 @@ class Session:
             request=run.request,
         )
         self.recorder.begin(plan)
-        run.plan, run.levels = plan, self._levels(evaluation.timestep)
+        run.plan, run.levels = plan, run.levels or self._levels(evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
 

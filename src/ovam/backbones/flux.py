@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -43,11 +44,21 @@ class FluxBackbone(Backbone):
 
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+    flow: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
+        return int(self.pipe.vae_scale_factor) * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
         """Latents are packed two by two."""
-        return int(2 * self.pipe.vae_scale_factor)
+        return 2
+
+    @property
+    def latent_channels(self) -> int:
+        """A quarter of what the denoiser reads of four latent pixels."""
+        return int(self.denoiser.config.in_channels) // 4
 
     @property
     def denoiser(self) -> Any:
@@ -127,6 +138,33 @@ class FluxBackbone(Backbone):
     def reader(self, layer: str | None = None) -> JointText:
         """Reads as many tokens as the pipeline does by default."""
         return _text(self.pipe, None)
+
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        """Models that read a guidance are told 1, which is none."""
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        vectors, pooled, places = self.pipe.encode_prompt(prompt, None, device)
+        guided = self.denoiser.config.guidance_embeds
+        return {
+            "encoder_hidden_states": vectors.to(device, dtype),
+            "pooled_projections": pooled.to(device, dtype),
+            "txt_ids": places,
+            "guidance": torch.ones(1, device=device, dtype=torch.float32) if guided else None,
+        }
+
+    def look(
+        self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
+    ) -> Float[Tensor, "1 channel height width"]:
+        """Packed two by two, as the pipeline does, and a thousandth of the time step."""
+        _, channels, height, width = latent.shape
+        predicted = self.denoiser(
+            hidden_states=self.pipe._pack_latents(latent, 1, channels, height, width),
+            timestep=torch.tensor([timestep / 1000], device=latent.device, dtype=latent.dtype),
+            img_ids=self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, latent.device, latent.dtype),
+            **conditions,
+        )[0]
+        factor = self.pipe.vae_scale_factor
+        unpacked: Tensor = self.pipe._unpack_latents(predicted, height * factor, width * factor, factor)
+        return unpacked
 
 
 def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:

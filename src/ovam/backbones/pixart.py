@@ -30,6 +30,11 @@ class PixArtBackbone(Backbone):
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
     @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
+
+    @property
     def denoiser(self) -> Any:
         return plain_denoiser(self.pipe, "transformer")
 

@@ -32,11 +32,16 @@ class SD3Backbone(Backbone):
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+    flow: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
-        """Whole patches of the latent."""
-        return int(self.pipe.vae_scale_factor * self.denoiser.config.patch_size)
+        return int(self.pipe.vae_scale_factor) * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
 
     @property
     def denoiser(self) -> Any:
@@ -88,6 +93,13 @@ class SD3Backbone(Backbone):
         """Reads as many tokens as the pipeline does by default."""
         skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
+
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        vectors, _, pooled, _ = self.pipe.encode_prompt(
+            prompt, None, None, device=device, do_classifier_free_guidance=False
+        )
+        return {"encoder_hidden_states": vectors.to(device, dtype), "pooled_projections": pooled.to(device, dtype)}
 
 
 def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
