@@ -32,7 +32,7 @@ FEATURES = {
 
 REAL_IMAGES = {
     "StableDiffusionPipeline": "tests/test_encode.py",
-    "StableDiffusion3Pipeline": "tests/test_joint.py",
+    **dict.fromkeys(("StableDiffusion3Pipeline", "FluxPipeline"), "tests/test_inversion.py"),
     **dict.fromkeys(
         ("StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"), "tests/test_static_families.py"
     ),

@@ -15,8 +15,9 @@ import reference
 import tiny
 from ovam import errors
 from ovam.attention import weight_sums
-from ovam.backbones.base import TextReader
+from ovam.backbones.base import Backbone, TextReader
 from ovam.backbones.registry import backbone_of
+from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
@@ -297,11 +298,13 @@ class TestCapture:
             with pytest.raises(errors.OptionError, match=r"width=40: expected a (positive )?multiple of 16"):
                 command()
 
-    def test_real_images_are_refused_by_flux(self):
+    def test_a_family_that_can_not_look_at_real_images_says_so(self, sd3, monkeypatch):
+        monkeypatch.setattr(SD3Backbone, "conditions", Backbone.conditions)
         with pytest.raises(
-            errors.UnsupportedPipelineError, match="FluxPipeline can't encode real images: expected a family"
+            errors.UnsupportedPipelineError,
+            match="StableDiffusion3Pipeline can't encode real images: expected a family",
         ):
-            ovam.encode(tiny.flux(), np.zeros((32, 32, 3), dtype=np.uint8))
+            ovam.encode(sd3, np.zeros((32, 32, 3), dtype=np.uint8))
 
 
 class TestRealImages:

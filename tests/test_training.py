@@ -202,7 +202,7 @@ def test_words_are_found_where_the_denoiser_s_own_attention_is_highest():
                 if told == -1:
                     other += np.array([-np.log(1 - found[position]) * weight, weight])
         expected.append(own[0] / max(own[1], 1) + other[0] / max(other[1], 1))
-    assert len(expected) == 8  # two on the way down, six on the way up
+    assert len(expected) == 4
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)  # measured 3e-8
     assert matching.loss(torch.zeros_like(belongs), weights) == 0
 

@@ -11,7 +11,7 @@ import torch
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver
+from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
 from ovam.presets import settings_of
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice, StepChoice
@@ -67,6 +67,7 @@ def capture(
     device: str | torch.device = "cpu",
     disk: str | Path | None = None,
     limit_gib: float | None = None,
+    outputs: bool = False,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
@@ -88,6 +89,8 @@ def capture(
         disk: A folder: they are stored in unnamed files there instead of memory, one an image, which are gone when the
             image's trace is, or the process.
         limit_gib: Most GiB that the capture may keep in all; by default 80 % of what the device or disk has free.
+        outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
+            (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -105,7 +108,9 @@ def capture(
     """
     backbone = backbone_of(pipe)
     settings = settings_of(backbone, preset, blocks=blocks, steps=steps, dtype=dtype)
-    choice = choice_of(settings.blocks, settings.steps, guidance)
+    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs)
+    if outputs:
+        check_outputs(backbone)
     traces: list[Trace] = []
     storage = storage_of(dtype=settings.dtype, device=device, disk=disk, limit_gib=limit_gib)
     recorder = QueryRecorder(backbone, traces, storage)
@@ -122,6 +127,7 @@ def stream(
     steps: StepChoice = None,
     guidance: Literal["cond", "uncond"] = "cond",
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
 
@@ -134,6 +140,7 @@ def stream(
         steps: As in `capture`.
         guidance: Which half of the batch under guidance.
         softmax_over: As in `Trace.maps`.
+        strategy: As in `Trace.maps`.
 
     Yields:
         The maps, one entry an image, filled as pipeline calls complete.
@@ -142,14 +149,14 @@ def stream(
         The errors of `capture`, and those of `Trace.maps` for the words.
     """
     backbone: Backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    choice = choice_of(blocks, steps, guidance, outputs=strategy == "output")
     maps: list[AttentionMaps] = []
-    recorder = MapRecorder(backbone, maps, words, softmax_over)
+    recorder = MapRecorder(backbone, maps, words, softmax_over, strategy)
     with Session(backbone, choice, recorder).installed():
         yield Captured(maps)
 
 
-def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str) -> Choice:
+def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs: bool = False) -> Choice:
     """Check the options that say what to keep.
 
     Raises:
@@ -160,5 +167,18 @@ def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str) -> Choice:
     if isinstance(steps, str):
         if steps != "middle":
             raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
-        return Choice(blocks, steps, _HALVES[guidance])
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
+        return Choice(blocks, steps, _HALVES[guidance], outputs)
+    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs)
+
+
+def check_outputs(backbone: Backbone) -> None:
+    """Whether there is an output space that image and text share.
+
+    Raises:
+        OptionError: the family's text is not part of the attention's output.
+    """
+    if backbone.text_kind == "static":
+        raise OptionError(
+            f"outputs=True was asked of a {type(backbone.pipe).__name__}, whose words have no attention outputs: "
+            "expected joint attention of image and text (SD3, FLUX); leave the option out"
+        )

@@ -54,6 +54,14 @@ class FamilyModel(StrEnum):
     mini_dit = "mini-dit"
 
 
+class EncodeMethod(StrEnum):
+    """What a model looks at of a real image."""
+
+    noise = "noise"
+    inversion = "inversion"
+    clean = "clean"
+
+
 Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
 Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
 TraceModel = Annotated[
@@ -227,6 +235,12 @@ def segment(
     output_dir: Beside = None,
     model: TraceModel = None,
     prompt: Annotated[str | None, typer.Option(help="What the model is told of an image; nothing by default.")] = None,
+    method: Annotated[
+        EncodeMethod | None, typer.Option(help="What the model looks at of an image.", show_default="noise")
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the noises put on an image.", show_default="0")
     ] = None,
@@ -248,6 +262,7 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
+    looks = steps_of(timesteps, "--timesteps")
     asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
     with running() as progress:
         import torch
@@ -261,6 +276,8 @@ def segment(
             output_dir=output_dir,
             model=model,
             prompt=prompt,
+            method=None if method is None else method.value,
+            timesteps=looks,
             seed=seed,
             dtype=None if dtype is None else getattr(torch, dtype.value),
             device=device,

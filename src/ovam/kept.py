@@ -20,32 +20,33 @@ class BlockBytes:
         grid: Height and width of its pixels.
         query: Bytes of queries; 0 where the block was not chosen.
         replay: Bytes of image keys, values and modulation, which late words need in joint attention.
+        output: Bytes of attention outputs, where they were asked for.
     """
 
     name: str
     grid: Grid
     query: int
     replay: int
+    output: int
 
 
 def block_bytes(plan: Plan, layout: Mapping[tuple[str, str], Stored]) -> tuple[BlockBytes, ...]:
     """Bytes of each watched block, in running order, from the layout of one image and half."""
-    bytes_of = dict.fromkeys(plan.watched, (0, 0))
+    bytes_of = {name: {"query": 0, "replay": 0, "output": 0} for name in plan.watched}
     for (name, part), kept in layout.items():
-        query, replay = bytes_of[name]
-        nbytes = kept.nbytes * plan.images * len(plan.halves)
-        bytes_of[name] = (query + nbytes, replay) if part == "query" else (query, replay + nbytes)
-    return tuple(BlockBytes(name, plan.grids[name], *parts) for name, parts in bytes_of.items())
+        kind = part if part in ("query", "output") else "replay"
+        bytes_of[name][kind] += kept.nbytes * plan.images * len(plan.halves)
+    return tuple(BlockBytes(name, plan.grids[name], **parts) for name, parts in bytes_of.items())
 
 
 def table(rows: Sequence[BlockBytes]) -> str:
     """Lines of plain text; blocks in a row that are alike share one."""
-    lines = [("block", "grid", "queries, MiB", "for replay, MiB")]
-    for alike, group in groupby(rows, key=lambda row: (row.grid, row.query, row.replay)):
+    lines: list[tuple[str, ...]] = [("block", "grid", "queries, MiB", "for replay, MiB", "outputs, MiB")]
+    for alike, group in groupby(rows, key=lambda row: (row.grid, row.query, row.replay, row.output)):
         names = [row.name for row in group]
-        (height, width), query, replay = alike
+        (height, width), *parts = alike
         name = names[0] if len(names) == 1 else f"{len(names)} from {names[0]} on"
-        lines.append((name, f"{height}x{width}", f"{query / _MIB:.2f}", f"{replay / _MIB:.2f}"))
+        lines.append((name, f"{height}x{width}", *(f"{part / _MIB:.2f}" for part in parts)))
     wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip() for line in lines

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovam.errors import OptionError
-from ovam.maps import SoftmaxOver, attention_maps
+from ovam.maps import SoftmaxOver, Strategy, attention_maps
 from ovam.prompt import listed
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Half, Trace
@@ -71,6 +71,7 @@ def segment(
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> Segmentation:
     """Label every pixel of the image with one of the words or as background.
 
@@ -83,6 +84,7 @@ def segment(
         blocks: As in `attention_maps`.
         steps: As in `attention_maps`.
         softmax_over: As in `attention_maps`.
+        strategy: As in `attention_maps`.
 
     Raises:
         EmptyWordsError: no words.
@@ -90,7 +92,15 @@ def segment(
         The errors of `attention_maps`.
     """
     asked, rivals = check_words(words, against, threshold)
-    maps = attention_maps(trace, [*asked, *rivals], half=half, blocks=blocks, steps=steps, softmax_over=softmax_over)
+    maps = attention_maps(
+        trace,
+        [*asked, *rivals],
+        half=half,
+        blocks=blocks,
+        steps=steps,
+        softmax_over=softmax_over,
+        strategy=strategy,
+    )
     raw = maps.stacked()
     scores = torch.stack([calibrated(word_map) for word_map in maps.resized().stacked()])
     best, winner = scores.max(dim=0)

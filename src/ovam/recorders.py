@@ -10,20 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovam.aggregate import Accumulator
+from ovam.attention import weight_sums
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.kept import block_bytes, table
 from ovam.maps import (
-    Accumulator,
     AttentionMaps,
     SoftmaxOver,
+    Strategy,
     check_joint,
     check_options,
+    check_rivals,
     embed_words,
     lengths_of,
     merge_prompts,
+    words_alone,
 )
 from ovam.models import MINI, mini_folder
+from ovam.output_space import output_shares, word_outputs
 from ovam.presets import PRESETS
 from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
@@ -36,7 +41,7 @@ log = logging.getLogger("ovam")
 
 
 Slot = tuple[int, Half, str, str]
-"""Where something is kept: image, half, block, and which of `query`, `key`, `value` and `conditioning` it is."""
+"""Where something is kept: image, half, block, and which of `query`, `output`, `key`, `value`, `conditioning` it is."""
 
 
 class QueryRecorder:
@@ -89,6 +94,10 @@ class QueryRecorder:
             check_finite(block, query)
         self._keep((image, half, block, "query"), entry, query)
 
+    def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
+        """Attention outputs of the pixels, by one copy."""
+        self._keep((image, half, block, "output"), entry, output)
+
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Image keys, values and the vector that modulates the block, each by one copy."""
         self._keep((image, half, block, "key"), entry, stream.key)
@@ -119,7 +128,13 @@ class QueryRecorder:
             self._make_room(len(run.kept))
         for image in range(self.plan.images):
             blocks = {
-                name: BlockTrace(name, self.plan.grids[name], spec.scale, self._kept(image, name, "query"))
+                name: BlockTrace(
+                    name,
+                    self.plan.grids[name],
+                    spec.scale,
+                    self._kept(image, name, "query"),
+                    self._kept(image, name, "output") if self.plan.outputs else {},
+                )
                 for name, spec in self.plan.blocks.items()
             }
             source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
@@ -150,7 +165,8 @@ def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Stored]
     kept = dict[tuple[str, str], Stored]()
     for name, spec in plan.blocks.items():
         height, width = plan.grids[name]
-        kept[name, "query"] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
+        for part in ("query", "output") if plan.outputs else ("query",):
+            kept[name, part] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
     for name, parts in plan.replayed.items():
         for part, shape in parts.items():
             if part == "conditioning":
@@ -174,33 +190,44 @@ def kept_bytes(plan: Plan, dtype: torch.dtype) -> int:
 
 def summary_of(plan: Plan, storage: Storage) -> str:
     """What is kept of a run, in words."""
+    outputs = " with attention outputs" if plan.outputs else ""
     replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
     return (
-        f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
+        f"{len(plan.blocks)} blocks{outputs}{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
         f"{len(plan.halves)} halves of guidance in {str(storage.dtype).removeprefix('torch.')}: "
         f"{kept_bytes(plan, storage.dtype) / _GIB:.3f} GiB on {storage}"
     )
 
 
 class MapRecorder:
-    """Adds each call's attention weights to running sums and forgets the queries."""
+    """Adds each call's attention weights, or shares of its outputs, to running sums and forgets the queries."""
 
-    def __init__(self, backbone: Backbone, maps: list[AttentionMaps], words: Words, softmax_over: SoftmaxOver) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: list[AttentionMaps],
+        words: Words,
+        softmax_over: SoftmaxOver,
+        strategy: Strategy = "attention",
+    ) -> None:
         self.backbone, self.maps = backbone, maps
-        check_options((), softmax_over)
-        self.words, self.softmax_over = words, softmax_over
+        check_options((), softmax_over, strategy)
+        self.words, self.softmax_over, self.strategy = words, softmax_over, strategy
         text = backbone.text_side(())
-        check_joint(text, softmax_over)
+        check_joint(text, softmax_over, strategy)
         self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
-        self.keys: dict[str, Tensor] = {}
+        self.keys: dict[str, Tensor] = {}  # or the words' outputs
         self.image_keys: dict[str, Tensor] = {}  # of the image that was told of last, where the softmax takes them in
         self.streams: dict[int, list[TextStream]] = {}
 
     def _embed(self, text: TextSide) -> None:
         self.prompts = embed_words(text, self.words, self.softmax_over)
         self.lengths = lengths_of(self.prompts)
+        self.tokens, self.spans = merge_prompts(self.prompts)
+        if self.strategy == "output":
+            check_rivals(self.spans)
         self.text = text
 
     def begin(self, plan: Plan) -> None:
@@ -218,8 +245,21 @@ class MapRecorder:
         assert self.plan is not None
         if entry == 0:
             check_finite(block, query)
-        key, image_key = self.keys[block].to(query.device), self.image_keys.get(block)
-        self.sums[image].add(block, query[:, None], key, self.plan.blocks[block].scale, self.lengths, image_key)
+        if self.strategy == "output":
+            return
+        weights = weight_sums(
+            query[:, None],
+            self.keys[block].to(query.device),
+            scale=self.plan.blocks[block].scale,
+            lengths=self.lengths,
+            image_key=self.image_keys.get(block),
+        )
+        self.sums[image].add(block, weights, len(query))
+
+    def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
+        """Shares of one call."""
+        shares = output_shares(output[:, None], self.keys[block].to(output.device))
+        self.sums[image].add(block, shares, 1)
 
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Move the words on through this block, against the image as it is now."""
@@ -228,8 +268,12 @@ class MapRecorder:
         streams = self.streams.setdefault(image, [])
         if block == self.plan.watched[0]:
             streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
-        keys = [prompt.taken(words.keys(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
-        self.keys[block] = torch.cat(keys, dim=1)
+        rows = [(prompt, words.enter(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
+        if self.strategy == "output":
+            outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in rows], dim=1)
+            self.keys[block] = word_outputs(outputs, self.spans)
+            return
+        self.keys[block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in rows], dim=1)
         if self.softmax_over == "joint":
             self.image_keys[block] = stream.key[:, None]
 
@@ -237,7 +281,7 @@ class MapRecorder:
         """One set of maps an image."""
         if not run.kept:
             return
-        tokens, spans = merge_prompts(self.prompts)
+        tokens, spans = words_alone(self.spans) if self.strategy == "output" else (self.tokens, self.spans)
         results = [sums.result(run.kept) for sums in self.sums]
         if not all(bool(torch.isfinite(maps).all()) for maps in results):
             raise NotFiniteError(

@@ -26,6 +26,7 @@ class Plan:
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
         replayed: In joint attention, every block that a text passes up to the last chosen one, in running order, and
             the shapes of what is kept of each in one call: `key`, `value` and `conditioning`.
+        outputs: Whether the attention outputs of the chosen blocks' pixels are wanted.
         request: What the run was asked for, where it is known.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     images: int
     calls: int
     replayed: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    outputs: bool = False
     request: Request | None = None
 
     @property
@@ -51,6 +53,7 @@ def plan_run(
     halves: tuple[Half, ...],
     images: int,
     calls: int,
+    outputs: bool = False,
     request: Request | None = None,
 ) -> Plan:
     """The plan of a run with a latent of this size; the rest as `Plan` and `ovam.capture` name it.
@@ -76,6 +79,7 @@ def plan_run(
         images=images,
         calls=calls,
         replayed=replayed,
+        outputs=outputs,
         request=request,
     )
 
@@ -123,6 +127,9 @@ class Recorder(Protocol):
     def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
         """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
 
+    def output(self, block: str, half: Half, image: int, entry: int, output: torch.Tensor) -> None:
+        """Attention outputs likewise, told after the queries, where the plan asks for them."""
+
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """What a text of this image meets in a block; told before the block's queries, in joint attention only."""
 
@@ -137,3 +144,4 @@ class Choice:
     blocks: BlockChoice
     steps: frozenset[int] | Literal["middle"] | None
     halves: tuple[Half, ...]
+    outputs: bool = False

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.decoded import pictures_of, png
-from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
+from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.run import Choice, Level, Plan, Recorder, Run, plan_run
 from ovam.trace import Call, Half
@@ -58,10 +59,17 @@ class Session:
             yield self
             self._close()
 
-    def begin(self, request: Request, seeds: tuple[int | None, ...], calls: int) -> None:
-        """Start a run by hand, for a loop that does not go through the pipeline's own call."""
+    def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
+        """Start a run by hand, for a loop that does not go through the pipeline's own call.
+
+        Args:
+            request: What it is told.
+            seeds: Of its images.
+            levels: Of each denoiser call the time step and noise level: the scheduler was not asked for them.
+            kept: How many of the calls will be kept.
+        """
         self._drop()
-        self.run = Run(request=request, seeds=seeds, planned_calls=calls)
+        self.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """End a run that was started by hand."""
@@ -124,6 +132,8 @@ class Session:
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         evaluation = self.backbone.evaluation(arguments, self.run.request)
+        if self.run.planned_calls is not None:
+            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
         self._tell_loops_apart(evaluation)
         run, last = self.run, self.run.calls[-1] if self.run.calls else None
         if last is None:
@@ -182,10 +192,11 @@ class Session:
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
             calls=calls,
+            outputs=self.choice.outputs,
             request=run.request,
         )
         self.recorder.begin(plan)
-        run.plan, run.levels = plan, self._levels(evaluation.timestep)
+        run.plan, run.levels = plan, run.levels or self._levels(evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
 
@@ -262,6 +273,8 @@ class Session:
                 self.recorder.replay(name, half, image, entry, stream)
             if plan is not None and name in plan.blocks:
                 self.recorder.observe(name, half, image, entry, query)
+                if plan.outputs:
+                    self.recorder.output(name, half, image, entry, _output_of(name, observation)[positions][image])
 
     def _close(self) -> None:
         """Hand on a run that is complete, forget one that broke off before its pictures."""
@@ -284,6 +297,20 @@ class Session:
 
     def _unwatch(self) -> None:
         self._watchers.close()
+
+
+def _output_of(name: str, observation: Observation) -> torch.Tensor:
+    """Attention outputs of a block's pixels.
+
+    Raises:
+        UnsupportedPipelineError: the backbone does not tell them.
+    """
+    if observation.output is None:
+        raise UnsupportedPipelineError(
+            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need: expected "
+            "`Observation.output`; ask without outputs, or let the backbone tell them"
+        )
+    return observation.output
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:

@@ -1,5 +1,6 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import load, text_of
-from ovam.quantised import from_named, named_tensors
+from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
@@ -60,6 +61,9 @@ def save_trace(trace: Trace, path: str | Path) -> None:
             tensors |= named_tensors(f"query/{half}/{block.name}", query)
     if about["projections"] == "inside":
         tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
+    for block in trace.blocks.values():
+        for half, stored in block.output.items():
+            tensors |= named_tensors(f"output/{half}/{block.name}", stored)
     for name, replayed in trace.replay.blocks.items():
         for part, halves in vars(replayed).items():
             for half, stored in halves.items():
@@ -145,13 +149,17 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
 
 def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
     name, (height, width) = entry["name"], entry["grid"]
-    names = {cast(Half, half): f"query/{half}/{name}" for half in header["halves"]}
-    query = {half: from_named(name, tensors, header["dtype"]) for half, name in names.items()}
     expected = (entry["heads"], len(header["calls"]), height * width)
-    for half, stored in query.items():
+    parts: dict[str, dict[Half, Stored]] = {"query": {}, "output": {}}
+    for part, half in itertools.product(parts, header["halves"]):
+        key = f"{part}/{half}/{name}"
+        if part == "output" and key not in tensors:
+            continue  # it is kept only where it was asked for
+        stored = from_named(key, tensors, header["dtype"])
         if stored.ndim != 4 or stored.shape[:3] != expected:
-            raise ValueError(f"query/{half}/{name} is {tuple(stored.shape)}, the header tells {expected} and a size")
-    return BlockTrace(name, (height, width), float(entry["scale"]), query)
+            raise ValueError(f"{key} is {tuple(stored.shape)}, the header tells {expected} and a size")
+        parts[part][cast(Half, half)] = stored
+    return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

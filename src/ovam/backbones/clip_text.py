@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.base import TextReader
+from ovam.backbones.learned import Offsets, added_names, with_all_vectors
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
@@ -52,21 +53,21 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
     return f"{type(encoder).__name__}:{kept[1]}"
 
 
-def check_tokens(plain: str, encoded: Any, limit: int) -> None:
+def check_tokens(plain: str, offsets: Sequence[Offsets], limit: int) -> None:
     """Whether a text encoder reads all tokens of a text.
 
     Args:
         plain: The text.
-        encoded: What the tokenizer made of it, offsets included.
+        offsets: Of each token its first character and its end.
         limit: Most tokens it reads.
 
     Raises:
         PromptTooLongError: it does not.
     """
-    count = len(encoded.input_ids)
+    count = len(offsets)
     if count <= limit:
         return
-    cut = plain[encoded.offset_mapping[limit - 1][0] :]
+    cut = plain[offsets[limit - 1][0] :]
     raise PromptTooLongError(
         f"prompt {plain[:40]!r}... has {count} tokens, special ones included, but the text encoder reads "
         f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or ask for its parts one by one"
@@ -95,22 +96,25 @@ class ClipText:
         return Space(encoder_name(self.encoder, dtype), self.layer, self.encoder.config.hidden_size)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        plain, units = phrase(text) if as_phrase else parse(text)
-        encoded = self._tokens(plain)
-        padding = self.limit - len(encoded.input_ids) if padded else 0
-        ids = [*encoded.input_ids, *[self.tokenizer.pad_token_id] * padding]
-        inside = [plain[start:stop].lower() for start, stop in encoded.offset_mapping[1:-1]]  # CLIP reads lower case
+        added = added_names(self.tokenizer)
+        plain, units = phrase(text, added) if as_phrase else parse(text, added)
+        ids, offsets = self._tokens(plain)
+        padding = self.limit - len(ids) if padded else 0
+        inside = [plain[start:stop].lower() for start, stop in offsets[1:-1]]  # CLIP reads lower case
         names = ["<start>", *inside, "<end>", *["<pad>"] * padding]
-        offsets = [*encoded.offset_mapping, *[(0, 0)] * padding]
-        return TokenEmbedding(self._hidden(torch.tensor([ids])), locate(plain, units, names, offsets), self.space)
+        prompt = locate(plain, units, names, [*offsets, *[(0, 0)] * padding])
+        vectors = self._hidden(torch.tensor([[*ids, *[self.tokenizer.pad_token_id] * padding]]))
+        return TokenEmbedding(vectors, prompt, self.space)
 
     def check_length(self, text: str) -> None:
         self._tokens(text)
 
-    def _tokens(self, plain: str) -> Any:
+    def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
+        """Tokens of the text as the pipeline reads it, and their places."""
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
-        check_tokens(plain, encoded, self.limit)
-        return encoded
+        ids, offsets = with_all_vectors(self.tokenizer, encoded.input_ids, encoded.offset_mapping)
+        check_tokens(plain, offsets, self.limit)
+        return ids, offsets
 
     @torch.no_grad()
     def _hidden(self, ids: Tensor) -> Embedding:

@@ -1,4 +1,4 @@
-"""Watching blocks whose image and text attend to each other: queries, keys and values of the image's pixels."""
+"""Watching blocks whose image and text attend to each other: the pixels' queries, keys, values and outputs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +16,7 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
     """Report image queries, keys and values of joint-attention modules, from what their own projections put out.
 
     Nothing is projected anew. Normalisation and rotary embedding are applied again: they are cheap, and row by row.
+    Attention outputs are what the output projection takes in; blocks of a single stream give them out as they are.
     """
     shared: dict[str, Any] = {}  # of the current denoiser call
     handles: list[RemovableHandle] = []
@@ -49,16 +50,26 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
 
         return hook
 
-    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: object) -> None:
+    def note_output(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen["output"] = inputs[0].detach()
+
+    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: Any) -> None:
         if seen:  # else the projections were passed by, and the block stays silent, which is noticed
-            query, key, value = (_image_part(module, seen.pop(part), shared["tokens"]) for part in _PROJECTIONS)
+            if not projects:
+                seen["output"] = output.detach()
+            query, key, value, taken = (
+                _image_part(module, seen.pop(part), shared["tokens"]) for part in (*_PROJECTIONS, "output")
+            )
             query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
             conditioning = shared["conditioning"].expand(len(query), -1)
-            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
+            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}, taken))
 
     for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
         if hasattr(module, projection):
             yield getattr(module, projection).register_forward_hook(note(projection))
+    projects = getattr(module, "to_out", None) is not None
+    if projects:
+        yield module.to_out[0].register_forward_pre_hook(note_output)
     yield module.register_forward_hook(attended, with_kwargs=True)
 
 

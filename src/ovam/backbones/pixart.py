@@ -9,6 +9,7 @@ for, the pipeline crops it, and maps are stretched over what was left.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,6 +30,11 @@ class PixArtBackbone(Backbone):
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
     @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
+
+    @property
     def denoiser(self) -> Any:
         return plain_denoiser(self.pipe, "transformer")
 
@@ -41,7 +47,7 @@ class PixArtBackbone(Backbone):
         return dict.fromkeys(cross_attention(self.denoiser), (latent[0] // patch, latent[1] // patch))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
-        return text_request(arguments, result)
+        return replace(text_request(arguments, result), tokens=result[0].shape[1])
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         return halved(self.pipe, arguments["hidden_states"], arguments["timestep"], request)
@@ -53,13 +59,18 @@ class PixArtBackbone(Backbone):
         caption = self.denoiser.caption_projection
         layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
         shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}
-        return static_text(cross_attention(self.denoiser), names, self.reader(), shared)
+        return static_text(cross_attention(self.denoiser), names, self._reader(request), shared)
 
     def reader(self, layer: str | None = None) -> T5Text:
         """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
+        return self._reader(None)
+
+    def _reader(self, request: Request | None) -> T5Text:
+        """Reads as many tokens as that run did, if it was told to read more than by default."""
         require_text(self.pipe, "tokenizer", "text_encoder")
-        limit = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
-        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, limit)
+        default = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
+        asked = request.tokens if request is not None and request.tokens is not None else 0
+        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, max(default, asked))
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         transformer = self.denoiser

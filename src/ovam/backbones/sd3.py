@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
-from ovam.backbones.joint import JointStream, ReplayedText, through_double
+from ovam.backbones.joint import JointStream, Passed, ReplayedText, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import watch_joint
 from ovam.replay import ImageStream
@@ -32,11 +32,16 @@ class SD3Backbone(Backbone):
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+    flow: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
-        """Whole patches of the latent."""
-        return int(self.pipe.vae_scale_factor * self.denoiser.config.patch_size)
+        return int(self.pipe.vae_scale_factor) * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
 
     @property
     def denoiser(self) -> Any:
@@ -99,7 +104,7 @@ class SD3Backbone(Backbone):
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
 
 
-def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
     return through_double(owner, hidden, image, text_first=False)
 
 

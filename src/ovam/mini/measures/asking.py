@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ovam.maps import Axis
+from ovam.aggregate import Axis
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
