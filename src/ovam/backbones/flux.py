@@ -19,6 +19,7 @@ from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, r
 from ovam.backbones.joint import JointStream, ReplayedText, attended, clipped, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
+from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
@@ -41,7 +42,7 @@ class FluxRequest(Request):
 class FluxBackbone(Backbone):
     """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
 
     @property
@@ -149,7 +150,7 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     encoder = pipe.text_encoder_2
 
     def encode(ids: Sequence[Tensor]) -> Embedding:
-        return encoder(ids[0].to(encoder.device))[0][0]
+        return encoder(ids[0].to(device_of(encoder)))[0][0]
 
     reader = Reader(pipe.tokenizer_2, encoder, 0, length)
     return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

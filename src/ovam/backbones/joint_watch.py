@@ -1,6 +1,6 @@
 """Watching blocks whose image and text attend to each other: queries, keys and values of the image's pixels."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,18 +40,21 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
 
 
 def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {}  # perturbed attention projects its rows apart, behind the others
 
     def note(projection: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
             outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
-            seen.update(zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True))
+            for part, rows in zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True):
+                seen.setdefault(part, []).append(rows)
 
         return hook
 
     def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: object) -> None:
         if seen:  # else the projections were passed by, and the block stays silent, which is noticed
-            query, key, value = (_image_part(module, seen.pop(part), shared["tokens"]) for part in _PROJECTIONS)
+            query, key, value = (
+                _image_part(module, _joined(seen.pop(part)), shared["tokens"]) for part in _PROJECTIONS
+            )
             query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
             conditioning = shared["conditioning"].expand(len(query), -1)
             report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
@@ -60,6 +63,10 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
         if hasattr(module, projection):
             yield getattr(module, projection).register_forward_hook(note(projection))
     yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:
