@@ -10,6 +10,7 @@ import torch
 
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
+from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.maps import AttentionMaps, SoftmaxOver
 from ovam.recorders import MapRecorder, QueryRecorder
@@ -28,8 +29,13 @@ log = logging.getLogger("ovam")
 class Captured(Sequence[T_co]):
     """What a capture gathered: one entry an image, in the order of pipeline calls, prompts, images a prompt."""
 
-    def __init__(self, entries: list[T_co]) -> None:
-        self._entries = entries
+    def __init__(self, entries: list[T_co], covered: Sequence[RunCoverage]) -> None:
+        self._entries, self._covered = entries, covered
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which blocks ran in which denoiser calls of the runs so far; prints as a small table."""
+        return Coverage(self._covered)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,6 +71,7 @@ def capture(
     dtype: torch.dtype = torch.float16,
     device: str | torch.device = "cpu",
     limit_gib: float | None = None,
+    strict: bool = True,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
@@ -80,6 +87,8 @@ def capture(
         dtype: Storage type of the queries: float16, bfloat16 or float32.
         device: Where they are stored.
         limit_gib: Most GiB that the capture may keep in all; by default 80 % of the device's free memory.
+        strict: Fail at the first denoiser call in which a chosen block did not run, as caches of blocks leave some out.
+            Without it such a call is left out of the traces; `traces.coverage` tells which.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -91,17 +100,18 @@ def capture(
         NestedCaptureError: `pipe` is being captured already.
         MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
         CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
-        NothingCapturedError: unconditional queries were asked of a run without guidance, or a chosen block did not
-            run (at the denoiser call where that shows).
+        NothingCapturedError: unconditional queries were asked of a run without guidance.
+        SilentBlockError: a chosen block did not run (at the denoiser call where that shows; without `strict`, at the
+            end of a run in no call of which all of them did).
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    choice = choice_of(blocks, steps, guidance, strict=strict)
     traces: list[Trace] = []
     limit = byte_limit(torch.device(device), limit_gib)
     recorder = QueryRecorder(backbone, traces, dtype=storage_type(dtype), device=torch.device(device), limit=limit)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(traces)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(traces, session.covered)
 
 
 @contextmanager
@@ -136,15 +146,15 @@ def stream(
     choice = choice_of(blocks, steps, guidance)
     maps: list[AttentionMaps] = []
     recorder = MapRecorder(backbone, maps, words, softmax_over)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(maps)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(maps, session.covered)
 
 
-def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -> Choice:
+def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str, *, strict: bool = True) -> Choice:
     """Check the options that say what to keep."""
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
+    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], strict)
 
 
 def storage_type(dtype: torch.dtype) -> torch.dtype:
