@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -169,6 +169,7 @@ class ClipTexts:
             part.check_length(text)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the keys of a block came from."""
 

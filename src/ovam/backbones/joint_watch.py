@@ -42,6 +42,9 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
 def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
     seen: dict[str, list[Tensor]] = {}  # perturbed attention projects its rows apart, behind the others
 
+    def begin(layer: nn.Module, inputs: object) -> None:
+        seen.clear()  # words that are run through the same layers between two calls
+
     def note(projection: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
             outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
@@ -59,6 +62,7 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
             conditioning = shared["conditioning"].expand(len(query), -1)
             report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
 
+    yield module.register_forward_pre_hook(begin)
     for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
         if hasattr(module, projection):
             yield getattr(module, projection).register_forward_hook(note(projection))
