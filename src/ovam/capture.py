@@ -10,6 +10,7 @@ import torch
 
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
+from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
 from ovam.presets import settings_of
@@ -28,8 +29,13 @@ log = logging.getLogger("ovam")
 class Captured(Sequence[T_co]):
     """What a capture gathered: one entry an image, in the order of pipeline calls, prompts, images a prompt."""
 
-    def __init__(self, entries: list[T_co]) -> None:
-        self._entries = entries
+    def __init__(self, entries: list[T_co], covered: Sequence[RunCoverage]) -> None:
+        self._entries, self._covered = entries, covered
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which blocks ran in which denoiser calls of the runs so far; prints as a small table."""
+        return Coverage(self._covered)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -68,6 +74,7 @@ def capture(
     disk: str | Path | None = None,
     limit_gib: float | None = None,
     outputs: bool = False,
+    strict: bool = True,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
@@ -91,6 +98,8 @@ def capture(
         limit_gib: Most GiB that the capture may keep in all; by default 80 % of what the device or disk has free.
         outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
             (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
+        strict: Fail at the first denoiser call in which a chosen block did not run, as caches of blocks leave some out.
+            Without it such a call is left out of the traces; `traces.coverage` tells which.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -102,20 +111,21 @@ def capture(
         NestedCaptureError: `pipe` is being captured already.
         MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
         CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
-        NothingCapturedError: unconditional queries were asked of a run without guidance, or a chosen block did not
-            run (at the denoiser call where that shows).
+        NothingCapturedError: unconditional queries were asked of a run without guidance.
+        SilentBlockError: a chosen block did not run (at the denoiser call where that shows; without `strict`, at the
+            end of a run in no call of which all of them did).
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
     settings = settings_of(backbone, preset, blocks=blocks, steps=steps, dtype=dtype)
-    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs)
+    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs, strict=strict)
     if outputs:
         check_outputs(backbone)
     traces: list[Trace] = []
     storage = storage_of(dtype=settings.dtype, device=device, disk=disk, limit_gib=limit_gib)
     recorder = QueryRecorder(backbone, traces, storage)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(traces)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(traces, session.covered)
 
 
 @contextmanager
@@ -152,11 +162,13 @@ def stream(
     choice = choice_of(blocks, steps, guidance, outputs=strategy == "output")
     maps: list[AttentionMaps] = []
     recorder = MapRecorder(backbone, maps, words, softmax_over, strategy)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(maps)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(maps, session.covered)
 
 
-def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs: bool = False) -> Choice:
+def choice_of(
+    blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs: bool = False, strict: bool = True
+) -> Choice:
     """Check the options that say what to keep.
 
     Raises:
@@ -167,8 +179,8 @@ def choice_of(blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs:
     if isinstance(steps, str):
         if steps != "middle":
             raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
-        return Choice(blocks, steps, _HALVES[guidance], outputs)
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs)
+        return Choice(blocks, steps, _HALVES[guidance], outputs, strict)
+    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs, strict)
 
 
 def check_outputs(backbone: Backbone) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.backbones.base import Backbone, Request
+from ovam.backbones.offload import device_of
 from ovam.backbones.registry import backbone_of
 from ovam.capture import check_outputs, choice_of
 from ovam.decoded import png
@@ -266,7 +267,7 @@ def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     """The scaled latent of the picture at the size the model works on, without sampling noise; float32."""
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
-        pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
+        pixels = pixels.to(device_of(pipe.vae), pipe.vae.dtype)
         latent: Tensor = pipe.vae.encode(pixels).latent_dist.mode().float()
     config = pipe.vae.config
     return (latent - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor

@@ -10,6 +10,7 @@ import torch
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import ClipText, fingerprint
+from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
 
@@ -138,7 +139,7 @@ def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
 def model_hash(pipe: Any) -> str:
     """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in real_weights(part).items()})
 
 
 def text_of(source: object, layer: str | None = None) -> TextReader:

@@ -7,7 +7,9 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Request
+from ovam.coverage import RunCoverage
 from ovam.replay import ImageStream
+from ovam.schedule import Level
 from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
 
 StepChoice = Iterable[int] | Literal["middle"] | None
@@ -84,10 +86,6 @@ def plan_run(
     )
 
 
-Level = tuple[float, float | None]
-"""A time step and the scheduler's sigma, if it has one: rounded time steps of two noise levels may be equal."""
-
-
 @dataclass
 class Run:
     """One run of the pipeline, from its prompt to its pictures."""
@@ -101,6 +99,7 @@ class Run:
     levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
+    seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # to be kept, None for all
     keeping: bool = False  # whether the current call's step is to be kept
@@ -115,6 +114,25 @@ class Run:
         """Noise level of a call: as planned, or where the loop goes its own way, by its time step alone."""
         planned = call < len(self.levels) and self.levels[call][0] == timestep
         return self.levels[call] if planned else (timestep, None)
+
+    def note_seen(self, watched: Sequence[str]) -> list[str]:
+        """Note which blocks ran in this evaluation of the current call; those that did not."""
+        index = len(self.calls) - 1
+        self.seen[index] = self.seen.get(index, frozenset(watched)) & self.reported
+        return [name for name in watched if name not in self.reported]
+
+    def leave_out(self) -> None:
+        """Keep nothing of the current call: the next one that is kept takes its place."""
+        self.kept.pop()
+        self.keeping = False
+
+    def coverage(self, *, complete: bool) -> RunCoverage:
+        """Which blocks were seen at which calls."""
+        assert self.plan is not None
+        done = self.calls[:-1] if self.evaluating else self.calls
+        seen = tuple(self.seen.get(call.index, frozenset()) for call in done)
+        kept = tuple(call.index for call in self.kept if call in done)
+        return RunCoverage(self.plan.watched, tuple(done), seen, kept, complete)
 
 
 @runtime_checkable
@@ -145,3 +163,4 @@ class Choice:
     steps: frozenset[int] | Literal["middle"] | None
     halves: tuple[Half, ...]
     outputs: bool = False
+    strict: bool = True

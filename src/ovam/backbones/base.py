@@ -64,8 +64,8 @@ class Evaluation:
         latent: Height and width of the latent, as the decoder takes it, before any patching or packing.
         timestep: The scheduler's own value, also where the pipeline rescales it for the denoiser.
         halves: How the batch is divided: for each half its images' positions in the batch. A family that
-            evaluates the halves one after the other names one half a call. None are named by a call that serves
-            neither, as skip-layer guidance makes: nothing of it is kept.
+            evaluates the halves one after the other names one half a call. Rows that serve neither, as perturbed-
+            attention guidance adds, are in none; a call that serves neither, as skip-layer guidance makes, names none.
     """
 
     latent: Grid

@@ -1,9 +1,10 @@
 """Words as CLIP text encoders read them: tokens, spans by character offsets, vectors, and their space."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
+from ovam.backbones.offload import device_of, real_weights
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
@@ -20,6 +22,7 @@ from ovam.trace import Half, Space, TokenEmbedding
 CAPTION = "caption_projection"
 """PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
 
+log = logging.getLogger("ovam")
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
@@ -43,7 +46,7 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
 
     The hash is computed again only when the weights have changed.
     """
-    weights = dict(encoder.state_dict())
+    weights = real_weights(encoder)
     if dtype == torch.bfloat16:
         return f"{type(encoder).__name__}:{fingerprint(weights, dtype)}"
     state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
@@ -119,7 +122,7 @@ class ClipText:
     @torch.no_grad()
     def _hidden(self, ids: Tensor) -> Embedding:
         """What the pipeline hands to its denoiser; CLIP is causal, so leaving padding out changes no token."""
-        outputs = self.encoder(ids.to(self.encoder.device), output_hidden_states=self.layer != "last")
+        outputs = self.encoder(ids.to(device_of(self.encoder)), output_hidden_states=self.layer != "last")
         if self.layer == "last":
             return outputs.last_hidden_state[0].float()
         kind, depth = self.layer.split("-")
@@ -170,6 +173,15 @@ class ClipTexts:
             part.check_length(text)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where the keys of a block came from."""
+
+    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+        """Whether it would give the same projection today."""
+        ...
+
+
 class StaticText:
     """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
 
@@ -192,8 +204,10 @@ class StaticText:
         heads: Mapping[str, int],
         reader: TextReader | None,
         space: Space | None = None,
+        sources: "Mapping[str, Source] | None" = None,
     ) -> None:
         self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
+        self._sources = dict(sources or {})
         self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
         found = space or self._encoder
         assert found is not None  # one of the two is always given
@@ -234,12 +248,25 @@ class StaticText:
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
                 f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
             )
+        self._tell_of_change(block)
         vectors = embedding.to(self.projections[block].device).float()
         if f"{CAPTION}.linear_1.weight" in self.projections:
             hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
             vectors = self._linear(hidden, f"{CAPTION}.linear_2", ".weight")
         keys = self._linear(vectors, block)
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
+
+    def _tell_of_change(self, block: str) -> None:
+        """Say once that the pipeline has other keys by now; these are still those of the run."""
+        source = self._sources.get(block)
+        if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
+            return
+        self._sources.clear()
+        log.warning(
+            "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
+            "answers with the one it ran with; capture another run for the model as it is now",
+            block,
+        )
 
     def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
         """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""

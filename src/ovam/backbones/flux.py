@@ -20,6 +20,7 @@ from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, r
 from ovam.backbones.joint import JointStream, Passed, ReplayedText, attended, clipped, joined, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
+from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
@@ -42,7 +43,7 @@ class FluxRequest(Request):
 class FluxBackbone(Backbone):
     """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
     flow: ClassVar[bool] = True
 
@@ -188,7 +189,7 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     encoder = pipe.text_encoder_2
 
     def encode(ids: Sequence[Tensor]) -> Embedding:
-        return encoder(ids[0].to(encoder.device))[0][0]
+        return encoder(ids[0].to(device_of(encoder)))[0][0]
 
     reader = Reader(pipe.tokenizer_2, encoder, 0, length, all_vectors=True)
     return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

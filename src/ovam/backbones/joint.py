@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
+from ovam.backbones.offload import device_of
 from ovam.backbones.sampled import sampled_hash
 from ovam.calls import Half
 from ovam.errors import SpaceMismatchError
@@ -144,7 +145,7 @@ class JointStream:
         self.denoiser, self.advance = denoiser, advance
         self.differentiable = torch.is_grad_enabled() and embedding.requires_grad
         with self._grad():
-            vectors = embedding.to(denoiser.device, denoiser.dtype)[None]
+            vectors = embedding.to(device_of(denoiser), denoiser.dtype)[None]
             self.hidden: Tensor | None = denoiser.context_embedder(vectors)
 
     def enter(self, block: str, image: ImageStream) -> TextRows:

@@ -19,6 +19,7 @@ from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import CAPTION, StaticText
 from ovam.backbones.common import halved, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
+from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
 from ovam.trace import Grid
 
@@ -26,7 +27,7 @@ from ovam.trace import Grid
 class PixArtBackbone(Backbone):
     """PixArtTransformer2DModel with cross attention to one T5 text encoder."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
     @property
@@ -59,7 +60,7 @@ class PixArtBackbone(Backbone):
         caption = self.denoiser.caption_projection
         layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
         shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}
-        return static_text(cross_attention(self.denoiser), names, self._reader(request), shared)
+        return static_text(self.denoiser, cross_attention(self.denoiser), names, self._reader(request), shared)
 
     def reader(self, layer: str | None = None) -> T5Text:
         """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
@@ -74,7 +75,7 @@ class PixArtBackbone(Backbone):
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         transformer = self.denoiser
-        device, dtype = transformer.device, transformer.dtype
+        device, dtype = device_of(transformer), transformer.dtype
         vectors, mask, *_ = self.pipe.encode_prompt(prompt, False, device=device)
         added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
         if transformer.use_additional_conditions:

@@ -6,6 +6,7 @@ import torch
 
 from ovam.backbones.clip_text import check_tokens, encoder_name
 from ovam.backbones.learned import added_names
+from ovam.backbones.offload import device_of
 from ovam.prompt import locate, parse, phrase
 from ovam.trace import Space, TokenEmbedding
 
@@ -42,7 +43,7 @@ class T5Text:
         ids = torch.full((1, length), self.tokenizer.pad_token_id)
         ids[0, :count] = torch.tensor(encoded.input_ids)
         mask = (torch.arange(length) < count).long()[None]
-        device = self.encoder.device
+        device = device_of(self.encoder)
         hidden = self.encoder(ids.to(device), attention_mask=mask.to(device)).last_hidden_state[0, :count]
         tokens = self.tokenizer.convert_ids_to_tokens(encoded.input_ids)
         names = [
