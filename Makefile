@@ -1,10 +1,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test check format lint types imports docs quick report bench mini clean
+.PHONY: demo test check format lint types imports docs quick report bench mini test-matrix clean
 
 demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
@@ -43,6 +44,10 @@ bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of
 mini: $(VENV)/ready  ## train the embedded model from nothing or from where it stands (hours), in runs/mini
 	$(BIN)/ovam mini train --work-dir runs/mini
 
+test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest libraries allowed
+	$(BIN)/pytest -n 2 tests
+	$(OLDEST)/bin/pytest -n 2 tests
+
 # torch comes first and alone: resolved together with the rest it may bring CUDA packages of several gigabytes
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,5 +55,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) out .pytest_cache .mypy_cache .ruff_cache

@@ -32,6 +32,7 @@ FEATURES = {
 
 REAL_IMAGES = {
     "StableDiffusionPipeline": "tests/test_encode.py",
+    **dict.fromkeys(("StableDiffusion3Pipeline", "FluxPipeline"), "tests/test_inversion.py"),
     **dict.fromkeys(
         ("StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"), "tests/test_static_families.py"
     ),

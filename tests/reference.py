@@ -67,6 +67,46 @@ def joint_weights(query, key, image_key, scale, lengths):
     return weights
 
 
+def eight_bits(values):
+    """What (head, step, pixel, head_dim) in eight bits stands for: whole numbers of 1/127 of a channel's greatest."""
+    heads, steps, pixels, channels = values.shape
+    kept = np.zeros(values.shape)
+    for head, step, channel in product(range(heads), range(steps), range(channels)):
+        column = [float(values[head, step, pixel, channel]) for pixel in range(pixels)]
+        unit = max(abs(value) for value in column) / 127
+        for pixel, value in enumerate(column):
+            kept[head, step, pixel, channel] = unit * round(value / unit) if unit else 0.0
+    return kept
+
+
+def attention_output(query, keys, values, scale):
+    """What attention gives one position: its query (head_dim,), and a key and a value (head_dim,) of every position."""
+    shares = pixel_weights(query, keys, scale)
+    return [
+        sum(share * float(value[channel]) for share, value in zip(shares, values, strict=True))
+        for channel in range(len(query))
+    ]
+
+
+def output_shares(image, texts, words):
+    """Shares (step, word, pixel) of the words in every pixel's attention output.
+
+    `image` is (head, step, pixel, head_dim), `texts` (step, head, token, head_dim), `words` the tokens of each word.
+    """
+    heads, steps, pixels, channels = image.shape
+    shares = np.zeros((steps, len(words), pixels))
+    for step, pixel in product(range(steps), range(pixels)):
+        scores = []
+        for tokens in words:
+            score = 0.0
+            for head, channel in product(range(heads), range(channels)):
+                mean = sum(float(texts[step, head, token, channel]) for token in tokens) / len(tokens)
+                score += float(image[head, step, pixel, channel]) * mean
+            scores.append(score)
+        shares[step, :, pixel] = softmax(scores)
+    return shares
+
+
 def resize(image, size):
     """Bilinear with align_corners=False: positions are pixel centres, and borders are repeated."""
     (old_height, old_width), (height, width) = image.shape, size

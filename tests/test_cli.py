@@ -308,6 +308,15 @@ def test_segment_of_an_image_encodes_it_and_keeps_the_trace(model, tmp_path):
     assert (read(tmp_path / "out" / "labels.png") == expected.labels.numpy()).all()
 
 
+def test_segment_of_an_image_by_another_method(model, tmp_path):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    photo.save(tmp_path / "photo.png")
+    options = ("--method", "inversion", "--timesteps", "30, 100", "--output-dir", tmp_path / "out")
+    result = succeed("segment", tmp_path / "photo.png", "--words", "cat", "--model", model, *options)
+    trace = ovam.Trace.load(tmp_path / "out" / result["files"]["trace"], text=model)
+    assert [(call.index, call.timestep) for call in trace.calls] == [(2, 30.0), (6, 100.0)]
+
+
 def test_a_trace_without_its_projections_is_answered_by_its_model(made, model, tmp_path, monkeypatch):
     trace = ovam.Trace.load(made[0] / "run.safetensors", text=model)
     monkeypatch.setattr("ovam.trace_file.PROJECTIONS_INSIDE", 0)
@@ -416,10 +425,13 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
     ("option", "told"),
     [
         (("--prompt", ""), "prompt=''"),
+        (("--method", "noise"), "method='noise'"),
+        (("--timesteps", "100"), "timesteps=[100]"),
         (("--seed", "0"), "seed=0"),
         (("--dtype", "float32"), "dtype=torch.float32"),
         (("--device", "cpu"), "device='cpu'"),
         (("--limit-gib", "0"), "limit_gib=0.0"),
+        (("--storage", "int8"), "storage=torch.int8"),
     ],
 )
 def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, told):
@@ -569,12 +581,20 @@ def test_blocks_between_commas():
 
 def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr("ovam.mini.training.recipe.train", lambda work, start, seed: called.append((work, start, seed)))
-    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
+    monkeypatch.setattr(
+        "ovam.mini.training.recipe.train",
+        lambda work, model, start, seed: called.append((work, model, start, seed)),
+    )
+    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a, model: called.append((*a, model)))
     assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
     assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    assert call("mini", "train", "--work-dir", tmp_path, "--from-scratch", "--seed", 3).exit_code == 0
-    assert called == [(tmp_path, mini_folder(), 0), (tmp_path, tmp_path / "out"), (tmp_path, None, 3)]
+    scratch = ("--model", "mini-dit", "--from-scratch", "--seed", 3)
+    assert call("mini", "train", "--work-dir", tmp_path, *scratch).exit_code == 0
+    assert called == [
+        (tmp_path, "mini", mini_folder(), 0),
+        (tmp_path, tmp_path / "out", "mini"),
+        (tmp_path, "mini-dit", None, 3),
+    ]
 
 
 def test_progress_and_the_announced_size_are_drawn_on_a_terminal_only(monkeypatch):

@@ -1,7 +1,9 @@
 """The backbone contract on tiny pipelines of every family that is supported."""
 
+import diffusers
 import pytest
 import torch.nn.functional as F
+from packaging.version import Version
 
 import tiny
 from ovam.testing import BackboneContract, JointContract
@@ -63,6 +65,7 @@ class TestStableDiffusion35(StableDiffusion3):
 class TestFlux(JointContract):
     has_halves = False
     notes = ("_current_timestep", "_joint_attention_kwargs")
+    bfloat16_tolerance = 0.06 if Version(diffusers.__version__) >= Version("0.42") else 0.12  # 0.38: measured 0.096
 
     def make_pipe(self):
         return tiny.flux()

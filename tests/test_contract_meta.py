@@ -255,16 +255,21 @@ def test_steps_in_another_order_fail(monkeypatch):
     assert_contract_fails("test_generation_prompt_reproduces_the_models_attention", WEIGHTS)
 
 
-def test_queries_rounded_twice_fail(monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        (torch.float16, "float16 queries are not the float32 ones, rounded once"),
+        (torch.int8, "a query in eight bits is off by"),
+    ],
+)
+def test_queries_rounded_twice_fail(monkeypatch, dtype, told):
     observe = QueryRecorder.observe
 
     def rounded(self, block, half, image, entry, query):
-        observe(self, block, half, image, entry, query if self.dtype == torch.float32 else query.bfloat16())
+        observe(self, block, half, image, entry, query.bfloat16() if self.storage.dtype == dtype else query)
 
     monkeypatch.setattr(QueryRecorder, "observe", rounded)
-    assert_contract_fails(
-        "test_narrow_storage_stays_in_its_noise_floor", "float16 queries are not the float32 ones, rounded once"
-    )
+    assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor", told)
 
 
 def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):

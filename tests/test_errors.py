@@ -13,6 +13,7 @@ import torch
 import ovam
 import tiny
 from ovam import errors
+from ovam.backbones.registry import backbone_of
 from ovam.testing import assert_restored, snapshot
 
 PROMPT = "a dog on the grass"
@@ -204,8 +205,21 @@ class TestUnsupported:
             lambda: ovam.stream(OtherPipeline(), "dog").__enter__(),
             lambda: ovam.encode(OtherPipeline(), torch.zeros(8, 8, 3).byte().numpy()),
         ):
-            parts = ["pipeline is a OtherPipeline", "StableDiffusionPipeline", "write a backbone"]
+            parts = ["pipeline is a OtherPipeline", "supported()", "docs/adding-a-backbone.md"]
             assert_refuses(errors.UnsupportedPipelineError, parts, action)
+
+    @pytest.mark.parametrize(
+        ("asked", "nearest"),
+        [
+            ("StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLInpaintPipeline"),
+            ("StableDiffusionSAGPipeline", "StableDiffusionPAGPipeline"),
+            ("FluxFillPipeline", "FluxPipeline"),
+            ("PixArtDeltaPipeline", "PixArtAlphaPipeline"),
+        ],
+    )
+    def test_the_nearest_supported_is_named(self, asked, nearest):
+        pipe = type(asked, (), {})()
+        assert_refuses(errors.UnsupportedPipelineError, [asked, f"{nearest} is the nearest"], lambda: backbone_of(pipe))
 
     def test_a_batch_of_other_halves(self, sd1):
         """Guidance with three parts, as some techniques add one, would be cut at the wrong places."""
@@ -215,7 +229,7 @@ class TestUnsupported:
                 sd1.encode_prompt("a dog", "cpu", 1, True)
                 sd1.unet(torch.zeros(3, 4, 16, 16), 500, torch.zeros(3, 77, 32))
 
-        assert_refuses(errors.UnsupportedPipelineError, ["batch of 3, expected 2", "guidance on"], loop)
+        assert_refuses(errors.UnsupportedPipelineError, ["batch of 3, expected 2", "uncond and cond of 1 images"], loop)
 
     def test_models(self, tmp_path):
         parts = ["is not a pipeline", "model_index.json", "save_pretrained"]
@@ -295,8 +309,8 @@ class TestOptions:
         assert_refuses(errors.OptionError, parts, lambda: trace.segment(["dog"], threshold=threshold))
 
     def test_storage_type(self, sd1):
-        parts = ["dtype=torch.int8", "expected torch.float16"]
-        assert_refuses(errors.OptionError, parts, lambda: ovam.capture(sd1, dtype=torch.int8).__enter__())
+        parts = ["dtype=torch.int16", "torch.float16, torch.bfloat16 or torch.int8"]
+        assert_refuses(errors.OptionError, parts, lambda: ovam.capture(sd1, dtype=torch.int16).__enter__())
 
     def test_block_and_head_apart(self, trace):
         parts = ["'block', 'head'", "'head' alone"]
@@ -322,7 +336,7 @@ FAILING = {
     "no such step": lambda pipe: ovam.capture(pipe, steps=[5]),
     "no such half": lambda pipe: ovam.capture(pipe, guidance="uncond"),
     "too large": lambda pipe: ovam.capture(pipe, limit_gib=1e-9),
-    "not a type to store": lambda pipe: ovam.capture(pipe, dtype=torch.int8),
+    "not a type to store": lambda pipe: ovam.capture(pipe, dtype=torch.int16),
 }
 
 

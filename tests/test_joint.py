@@ -15,8 +15,9 @@ import reference
 import tiny
 from ovam import errors
 from ovam.attention import weight_sums
-from ovam.backbones.base import TextReader
+from ovam.backbones.base import Backbone, TextReader
 from ovam.backbones.registry import backbone_of
+from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
@@ -297,12 +298,42 @@ class TestCapture:
             with pytest.raises(errors.OptionError, match=r"width=40: expected a (positive )?multiple of 16"):
                 command()
 
-    def test_real_images_are_refused(self, sd3):
+    def test_a_family_that_can_not_look_at_real_images_says_so(self, sd3, monkeypatch):
+        monkeypatch.setattr(SD3Backbone, "conditions", Backbone.conditions)
         with pytest.raises(
             errors.UnsupportedPipelineError,
             match="StableDiffusion3Pipeline can't encode real images: expected a family",
         ):
             ovam.encode(sd3, np.zeros((32, 32, 3), dtype=np.uint8))
+
+
+class TestRealImages:
+    @pytest.mark.parametrize("prompt", ["", "a dog"])
+    def test_are_mixed_with_noise_in_a_straight_line(self, sd3, prompt):
+        """And the text is what the pipeline itself tells its denoiser."""
+        told = []
+
+        def note(module, args, kwargs):
+            told.append((args[0], kwargs))
+
+        handle = sd3.transformer.register_forward_pre_hook(note, with_kwargs=True)
+        image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        trace = ovam.encode(sd3, image, prompt, timesteps=(250, 500), seed=5, size=(32, 32))
+        handle.remove()
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255 * 2 - 1
+        noise = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            latent = sd3.vae.encode(pixels).latent_dist.mean
+            vectors, _, pooled, _ = sd3.encode_prompt(prompt, None, None, do_classifier_free_guidance=False)
+        clean = (latent - sd3.vae.config.shift_factor) * sd3.vae.config.scaling_factor
+        for (noisy, kwargs), share in zip(told, (0.5, 0.25), strict=True):
+            expected = (1 - share) * clean + share * torch.randn(clean.shape, generator=noise)
+            assert (noisy - expected).abs().max() <= 1e-5  # measured: 1.4e-6
+            assert kwargs["timestep"].tolist() == [1000 * share]
+            assert torch.equal(kwargs["encoder_hidden_states"], vectors)
+            assert torch.equal(kwargs["pooled_projections"], pooled)
+        assert [call.timestep for call in trace.calls] == [500, 250]
+        assert trace.maps(["dog"]).resized().token_maps.shape[-2:] == (32, 32)
 
 
 class TestFile:

@@ -43,6 +43,7 @@ FIGURES = {
         "grounds": {"normalised": {"own": 0.39, "constant": 0.0}},
     },
     "headroom": {"gain": [0.11, 0.05, 0.2], "word below 0.45": 5},
+    "joint": {"ways": {"late minus given": -0.0201}},
     "transfer": {"images": 3, "resolutions": {"spearman": [0.71, 0, 1]}, "one call": {"spearman": [-0.2, 0, 1]}},
 }
 
@@ -72,6 +73,7 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "ground words",
         "classes whose word",
         "Spearman with Stable Diffusion 1.5, one call",
+        "mini-dit: words replayed",
     ]
     assert len(verdicts) == len(met) + len(missed)
     for start, expected in [*((name, True) for name in met), *((name, False) for name in missed)]:
@@ -288,6 +290,17 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
             "settings": [{"blocks": "grid 16", "time steps": "hardly any", "own": 0.4375, "lead": 0.125}],
             "best": {"blocks": ["up_blocks.1"], "timesteps": [10, 50]},
         },
+        "joint": {
+            "model": "dd",
+            "scenes": 60,
+            "encoded": {"blocks": ["transformer_blocks.1.attn"], "timesteps": [100]},
+            "ways": {"by way": {"late": {"IoU": 0.4375}}, "late minus given": 0.0002, "furthest": 0.001},
+            "words": {
+                name: {"objects": _row(own), "grounds": _row(0.5), "presence_auroc": 0.8}
+                for name, own in (("mini", 0.5), ("mini-dit", 0.55))
+            },
+            "above mini": [0.05, -0.01, 0.11],
+        },
         "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
         "speed": 2.0,
     }  # fmt: skip
@@ -317,6 +330,10 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "Spearman 0.710 (0.500 to 0.800), one call",
         "| grid 16 | hardly any | 0.438 | 0.125 |",
         "time steps 10, 50 of the blocks `up_blocks.1`",
+        "time steps 100 of `transformer_blocks.1.attn`",
+        "Late minus given: +0.0002 mIoU; no value of a map differs by more than 1.0e-03",
+        "| mini-dit | 3 | 0.550 |",
+        "AP on the same objects: 0.050 (-0.010 to 0.110)",
     ):
         assert shown in text
     assert "| novel | 3 | 0.400" in text
@@ -328,6 +345,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "2 threads, 10 minutes" in text
     assert "Not measured" not in text
     unjudged = {key: value for key, value in sections.items() if key not in ("oracles", "generation", "transfer")}
+    assert "Not measured: mini-dit was not there." in page(
+        figures | {"sections": {key: value for key, value in sections.items() if key != "joint"}}
+    )
     shorter = page(figures | {"sections": unjudged, "oracles": {}})
     assert shorter.count("Not measured.") == 5
     assert shorter.count("not measured | **no**") == 3
@@ -336,12 +356,14 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
 
 def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
     stamp = {"model": "m", "quick": False, "versions": {"torch": "2"}, "oracles": {"a": "x"}, "code": "c", "threads": 2}
+    stamp |= {"mini-dit": None}
     file = tmp_path / "report.json"
     assert report._continued(stamp, file)["sections"] == {}
-    sections = {"words": 1, "transfer": 2}
+    sections = {"words": 1, "transfer": 2, "joint": 3}
     file.write_text(json.dumps(stamp | {"sections": sections, "seconds": sections}))
     assert report._continued(stamp, file)["sections"] == sections
-    assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1}
+    assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1, "joint": 3}
+    assert report._continued(stamp | {"mini-dit": "d"}, file)["sections"] == {"words": 1, "transfer": 2}
     for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
         assert report._continued(stamp | other, file)["sections"] == {}
     assert report._continued(stamp | {"quick": True}, file)["seconds"] == {}
@@ -362,7 +384,7 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
         "_measures",
         lambda *arguments, quick: {
             name: lambda name=name: measured.append(name) or len(measured)
-            for name in ("speed", "choices", "words", "oracles")
+            for name in ("speed", "choices", "words", "joint", "oracles")
         },
     )
     monkeypatch.setattr(report, "has_oracles", lambda: False)
@@ -370,7 +392,7 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     report.report_on_mini(docs, tmp_path)
     report.report_on_mini(docs, tmp_path)
-    assert measured == ["speed", "choices", "words"]  # what the oracles judge waits for them
+    assert measured == ["speed", "choices", "words"]  # what the oracles judge waits for them, and mini-dit's for it
     again = report.report_on_mini(docs, tmp_path, only=("words",))
     assert measured == ["speed", "choices", "words", "words"]
     assert again["sections"] == {"speed": 1, "choices": 2, "words": 4}
@@ -379,6 +401,9 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     assert measured[4:] == ["speed", "choices", "words"]
     report.report_on_mini(tmp_path / "other", tmp_path, only=("words",))
     assert measured[7:] == ["choices", "words"]  # no test scene before the choices
+    monkeypatch.setattr(report, "_sibling", lambda folder: ovam.load("mini"))
+    report.report_on_mini(tmp_path / "third", tmp_path, only=("joint",))
+    assert measured[9:] == ["choices", "joint"]
 
 
 def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absent_one(monkeypatch):
@@ -424,6 +449,20 @@ def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absen
         sum(scene.mask(n).sum() >= 40 for n in {thing.name for thing in scene.objects} & set(choices.DEVELOPMENT))
         for scene in scenes
     )
+
+
+def test_transformers_are_divided_into_thirds():
+    blocks = {f"transformer_blocks.{i}.attn": None for i in range(7)}
+    trace = object.__new__(Trace)
+    object.__setattr__(trace, "blocks", blocks)
+    subsets = choices.block_subsets(trace)
+    assert {name: len(blocks) for name, blocks in subsets.items()} == {
+        "all": 7,
+        "first third": 2,
+        "middle third": 3,
+        "last third": 2,
+    }
+    assert sum((subsets[name] for name in choices.THIRDS), ()) == tuple(blocks)
 
 
 class _Knowing(Asking):

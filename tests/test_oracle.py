@@ -1,5 +1,6 @@
 """The oracles: what they agree on, and the stage of the recipe that trains them."""
 
+import functools
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from ovam.mini import oracle
 from ovam.mini.measures.generation import agreement, measure_generation
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.training import oracles as stage
-from ovam.mini.training.loop import Average
+from ovam.mini.training.loop import Average, load_tensors
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.recipe import train
 
@@ -103,12 +104,28 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
         assert pool.captions[i][0] == scene.caption
     stage.train_oracles(pool, pipe, tmp_path, tmp_path / "oracles", iterations=2, count=1)
     written = {path.name for path in (tmp_path / "oracles").iterdir()}
-    assert written == {"a.safetensors", "b.safetensors", "training.json", "a.log.jsonl", "b.log.jsonl"}
+    assert written == {"a.safetensors", "b.safetensors", "training.json"}
     (kept,) = tmp_path.glob("imitations-*.npy")
     assert np.load(kept).shape == (3, 128, 128, 3)
     assert json.loads((tmp_path / "oracles" / "training.json").read_text())["model"] in kept.name
     loaded = oracle.load_oracles(tmp_path / "oracles")
     assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, 128, 128)
+
+
+def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "_CHECKPOINT_EVERY", 1)
+    pool, checkpoint = Pool(tmp_path, 4), tmp_path / "b.checkpoint.safetensors"
+    train = functools.partial(stage._trained, "b", pool, pool.images, checkpoint)
+    train(1)
+    before = load_tensors(checkpoint)
+    assert int(before["iteration"]) == 1
+    done = train(1)  # nothing left to do: what stood there comes back
+    assert all(torch.equal(done[name[4:]], value) for name, value in before.items() if name.startswith("ema."))
+    train(2)
+    after = load_tensors(checkpoint)
+    name = "raw.network.decode_head.classifier.weight"
+    assert int(after["iteration"]) == 2
+    assert 0 < (after[name] - before[name]).abs().max() < 1e-3  # one step, warmed up again, from where it stood
 
 
 @pytest.mark.user_error

@@ -1,5 +1,7 @@
 """Pipelines that start from an image, or are steered by one: what is kept is what their attention computes."""
 
+import inspect
+
 import diffusers
 import pytest
 import torch
@@ -7,7 +9,8 @@ from PIL import Image
 
 import ovam
 import tiny
-from ovam.backbones.registry import backbone_of
+from exact import assert_exact, assert_own_keys
+from ovam.backbones.registry import backbone_of, supported
 from ovam.errors import UnsupportedPipelineError
 from ovam.testing.evidence import ExplicitSoftmax, assert_same_image
 
@@ -34,10 +37,13 @@ def _inpainting_unet(pipe):
     return type(pipe.unet).from_config(pipe.unet.config, in_channels=9).eval()
 
 
+BASES = {"Flux": tiny.flux, "Diffusion3": tiny.sd3, "XL": tiny.sdxl, "": tiny.sd1}
+
+
 def _make(name):
     """A tiny pipeline of this class, from the parts of its family's, and the arguments of a run."""
-    base = (tiny.sdxl if "XL" in name else tiny.sd1)()
-    parts = base.components
+    base = next(make for mark, make in BASES.items() if mark in name)()
+    kind, parts = getattr(diffusers, name), base.components
     arguments = {"prompt": PROMPT, "num_inference_steps": 4}
     if "ControlNet" in name:
         parts |= {"controlnet": _controlnet(base.unet)}
@@ -48,24 +54,48 @@ def _make(name):
     if "ControlNet" in name:
         only = not ("Img2Img" in name or "Inpaint" in name)
         arguments |= {"image": PICTURE} if only else {"control_image": PICTURE}
-    if name == "StableDiffusionXLControlNetPipeline":
+    if "Flux" in name or "Diffusion3" in name:
+        arguments |= {"height": 32, "width": 32, "max_sequence_length": 16}
+    if name.startswith("StableDiffusionXLControlNet"):
         arguments |= {"height": 32, "width": 32}
-    options = {} if "XL" in name else {"requires_safety_checker": False}
-    if "XL" in name:
-        parts.pop("force_zeros_for_empty_prompt", None)
-    pipe = getattr(diffusers, name)(**parts, **options)
+    if name == "StableDiffusion3InpaintPipeline":  # which takes no others
+        parts |= {part: _sixteen_channels(base.components[part]) for part in ("vae", "transformer")}
+    if "LatentConsistency" in name:
+        parts |= {
+            "unet": _consistency_unet(base),
+            "scheduler": diffusers.LCMScheduler.from_config(base.scheduler.config),
+        }
+    options = {"requires_safety_checker": False, "pag_applied_layers": "blocks.0" if "Diffusion3" in name else "mid"}
+    taken = inspect.signature(kind.__init__).parameters
+    pipe = kind(**{part: value for part, value in {**parts, **options}.items() if part in taken})
     pipe.set_progress_bar_config(disable=True)
     return pipe, arguments
+
+
+def _sixteen_channels(part):
+    torch.manual_seed(4)
+    channels = ("in_channels", "out_channels") if "patch_size" in part.config else ("latent_channels",)
+    return type(part).from_config(part.config, **dict.fromkeys(channels, 16)).eval()
+
+
+def _consistency_unet(base):
+    """A UNet that is told the scale of guidance as a number."""
+    torch.manual_seed(3)
+    return type(base.unet).from_config(base.unet.config, time_cond_proj_dim=8).eval()
 
 
 def _run(pipe, arguments):
     return pipe(**arguments, generator=torch.Generator().manual_seed(0)).images[0]
 
 
-FAMILIES = [name for pipe in (tiny.sd1, tiny.sdxl) for name in backbone_of(pipe()).pipelines[1:]]
+READ = [name for pipe in (tiny.sd1, tiny.sdxl, tiny.sd3, tiny.flux) for name in backbone_of(pipe()).pipelines[1:]]
+ELSEWHERE = ("StableDiffusionPAGPipeline", "StableDiffusionXLPAGPipeline", "StableDiffusion3PAGPipeline")
+"""Shown in test_guidance.py."""
+
+PLAIN = [name for name in READ if not any(mark in name for mark in ("PAG", "LatentConsistency", "Diffusion3", "Flux"))]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_kept_queries_give_the_attention_of_the_run_and_leave_its_image_alone(name):
     pipe, arguments = _make(name)
     plain = _run(pipe, arguments)
@@ -86,6 +116,35 @@ def test_kept_queries_give_the_attention_of_the_run_and_leave_its_image_alone(na
                 weights = seen.weights.chunk(2)[1][0].mean(0).T.unflatten(-1, grid)
                 worst = (kept[i, step] - weights).abs().max()
                 assert worst < 1e-4, (block, step)  # measured 9e-6
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name not in (*PLAIN, *ELSEWHERE)])
+def test_kept_queries_are_the_kernels_and_leave_the_image_alone(name):
+    pipe, arguments = _make(name)
+    row = 0 if "Flux" in name or "LatentConsistency" in name else 1
+    trace, kernel = assert_exact(pipe, {**arguments, "output_type": "np"}, row=row)
+    assert_own_keys(trace, kernel, row, 2e-5)  # measured: 0 static, 4e-6 replayed
+    assert trace.source.pipeline == name
+
+
+@pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.sd3, tiny.flux])
+def test_what_auto_pipelines_make_of_a_supported_one_is_supported(make):
+    pipe = make()
+    kinds = ("AutoPipelineForText2Image", "AutoPipelineForImage2Image", "AutoPipelineForInpainting")
+    made = [getattr(diffusers, kind).from_pipe(pipe) for kind in kinds]
+    if make is not tiny.flux:  # which has none
+        made.append(diffusers.AutoPipelineForText2Image.from_pipe(pipe, enable_pag=True))
+    names = [type(one).__name__ for one in made]
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(supported())
+
+
+def test_a_run_of_an_auto_pipeline():
+    pipe, arguments = _make("StableDiffusionImg2ImgPipeline")
+    made = diffusers.AutoPipelineForImage2Image.from_pipe(tiny.sd1())
+    made.set_progress_bar_config(disable=True)
+    trace, _ = assert_exact(made, {**arguments, "output_type": "np"}, row=1)
+    assert_same_image(trace.image, _run(pipe, arguments))
 
 
 def test_a_seed_is_noted_only_where_it_makes_the_image_again():

@@ -63,6 +63,8 @@ def test_the_plan_on_the_command_line():
     options = ("plan", "--steps", "7", "--blocks", "up_blocks.1")
     result = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
     assert result["bytes"] == planned.nbytes == sum(block["query"] for block in result["blocks"])
+    fewer = json.loads(CliRunner().invoke(app, ("plan", "--preset", "small", "--storage", "float16", "--json")).stdout)
+    assert fewer["bytes"] == ovam.plan("mini", steps=30, preset="small", dtype=torch.float16).nbytes
     shown = CliRunner().invoke(app, options).stdout
     assert "up_blocks.1.attentions.1" in shown
     assert f"128x128 pixels, 7 denoiser calls: {planned.nbytes / 2**30:.3f} GiB" in shown
@@ -77,7 +79,7 @@ def test_the_plan_on_the_command_line():
         ({"steps": 0}, "steps=0: expected a positive multiple of 1"),
         ({"images": -1}, "images=-1"),
         ({"guidance": "half"}, "guidance='half'"),
-        ({"dtype": torch.int8}, "dtype=torch.int8"),
+        ({"dtype": torch.int16}, "dtype=torch.int16"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options, told):

@@ -247,8 +247,8 @@ DAMAGE = {
     "header is a list": (damage(lambda header, tensors: "[1]"), "not a trace"),
     "other format": (damage(lambda header, tensors: header | {"format": "other"}), "not a trace"),
     "newer format": (
-        damage(lambda header, tensors: header | {"format_version": 2}),
-        "format 2, newer than the 1.*update",
+        damage(lambda header, tensors: header | {"format_version": 3}),
+        "format 3, newer than the 2.*update",
     ),
     "no version": (damage(lambda header, tensors: header | {"format_version": None}), "version None"),
     "no calls": (damage(lambda header, tensors: header.pop("calls")), "incomplete.*calls"),

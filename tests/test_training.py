@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ovam.mini.training.alignment import Alignment
-from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged_unet, build_unet, checkpoint_of
+from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
 from ovam.mini.training.matching import FOUND_IN, Matching
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.recipe import take_up
 from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of
+from ovam.mini.training.texts import Captions
+from ovam.mini.training.unet import NoisePrediction, build_unet
 from ovam.models import mini_folder, text_of
 
 
@@ -34,9 +35,21 @@ def training(tmp_path):
     tower = PictureTower(8)
 
     def start() -> DenoiserTraining:
-        return DenoiserTraining(tmp_path / "unet", latents, _Pool(), clip.tokenizer, clip.encoder, tower)
+        def make() -> NoisePrediction:
+            return NoisePrediction(clip.encoder, tower)
+
+        return DenoiserTraining(tmp_path / "unet", make, latents, _Pool(), clip.tokenizer)
 
     return start
+
+
+def averaged_unet(folder):
+    model = build_unet()
+    return model, averaged(model, folder)
+
+
+def captions(*of_scenes):
+    return Captions(text_of("mini").tokenizer, [[caption] for caption in of_scenes])
 
 
 def test_a_run_goes_on_where_it_was_broken_off(training, tmp_path):
@@ -73,11 +86,13 @@ def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_p
     assert not torch.equal(value, tensors[f"raw.{name}"])
 
 
-def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never(training):
-    run = training()
-    attended = run._texts(torch.zeros(400, dtype=torch.int64), np.random.default_rng(0)).attended
+def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never():
     caption, joined = "a cat on the grass", "a cat on the grass, a cat on the grass"
-    lengths = [len(run.tokenizer(text).input_ids) - 1 for text in (caption, joined)]  # with the start, without the end
+    drawn = captions(*[caption] * 8)
+    attended = drawn.texts(torch.zeros(400, dtype=torch.int64), np.random.default_rng(0)).attended
+    lengths = [
+        len(drawn.tokenizer(text).input_ids) - 1 for text in (caption, joined)
+    ]  # with the start, without the end
     masked = attended[~attended[:, -1]]
     assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
     alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
@@ -88,15 +103,16 @@ def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never
 
 def test_the_denoiser_is_drawn_to_what_the_picture_tower_sees_and_the_tower_is_not(tmp_path):
     torch.manual_seed(0)
-    unet, tower = build_unet(), PictureTower(8)
-    alignment = Alignment(unet, tower)
+    tower = PictureTower(8)
+    objective = NoisePrediction(text_of("mini").encoder, tower)
+    unet, alignment = objective.model, objective.alignment
     assert not any(name.startswith("_tower") for name, _ in alignment.named_parameters())
     optimiser = torch.optim.Adam([*unet.parameters(), *alignment.parameters()], 1e-3)
     latents, texts = torch.randn(2, 4, 16, 16), torch.randn(2, 7, 192)
     pictures, losses = torch.rand(2, 3, 64, 64) * 2 - 1, []
     for _ in range(4):
         unet(latents, torch.tensor([10, 500]), texts)
-        loss = alignment.loss(pictures)
+        loss = alignment.loss(objective._features, pictures)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -117,33 +133,29 @@ def test_the_picture_tower_comes_back_from_half_precision(tmp_path):
     assert torch.allclose(again(picture), tower(picture), atol=1e-2)  # measured 4e-4
 
 
-def test_captions_are_left_out_foreign_joined_or_the_scene_s_own(training):
-    run = training()
-    run.pool.captions = [["own"], ["other"], ["other"]]
-    random = np.random.default_rng(0)
-    shares = Counter(run._captions(0, random) for _ in range(3000))
+def test_captions_are_left_out_foreign_joined_or_the_scene_s_own():
+    drawn, random = captions("own", "other", "other"), np.random.default_rng(0)
+    shares = Counter(drawn.pair(0, random) for _ in range(3000))
     assert shares.keys() == {("", ""), ("own", ""), ("", "other"), ("", "own"), ("own", "other"), ("own", "own")}
     assert shares["", ""] / 3000 == pytest.approx(0.1, abs=0.02)
     assert shares["", "other"] / 3000 == pytest.approx(0.1 * 2 / 3, abs=0.02)
     assert shares["own", "other"] / 3000 == pytest.approx(0.45 * 2 / 3, abs=0.03)
 
 
-def test_words_of_joined_captions_belong_to_their_own_alone(training):
-    run = training()
+def test_words_of_joined_captions_belong_to_their_own_alone():
+    tokenizer = text_of("mini").tokenizer
     texts = ["a dog on the grass", "a red car on the grass, a dog on the grass", "a dog next to a dining table"]
-    ids = run.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
-    captions = [("a dog on the grass", ""), ("a red car on the grass", "a dog on the grass"), ("a dog", "")]
-    belongs = run._belonging(captions, ids)
+    ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    pairs = [("a dog on the grass", ""), ("a red car on the grass", "a dog on the grass"), ("a dog", "")]
+    belongs = captions("a dog").belonging(pairs, ids)
     assert not belongs[[0, 2]].any()  # nothing is told of a caption that stands alone
-    tokens = run.tokenizer.convert_ids_to_tokens(ids[1])
+    tokens = tokenizer.convert_ids_to_tokens(ids[1])
     told = {token: int(value) for token, value in zip(tokens, belongs[1], strict=True) if value}
     assert told == {"red</w>": 1, "car</w>": 1, "dog</w>": -1}
 
 
-def test_joined_captions_come_in_any_order(training):
-    run = training()
-    run.pool.captions = [["a car"], ["a dog"]]
-    texts = run._texts(torch.zeros(200, dtype=torch.int64), np.random.default_rng(0))
+def test_joined_captions_come_in_any_order():
+    texts = captions("a car", "a dog").texts(torch.zeros(200, dtype=torch.int64), np.random.default_rng(0))
     joined = texts.belongs[(texts.belongs != 0).any(1)]
     own_first = (joined.argmax(1) < joined.argmin(1)).float().mean()
     assert 0.3 < own_first < 0.7
@@ -190,7 +202,7 @@ def test_words_are_found_where_the_denoiser_s_own_attention_is_highest():
                 if told == -1:
                     other += np.array([-np.log(1 - found[position]) * weight, weight])
         expected.append(own[0] / max(own[1], 1) + other[0] / max(other[1], 1))
-    assert len(expected) == 8  # two on the way down, six on the way up
+    assert len(expected) == 4
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)  # measured 3e-8
     assert matching.loss(torch.zeros_like(belongs), weights) == 0
 

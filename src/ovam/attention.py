@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import SpaceMismatchError
-from ovam.shapes import Key, Query
+from ovam.quantised import Quantised, Stored
+from ovam.shapes import Key
 
 _SCORES = 2**19  # handled at a time: 2 MB, which stay in a core's second-level cache
 _SCORES_ELSEWHERE = 2**25  # other devices want few large pieces
@@ -19,20 +20,20 @@ Powers = Float[Tensor, "token row"]
 
 
 def weight_sums(
-    query: Query,
+    query: Stored,
     key: Key,
     *,
     scale: float,
     lengths: Sequence[int],
     keep_head: bool = False,
     keep_step: bool = False,
-    image_key: Query | None = None,
+    image_key: Stored | None = None,
 ) -> Float[Tensor, "kept_head kept_step token pixel"]:
     """Attention weights of every pixel over each attribution prompt's tokens, summed over heads and steps.
 
     The softmax runs in float32 whatever the storage dtype, over the tokens of one prompt at a time, so that
-    the weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once.
-    Differentiable in `key`.
+    the weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once; those kept
+    in eight bits become floats piece by piece. Differentiable in `key`.
 
     Args:
         query: Queries of one block and one half.
@@ -64,7 +65,7 @@ def weight_sums(
     keep = (keep_head, keep_step)
     if image_key is not None:
         return _joint_sums(query, scaled, image_key, scale, keep, lengths)
-    if torch.is_grad_enabled() and (key.requires_grad or query.requires_grad):
+    if torch.is_grad_enabled() and (key.requires_grad or _asks_gradients(query)):
         return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
     relative = _relative(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
@@ -76,8 +77,12 @@ def weight_sums(
     return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
 
 
+def _asks_gradients(query: Stored) -> bool:
+    return not isinstance(query, Quantised) and query.requires_grad
+
+
 def _sums(
-    query: Query, key: Key, keep: tuple[bool, bool], weigh: Callable[[HeadKey, Rows], tuple[Powers, Tensor]]
+    query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[HeadKey, Rows], tuple[Powers, Tensor]]
 ) -> Tensor:
     """Add up the weights over heads and steps, or over those of the two that are not kept apart.
 
@@ -89,7 +94,7 @@ def _sums(
     for head in range(heads):
         for span, part in _pieces(query.shape, key.shape[1], query.device):
             count = len(range(steps)[span])
-            powers, factor = weigh(key[head], query[head, span, part].flatten(0, 1).float())
+            powers, factor = weigh(key[head], query[head, span, part].float().flatten(0, 1))
             target = sums[head if keep_head else 0, :, :, part]  # (step or 1, token, pixel)
             if count == 1:
                 target[span if keep_step else slice(1)].addcmul_(powers[None], factor[None])
@@ -103,7 +108,7 @@ def _sums(
 
 
 def _joint_sums(
-    query: Query, key: Key, image_key: Query, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
+    query: Stored, key: Key, image_key: Stored, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
 ) -> Tensor:
     """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
     heads, steps, pixels, _ = query.shape

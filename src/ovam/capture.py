@@ -1,35 +1,41 @@
 """Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
-import psutil
 import torch
 
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
+from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver
+from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
+from ovam.presets import settings_of
 from ovam.recorders import MapRecorder, QueryRecorder
-from ovam.run import Choice
+from ovam.run import Choice, StepChoice
 from ovam.session import Session
+from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Half, Trace, Words
 
 Guidance = Literal["cond", "uncond", "both"]
 T_co = TypeVar("T_co", covariant=True)
 _HALVES: dict[str, tuple[Half, ...]] = {"cond": ("cond",), "uncond": ("uncond",), "both": ("cond", "uncond")}
-_SHARE_OF_MEMORY = 0.8
-_GIB = 2**30
 log = logging.getLogger("ovam")
 
 
 class Captured(Sequence[T_co]):
     """What a capture gathered: one entry an image, in the order of pipeline calls, prompts, images a prompt."""
 
-    def __init__(self, entries: list[T_co]) -> None:
-        self._entries = entries
+    def __init__(self, entries: list[T_co], covered: Sequence[RunCoverage]) -> None:
+        self._entries, self._covered = entries, covered
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which blocks ran in which denoiser calls of the runs so far; prints as a small table."""
+        return Coverage(self._covered)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,11 +66,15 @@ def capture(
     pipe: Any,
     *,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: StepChoice = None,
     guidance: Guidance = "cond",
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
+    preset: str | None = None,
     device: str | torch.device = "cpu",
+    disk: str | Path | None = None,
     limit_gib: float | None = None,
+    outputs: bool = False,
+    strict: bool = True,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
@@ -75,11 +85,21 @@ def capture(
         pipe: A pipeline of a supported family.
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid (32, 48);
             by default all cross-attention blocks but the coarse middle one.
-        steps: Step numbers to keep; by default all. A step of Heun or PNDM has several denoiser calls.
+        steps: Step numbers to keep, or "middle" for the one in the middle of the run; by default all. A step of Heun
+            or PNDM has several denoiser calls.
         guidance: Which half of the batch under guidance. Without guidance only "cond" is there.
-        dtype: Storage type of the queries: float16, bfloat16 or float32.
+        dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
+            float32 scale for each head, denoiser call and channel.
+        preset: Name of the family's settings for blocks, steps and dtype, see `ovam.presets`; what is given of these
+            three besides takes its place.
         device: Where they are stored.
-        limit_gib: Most GiB that the capture may keep in all; by default 80 % of the device's free memory.
+        disk: A folder: they are stored in unnamed files there instead of memory, one an image, which are gone when the
+            image's trace is, or the process.
+        limit_gib: Most GiB that the capture may keep in all; by default 80 % of what the device or disk has free.
+        outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
+            (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
+        strict: Fail at the first denoiser call in which a chosen block did not run, as caches of blocks leave some out.
+            Without it such a call is left out of the traces; `traces.coverage` tells which.
 
     Yields:
         The traces, one an image, filled as pipeline calls complete.
@@ -91,17 +111,21 @@ def capture(
         NestedCaptureError: `pipe` is being captured already.
         MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
         CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
-        NothingCapturedError: unconditional queries were asked of a run without guidance, or a chosen block did not
-            run (at the denoiser call where that shows).
+        NothingCapturedError: unconditional queries were asked of a run without guidance.
+        SilentBlockError: a chosen block did not run (at the denoiser call where that shows; without `strict`, at the
+            end of a run in no call of which all of them did).
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    settings = settings_of(backbone, preset, blocks=blocks, steps=steps, dtype=dtype)
+    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs, strict=strict)
+    if outputs:
+        check_outputs(backbone)
     traces: list[Trace] = []
-    limit = byte_limit(torch.device(device), limit_gib)
-    recorder = QueryRecorder(backbone, traces, dtype=storage_type(dtype), device=torch.device(device), limit=limit)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(traces)
+    storage = storage_of(dtype=settings.dtype, device=device, disk=disk, limit_gib=limit_gib)
+    recorder = QueryRecorder(backbone, traces, storage)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(traces, session.covered)
 
 
 @contextmanager
@@ -110,9 +134,10 @@ def stream(
     words: Words,
     *,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: StepChoice = None,
     guidance: Literal["cond", "uncond"] = "cond",
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
 
@@ -125,6 +150,7 @@ def stream(
         steps: As in `capture`.
         guidance: Which half of the batch under guidance.
         softmax_over: As in `Trace.maps`.
+        strategy: As in `Trace.maps`.
 
     Yields:
         The maps, one entry an image, filled as pipeline calls complete.
@@ -133,30 +159,38 @@ def stream(
         The errors of `capture`, and those of `Trace.maps` for the words.
     """
     backbone: Backbone = backbone_of(pipe)
-    choice = choice_of(blocks, steps, guidance)
+    choice = choice_of(blocks, steps, guidance, outputs=strategy == "output")
     maps: list[AttentionMaps] = []
-    recorder = MapRecorder(backbone, maps, words, softmax_over)
-    with Session(backbone, choice, recorder).installed():
-        yield Captured(maps)
+    recorder = MapRecorder(backbone, maps, words, softmax_over, strategy)
+    with Session(backbone, choice, recorder).installed() as session:
+        yield Captured(maps, session.covered)
 
 
-def choice_of(blocks: BlockChoice, steps: Iterable[int] | None, guidance: str) -> Choice:
-    """Check the options that say what to keep."""
+def choice_of(
+    blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs: bool = False, strict: bool = True
+) -> Choice:
+    """Check the options that say what to keep.
+
+    Raises:
+        OptionError: one has a value it can't take.
+    """
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance])
+    if isinstance(steps, str):
+        if steps != "middle":
+            raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
+        return Choice(blocks, steps, _HALVES[guidance], outputs, strict)
+    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs, strict)
 
 
-def storage_type(dtype: torch.dtype) -> torch.dtype:
-    """Check the type that queries are stored in."""
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise OptionError(f"dtype={dtype}: expected torch.float16, torch.bfloat16 or torch.float32")
-    return dtype
+def check_outputs(backbone: Backbone) -> None:
+    """Whether there is an output space that image and text share.
 
-
-def byte_limit(device: torch.device, limit_gib: float | None) -> int:
-    """Bytes that may be kept."""
-    if limit_gib is not None:
-        return int(limit_gib * _GIB)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(_SHARE_OF_MEMORY * free)
+    Raises:
+        OptionError: the family's text is not part of the attention's output.
+    """
+    if backbone.text_kind == "static":
+        raise OptionError(
+            f"outputs=True was asked of a {type(backbone.pipe).__name__}, whose words have no attention outputs: "
+            "expected joint attention of image and text (SD3, FLUX); leave the option out"
+        )

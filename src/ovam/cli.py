@@ -40,6 +40,30 @@ class DType(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Storage(StrEnum):
+    """Types that queries are kept in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+class FamilyModel(StrEnum):
+    """The embedded model and its sibling of joint attention."""
+
+    mini = "mini"
+    mini_dit = "mini-dit"
+
+
+class EncodeMethod(StrEnum):
+    """What a model looks at of a real image."""
+
+    noise = "noise"
+    inversion = "inversion"
+    clean = "clean"
+
+
 Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
 Tokens = Annotated[
     list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
@@ -67,7 +91,14 @@ Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda
 LimitGib = Annotated[
     float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
 ]
+Stored = Annotated[
+    Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
+]
 ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
+Family = Annotated[FamilyModel, typer.Option("--model", help="mini, or its sibling of joint attention.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
 
@@ -129,6 +160,11 @@ def generate(
     threshold: Threshold = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    storage: Stored = None,
+    preset: Preset = None,
+    disk: Annotated[
+        Path | None, typer.Option(help="Folder in whose files queries are kept while the command runs, not in memory.")
+    ] = None,
     limit_gib: LimitGib = None,
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
     as_json: AsJson = False,
@@ -155,6 +191,9 @@ def generate(
             width=width,
             dtype=getattr(torch, dtype.value),
             device=device,
+            storage=_type(storage),
+            preset=preset,
+            disk=disk,
             limit_gib=limit_gib,
             against=words_of(against),
             save_trace=save_trace,
@@ -205,6 +244,12 @@ def segment(
     output_dir: Beside = None,
     model: TraceModel = None,
     prompt: Annotated[str | None, typer.Option(help="What the model is told of an image; nothing by default.")] = None,
+    method: Annotated[
+        EncodeMethod | None, typer.Option(help="What the model looks at of an image.", show_default="noise")
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the noises put on an image.", show_default="0")
     ] = None,
@@ -216,6 +261,9 @@ def segment(
     ] = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    storage: Annotated[
+        Storage | None, typer.Option(help="Type that queries of an image are kept in.", show_default="float16")
+    ] = None,
     limit_gib: Annotated[
         float | None,
         typer.Option(min=0, help="Most GiB of queries to keep of an image; by default 80 % of the free memory."),
@@ -223,7 +271,7 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
-    asked = _asked(words, tokens)
+    looks, asked = steps_of(timesteps, "--timesteps"), _asked(words, tokens)
     kept = _given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
     with running() as progress:
         import torch
@@ -237,9 +285,12 @@ def segment(
             output_dir=output_dir,
             model=model,
             prompt=prompt,
+            method=None if method is None else method.value,
+            timesteps=looks,
             seed=seed,
             dtype=None if dtype is None else getattr(torch, dtype.value),
             device=device,
+            storage=_type(storage),
             limit_gib=limit_gib,
             progress=progress,
             **kept,
@@ -325,6 +376,8 @@ def plan(
     steps: Annotated[int, typer.Option(min=1, help="Denoiser calls to keep.")] = NUM_INFERENCE_STEPS,
     images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 1,
     blocks: Blocks = None,
+    storage: Stored = None,
+    preset: Preset = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a capture would keep, block by block, from a model's configuration alone."""
@@ -332,8 +385,32 @@ def plan(
     with running():
         from ovam.commands.info import plan_capture
 
-        result = plan_capture(model, height=height, width=width, steps=steps, images=images, **kept)
+        options = {"height": height, "width": width, "steps": steps, "images": images, "preset": preset, **kept}
+        result = plan_capture(model, dtype=_type(storage), **options)
     _show(result, as_json)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.")] = "mini",
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")] = None,
+    num_inference_steps: Steps = 20,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Check a model's own weights: the image is untouched, queries and keys are the model's; a few words with it."""
+    options = {"height": height, "width": width, "num_inference_steps": num_inference_steps}
+    with running():
+        import torch
+
+        from ovam.commands.info import verify_model
+
+        result = verify_model(model, dtype=getattr(torch, dtype.value), device=device, **options)
+    _show(result, as_json)
+    if not result["passed"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -389,27 +466,32 @@ def scenes(
 @mini_app.command()
 def train(
     work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
 ) -> None:
-    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores."""
+    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores.
+
+    --model mini-dit trains its sibling of joint attention, on the same scenes, autoencoder and text tower.
+    """
     with quiet():
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, start=None if from_scratch else mini_folder(), seed=seed)
+        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed)
 
 
 @mini_app.command()
 def export(
     output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
     work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
 ) -> None:
     """Put the trained parts together as a pipeline's folder."""
     with quiet():
         from ovam.mini.training.recipe import export as run
 
-        run(work_dir, output_dir)
+        run(work_dir, output_dir, model=model.value)
 
 
 @mini_app.command()
@@ -444,6 +526,9 @@ def report(
         Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
     ] = None,
     images_dir: ImagesDir = Path("runs/images"),
+    dit_dir: Annotated[
+        Path, typer.Option(help="Folder of mini-dit, as export wrote it; without it joint attention is left out.")
+    ] = Path("runs/mini-dit"),
     only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
@@ -455,7 +540,7 @@ def report(
         from ovam.mini.measures.report import report_on_mini as run
 
         folder = docs or Path("out/quick-report" if quick else "docs")
-        run(folder, images_dir, only=words_of(only) or None, quick=quick)
+        run(folder, images_dir, dit=dit_dir, only=words_of(only) or None, quick=quick)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
@@ -479,6 +564,12 @@ def _with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
     from ovam.tokens.token_set import TokenSet
 
     return [*words, *(TokenSet.load(file) for file in files)]
+
+
+def _type(named: Storage | None) -> Any:
+    import torch
+
+    return None if named is None else getattr(torch, named.value)
 
 
 def _given(**options: Any) -> dict[str, Any]:

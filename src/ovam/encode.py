@@ -1,10 +1,11 @@
-"""A real image as a trace: encode it, noise it at chosen time steps, and watch the denoiser look at it."""
+"""A real image as a trace: encode it, make it noisy or not, and watch the denoiser look at it."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,16 +13,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.backbones.base import Backbone, Request
+from ovam.backbones.offload import device_of
 from ovam.backbones.registry import backbone_of
-from ovam.capture import byte_limit, choice_of
+from ovam.capture import check_outputs, choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
+from ovam.noise import NoiseSchedule, path_to, schedule_of
+from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
+from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Trace
 
 TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
 """Default time steps of 1000: early enough to see detail, late enough to see what a thing is."""
+
+Method = Literal["noise", "inversion", "clean"]
+Look = Callable[[Tensor, int], Tensor]
+"""Lets the denoiser look at a latent at a time step; its prediction, float32."""
 
 
 def encode(
@@ -29,71 +38,121 @@ def encode(
     image: str | Path | Image.Image | np.ndarray,
     prompt: str = "",
     *,
-    timesteps: Sequence[int] = TIMESTEPS,
+    method: Method = "noise",
+    timesteps: Sequence[int] | None = None,
     noises: int = 1,
+    inversion_steps: int = 50,
     seed: int = 0,
     size: tuple[int, int] | None = None,
     blocks: BlockChoice = None,
     dtype: torch.dtype = torch.float16,
     device: str | torch.device = "cpu",
+    disk: str | Path | None = None,
     limit_gib: float | None = None,
+    outputs: bool = False,
 ) -> Trace:
     """Make a trace of an image that the model did not generate.
 
-    The image's latent is noised at each time step, with `noises` different noises, and the denoiser is run
-    once on each, without guidance. The trace has one step entry per evaluation and answers any words.
+    The denoiser looks at the image's latent at some time steps, without guidance, and each look is a step entry of
+    the trace, which answers any words. What it looks at is the method's:
+
+    * "noise": the latent with noise put on it, anew for each of `noises` noises.
+    * "inversion": the latent that sampling would have had there, were the image generated: from the clean latent the
+      way of sampling is gone back, by DDIM's steps or, in models of flow (SD3, FLUX), by Euler's. No chance is in it;
+      the time steps on the way between are not kept.
+    * "clean": the clean latent itself, once, for models that were tuned for it, such as CleanDIFT's UNets. Others
+      are told of noise that is not there.
 
     Args:
         pipe: A pipeline of a supported family.
         image: A file, a PIL image, or an array (height, width, 3) of uint8 or of floats in [0, 1].
         prompt: What the denoiser is told; empty by default, so that no word is favoured.
-        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule.
+        method: What the denoiser looks at.
+        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule; `TIMESTEPS` by default.
+            "clean" must be told one: that which the model was tuned with.
         noises: Noises a time step.
+        inversion_steps: Steps of an inversion from the image to pure noise, of which it goes as many as it needs.
         seed: Seed of the noises.
         size: (height, width) to resize to for the model; by default its native area in the image's proportions.
         blocks: As in `capture`.
         dtype: As in `capture`.
         device: As in `capture`.
+        disk: As in `capture`.
         limit_gib: As in `capture`.
+        outputs: As in `capture`.
 
     Returns:
         A trace whose picture and size are the image's own.
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
-        OptionError: a time step outside the scheduler's range, no noise, or a size the autoencoder can't take.
+        OptionError: a method that there is not, a time step outside the scheduler's range, an option that is another
+            method's, or a size the autoencoder can't take.
         UnsupportedPipelineError: a family or a scheduler that `encode` can't work with.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
+
+    Source:
+        DDIM inversion after Song et al. (arXiv:2010.02502), section 4.3; one look at the clean latent after Stracke
+        et al., "CleanDIFT: Diffusion Features without Noise" (arXiv:2412.03439).
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
     _check_family(backbone)
     denoiser: Any = backbone.denoiser
-    _check_options(timesteps, noises, int(pipe.scheduler.config.num_train_timesteps))
-    _check_size(size, pipe.vae_scale_factor)
-    signals = _signals(pipe)
+    end = int(pipe.scheduler.config.num_train_timesteps)
+    times = _times(method, timesteps, end)
+    _check_options(method, noises, inversion_steps)
+    _check_size(size, pipe.vae_scale_factor * backbone.latent_multiple)
+    if outputs:
+        check_outputs(backbone)
+    schedule = schedule_of(backbone, moves=method == "inversion")
+    if method == "inversion":
+        path = path_to(times, inversion_steps, end)
+        steps = [i for i, timestep in enumerate(path) if timestep in times]
+    else:
+        path, steps = tuple(timestep for timestep in times for _ in range(noises)), None
     model_size = _native_size(backbone, picture) if size is None else size
     backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
-    target = torch.device(device)
-    recorder = QueryRecorder(backbone, traces, dtype=dtype, device=target, limit=byte_limit(target, limit_gib))
-    session = Session(backbone, choice_of(blocks, None, "cond"), recorder)
-    generator = torch.Generator().manual_seed(seed)
-    order = sorted(timesteps, reverse=True)
+    storage = storage_of(dtype=dtype, device=device, disk=disk, limit_gib=limit_gib)
+    recorder = QueryRecorder(backbone, traces, storage)
+    session = Session(backbone, choice_of(blocks, steps, "cond", outputs=outputs), recorder)
     with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
         conditions = backbone.conditions(prompt, model_size)
-        clean = _latent(pipe, picture, model_size).to(denoiser.dtype)
+        clean = _latent(pipe, picture, model_size).to(denoiser.device)
         watching.enter_context(session.installed())
-        session.begin(Request(images=1, prompts=(prompt,)), (seed,), calls=len(order) * noises)
-        for timestep in order:
-            for _ in range(noises):
-                noise = torch.randn(clean.shape, generator=generator).to(clean)
-                signal = signals[timestep].to(clean)
-                noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-                denoiser(noisy, timestep=torch.tensor([timestep], device=clean.device), **conditions)
+        session.begin(
+            Request(images=1, prompts=(prompt,)),
+            (seed if method == "noise" else None,),
+            levels=[(float(timestep), schedule.sigma(timestep)) for timestep in path],
+            kept=len(path) if steps is None else len(steps),
+        )
+
+        def look(latent: Tensor, timestep: int) -> Tensor:
+            return backbone.look(latent.to(denoiser.dtype), timestep, conditions).float()
+
+        if method == "inversion":
+            _look_inverting(look, clean, schedule, path)
+        else:
+            _look_at(look, clean, schedule if method == "noise" else None, path, seed)
         session.finish([png(picture)], (picture.height, picture.width))
     return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
+
+
+def _look_at(look: Look, clean: Tensor, schedule: NoiseSchedule | None, path: Sequence[int], seed: int) -> None:
+    """At the latent with a noise of its own put on at each time step, or without a schedule as it is."""
+    generator = torch.Generator().manual_seed(seed)
+    for timestep in path:
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        look(clean if schedule is None else schedule.noisy(clean, noise, timestep), timestep)
+
+
+def _look_inverting(look: Look, latent: Tensor, schedule: NoiseSchedule, path: Sequence[int]) -> None:
+    """At every time step of a rising path, at the latent that the prediction before led to."""
+    for timestep, onward in itertools.pairwise(path):
+        latent = schedule.moved(latent, look(latent, timestep), timestep, onward)
+    look(latent, path[-1])
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
@@ -158,25 +217,45 @@ def _check_family(backbone: Backbone) -> None:
     """
     if type(backbone).conditions is Backbone.conditions:
         backbone.conditions("", (0, 0))
-    denoiser: Any = backbone.denoiser
-    wanted, given = denoiser.config.in_channels, backbone.pipe.vae.config.latent_channels
+    wanted, given = backbone.latent_channels, backbone.pipe.vae.config.latent_channels
     if wanted != given:
         raise UnsupportedPipelineError(
-            f"{type(backbone.pipe).__name__}: its {type(denoiser).__name__} reads {wanted} channels and a latent has "
-            f"{given}, as models made for inpainting do: expected one that reads a latent alone; encode the image "
-            "with the model it was made from"
+            f"{type(backbone.pipe).__name__}: its {type(backbone.denoiser).__name__} reads {wanted} channels and a "
+            f"latent has {given}, as models made for inpainting do: expected one that reads a latent alone; encode the "
+            "image with the model it was made from"
         )
 
 
-def _check_options(timesteps: Sequence[int], noises: int, training_steps: int) -> None:
+def _times(method: str, timesteps: Sequence[int] | None, training_steps: int) -> tuple[int, ...]:
+    """The time steps to look at, falling, as they do in sampling.
+
+    Raises:
+        OptionError: the method or the time steps can't be used.
+    """
+    if method not in get_args(Method):
+        raise OptionError(f"method={method!r}: expected one of {get_args(Method)}")
+    if method == "clean" and (timesteps is None or len(timesteps) != 1):
+        raise OptionError(
+            f"timesteps={timesteps} with method='clean': expected one, that which the model was tuned with for clean "
+            "images, for example timesteps=(0,)"
+        )
+    timesteps = TIMESTEPS if timesteps is None else timesteps
     outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps or timestep % 1]
     if outside or not timesteps:
         raise OptionError(
             f"timesteps={tuple(timesteps)}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
             "the range the scheduler was trained on"
         )
+    return tuple(sorted(timesteps, reverse=True))
+
+
+def _check_options(method: Method, noises: int, inversion_steps: int) -> None:
     if noises < 1:
         raise OptionError(f"noises={noises}: expected at least 1")
+    if noises > 1 and method != "noise":
+        raise OptionError(f"noises={noises} with method={method!r}, which puts no noise on: expected method='noise'")
+    if inversion_steps < 1:
+        raise OptionError(f"inversion_steps={inversion_steps}: expected at least 1")
 
 
 def _check_size(size: tuple[int, int] | None, cell: int) -> None:
@@ -184,29 +263,19 @@ def _check_size(size: tuple[int, int] | None, cell: int) -> None:
         raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")
 
 
-def _signals(pipe: Any) -> Tensor:
-    """Share of the image's variance that is left at each time step of the scheduler's training."""
-    signals = getattr(pipe.scheduler, "alphas_cumprod", None)
-    if signals is None:
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} with a {type(pipe.scheduler).__name__} can't encode real images: expected a "
-            "scheduler of the models trained on noise (alphas_cumprod), such as DDIMScheduler; put one in its place"
-        )
-    return signals
-
-
 def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """The scaled latent of the picture at the size the model works on, without sampling noise."""
+    """The scaled latent of the picture at the size the model works on, without sampling noise; float32."""
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
-        pixels = pixels.to(pipe.vae.device, pipe.vae.dtype)
-        return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+        pixels = pixels.to(device_of(pipe.vae), pipe.vae.dtype)
+        latent: Tensor = pipe.vae.encode(pixels).latent_dist.mode().float()
+    config = pipe.vae.config
+    return (latent - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
 
 
 def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
-    denoiser: Any = backbone.denoiser
-    side = denoiser.config.sample_size
+    side = native_side(backbone.pipe)
     coarsest = min(height for height, _ in backbone.grids((side, side)).values())
     scale = backbone.pipe.vae_scale_factor
     cell = scale * -(-side // coarsest)

@@ -40,6 +40,10 @@ class NothingCapturedError(OvamError, RuntimeError):
     """A trace, or a part of it, was asked for that holds no queries."""
 
 
+class SilentBlockError(NothingCapturedError, RuntimeError):
+    """A chosen block did not run in a denoiser call."""
+
+
 class MissingBlockError(OvamError, KeyError):
     """A block or grid was named that is not there."""
 

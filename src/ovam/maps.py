@@ -1,6 +1,5 @@
 """From a trace and any words to attention maps: keys, weights, and one flat mean over steps, blocks and heads."""
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +8,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
+from ovam.aggregate import Accumulator, Axis, resize
 from ovam.attention import weight_sums
 from ovam.errors import (
     AmbiguousWordError,
@@ -21,7 +20,10 @@ from ovam.errors import (
     SpaceMismatchError,
     UnknownWordError,
 )
+from ovam.output_space import output_shares, word_outputs
 from ovam.prompt import AttributionPrompt, Span, listed
+from ovam.quantised import Stored, floats, is_finite
+from ovam.replay import TextRows
 from ovam.shapes import Embedding, Key, Map, TokenMaps
 from ovam.trace import (
     BlockChoice,
@@ -39,9 +41,11 @@ from ovam.trace import (
     Words,
 )
 
-Axis = Literal["block", "head", "step"]
 SoftmaxOver = Literal["prompt", "padded", "joint"]
 log = logging.getLogger("ovam")
+Strategy = Literal["attention", "output"]
+SPECIAL = ("<start>", "<end>", "<pad>")
+"""Names of the tokens that no word stands for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +117,13 @@ class AttentionMaps:
                 f"{word!r} stands in each of the {self.prompts} attribution prompts of this list: "
                 "ask one of them alone, as a text, for its special tokens"
             )
+        if not special and word in SPECIAL:
+            there = [name for name in SPECIAL if name in self.tokens]
+            raise UnknownWordError(
+                f"{word!r} is no token of these maps: they have {', '.join(there) or 'none of the special ones'}; "
+                "padding is there with softmax_over='padded' where the model attends to it, T5 has no <start>, and "
+                "maps by output have words alone"
+            )
         if not special:
             raise UnknownWordError(
                 f"word {word!r} is not in these maps: they have {', '.join(map(repr, self.words))}; "
@@ -127,7 +138,7 @@ class AttentionMaps:
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
         """The maps at (height, width), the image's own size by default; bilinear, so the range stays."""
         height, width = self.image_size if size is None else size
-        return replace(self, token_maps=resized(self.token_maps, (height, width)))
+        return replace(self, token_maps=resize(self.token_maps, (height, width)))
 
 
 def attention_maps(
@@ -139,6 +150,7 @@ def attention_maps(
     steps: Iterable[int] | None = None,
     keep: Sequence[Axis] = (),
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> AttentionMaps:
     """Attention maps of any words, in the generation prompt or not, without running the model again.
 
@@ -160,14 +172,18 @@ def attention_maps(
             "padded" among all positions the encoder reads (77 in CLIP), as the model itself does, which
             leaves less for each word, by as much as padding draws; "joint" among these and all image pixels, as the
             model itself does in joint attention (SD3, FLUX), which leaves less still.
+        strategy: "attention", the weights of pixels over tokens; or in joint attention "output", how like a pixel's
+            attention output is to each asked word's, of a capture with `outputs=True` (`ovam.output_space`). The
+            words, two or more, share every pixel, so that here adding an entry to a list does change the others'
+            maps; there are no maps of tokens, and all heads make one map of a block.
 
     Returns:
         Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples,
-        each counting the same.
+        each counting the same; in the output space over all (step, block) pairs, and those of all words sum to 1.
 
     Raises:
         EmptyWordsError: there is no word.
-        NothingCapturedError: the trace holds no queries, or not of this half.
+        NothingCapturedError: the trace holds no queries, or not of this half, or no attention outputs.
         MissingBlockError, MissingStepError: a block or step is not there.
         OptionError: an option has a value it can't take, or vectors were to be padded.
         PromptTooLongError: the text encoder does not read the whole text.
@@ -175,30 +191,90 @@ def attention_maps(
         SpaceMismatchError: vectors are of another space or width.
         NotFiniteError: the queries hold NaN or infinity.
     """
-    check_options(keep, softmax_over)
-    check_joint(trace.text, softmax_over)
+    check_options(keep, softmax_over, strategy)
+    check_joint(trace.text, softmax_over, strategy)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = half_of(chosen, half)
     prompts = embed_words(chosen.text, words, softmax_over)
     for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
         log.info(note)
-    lengths = lengths_of(prompts)
-    flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
-    for entries, call in key_groups(chosen.text, chosen.calls):
-        for name, key in keys_of(chosen.text, prompts, tuple(chosen.blocks), call, which):
-            block, image_key = chosen.blocks[name], None
-            if softmax_over == "joint":
-                image_key = chosen.replay.blocks[name].key[which][:, entries]
-            query = block.query[which][:, entries]
-            flat.add(name, query, key.to(query.device), block.scale, lengths, image_key)
-    maps = flat.result(chosen.calls)
-    _check_finite(maps, chosen.blocks, which)
     tokens, spans = merge_prompts(prompts)
+    flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
+    if strategy == "output":
+        check_rivals(spans)
+        _add_shares(flat, chosen, prompts, spans, which)
+        tokens, spans = words_alone(spans)
+    else:
+        _add_weights(flat, chosen, prompts, which, softmax_over)
+    maps = flat.result(chosen.calls)
+    _check_finite(maps, chosen.blocks, which, strategy)
     return AttentionMaps(maps, tokens, spans, chosen.size, flat.labels(chosen.calls), len(prompts))
 
 
-def check_options(keep: Sequence[Axis], softmax_over: str) -> None:
-    """Whether these are choices that there are.
+def _add_weights(
+    flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
+) -> None:
+    """Attention weights of all blocks and steps over each attribution prompt's tokens."""
+    lengths = lengths_of(prompts)
+    for entries, call in key_groups(trace.text, trace.calls):
+        for name, key in keys_of(trace.text, prompts, tuple(trace.blocks), call, half):
+            block, image_key = trace.blocks[name], None
+            if softmax_over == "joint":
+                image_key = trace.replay.blocks[name].key[half][:, entries]
+            query = block.query[half][:, entries]
+            weights = weight_sums(
+                query,
+                key.to(query.device),
+                scale=block.scale,
+                lengths=lengths,
+                keep_head=flat.keep_head,
+                keep_step=flat.keep_step,
+                image_key=image_key,
+            )
+            flat.add(name, weights, query.shape[0])
+
+
+def _add_shares(
+    flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
+) -> None:
+    """Shares of the words in the attention outputs of all blocks and steps."""
+    for entries, call in key_groups(trace.text, trace.calls):
+        for name, rows in _rows(trace.text, prompts, tuple(trace.blocks), call, half):
+            outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
+            image = _outputs_of(trace.blocks[name], half)[:, entries]
+            words = word_outputs(outputs, spans).to(image.device)
+            flat.add(name, output_shares(floats(image), words, keep_step=flat.keep_step), 1)
+
+
+def _outputs_of(block: BlockTrace, half: Half) -> Stored:
+    if half not in block.output:
+        raise NothingCapturedError(
+            "this trace keeps no attention outputs, which strategy='output' compares words with: "
+            "capture with outputs=True, or ask for strategy='attention'"
+        )
+    return block.output[half]
+
+
+def check_rivals(spans: Sequence[Span]) -> None:
+    """Whether there are words to share every pixel among.
+
+    Raises:
+        OptionError: there is one alone.
+    """
+    if len(spans) < 2:
+        raise OptionError(
+            f"strategy='output' was asked for {spans[0].text!r} alone, which would get every pixel whole: expected at "
+            "least two words, which share them; add what else is to be seen, such as 'background'"
+        )
+
+
+def words_alone(spans: Sequence[Span]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
+    """Tokens and spans of maps that have one entry a word."""
+    return tuple(span.text for span in spans), tuple(Span(span.text, (i,)) for i, span in enumerate(spans))
+
+
+def check_options(keep: Sequence[Axis], softmax_over: str, strategy: str = "attention") -> None:
+    """Whether these are choices that there are, and go together.
 
     Raises:
         OptionError: they are not.
@@ -211,14 +287,27 @@ def check_options(keep: Sequence[Axis], softmax_over: str) -> None:
         )
     if softmax_over not in get_args(SoftmaxOver):
         raise OptionError(f"softmax_over={softmax_over!r}: expected one of {get_args(SoftmaxOver)}")
+    if strategy not in get_args(Strategy):
+        raise OptionError(f"strategy={strategy!r}: expected one of {get_args(Strategy)}")
+    if strategy == "output" and (softmax_over != "prompt" or "head" in keep):
+        asked = "keep='head'" if softmax_over == "prompt" else f"softmax_over={softmax_over!r}"
+        raise OptionError(
+            f"{asked} was asked of strategy='output', in which the words share each pixel, by the channels of all "
+            "heads together: leave the option out, or ask for strategy='attention'"
+        )
 
 
-def check_joint(text: TextSide, softmax_over: SoftmaxOver) -> None:
+def check_joint(text: TextSide, softmax_over: SoftmaxOver, strategy: Strategy = "attention") -> None:
     """Whether image and text share the attention at all.
 
     Raises:
-        OptionError: they do not, and a softmax over both was asked for.
+        OptionError: they do not, and a softmax over both, or the outputs of both, was asked for.
     """
+    if strategy == "output" and text.kind == "static":
+        raise OptionError(
+            "strategy='output' was asked of cross attention, in which words have no outputs: expected 'attention'; "
+            "'output' is for models whose image and text share the attention (SD3, FLUX)"
+        )
     if softmax_over == "joint" and text.kind == "static":
         raise OptionError(
             "softmax_over='joint' was asked of cross attention, in which pixels attend to text alone: expected "
@@ -345,14 +434,23 @@ def keys_of(
 ) -> Iterator[tuple[str, Key]]:
     """Each block's keys of all prompts, one after the other along `token`."""
     if isinstance(text, ReplayedSide):
-        streams = [text.replay.keys(text.stream(prompt.vectors), blocks, call, half) for prompt in prompts]
-        for found in zip(*streams, strict=True):
-            keys = [prompt.taken(key) for prompt, (_, key) in zip(prompts, found, strict=True)]
-            yield found[0][0], torch.cat(keys, dim=1)
+        for name, rows in _rows(text, prompts, blocks, call, half):
+            keys = [prompt.taken(each.key) for prompt, each in zip(prompts, rows, strict=True)]
+            yield name, torch.cat(keys, dim=1)
         return
     vectors = torch.cat([prompt.vectors for prompt in prompts])
     for name in blocks:
         yield name, text.keys(vectors, name, call)
+
+
+def _rows(
+    text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
+) -> Iterator[tuple[str, list[TextRows]]]:
+    """Each block with every prompt's rows in it, of joint attention."""
+    assert isinstance(text, ReplayedSide)  # see `check_joint`
+    streams = [text.replay.rows(text.stream(prompt.vectors), blocks, call, half) for prompt in prompts]
+    for found in zip(*streams, strict=True):
+        yield found[0][0], [rows for _, rows in found]
 
 
 def key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
@@ -371,85 +469,13 @@ def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], t
     return tuple(tokens), tuple(spans)
 
 
-class Accumulator:
-    """One flat mean over (step, block, head), taken block by block or call by call."""
-
-    def __init__(self, grids: Mapping[str, Grid], keep: Sequence[Axis]) -> None:
-        self.grids, self.keep = grids, frozenset(keep)
-        self.grid: Grid = max(grids.values(), key=lambda grid: grid[0] * grid[1])
-        self.heads: dict[str, int] = {}
-        self.sums: dict[str, list[Tensor]] = {}
-
-    def add(
-        self,
-        block: str,
-        query: Tensor,
-        key: Tensor,
-        scale: float,
-        lengths: Sequence[int],
-        image_key: Tensor | None = None,
-    ) -> None:
-        """Add some steps of a block: their weights, summed over heads and steps unless those are kept."""
-        keep_head, keep_step = "head" in self.keep, "step" in self.keep
-        sums = weight_sums(
-            query,
-            key,
-            scale=scale,
-            lengths=lengths,
-            keep_head=keep_head,
-            keep_step=keep_step,
-            image_key=image_key,
-        )
-        parts = self.sums.setdefault(block, [])
-        self.heads[block] = query.shape[0]
-        if keep_step or not parts:
-            parts.append(sums)
-        else:
-            parts[0] += sums
-
-    def result(self, calls: Sequence[Call]) -> TokenMaps:
-        """The mean, at the finest grid, axes (block or head, step, token, height, width) where kept."""
-        keep_step = "step" in self.keep
-        rows = (
-            resized(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
-            for block, parts in self.sums.items()
-        )
-        steps = 1 if keep_step else len(calls)
-        if "head" in self.keep:
-            maps = torch.cat(list(rows)) / steps
-        elif "block" in self.keep:
-            counts = [self.heads[block] * steps for block in self.sums]
-            maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
-        else:
-            total = functools.reduce(torch.add, rows)  # one after the other: they are large
-            maps = total[0] / (sum(self.heads.values()) * steps)
-        return maps if keep_step else maps.squeeze(-4)
-
-    def labels(self, calls: Sequence[Call]) -> dict[Axis, tuple[object, ...]]:
-        """What stands along each kept axis: block names, (block, head) pairs, calls."""
-        named: dict[Axis, tuple[object, ...]] = {}
-        if "block" in self.keep:
-            named["block"] = tuple(self.sums)
-        if "head" in self.keep:
-            named["head"] = tuple((block, head) for block in self.sums for head in range(self.heads[block]))
-        if "step" in self.keep:
-            named["step"] = tuple(calls)
-        return named
-
-
-def resized(maps: Tensor, size: Grid) -> Tensor:
-    """Bilinear, over the last two axes; a convex combination, so that the range and the sums stay."""
-    if maps.shape[-2:] == size:
-        return maps
-    flat = maps.reshape(1, -1, *maps.shape[-2:])
-    return F.interpolate(flat, size=size, mode="bilinear", align_corners=False).reshape(*maps.shape[:-2], *size)
-
-
-def _check_finite(maps: Tensor, blocks: Mapping[str, BlockTrace], half: Half) -> None:
+def _check_finite(maps: Tensor, blocks: Mapping[str, BlockTrace], half: Half, strategy: Strategy) -> None:
     if bool(torch.isfinite(maps).all()):
         return
-    culprit = next((name for name, block in blocks.items() if not torch.isfinite(block.query[half]).all()), None)
-    where = f"the queries of block {culprit!r}" if culprit else "the keys of the attribution prompt"
+    of_image, of_text = ("queries", "keys") if strategy == "attention" else ("attention outputs", "attention outputs")
+    parts = {name: (block.query if strategy == "attention" else block.output)[half] for name, block in blocks.items()}
+    culprit = next((name for name, part in parts.items() if not is_finite(part)), None)
+    where = f"the {of_image} of block {culprit!r}" if culprit else f"the {of_text} of the attribution prompt"
     raise NotFiniteError(
         f"{where} contain NaN or infinity: expected finite numbers; the model's weights are damaged, or its dtype "
         "is too narrow for it (try torch.float32, and dtype=torch.bfloat16 or torch.float32 for the capture)"

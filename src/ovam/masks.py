@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ovam.aggregate import resize
 from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, attention_maps, entries_of, fitted_in, resized
+from ovam.maps import AttentionMaps, SoftmaxOver, Strategy, attention_maps, entries_of, fitted_in
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 
@@ -72,6 +73,7 @@ def segment(
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
     softmax_over: SoftmaxOver = "prompt",
+    strategy: Strategy = "attention",
 ) -> Segmentation:
     """Label every pixel of the image with one of the words or as background.
 
@@ -85,6 +87,7 @@ def segment(
         blocks: As in `attention_maps`.
         steps: As in `attention_maps`.
         softmax_over: As in `attention_maps`.
+        strategy: As in `attention_maps`.
 
     Raises:
         EmptyWordsError: no words.
@@ -93,7 +96,9 @@ def segment(
     """
     asked, rivals = check_words(words, against, threshold)
     names, every = names_of(asked), [*asked, *rivals]
-    maps = attention_maps(trace, every, half=half, blocks=blocks, steps=steps, softmax_over=softmax_over)
+    maps = attention_maps(
+        trace, every, half=half, blocks=blocks, steps=steps, softmax_over=softmax_over, strategy=strategy
+    )
     scores = calibrated(maps, {name: one for tokens in fitted_in(every) for name, one in tokens.calibrations.items()})
     best, winner = scores.max(dim=0)
     labels = torch.where((best > threshold) & (winner < len(names)), winner + 1, 0)
@@ -134,7 +139,7 @@ def calibrated(maps: AttentionMaps, calibrations: Mapping[str, Calibration]) -> 
     height, width = maps.image_size
     fine = maps.resized()
     rows = [
-        calibrations[name](resized(stretched(maps[i]), (height, width))) if name in calibrations else stretched(fine[i])
+        calibrations[name](resize(stretched(maps[i]), (height, width))) if name in calibrations else stretched(fine[i])
         for i, name in enumerate(maps.words)
     ]
     return torch.stack(rows)

@@ -10,10 +10,11 @@ import torch
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import ClipText, fingerprint
+from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
 
-MINI = "mini"
+MINI, MINI_DIT = "mini", "mini-dit"
 
 
 def mini_folder() -> Path:
@@ -21,11 +22,35 @@ def mini_folder() -> Path:
     return Path(str(resources.files("ovam.mini") / "weights"))
 
 
+def mini_dit_folder() -> Path:
+    """Where the sibling of joint attention lies if it was shipped."""
+    return mini_folder().with_name("weights-dit")
+
+
+def _folder_of(name: str | Path) -> Path:
+    """Folder of an embedded model, or the name as a path.
+
+    Raises:
+        ModelNotFoundError: the embedded model was not shipped.
+    """
+    if str(name) == MINI:
+        return mini_folder()
+    if str(name) != MINI_DIT:
+        return Path(name)
+    if not (mini_dit_folder() / "model_index.json").is_file():
+        raise ModelNotFoundError(
+            f"model {MINI_DIT!r} is not shipped: expected a folder that its recipe made; run "
+            f"`ovam mini train --model {MINI_DIT}`, then `ovam mini export --model {MINI_DIT} --output-dir DIR`, and "
+            "give DIR in place of the name"
+        )
+    return mini_dit_folder()
+
+
 def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
     """Load a pipeline.
 
     Args:
-        name: "mini", the folder of a pipeline, or a model id, which diffusers downloads if need be.
+        name: "mini" or "mini-dit", the folder of a pipeline, or a model id, which diffusers downloads if need be.
         dtype: Type of the weights.
         device: Where the pipeline runs.
 
@@ -34,7 +59,7 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
         OptionError: torch can't use the device.
     """
-    folder = mini_folder() if str(name) == MINI else Path(name)
+    folder = _folder_of(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():
         raise ModelNotFoundError(
@@ -81,7 +106,7 @@ def outline(name: str | Path) -> Any:
     """
     import diffusers
 
-    source = mini_folder() if str(name) == MINI else name
+    source = _folder_of(name) if str(name) in (MINI, MINI_DIT) else name
     try:
         index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
         options = {option: value for option, value in index.items() if not option.startswith("_")}
@@ -114,7 +139,7 @@ def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
 def model_hash(pipe: Any) -> str:
     """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in real_weights(part).items()})
 
 
 def text_of(source: object, layer: str | None = None) -> TextReader:
@@ -130,7 +155,7 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
     """
     if not isinstance(source, str | Path):
         return backbone_of(source).reader(layer)
-    folder = mini_folder() if str(source) == MINI else Path(source)
+    folder = _folder_of(source)
     if not folder.is_dir():
         return backbone_of(load(source)).reader(layer)
     index = folder / "model_index.json"

@@ -7,29 +7,15 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import Guidance, choice_of, storage_type
+from ovam.capture import Guidance, check_outputs, choice_of
 from ovam.errors import OptionError
+from ovam.kept import BlockBytes, block_bytes
 from ovam.models import outline
+from ovam.presets import settings_of
 from ovam.recorders import kept_layout
 from ovam.run import plan_run
-from ovam.trace import BlockChoice, Grid
-
-
-@dataclass(frozen=True)
-class BlockBytes:
-    """What a capture keeps of one block, all steps, images and halves together.
-
-    Attributes:
-        name: Module path in the denoiser.
-        grid: Height and width of its pixels.
-        query: Bytes of queries; 0 where the block was not chosen.
-        replay: Bytes of image keys, values and modulation, which late words need in joint attention.
-    """
-
-    name: str
-    grid: Grid
-    query: int
-    replay: int
+from ovam.storage import storage_type
+from ovam.trace import BlockChoice
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class CapturePlan:
     @property
     def nbytes(self) -> int:
         """All of it."""
-        return sum(block.query + block.replay for block in self.blocks)
+        return sum(block.query + block.replay + block.output for block in self.blocks)
 
 
 def plan(
@@ -63,7 +49,9 @@ def plan(
     images: int = 1,
     blocks: BlockChoice = None,
     guidance: Guidance = "cond",
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
+    preset: str | None = None,
+    outputs: bool = False,
 ) -> CapturePlan:
     """How many bytes `capture` would keep, block by block.
 
@@ -71,11 +59,14 @@ def plan(
         model: A pipeline, or "mini", a folder or a model id, of which only the configuration is read.
         height: Of the images in pixels; by default the model's own.
         width: Likewise.
-        steps: Denoiser calls to keep: the steps of the run, or of those chosen; Heun and PNDM make more calls.
+        steps: Denoiser calls to keep: the steps of the run, or of those chosen; Heun and PNDM make more calls. Of a
+            preset that keeps the middle step alone there is one.
         images: Number of images.
         blocks: As in `capture`.
         guidance: As in `capture`.
         dtype: As in `capture`.
+        preset: As in `capture`.
+        outputs: As in `capture`.
 
     Raises:
         ModelNotFoundError: the name is no model's.
@@ -84,7 +75,11 @@ def plan(
         OptionError: an option has a value it can't take.
     """
     pipe = outline(model) if isinstance(model, str | Path) else model
-    backbone, choice = backbone_of(pipe), choice_of(blocks, None, guidance)
+    backbone = backbone_of(pipe)
+    settings = settings_of(backbone, preset, blocks=blocks, dtype=dtype)
+    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs)
+    if outputs:
+        check_outputs(backbone)
     factor = pipe.vae_scale_factor
     native = native_side(pipe) * factor
     size = (native if height is None else height, native if width is None else width)
@@ -93,15 +88,10 @@ def plan(
         if value < 1 or value % unit:
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)
-    run = plan_run(backbone, choice.blocks, latent, halves=choice.halves, images=images, calls=steps)
-    bytes_of = dict.fromkeys(run.watched, (0, 0))
-    for (name, part), kept in kept_layout(run, storage_type(dtype)).items():
-        query, replay = bytes_of[name]
-        nbytes = kept.nbytes * images * len(choice.halves)
-        bytes_of[name] = (query + nbytes, replay) if part == "query" else (query, replay + nbytes)
-    grids = backbone.grids(latent)
-    rows = tuple(BlockBytes(name, grids[name], *parts) for name, parts in bytes_of.items())
-    return CapturePlan(type(pipe).__name__, size, steps, rows)
+    calls = steps if choice.steps is None else 1
+    run = plan_run(backbone, choice.blocks, latent, halves=choice.halves, images=images, calls=calls, outputs=outputs)
+    rows = block_bytes(run, kept_layout(run, storage_type(settings.dtype)))
+    return CapturePlan(type(pipe).__name__, size, calls, rows)
 
 
 def native_side(pipe: Any) -> int:

@@ -1,7 +1,7 @@
 """Attribution prompts: what was typed, cut into words and phrases, and the tokens of each, by position."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ovam.errors import EmptyWordsError
@@ -42,8 +42,12 @@ class AttributionPrompt:
     spans: tuple[Span, ...]
 
 
-def parse(text: str) -> tuple[str, tuple[Unit, ...]]:
+def parse(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]]:
     """Take a typed prompt apart: the plain text, and its words; a phrase in double quotes is one unit.
+
+    Args:
+        text: What was typed.
+        names: Words of the tokenizer's own that may hold other signs than letters, such as `<cat-toy>`.
 
     Raises:
         EmptyWordsError: the text has no word.
@@ -52,14 +56,14 @@ def parse(text: str) -> tuple[str, tuple[Unit, ...]]:
         >>> parse('a "hot dog" here')[1][1]
         Unit(text='hot dog', start=2, stop=9)
     """
-    plain, units, position = "", list[Unit](), 0
+    plain, units, position, word = "", list[Unit](), 0, _word(names)
     for quoted in _QUOTED.finditer(text):
-        plain = _append_words(plain, text[position : quoted.start()], units)
+        plain = _append_words(plain, text[position : quoted.start()], units, word)
         phrase = quoted.group(1)
         if phrase.strip():
             units.append(Unit(phrase.strip(), len(plain), len(plain) + len(phrase)))
         plain, position = plain + phrase, quoted.end()
-    plain = _append_words(plain, text[position:], units)
+    plain = _append_words(plain, text[position:], units, word)
     if not units:
         raise EmptyWordsError(
             f"attribution prompt {text!r} has no word in it: expected at least one word, "
@@ -68,18 +72,24 @@ def parse(text: str) -> tuple[str, tuple[Unit, ...]]:
     return plain, tuple(units)
 
 
-def _append_words(plain: str, more: str, units: list[Unit]) -> str:
-    units += [Unit(m.group(), len(plain) + m.start(), len(plain) + m.end()) for m in _WORD.finditer(more)]
+def _word(names: Collection[str]) -> re.Pattern[str]:
+    """Finds words; a name stands for itself, but not within another word."""
+    apart = (rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True))
+    return re.compile("|".join([*apart, _WORD.pattern]), re.IGNORECASE)
+
+
+def _append_words(plain: str, more: str, units: list[Unit], word: re.Pattern[str]) -> str:
+    units += [Unit(m.group(), len(plain) + m.start(), len(plain) + m.end()) for m in word.finditer(more)]
     return plain + more
 
 
-def phrase(text: str) -> tuple[str, tuple[Unit, ...]]:
-    """A listed word or phrase: the whole text is one unit.
+def phrase(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]]:
+    """A listed word or phrase: the whole text is one unit; `names` as in `parse`.
 
     Raises:
         EmptyWordsError: the text has no word.
     """
-    plain, _ = parse(text)
+    plain, _ = parse(text, names)
     plain = plain.strip()
     return plain, (Unit(plain, 0, len(plain)),)
 

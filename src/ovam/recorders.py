@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovam.aggregate import Accumulator
+from ovam.attention import weight_sums
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
+from ovam.kept import block_bytes, table
 from ovam.maps import (
-    Accumulator,
     AttentionMaps,
     SoftmaxOver,
+    Strategy,
     check_joint,
     check_options,
+    check_rivals,
     embed_words,
     lengths_of,
     merge_prompts,
+    words_alone,
 )
 from ovam.models import MINI, mini_folder
+from ovam.output_space import output_shares, word_outputs
+from ovam.presets import PRESETS
+from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
+from ovam.storage import Storage
 from ovam.trace import BlockTrace, Half, ReplayedSide, Source, TextSide, Trace, Words
 
 _GIB = 2**30
@@ -31,52 +41,51 @@ log = logging.getLogger("ovam")
 
 
 Slot = tuple[int, Half, str, str]
-"""Where something is kept: image, half, block, and which of `query`, `key`, `value` and `conditioning` it is."""
+"""Where something is kept: image, half, block, and which of `query`, `output`, `key`, `value`, `conditioning` it is."""
 
 
 class QueryRecorder:
-    """Keeps queries head-major, (head, step, pixel, head_dim), in memory laid out once per run.
+    """Keeps queries head-major, (head, step, pixel, head_dim), in room laid out once per run.
 
     In joint attention image keys and values are kept likewise, of every block that a text passes; the vectors that
     modulate the blocks are (1, step, channel) here, and float32 whatever the type of the rest: they are small.
     """
 
-    def __init__(
-        self, backbone: Backbone, traces: list[Trace], *, dtype: torch.dtype, device: torch.device, limit: int
-    ) -> None:
-        self.backbone, self.traces, self.dtype, self.device, self.limit = backbone, traces, dtype, device, limit
+    def __init__(self, backbone: Backbone, traces: list[Trace], storage: Storage) -> None:
+        self.backbone, self.traces, self.storage = backbone, traces, storage
         self.plan: Plan | None = None
-        self.buffers: dict[Slot, Tensor] = {}
+        self.buffers: dict[Slot, Stored] = {}
         self.text: TextSide | None = None
 
     def begin(self, plan: Plan) -> None:
-        """Announce the size, refuse what is over the limit, reserve the memory."""
-        layout = kept_layout(plan, self.dtype)
-        total = sum(part.nbytes for part in layout.values()) * plan.images * len(plan.halves)
-        replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
-        summary = (
-            f"{len(plan.blocks)} blocks{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
-            f"{len(plan.halves)} halves of guidance in {str(self.dtype).removeprefix('torch.')}: "
-            f"{total / _GIB:.3f} GiB on {self.device}"
-        )
-        log.info("capture keeps %s", summary)
-        self._check_limit(total + sum(trace.nbytes for trace in self.traces), summary)
+        """Announce the size, refuse what is over the limit, reserve the room."""
+        log.info("capture keeps %s", summary_of(plan, self.storage))
+        self._check_limit(plan)
         self.plan = plan
         self.text = self.backbone.text_side(tuple(plan.blocks), plan.request)
-        self.buffers = {
-            (image, half, *slot): torch.empty_like(part, device=self.device)
-            for image in range(plan.images)
-            for half in plan.halves
-            for slot, part in layout.items()
-        }
+        self.buffers = {}
+        for image in range(plan.images):
+            self.buffers |= self._reserved(plan, image)
 
-    def _check_limit(self, total: int, summary: str) -> None:
-        if total > self.limit:
+    def _reserved(self, plan: Plan, image: int) -> dict[Slot, Stored]:
+        layout = kept_layout(plan, self.storage.dtype)
+        return self.storage.reserve(
+            {(image, half, *slot): part for half in plan.halves for slot, part in layout.items()}
+        )
+
+    def _check_limit(self, plan: Plan) -> None:
+        needed, before = kept_bytes(plan, self.storage.dtype), sum(trace.nbytes for trace in self.traces)
+        if needed + before > self.storage.limit:
+            presets = "".join(f"preset={name!r}, " for name in PRESETS.get(type(self.backbone), {}))
+            narrow = kept_bytes(plan, torch.int8)
             raise CaptureTooLargeError(
-                f"capture would keep {summary}, {total / _GIB:.3f} GiB in all with the runs before, "
-                f"over the limit of {self.limit / _GIB:.3f} GiB: choose fewer blocks "
-                "(blocks=[16, 32]; joint attention keeps image keys and values up to the last one) or steps "
-                "(steps=range(10, 20)), stream known words (ovam.stream), or raise limit_gib"
+                f"capture would keep {summary_of(plan, self.storage)}, {(needed + before) / _GIB:.3f} GiB in all with "
+                f"the runs before, over the limit of {self.storage.limit / _GIB:.3f} GiB. There are three ways out: "
+                f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
+                "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
+                "up to the last one); (2) keep it in a file, disk='a folder with room'; (3) keep the maps of words "
+                "known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
+                + table(block_bytes(plan, kept_layout(plan, self.storage.dtype)))
             )
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
@@ -85,6 +94,10 @@ class QueryRecorder:
             check_finite(block, query)
         self._keep((image, half, block, "query"), entry, query)
 
+    def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
+        """Attention outputs of the pixels, by one copy."""
+        self._keep((image, half, block, "output"), entry, output)
+
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Image keys, values and the vector that modulates the block, each by one copy."""
         self._keep((image, half, block, "key"), entry, stream.key)
@@ -92,20 +105,36 @@ class QueryRecorder:
         self._keep((image, half, block, "conditioning"), entry, stream.conditioning[None])
 
     def _keep(self, slot: Slot, entry: int, tensor: Tensor) -> None:
-        buffer = self.buffers[slot]
-        if entry == buffer.shape[1]:  # more calls than the scheduler's time steps tell
-            held = sum(b.nbytes for b in self.buffers.values()) + sum(trace.nbytes for trace in self.traces)
-            self._check_limit(held + buffer.nbytes, "twice the calls announced")
-            buffer = torch.cat([buffer, torch.empty_like(buffer)], dim=1)
-            self.buffers[slot] = buffer
-        buffer[:, entry].copy_(tensor)
+        assert self.plan is not None
+        if entry == self.plan.calls:  # more calls than the scheduler's time steps tell
+            self._make_room(2 * entry)
+        put(self.buffers[slot][:, entry], tensor)
+
+    def _make_room(self, calls: int) -> None:
+        """Move what is kept to where so many calls fit, image by image."""
+        assert self.plan is not None
+        plan, kept = replace(self.plan, calls=calls), min(calls, self.plan.calls)
+        self._check_limit(plan)
+        self.plan = plan
+        for image in range(plan.images):
+            for slot, room in self._reserved(plan, image).items():
+                put(room[:, :kept], self.buffers[slot][:, :kept])
+                self.buffers[slot] = room
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """One trace an image; memory reserved for calls that were never made is given back."""
+        """One trace an image; room reserved for calls that were never made is given back."""
         assert self.plan is not None
+        if len(run.kept) < self.plan.calls:
+            self._make_room(len(run.kept))
         for image in range(self.plan.images):
             blocks = {
-                name: BlockTrace(name, self.plan.grids[name], spec.scale, self._kept(run, image, name, "query"))
+                name: BlockTrace(
+                    name,
+                    self.plan.grids[name],
+                    spec.scale,
+                    self._kept(image, name, "query"),
+                    self._kept(image, name, "output") if self.plan.outputs else {},
+                )
                 for name, spec in self.plan.blocks.items()
             }
             source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
@@ -113,11 +142,9 @@ class QueryRecorder:
             self.traces.append(Trace(blocks, tuple(run.kept), text, source, size, picture[0] if picture else None))
         self.buffers = {}
 
-    def _kept(self, run: Run, image: int, block: str, part: str) -> dict[Half, Tensor]:
+    def _kept(self, image: int, block: str, part: str) -> dict[Half, Any]:
         assert self.plan is not None
-        return {
-            half: self.buffers[image, half, block, part][:, : len(run.kept)].contiguous() for half in self.plan.halves
-        }
+        return {half: self.buffers[image, half, block, part] for half in self.plan.halves}
 
     def _text(self, run: Run, image: int) -> TextSide:
         """The text side of one image: a replayed one runs its texts against this image's keys and values."""
@@ -127,18 +154,19 @@ class QueryRecorder:
             return self.text
         blocks = {}
         for name in self.plan.replayed:
-            key, value = (self._kept(run, image, name, part) for part in ("key", "value"))
-            conditioning = self._kept(run, image, name, "conditioning")
+            key, value = (self._kept(image, name, part) for part in ("key", "value"))
+            conditioning = self._kept(image, name, "conditioning")
             blocks[name] = BlockReplay(key, value, {half: vectors[0] for half, vectors in conditioning.items()})
         return self.text.over(Replay(blocks, tuple(run.kept)))
 
 
-def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Tensor]:
+def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
     """What is kept of one image and half: by block and part, tensors without memory, the step axis after the first."""
-    kept = {}
+    kept = dict[tuple[str, str], Stored]()
     for name, spec in plan.blocks.items():
         height, width = plan.grids[name]
-        kept[name, "query"] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
+        for part in ("query", "output") if plan.outputs else ("query",):
+            kept[name, part] = _unfilled((spec.heads, plan.calls, height * width, spec.head_dim), dtype)
     for name, parts in plan.replayed.items():
         for part, shape in parts.items():
             if part == "conditioning":
@@ -148,29 +176,58 @@ def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Tensor]
     return kept
 
 
-def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
+def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Stored:
+    values = torch.empty(shape, dtype=dtype, device="meta")
+    if dtype != torch.int8:
+        return values
+    return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), device="meta"))
+
+
+def kept_bytes(plan: Plan, dtype: torch.dtype) -> int:
+    """Bytes that are kept of a run, all images and halves together."""
+    return sum(part.nbytes for part in kept_layout(plan, dtype).values()) * plan.images * len(plan.halves)
+
+
+def summary_of(plan: Plan, storage: Storage) -> str:
+    """What is kept of a run, in words."""
+    outputs = " with attention outputs" if plan.outputs else ""
+    replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
+    return (
+        f"{len(plan.blocks)} blocks{outputs}{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
+        f"{len(plan.halves)} halves of guidance in {str(storage.dtype).removeprefix('torch.')}: "
+        f"{kept_bytes(plan, storage.dtype) / _GIB:.3f} GiB on {storage}"
+    )
 
 
 class MapRecorder:
-    """Adds each call's attention weights to running sums and forgets the queries."""
+    """Adds each call's attention weights, or shares of its outputs, to running sums and forgets the queries."""
 
-    def __init__(self, backbone: Backbone, maps: list[AttentionMaps], words: Words, softmax_over: SoftmaxOver) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: list[AttentionMaps],
+        words: Words,
+        softmax_over: SoftmaxOver,
+        strategy: Strategy = "attention",
+    ) -> None:
         self.backbone, self.maps = backbone, maps
-        check_options((), softmax_over)
-        self.words, self.softmax_over = words, softmax_over
+        check_options((), softmax_over, strategy)
+        self.words, self.softmax_over, self.strategy = words, softmax_over, strategy
         text = backbone.text_side(())
-        check_joint(text, softmax_over)
+        check_joint(text, softmax_over, strategy)
         self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
-        self.keys: dict[str, Tensor] = {}
+        self.keys: dict[str, Tensor] = {}  # or the words' outputs
         self.image_keys: dict[str, Tensor] = {}  # of the image that was told of last, where the softmax takes them in
         self.streams: dict[int, list[TextStream]] = {}
 
     def _embed(self, text: TextSide) -> None:
         self.prompts = embed_words(text, self.words, self.softmax_over)
         self.lengths = lengths_of(self.prompts)
+        self.tokens, self.spans = merge_prompts(self.prompts)
+        if self.strategy == "output":
+            check_rivals(self.spans)
         self.text = text
 
     def begin(self, plan: Plan) -> None:
@@ -180,15 +237,29 @@ class MapRecorder:
         if self.text.kind == "static":
             vectors = torch.cat([prompt.vectors for prompt in self.prompts])
             self.keys = {name: self.text.keys(vectors, name, 0) for name in plan.blocks}
-        self.sums = [Accumulator(plan.grids, ()) for _ in range(plan.images)]
+        grids = {name: plan.grids[name] for name in plan.blocks}
+        self.sums = [Accumulator(grids, ()) for _ in range(plan.images)]
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
         """Weights of one call, summed over heads."""
         assert self.plan is not None
         if entry == 0:
             check_finite(block, query)
-        key, image_key = self.keys[block].to(query.device), self.image_keys.get(block)
-        self.sums[image].add(block, query[:, None], key, self.plan.blocks[block].scale, self.lengths, image_key)
+        if self.strategy == "output":
+            return
+        weights = weight_sums(
+            query[:, None],
+            self.keys[block].to(query.device),
+            scale=self.plan.blocks[block].scale,
+            lengths=self.lengths,
+            image_key=self.image_keys.get(block),
+        )
+        self.sums[image].add(block, weights, len(query))
+
+    def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
+        """Shares of one call."""
+        shares = output_shares(output[:, None], self.keys[block].to(output.device))
+        self.sums[image].add(block, shares, 1)
 
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Move the words on through this block, against the image as it is now."""
@@ -197,8 +268,12 @@ class MapRecorder:
         streams = self.streams.setdefault(image, [])
         if block == self.plan.watched[0]:
             streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
-        keys = [prompt.taken(words.keys(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
-        self.keys[block] = torch.cat(keys, dim=1)
+        rows = [(prompt, words.enter(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
+        if self.strategy == "output":
+            outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in rows], dim=1)
+            self.keys[block] = word_outputs(outputs, self.spans)
+            return
+        self.keys[block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in rows], dim=1)
         if self.softmax_over == "joint":
             self.image_keys[block] = stream.key[:, None]
 
@@ -206,7 +281,7 @@ class MapRecorder:
         """One set of maps an image."""
         if not run.kept:
             return
-        tokens, spans = merge_prompts(self.prompts)
+        tokens, spans = words_alone(self.spans) if self.strategy == "output" else (self.tokens, self.spans)
         results = [sums.result(run.kept) for sums in self.sums]
         if not all(bool(torch.isfinite(maps).all()) for maps in results):
             raise NotFiniteError(

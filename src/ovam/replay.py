@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ovam.calls import Call, Half, ranges
 from ovam.errors import MissingBlockError, MissingStepError, NothingCapturedError
-from ovam.shapes import Key, Query
+from ovam.quantised import Stored, floats
+from ovam.shapes import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +34,25 @@ class ImageStream:
     conditioning: Float[Tensor, "*batch channel"]
 
 
+@dataclass(frozen=True, eq=False)
+class TextRows:
+    """What the tokens of a text are to one joint-attention block, float32.
+
+    Attributes:
+        key: Keys of the tokens.
+        output: What the tokens took from text and image by attention, head by head, before any projection of it.
+    """
+
+    key: Key
+    output: Float[Tensor, "head token head_dim"]
+
+
 @runtime_checkable
 class TextStream(Protocol):
     """The text tokens of one attribution prompt on their way through the denoiser."""
 
-    def keys(self, block: str, image: ImageStream) -> Key:
-        """Keys of all tokens in the next block, float32; the blocks are asked in the order the model runs them."""
+    def enter(self, block: str, image: ImageStream) -> TextRows:
+        """Pass the next block, with all tokens; the blocks are entered in the order the model runs them."""
         ...
 
 
@@ -53,13 +67,14 @@ class BlockReplay:
             pooled text that modulates the block. A late word gets the generation's own.
     """
 
-    key: Mapping[Half, Query] = field(repr=False)
-    value: Mapping[Half, Query] = field(repr=False)
+    key: Mapping[Half, Stored] = field(repr=False)
+    value: Mapping[Half, Stored] = field(repr=False)
     conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
 
     def at(self, entry: int, half: Half) -> ImageStream:
         """One entry of the step axis."""
-        return ImageStream(self.key[half][:, entry], self.value[half][:, entry], self.conditioning[half][entry])
+        key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
+        return ImageStream(key, value, self.conditioning[half][entry])
 
     @property
     def nbytes(self) -> int:
@@ -126,8 +141,8 @@ class Replay:
         }
         return Replay(fewer, tuple(self.calls[i] for i in entries))
 
-    def keys(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, Key]]:
-        """Run a text through the kept blocks once; its keys in those asked for, in the order the model runs them.
+    def rows(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, TextRows]]:
+        """Run a text through the kept blocks once; its rows in those asked for, in the order the model runs them.
 
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `image`.
@@ -136,7 +151,7 @@ class Replay:
         for name in [*self.blocks, *sorted(asked - set(self.blocks))]:
             if not asked:
                 return
-            key = stream.keys(name, self.image(name, call, half))
+            rows = stream.enter(name, self.image(name, call, half))
             if name in asked:
                 asked.discard(name)
-                yield name, key
+                yield name, rows

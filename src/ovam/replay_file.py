@@ -12,6 +12,7 @@ from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.models import load
+from ovam.quantised import from_named
 from ovam.replay import BlockReplay, Replay
 from ovam.trace import Call, Half, Space, TextSide
 
@@ -56,9 +57,10 @@ def _replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replay:
     calls, halves = tuple(Call(**call) for call in header["calls"]), header["halves"]
     blocks = {}
     for name in header["text"]["replay"]:
-        parts = {
-            part: {cast(Half, half): tensors[f"replay/{half}/{name}/{part}"] for half in halves}
-            for part in ("key", "value", "conditioning")
+        types = {"key": header["dtype"], "value": header["dtype"], "conditioning": "float32"}
+        parts: dict[str, dict[Half, Any]] = {
+            part: {cast(Half, half): from_named(f"replay/{half}/{name}/{part}", tensors, dtype) for half in halves}
+            for part, dtype in types.items()
         }
         for half in halves:
             key, value, conditioning = (parts[part][half] for part in ("key", "value", "conditioning"))

@@ -1,14 +1,19 @@
 """What is known of one run of a pipeline while it is watched, and who is told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Request
+from ovam.coverage import RunCoverage
 from ovam.replay import ImageStream
+from ovam.schedule import Level
 from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
+
+StepChoice = Iterable[int] | Literal["middle"] | None
+"""Step numbers, all of them (None), or the one in the middle of however many a run has."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,13 @@ class Plan:
 
     Attributes:
         blocks: The chosen blocks, in running order.
-        grids: Their grids.
+        grids: Grids of these, and of all that are replayed.
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
         replayed: In joint attention, every block that a text passes up to the last chosen one, in running order, and
             the shapes of what is kept of each in one call: `key`, `value` and `conditioning`.
+        outputs: Whether the attention outputs of the chosen blocks' pixels are wanted.
         request: What the run was asked for, where it is known.
     """
 
@@ -32,6 +38,7 @@ class Plan:
     images: int
     calls: int
     replayed: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    outputs: bool = False
     request: Request | None = None
 
     @property
@@ -48,6 +55,7 @@ def plan_run(
     halves: tuple[Half, ...],
     images: int,
     calls: int,
+    outputs: bool = False,
     request: Request | None = None,
 ) -> Plan:
     """The plan of a run with a latent of this size; the rest as `Plan` and `ovam.capture` name it.
@@ -68,17 +76,14 @@ def plan_run(
             replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
     return Plan(
         blocks={name: specs[name] for name in names},
-        grids={name: grids[name] for name in names},
+        grids={name: grids[name] for name in (replayed or names)},
         halves=halves,
         images=images,
         calls=calls,
         replayed=replayed,
+        outputs=outputs,
         request=request,
     )
-
-
-Level = tuple[float, float | None]
-"""A time step and the scheduler's sigma, if it has one: rounded time steps of two noise levels may be equal."""
 
 
 @dataclass
@@ -94,7 +99,9 @@ class Run:
     levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
+    seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
+    steps: frozenset[int] | None = None  # to be kept, None for all
     keeping: bool = False  # whether the current call's step is to be kept
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # where the loop knows better than the scheduler
@@ -108,6 +115,25 @@ class Run:
         planned = call < len(self.levels) and self.levels[call][0] == timestep
         return self.levels[call] if planned else (timestep, None)
 
+    def note_seen(self, watched: Sequence[str]) -> list[str]:
+        """Note which blocks ran in this evaluation of the current call; those that did not."""
+        index = len(self.calls) - 1
+        self.seen[index] = self.seen.get(index, frozenset(watched)) & self.reported
+        return [name for name in watched if name not in self.reported]
+
+    def leave_out(self) -> None:
+        """Keep nothing of the current call: the next one that is kept takes its place."""
+        self.kept.pop()
+        self.keeping = False
+
+    def coverage(self, *, complete: bool) -> RunCoverage:
+        """Which blocks were seen at which calls."""
+        assert self.plan is not None
+        done = self.calls[:-1] if self.evaluating else self.calls
+        seen = tuple(self.seen.get(call.index, frozenset()) for call in done)
+        kept = tuple(call.index for call in self.kept if call in done)
+        return RunCoverage(self.plan.watched, tuple(done), seen, kept, complete)
+
 
 @runtime_checkable
 class Recorder(Protocol):
@@ -118,6 +144,9 @@ class Recorder(Protocol):
 
     def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
         """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
+
+    def output(self, block: str, half: Half, image: int, entry: int, output: torch.Tensor) -> None:
+        """Attention outputs likewise, told after the queries, where the plan asks for them."""
 
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """What a text of this image meets in a block; told before the block's queries, in joint attention only."""
@@ -131,5 +160,7 @@ class Choice:
     """What to keep: see `ovam.capture`."""
 
     blocks: BlockChoice
-    steps: frozenset[int] | None
+    steps: frozenset[int] | Literal["middle"] | None
     halves: tuple[Half, ...]
+    outputs: bool = False
+    strict: bool = True

@@ -1,10 +1,10 @@
 """Watching a pipeline: wrappers and hooks go in, runs are told apart, and everything is put back as it was."""
 
 import inspect
-import itertools
-import math
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -12,13 +12,18 @@ import torch
 from torch import nn
 
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
+from ovam.backbones.registry import read_as
+from ovam.coverage import RunCoverage, gap
 from ovam.decoded import pictures_of, png
-from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError
+from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
+from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
-from ovam.run import Choice, Level, Plan, Recorder, Run, plan_run
-from ovam.trace import Call, Half
+from ovam.run import Choice, Recorder, Run, plan_run
+from ovam.schedule import Level, levels_from, sigma_at, steps_of
+from ovam.trace import Call, Grid, Half
 from ovam.wrapping import wrapped
 
+log = logging.getLogger("ovam")
 _watched: WeakSet[nn.Module] = WeakSet()
 
 
@@ -28,6 +33,7 @@ class Session:
     def __init__(self, backbone: Backbone, choice: Choice, recorder: Recorder) -> None:
         self.backbone, self.choice, self.recorder = backbone, choice, recorder
         self.run = Run()
+        self.covered: list[RunCoverage] = []
         self._watchers = ExitStack()
 
     @contextmanager
@@ -43,10 +49,14 @@ class Session:
                 f"{type(pipe).__name__} is being captured already, by an outer capture or stream on the same "
                 f"{type(denoiser).__name__}: leave that `with` block first, or use its traces"
             )
+        check_watchable(pipe, denoiser)
+        if read_as(pipe) != type(pipe).__name__:
+            log.warning("%s is read as the %s it is derived from", type(pipe).__name__, read_as(pipe))
         with ExitStack() as installed:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
+            installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(wrapped(pipe, "check_inputs", self._on_start))
             installed.enter_context(wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
             installed.enter_context(wrapped(pipe, "prepare_latents", self._on_latents))
@@ -58,10 +68,17 @@ class Session:
             yield self
             self._close()
 
-    def begin(self, request: Request, seeds: tuple[int | None, ...], calls: int) -> None:
-        """Start a run by hand, for a loop that does not go through the pipeline's own call."""
+    def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
+        """Start a run by hand, for a loop that does not go through the pipeline's own call.
+
+        Args:
+            request: What it is told.
+            seeds: Of its images.
+            levels: Of each denoiser call the time step and noise level: the scheduler was not asked for them.
+            kept: How many of the calls will be kept.
+        """
         self._drop()
-        self.run = Run(request=request, seeds=seeds, planned_calls=calls)
+        self.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """End a run that was started by hand."""
@@ -124,6 +141,8 @@ class Session:
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         evaluation = self.backbone.evaluation(arguments, self.run.request)
+        if self.run.planned_calls is not None:
+            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
         self._tell_loops_apart(evaluation)
         run, last = self.run, self.run.calls[-1] if self.run.calls else None
         if last is None:
@@ -136,10 +155,10 @@ class Session:
         level = run.level(len(run.calls), evaluation.timestep)
         step = 0 if last is None else last.step + (level != run.last_level)
         run.last_level = level
-        sigma = _sigma(self.backbone.pipe.scheduler, evaluation.timestep) if level[1] is None else level[1]
+        sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level[1] is None else level[1]
         call = Call(len(run.calls), step, evaluation.timestep, sigma)
         run.calls.append(call)
-        run.keeping = self.choice.steps is None or step in self.choice.steps
+        run.keeping = run.steps is None or step in run.steps
         if run.keeping:
             run.kept.append(call)
 
@@ -158,33 +177,32 @@ class Session:
     def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         run = self.run
         run.evaluating = False
-        if run.plan is not None and run.keeping and run.evaluation is not None and run.evaluation.halves:
-            self._check_reported(run.plan)
-
-    def _check_reported(self, plan: Plan) -> None:
-        silent = [name for name in plan.watched if name not in self.run.reported]
-        if silent:
-            raise NothingCapturedError(
-                f"{len(silent)} of the {len(plan.watched)} watched blocks did not run in denoiser call "
-                f"{len(self.run.calls) - 1}, {silent[0]!r} is one: expected all of them in every call; take off what "
-                "skips or replaces blocks (caching, compiled blocks), or choose other blocks"
-            )
+        if run.plan is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.plan.halves):
+            return
+        silent = run.note_seen(run.plan.watched)
+        if not silent or not run.keeping:
+            return
+        if self.choice.strict:
+            raise gap(silent, run.plan.watched, f"in denoiser call {len(run.calls) - 1}")
+        run.leave_out()
 
     def _begin(self, evaluation: Evaluation) -> None:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
+        run.steps, calls = self._chosen_steps(evaluation)
         plan = plan_run(
             self.backbone,
             self.choice.blocks,
             evaluation.latent,
             halves=self._halves(evaluation),
             images=positions.stop - positions.start,
-            calls=self._expected_calls(evaluation),
+            calls=calls,
+            outputs=self.choice.outputs,
             request=run.request,
         )
         self.recorder.begin(plan)
-        run.plan, run.levels = plan, self._levels(evaluation.timestep)
+        run.plan, run.levels = plan, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
 
@@ -203,39 +221,31 @@ class Session:
     def _no_pictures(self) -> list[bytes | None]:
         return [None] * (self.run.plan.images if self.run.plan else 0)
 
-    def _expected_calls(self, evaluation: Evaluation) -> int:
-        """How many calls will be kept, from the scheduler's time steps that still lie ahead.
+    def _chosen_steps(self, evaluation: Evaluation) -> tuple[frozenset[int] | None, int]:
+        """The steps to keep, and of how many calls, from the scheduler's time steps that still lie ahead.
 
         Raises:
-            MissingStepError: a chosen step lies beyond the run's last.
+            MissingStepError: a chosen step lies beyond the run's last, or no middle is known.
         """
         if self.run.planned_calls is not None:
-            return self.run.planned_calls
-        ahead = self._levels(evaluation.timestep) or [(evaluation.timestep, None)]
-        steps, step = [0], 0
-        for before, after in itertools.pairwise(ahead):
-            step += before != after
-            steps.append(step)
-        if self.choice.steps is None:
-            return len(steps)
-        beyond = sorted(self.choice.steps - set(steps))
-        if beyond or not self.choice.steps:
+            return None, self.run.planned_calls
+        ahead, chosen = levels_from(self.backbone.pipe.scheduler, evaluation.timestep), self.choice.steps
+        if chosen == "middle" and not ahead:
             raise MissingStepError(
-                f"step {beyond} will not be reached: this run has the steps 0 to {step}; "
+                f"steps='middle' of a run whose scheduler does not list the time step {evaluation.timestep:g}: how "
+                "many will follow is not known; name the steps by their numbers, steps=[10]"
+            )
+        steps = steps_of(ahead) or [0]
+        if chosen is None:
+            return None, len(steps)
+        wanted = frozenset({(steps[-1] + 1) // 2}) if chosen == "middle" else chosen
+        beyond = sorted(wanted - set(steps))
+        if beyond or not wanted:
+            raise MissingStepError(
+                f"step {beyond} will not be reached: this run has the steps 0 to {steps[-1]}; "
                 "choose among them, or raise num_inference_steps"
             )
-        return sum(step in self.choice.steps for step in steps)
-
-    def _levels(self, timestep: float) -> list[Level]:
-        """Noise levels of the calls that lie ahead, as far as the scheduler tells."""
-        scheduler = self.backbone.pipe.scheduler
-        timesteps = [float(t) for t in getattr(scheduler, "timesteps", ())]
-        if timestep not in timesteps:
-            return []
-        sigmas = getattr(scheduler, "sigmas", None)
-        told = [float(s) for s in sigmas] if sigmas is not None and len(sigmas) >= len(timesteps) else None
-        first = timesteps.index(timestep)
-        return [(t, told[i] if told else None) for i, t in enumerate(timesteps)][first:]
+        return wanted, sum(step in wanted for step in steps)
 
     def _on_block(self, name: str, observation: Observation) -> None:
         run = self.run
@@ -254,7 +264,10 @@ class Session:
                 stream = ImageStream(**{part: tensor[image] for part, tensor in parts.items()})
                 self.recorder.replay(name, half, image, entry, stream)
             if plan is not None and name in plan.blocks:
+                _check_pixels(name, query, plan.grids[name])
                 self.recorder.observe(name, half, image, entry, query)
+                if plan.outputs:
+                    self.recorder.output(name, half, image, entry, _output_of(name, observation)[positions][image])
 
     def _close(self) -> None:
         """Hand on a run that is complete, forget one that broke off before its pictures."""
@@ -268,15 +281,43 @@ class Session:
 
     def _finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         run = self.run
-        self._drop()
+        self._drop(complete=True)
+        if run.plan is not None and run.seen and not run.kept:
+            silent = [name for name in run.plan.watched if any(name not in seen for seen in run.seen.values())]
+            if silent:
+                raise gap(silent, run.plan.watched, "in at least one call each, and no call had all of them")
         self.recorder.finish(run, pictures, size)
 
-    def _drop(self) -> None:
+    def _drop(self, *, complete: bool = False) -> None:
         self._unwatch()
+        if self.run.seen:
+            self.covered.append(self.run.coverage(complete=complete))
         self.run = Run()
 
     def _unwatch(self) -> None:
         self._watchers.close()
+
+
+def _output_of(name: str, observation: Observation) -> torch.Tensor:
+    """Attention outputs of a block's pixels.
+
+    Raises:
+        UnsupportedPipelineError: the backbone does not tell them.
+    """
+    if observation.output is None:
+        raise UnsupportedPipelineError(
+            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need: expected "
+            "`Observation.output`; ask without outputs, or let the backbone tell them"
+        )
+    return observation.output
+
+
+def _check_pixels(name: str, query: torch.Tensor, grid: Grid) -> None:
+    if query.shape[1] != grid[0] * grid[1]:
+        raise UnsupportedPipelineError(
+            f"block {name!r} attends from {query.shape[1]} pixels, expected the {grid[0]} x {grid[1]} of its grid: "
+            "something merges, drops or adds pixels before it; take that off for the capture"
+        )
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
@@ -284,18 +325,3 @@ def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
     return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None
-
-
-def _sigma(scheduler: Any, timestep: float) -> float | None:
-    """Noise over signal at a time step of a variance-preserving schedule, sqrt((1 - a) / a), linear in between.
-
-    None where the scheduler has no such schedule, or betas that end in pure noise.
-    """
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or not 0 <= timestep <= len(alphas) - 1:
-        return None
-    below, above = (float(alphas[i]) for i in (math.floor(timestep), math.ceil(timestep)))
-    if min(below, above) <= 0:
-        return None
-    low, high = (((1 - signal) / signal) ** 0.5 for signal in (below, above))
-    return low + (timestep % 1) * (high - low)

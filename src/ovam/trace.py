@@ -22,8 +22,9 @@ from ovam.calls import Half as Half
 from ovam.calls import choose_steps as choose_steps
 from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
+from ovam.quantised import Stored
 from ovam.replay import Replay, TextStream
-from ovam.shapes import Embedding, Key, Query
+from ovam.shapes import Embedding, Key
 
 if TYPE_CHECKING:
     from ovam.maps import AttentionMaps
@@ -149,13 +150,16 @@ class BlockTrace:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
         scale: Factor on the scores.
-        query: Per half (head, step, pixel, head_dim), contiguous.
+        query: Per half (head, step, pixel, head_dim), contiguous; see `ovam.quantised` for those kept in eight bits.
+        output: Likewise what attention gave the pixels, before any projection of it; of joint attention alone, and
+            only where the capture was asked for it.
     """
 
     name: str
     grid: Grid
     scale: float
-    query: Mapping[Half, Query] = field(repr=False)
+    query: Mapping[Half, Stored] = field(repr=False)
+    output: Mapping[Half, Stored] = field(default_factory=dict, repr=False)
 
     @property
     def heads(self) -> int:
@@ -163,7 +167,13 @@ class BlockTrace:
 
     @property
     def nbytes(self) -> int:
-        return sum(query.nbytes for query in self.query.values())
+        return sum(part.nbytes for part in (*self.query.values(), *self.output.values()))
+
+    def at(self, entries: Sequence[int]) -> "BlockTrace":
+        """Some entries of the step axis."""
+        index = torch.tensor(entries)
+        query, output = ({half: part[:, index] for half, part in kept.items()} for kept in (self.query, self.output))
+        return replace(self, query=query, output=output)
 
 
 @dataclass(frozen=True)
@@ -224,13 +234,18 @@ class Trace:
         return () if first is None else tuple(first.query)
 
     @property
+    def dtype(self) -> torch.dtype | None:
+        """Type that the queries are stored in; None where there are none."""
+        return next((query.dtype for block in self.blocks.values() for query in block.query.values()), None)
+
+    @property
     def replay(self) -> Replay:
         """Image keys and values, of joint attention only; empty where keys depend on the text alone."""
         return self.text.replay if isinstance(self.text, ReplayedSide) else Replay()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all queries, and of image keys and values where there are any."""
+        """Bytes of all queries, and of image outputs, keys and values where there are any."""
         return sum(block.nbytes for block in self.blocks.values()) + self.replay.nbytes
 
     def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
@@ -249,11 +264,7 @@ class Trace:
         if steps is None:
             return replace(self, blocks=kept, text=self._text_of(names, None))
         entries = choose_steps(self.calls, steps)
-        index = torch.tensor(entries)
-        fewer = {
-            name: replace(block, query={half: query[:, index] for half, query in block.query.items()})
-            for name, block in kept.items()
-        }
+        fewer = {name: block.at(entries) for name, block in kept.items()}
         calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
         return replace(self, blocks=fewer, calls=calls, text=text)
 

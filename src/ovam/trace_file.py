@@ -1,5 +1,6 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -17,10 +18,14 @@ from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import load, text_of
+from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
-FORMAT, FORMAT_VERSION = "ovam-trace", 1
+FORMAT = "ovam-trace"
+FORMAT_VERSION, FLOATS_ALONE = 2, 1
+"""Newest format that is read and written, and that of files without int8, which older readers read as well."""
+
 PROJECTIONS_INSIDE = 32 * 2**20
 """Key projections up to so many bytes travel inside the file; larger ones by reference to the model."""
 
@@ -38,7 +43,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     about, projections = _text_header(trace)
     header = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if trace.dtype == torch.int8 else FLOATS_ALONE,
         "source": asdict(trace.source),
         "size": list(trace.size),
         "calls": [asdict(call) for call in trace.calls],
@@ -47,17 +52,22 @@ def save_trace(trace: Trace, path: str | Path) -> None:
             for block in trace.blocks.values()
         ],
         "halves": list(trace.halves),
-        "dtype": _name(next(iter(next(iter(trace.blocks.values())).query.values())).dtype) if trace.halves else None,
+        "dtype": None if trace.dtype is None else _name(trace.dtype),
         "text": about,
     }
-    tensors: dict[str, Tensor] = {
-        f"query/{half}/{block.name}": query for block in trace.blocks.values() for half, query in block.query.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for block in trace.blocks.values():
+        for half, query in block.query.items():
+            tensors |= named_tensors(f"query/{half}/{block.name}", query)
     if about["projections"] == "inside":
         tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
-    for name, block in trace.replay.blocks.items():
-        for part, halves in vars(block).items():
-            tensors |= {f"replay/{half}/{name}/{part}": tensor for half, tensor in halves.items()}
+    for block in trace.blocks.values():
+        for half, stored in block.output.items():
+            tensors |= named_tensors(f"output/{half}/{block.name}", stored)
+    for name, replayed in trace.replay.blocks.items():
+        for part, halves in vars(replayed).items():
+            for half, stored in halves.items():
+                tensors |= named_tensors(f"replay/{half}/{name}/{part}", stored)
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
     # one metadata entry only: safetensors writes several in an order that changes from run to run
@@ -132,19 +142,24 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise TraceFileError(
-            f"{path} says it is a trace of format {FORMAT_VERSION} but its header or tensors are incomplete "
+            f"{path} says it is a trace of format {header['format_version']} but its header or tensors are incomplete "
             f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
         ) from error
 
 
 def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
     name, (height, width) = entry["name"], entry["grid"]
-    query = {cast(Half, half): tensors[f"query/{half}/{name}"] for half in header["halves"]}
     expected = (entry["heads"], len(header["calls"]), height * width)
-    for half, tensor in query.items():
-        if tensor.ndim != 4 or tensor.shape[:3] != expected:
-            raise ValueError(f"query/{half}/{name} is {tuple(tensor.shape)}, the header tells {expected} and a size")
-    return BlockTrace(name, (height, width), float(entry["scale"]), query)
+    parts: dict[str, dict[Half, Stored]] = {"query": {}, "output": {}}
+    for part, half in itertools.product(parts, header["halves"]):
+        key = f"{part}/{half}/{name}"
+        if part == "output" and key not in tensors:
+            continue  # it is kept only where it was asked for
+        stored = from_named(key, tensors, header["dtype"])
+        if stored.ndim != 4 or stored.shape[:3] != expected:
+            raise ValueError(f"{key} is {tuple(stored.shape)}, the header tells {expected} and a size")
+        parts[part][cast(Half, half)] = stored
+    return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

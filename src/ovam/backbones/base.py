@@ -64,8 +64,8 @@ class Evaluation:
         latent: Height and width of the latent, as the decoder takes it, before any patching or packing.
         timestep: The scheduler's own value, also where the pipeline rescales it for the denoiser.
         halves: How the batch is divided: for each half its images' positions in the batch. A family that
-            evaluates the halves one after the other names one half a call. None are named by a call that serves
-            neither, as skip-layer guidance makes: nothing of it is kept.
+            evaluates the halves one after the other names one half a call. Rows that serve neither, as perturbed-
+            attention guidance adds, are in none; a call that serves neither, as skip-layer guidance makes, names none.
     """
 
     latent: Grid
@@ -81,10 +81,12 @@ class Observation:
         query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
         replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
+        output: In joint attention, what attention gave the pixels, before any projection of it; else None.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
     replay: Mapping[str, Tensor] = field(default_factory=dict)
+    output: Float[Tensor, "batch head pixel head_dim"] | None = None
 
 
 Report = Callable[[str, Observation], None]
@@ -138,6 +140,9 @@ class Backbone(ABC):
     text_kind: ClassVar[Literal["static", "replayed"]]
     """What its text side promises; see `ovam.trace.TextSide`."""
 
+    flow: ClassVar[bool] = False
+    """Whether its models were trained on straight ways from image to noise and predict their velocity."""
+
     prompt_method: ClassVar[str] = "encode_prompt"
     """The pipeline's method that turns texts into embeddings, called once at the start of each run."""
 
@@ -148,6 +153,17 @@ class Backbone(ABC):
     def side_multiple(self) -> int:
         """Height and width of images are multiples of it, in pixels; diffusers asks for 8 whatever the autoencoder."""
         return 8
+
+    @property
+    def latent_multiple(self) -> int:
+        """Height and width of latents are multiples of it."""
+        return 1
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent, before any packing."""
+        config: Any = self.denoiser.config
+        return int(config.in_channels)
 
     @property
     @abstractmethod
@@ -218,5 +234,13 @@ class Backbone(ABC):
         """
         raise UnsupportedPipelineError(
             f"{type(self.pipe).__name__} can't encode real images: expected a family that is run on one noisy latent "
-            "at a time step, such as Stable Diffusion 1 and 2, SDXL or PixArt; capture a run of the pipeline instead"
+            "at a time step, such as Stable Diffusion, PixArt or FLUX.1; capture a run of the pipeline instead"
         )
+
+    def look(
+        self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
+    ) -> Float[Tensor, "1 channel height width"]:
+        """Let the denoiser look at a latent at a time step of its training, and tell what it predicts."""
+        moment = torch.tensor([timestep], device=latent.device)
+        predicted: Tensor = self.denoiser(latent, timestep=moment, **conditions)[0]
+        return predicted[:, : latent.shape[1]]  # some predict the variance besides

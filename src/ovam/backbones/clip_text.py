@@ -1,9 +1,10 @@
 """Words as CLIP text encoders read them: tokens, spans by character offsets, vectors, and their space."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.base import TextReader
+from ovam.backbones.learned import Offsets, added_names, with_all_vectors
+from ovam.backbones.offload import device_of, real_weights
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
@@ -19,6 +22,7 @@ from ovam.trace import Half, Space, TokenEmbedding
 CAPTION = "caption_projection"
 """PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
 
+log = logging.getLogger("ovam")
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
@@ -42,7 +46,7 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
 
     The hash is computed again only when the weights have changed.
     """
-    weights = dict(encoder.state_dict())
+    weights = real_weights(encoder)
     if dtype == torch.bfloat16:
         return f"{type(encoder).__name__}:{fingerprint(weights, dtype)}"
     state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
@@ -52,21 +56,21 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
     return f"{type(encoder).__name__}:{kept[1]}"
 
 
-def check_tokens(plain: str, encoded: Any, limit: int) -> None:
+def check_tokens(plain: str, offsets: Sequence[Offsets], limit: int) -> None:
     """Whether a text encoder reads all tokens of a text.
 
     Args:
         plain: The text.
-        encoded: What the tokenizer made of it, offsets included.
+        offsets: Of each token its first character and its end.
         limit: Most tokens it reads.
 
     Raises:
         PromptTooLongError: it does not.
     """
-    count = len(encoded.input_ids)
+    count = len(offsets)
     if count <= limit:
         return
-    cut = plain[encoded.offset_mapping[limit - 1][0] :]
+    cut = plain[offsets[limit - 1][0] :]
     raise PromptTooLongError(
         f"prompt {plain[:40]!r}... has {count} tokens, special ones included, but the text encoder reads "
         f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or ask for its parts one by one"
@@ -95,27 +99,30 @@ class ClipText:
         return Space(encoder_name(self.encoder, dtype), self.layer, self.encoder.config.hidden_size)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        plain, units = phrase(text) if as_phrase else parse(text)
-        encoded = self._tokens(plain)
-        padding = self.limit - len(encoded.input_ids) if padded else 0
-        ids = [*encoded.input_ids, *[self.tokenizer.pad_token_id] * padding]
-        inside = [plain[start:stop].lower() for start, stop in encoded.offset_mapping[1:-1]]  # CLIP reads lower case
+        added = added_names(self.tokenizer)
+        plain, units = phrase(text, added) if as_phrase else parse(text, added)
+        ids, offsets = self._tokens(plain)
+        padding = self.limit - len(ids) if padded else 0
+        inside = [plain[start:stop].lower() for start, stop in offsets[1:-1]]  # CLIP reads lower case
         names = ["<start>", *inside, "<end>", *["<pad>"] * padding]
-        offsets = [*encoded.offset_mapping, *[(0, 0)] * padding]
-        return TokenEmbedding(self._hidden(torch.tensor([ids])), locate(plain, units, names, offsets), self.space)
+        prompt = locate(plain, units, names, [*offsets, *[(0, 0)] * padding])
+        vectors = self._hidden(torch.tensor([[*ids, *[self.tokenizer.pad_token_id] * padding]]))
+        return TokenEmbedding(vectors, prompt, self.space)
 
     def check_length(self, text: str) -> None:
         self._tokens(text)
 
-    def _tokens(self, plain: str) -> Any:
+    def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
+        """Tokens of the text as the pipeline reads it, and their places."""
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
-        check_tokens(plain, encoded, self.limit)
-        return encoded
+        ids, offsets = with_all_vectors(self.tokenizer, encoded.input_ids, encoded.offset_mapping)
+        check_tokens(plain, offsets, self.limit)
+        return ids, offsets
 
     @torch.no_grad()
     def _hidden(self, ids: Tensor) -> Embedding:
         """What the pipeline hands to its denoiser; CLIP is causal, so leaving padding out changes no token."""
-        outputs = self.encoder(ids.to(self.encoder.device), output_hidden_states=self.layer != "last")
+        outputs = self.encoder(ids.to(device_of(self.encoder)), output_hidden_states=self.layer != "last")
         if self.layer == "last":
             return outputs.last_hidden_state[0].float()
         kind, depth = self.layer.split("-")
@@ -166,6 +173,15 @@ class ClipTexts:
             part.check_length(text)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where the keys of a block came from."""
+
+    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+        """Whether it would give the same projection today."""
+        ...
+
+
 class StaticText:
     """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
 
@@ -188,8 +204,10 @@ class StaticText:
         heads: Mapping[str, int],
         reader: TextReader | None,
         space: Space | None = None,
+        sources: "Mapping[str, Source] | None" = None,
     ) -> None:
         self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
+        self._sources = dict(sources or {})
         self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
         found = space or self._encoder
         assert found is not None  # one of the two is always given
@@ -230,12 +248,25 @@ class StaticText:
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
                 f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
             )
+        self._tell_of_change(block)
         vectors = embedding.to(self.projections[block].device).float()
         if f"{CAPTION}.linear_1.weight" in self.projections:
             hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
             vectors = self._linear(hidden, f"{CAPTION}.linear_2", ".weight")
         keys = self._linear(vectors, block)
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
+
+    def _tell_of_change(self, block: str) -> None:
+        """Say once that the pipeline has other keys by now; these are still those of the run."""
+        source = self._sources.get(block)
+        if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
+            return
+        self._sources.clear()
+        log.warning(
+            "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
+            "answers with the one it ran with; capture another run for the model as it is now",
+            block,
+        )
 
     def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
         """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""

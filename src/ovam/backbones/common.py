@@ -2,28 +2,20 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ovam.backbones.base import Evaluation, Request
 from ovam.errors import NoTextEncoderError, UnsupportedPipelineError
+from ovam.trace import Half
 
 
 def plain_denoiser(pipe: Any, part: str) -> Any:
-    """The pipeline's denoiser.
-
-    Raises:
-        UnsupportedPipelineError: it is compiled.
-    """
+    """The pipeline's denoiser, without the wrapper that `torch.compile` puts around it."""
     denoiser = getattr(pipe, part)
-    if hasattr(denoiser, "_orig_mod"):
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: its {part} is wrapped by torch.compile, whose compiled code may leave out "
-            f"the hooks of a capture: expected the plain module; put pipe.{part}._orig_mod back for the capture"
-        )
-    return denoiser
+    return getattr(denoiser, "_orig_mod", denoiser)
 
 
 def text_request(arguments: Mapping[str, Any], result: Any) -> Request:
@@ -46,25 +38,37 @@ def per_image(texts: str | Sequence[str] | None, images: int) -> tuple[str, ...]
 
 
 def halved(pipe: Any, latent: Tensor, timestep: Any, request: Request | None) -> Evaluation:
-    """A call of the denoiser with both halves in one batch, the unconditional one first.
+    """A call of the denoiser with all parts of guidance in one batch, in the order that diffusers gives them.
 
     Raises:
         UnsupportedPipelineError: the batch does not fit the request.
     """
-    batch = len(latent)
-    guided = request is not None and request.guided
-    expected = batch if request is None else request.images * (2 if guided else 1)
+    batch, parts = len(latent), _parts(pipe, request)
+    expected = batch if request is None else request.images * len(parts)
     if batch != expected:
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: the denoiser got a batch of {batch}, expected {expected} for a run with "
-            f"guidance {'on' if guided else 'off'}: guidance by other halves than cond and uncond is not supported"
+            f"{type(pipe).__name__}: the denoiser got a batch of {batch}, expected {expected}: {' and '.join(parts)} "
+            f"of {expected // len(parts)} images, as the pipeline tells of its guidance; guidance by other parts is "
+            "not supported, run it without"
         )
-    half = batch // 2
+    size = batch // len(parts)
+    rows = {part: slice(i * size, (i + 1) * size) for i, part in enumerate(parts)}
     return Evaluation(
         latent=(latent.shape[-2], latent.shape[-1]),
         timestep=float(torch.as_tensor(timestep).flatten()[0]),  # loops may pass one an image
-        halves={"uncond": slice(0, half), "cond": slice(half, batch)} if guided else {"cond": slice(0, batch)},
+        halves={half: rows[half] for half in get_args(Half) if half in rows},
     )
+
+
+def _parts(pipe: Any, request: Request | None) -> tuple[str, ...]:
+    """What a batch consists of, as the pipeline itself tells; in loops of the user's own, of one part.
+
+    Perturbed-attention guidance adds rows of the same text whose attention is tampered with: they are no half.
+    """
+    if request is None:
+        return ("cond",)
+    perturbed = getattr(pipe, "do_perturbed_attention_guidance", False)
+    return (*(("uncond",) if request.guided else ()), "cond", *(("perturbed",) if perturbed else ()))
 
 
 def check_lora_scale(pipe: Any, scale: float | None, part: str, modules: Iterable[nn.Module | None]) -> None:

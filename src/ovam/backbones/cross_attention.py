@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ovam.backbones.base import BlockSpec, Observation, Report, TextReader
 from ovam.backbones.clip_text import StaticText
 from ovam.backbones.common import check_lora_scale
+from ovam.backbones.offload import device_of, real_weights
 
 _copies: WeakKeyDictionary[nn.Linear, ref[Tensor]] = WeakKeyDictionary()
 
@@ -60,37 +61,109 @@ def _reporter(name: str, heads: int, report: Report) -> Any:
 
 
 def static_text(
-    modules: Mapping[str, Any], names: Sequence[str], reader: TextReader, shared: Mapping[str, Any] | None = None
+    denoiser: Any,
+    modules: Mapping[str, Any],
+    names: Sequence[str],
+    reader: TextReader,
+    shared: Mapping[str, Any] | None = None,
 ) -> StaticText:
     """Text side with copies of the key projections of these blocks, and of layers that all of them read through."""
     weights: dict[str, Tensor] = {}
     for name in names:
-        weights[name], bias = affine(modules[name].to_k)
+        weights[name], bias = key_projection(modules[name], denoiser.dtype)
         weights |= {} if bias is None else {f"{name}.bias": bias}
     for name, layer in (shared or {}).items():
-        matrix, bias = affine(layer)
+        matrix, bias = affine(layer, denoiser.dtype)
         weights |= {f"{name}.weight": matrix} | ({} if bias is None else {f"{name}.bias": bias})
-    return StaticText(weights, {name: modules[name].heads for name in names}, reader)
+    sources = {name: KeySource(modules[name], denoiser.dtype) for name in names}
+    return StaticText(weights, {name: modules[name].heads for name in names}, reader, sources=sources)
+
+
+def key_projection(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Matrix and bias of the layer that makes a block's keys; fused with the values', it is the first half of that."""
+    layer, fused = _key_layer(module)
+    matrix, bias = affine(layer, dtype, module.inner_kv_dim if fused else None)
+    return matrix, bias
+
+
+def _key_layer(module: Any) -> tuple[Any, bool]:
+    """The layer that the block's processor asks for keys, and whether it makes values as well.
+
+    The processor tells, not the module: after `unfuse_qkv_projections` the fused layer is still there.
+    """
+    fused = type(module.processor).__name__.startswith("Fused")
+    return (module.to_kv if fused else module.to_k), fused
 
 
 @torch.no_grad()
-def affine(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Matrix (out, in) and bias (out,) of a linear layer, adapters included, as the layer itself applies it."""
+def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Matrix (out, in) and bias (out,) of a linear layer as the layer itself applies it.
+
+    A plain layer's are copied. Adapters and quantised layers are asked: what they make of unit vectors is their matrix.
+    One that rounds its input rounds none of those; its keys of a text may then differ from these by that rounding.
+
+    Args:
+        layer: The layer.
+        dtype: Type it is called with.
+        rows: Only so many of its outputs, the first ones.
+    """
     if type(layer) is nn.Linear:
-        return _copy(layer), None if layer.bias is None else layer.bias.detach().clone()
-    dtype, own_bias = next(layer.parameters()).dtype, getattr(layer, "bias", None)  # not every adapter has one
-    unit = torch.eye(layer.in_features, device=layer.weight.device, dtype=dtype)
-    bias: Tensor | None = None if own_bias is None else layer(torch.zeros_like(unit[:1]))[0]
-    rows: Tensor = layer(unit) if bias is None else layer(unit) - bias
-    return rows.T.contiguous(), bias
+        weights = real_weights(layer)
+        if type(weights["weight"]) in (Tensor, nn.Parameter):  # quantisers have types of their own
+            bias = weights.get("bias")
+            return _copy(layer, weights["weight"][:rows]), None if bias is None else bias[:rows].clone()
+    unit = torch.eye(layer.in_features, device=device_of(layer), dtype=dtype)
+    offset = layer(torch.zeros_like(unit[:1]))[0, :rows]
+    matrix = layer(unit)[:, :rows]
+    if not offset.any():
+        return matrix.T.contiguous(), None
+    return (matrix - offset).T.contiguous(), offset.clone()
 
 
-def _copy(layer: nn.Linear) -> Tensor:
+def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:
     """A copy of the matrix, one for all traces of runs that had the same: SDXL's take 340 MB in float16."""
-    weight = layer.weight.detach()
     made = _copies.get(layer)
     copy = made() if made else None
     if copy is None or (copy.dtype, copy.device) != (weight.dtype, weight.device) or not torch.equal(copy, weight):
         copy = weight.clone()
         _copies[layer] = ref(copy)
     return copy
+
+
+class KeySource:
+    """Where a block's keys come from in the pipeline, which may change or be gone; it is not kept alive.
+
+    Args:
+        module: The block.
+        dtype: Type its layers are called with.
+    """
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        self._module, self._dtype, self._seen = ref(module), dtype, _state(module)
+
+    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+        """Whether the pipeline, if it is there, makes keys by these still; weighed anew only after something moved."""
+        module = self._module()
+        if module is None or _state(module) == self._seen:
+            return True
+        now, offset = key_projection(module, self._dtype)
+        same = _same(now, matrix) and (
+            _same(offset, bias) if offset is not None and bias is not None else offset is bias
+        )
+        if same:
+            self._seen = _state(module)  # moved to another device, or set back
+        return same
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.to(other.device), other)
+
+
+def _state(module: Any) -> object:
+    """Differs after whatever may have changed a block's keys: weights, adapters, and the adapters' settings."""
+    layer, _ = _key_layer(module)
+    weights = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in layer.state_dict().values()]
+    settings = [
+        str(getattr(layer, name, None)) for name in ("scaling", "active_adapters", "merged", "disable_adapters")
+    ]
+    return id(layer), weights, settings

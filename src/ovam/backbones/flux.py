@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, require_text
-from ovam.backbones.joint import JointStream, ReplayedText, attended, clipped, through_double
+from ovam.backbones.joint import JointStream, Passed, ReplayedText, attended, clipped, joined, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
+from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
@@ -41,13 +43,23 @@ class FluxRequest(Request):
 class FluxBackbone(Backbone):
     """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+    flow: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
+        return int(self.pipe.vae_scale_factor) * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
         """Latents are packed two by two."""
-        return int(2 * self.pipe.vae_scale_factor)
+        return 2
+
+    @property
+    def latent_channels(self) -> int:
+        """A quarter of what the denoiser reads of four latent pixels."""
+        return int(self.denoiser.config.in_channels) // 4
 
     @property
     def denoiser(self) -> Any:
@@ -128,18 +140,46 @@ class FluxBackbone(Backbone):
         """Reads as many tokens as the pipeline does by default."""
         return _text(self.pipe, None)
 
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        """Models that read a guidance are told 1, which is none."""
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        vectors, pooled, places = self.pipe.encode_prompt(prompt, None, device)
+        guided = self.denoiser.config.guidance_embeds
+        return {
+            "encoder_hidden_states": vectors.to(device, dtype),
+            "pooled_projections": pooled.to(device, dtype),
+            "txt_ids": places,
+            "guidance": torch.ones(1, device=device, dtype=torch.float32) if guided else None,
+        }
 
-def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+    def look(
+        self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
+    ) -> Float[Tensor, "1 channel height width"]:
+        """Packed two by two, as the pipeline does, and a thousandth of the time step."""
+        _, channels, height, width = latent.shape
+        predicted = self.denoiser(
+            hidden_states=self.pipe._pack_latents(latent, 1, channels, height, width),
+            timestep=torch.tensor([timestep / 1000], device=latent.device, dtype=latent.dtype),
+            img_ids=self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, latent.device, latent.dtype),
+            **conditions,
+        )[0]
+        factor = self.pipe.vae_scale_factor
+        unpacked: Tensor = self.pipe._unpack_latents(predicted, height * factor, width * factor, factor)
+        return unpacked
+
+
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
     """One block for the text."""
     if hasattr(owner, "norm1_context"):
-        key, onward = through_double(owner, hidden, image, text_first=True)
-        return key, None if onward is None else clipped(onward)
+        key, output, onward = through_double(owner, hidden, image, text_first=True)
+        return key, output, None if onward is None else clipped(onward)
     attn = owner.attn
     rows, gate = owner.norm(hidden, emb=image.conditioning)
     query, key, value = (by_head(layer(rows), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
     query, key = attn.norm_q(query), attn.norm_k(key)
-    both = torch.cat([attended(query, key, value, image, text_first=True), owner.act_mlp(owner.proj_mlp(rows))], dim=2)
-    return key, clipped(hidden + gate.unsqueeze(1) * owner.proj_out(both))
+    output = attended(query, key, value, image, text_first=True)
+    both = torch.cat([joined(output), owner.act_mlp(owner.proj_mlp(rows))], dim=2)
+    return key, output, clipped(hidden + gate.unsqueeze(1) * owner.proj_out(both))
 
 
 def _text(pipe: Any, request: Request | None) -> JointText:
@@ -149,7 +189,7 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     encoder = pipe.text_encoder_2
 
     def encode(ids: Sequence[Tensor]) -> Embedding:
-        return encoder(ids[0].to(encoder.device))[0][0]
+        return encoder(ids[0].to(device_of(encoder)))[0][0]
 
-    reader = Reader(pipe.tokenizer_2, encoder, 0, length)
+    reader = Reader(pipe.tokenizer_2, encoder, 0, length, all_vectors=True)
     return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
+from ovam.backbones.offload import device_of
 from ovam.backbones.sampled import sampled_hash
 from ovam.calls import Half
 from ovam.errors import SpaceMismatchError
-from ovam.replay import ImageStream, Replay, TextStream
+from ovam.replay import ImageStream, Replay, TextRows, TextStream
 from ovam.shapes import Embedding, Key
 from ovam.trace import Space, TokenEmbedding
 
@@ -123,38 +124,38 @@ class ReplayedText:
             MissingBlockError, MissingStepError, NothingCapturedError: see `Replay.image`.
             SpaceMismatchError: see `stream`.
         """
-        return dict(self.replay.keys(self.stream(embedding), [block], call, half))[block]
+        return dict(self.replay.rows(self.stream(embedding), [block], call, half))[block].key
 
 
 class JointStream:
-    """A text on its way through a model's blocks, by the model's own layers; float32 keys come out.
+    """A text on its way through a model's blocks, by the model's own layers; float32 rows come out.
 
     Args:
         denoiser: The model.
         embedding: What the pipeline would hand it, (token, width).
-        advance: Runs one block: from (module, hidden, image) to the text's keys and its hidden state behind the block.
+        advance: Runs one block: from (module, hidden, image) to `Passed`.
     """
 
     def __init__(
         self,
         denoiser: Any,
         embedding: Embedding,
-        advance: Callable[[Any, Tensor, ImageStream], tuple[Tensor, Tensor | None]],
+        advance: "Callable[[Any, Tensor, ImageStream], Passed]",
     ) -> None:
         self.denoiser, self.advance = denoiser, advance
         self.differentiable = torch.is_grad_enabled() and embedding.requires_grad
         with self._grad():
-            vectors = embedding.to(denoiser.device, denoiser.dtype)[None]
+            vectors = embedding.to(device_of(denoiser), denoiser.dtype)[None]
             self.hidden: Tensor | None = denoiser.context_embedder(vectors)
 
-    def keys(self, block: str, image: ImageStream) -> Key:
-        """Keys (head, token, head_dim) in the next block, float32."""
+    def enter(self, block: str, image: ImageStream) -> TextRows:
+        """Pass the next block."""
         assert self.hidden is not None  # only the last block gives no text on
         owner = self.denoiser.get_submodule(block.removesuffix(".attn"))
         here = ImageStream(*(part.to(self.hidden.device, self.hidden.dtype)[None] for part in vars(image).values()))
         with self._grad():
-            key, self.hidden = self.advance(owner, self.hidden, here)
-        return key[0].float()
+            key, output, self.hidden = self.advance(owner, self.hidden, here)
+        return TextRows(key[0].float(), output[0].float())
 
     @contextmanager
     def _grad(self) -> Iterator[None]:
@@ -163,7 +164,11 @@ class JointStream:
             yield
 
 
-def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first: bool) -> tuple[Tensor, Tensor | None]:
+Passed = tuple[Tensor, Tensor, Tensor | None]
+"""Of a text in one block: keys, attention outputs, both (1, head, token, head_dim), and the hidden state behind it."""
+
+
+def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first: bool) -> Passed:
     """The text's side of a block with two streams, as `JointTransformerBlock` and `FluxTransformerBlock` run it."""
     attn = owner.attn
     last = bool(getattr(owner, "context_pre_only", False))
@@ -175,19 +180,24 @@ def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first
         by_head(layer(rows), attn.heads) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
     )
     query, key = normed(attn.norm_added_q, query), normed(attn.norm_added_k, key)
+    output = attended(query, key, value, image, text_first=text_first)
     if last:
-        return key, None
-    hidden = hidden + gate.unsqueeze(1) * attn.to_add_out(attended(query, key, value, image, text_first=text_first))
+        return key, output, None
+    hidden = hidden + gate.unsqueeze(1) * attn.to_add_out(joined(output))
     rows = owner.norm2_context(hidden) * (1 + scale[:, None]) + shift[:, None]
-    return key, hidden + gate_mlp.unsqueeze(1) * owner.ff_context(rows)
+    return key, output, hidden + gate_mlp.unsqueeze(1) * owner.ff_context(rows)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, image: ImageStream, *, text_first: bool) -> Tensor:
-    """What the text takes from itself and the image: (batch, token, head * head_dim). Order as the model has it."""
+    """What the text takes from itself and the image: (batch, head, token, head_dim). Order as the model has it."""
     keys, values = (key, image.key), (value, image.value)
     if not text_first:
         keys, values = keys[::-1], values[::-1]
-    rows = F.scaled_dot_product_attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2))
+    return F.scaled_dot_product_attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2))
+
+
+def joined(rows: Tensor) -> Tensor:
+    """(batch, head, row, head_dim) as (batch, row, head * head_dim)."""
     return rows.transpose(1, 2).flatten(2)
 
 

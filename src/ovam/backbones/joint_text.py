@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.sampled import sampled_hash
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
@@ -29,12 +30,14 @@ class Reader:
         encoder: The text encoder.
         first: First position.
         length: Number of positions; two encoders may fill the same ones, each some of the channels.
+        all_vectors: Whether the pipeline reads an added name of several vectors as all of them; see `learned`.
     """
 
     tokenizer: Any
     encoder: Any
     first: int
     length: int
+    all_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ class JointText:
 
     @property
     def limit(self) -> int:
-        """Most tokens that one of the encoders reads; the others leave out the end of a longer text."""
+        """Most tokens that one of the encoders reads; the others leave out the end of a longer text.
+
+        A blank encoder, whose tokenizer finds nothing in any text, counts as well: whether a text is read whole is
+        told by `check_length`.
+        """
         return max(reader.length for reader in self.readers)
 
     @property
@@ -99,7 +106,8 @@ class JointText:
             PromptTooLongError: no encoder reads the whole text. Where one does, the others leave out the end of it,
                 as in the pipeline itself.
         """
-        plain, units = phrase(text) if as_phrase else parse(text)
+        added = {name for reader in self.readers for name in added_names(reader.tokenizer)}
+        plain, units = phrase(text, added) if as_phrase else parse(text, added)
         readings = [_read(reader, plain) for reader in self.readers]
         self._check_read(plain, readings)
         with torch.no_grad():
@@ -129,32 +137,34 @@ class JointText:
         return AttributionPrompt(plain, tuple(tokens), spans)
 
     def _check_read(self, plain: str, readings: Sequence[_Reading]) -> None:
-        cut = min(reading.cut for reading in readings)
+        seen = {reading.cut: len(reading.names) for reading in readings if {*reading.names} != {_PAD}}
+        cut = min(seen, default=0)
         if not cut:
             return
+        limit = seen[cut]
         raise PromptTooLongError(
-            f"prompt {plain[:40]!r}... has {self.limit + cut} tokens, special ones included, but the text encoders "
-            f"read {self.limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
+            f"prompt {plain[:40]!r}... has {limit + cut} tokens, special ones included, but the text encoders "
+            f"read {limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
             "with a larger max_sequence_length"
         )
 
 
 def _read(reader: Reader, plain: str) -> _Reading:
     tokenizer = reader.tokenizer
-    whole = len(tokenizer(plain, verbose=False).input_ids)
-    found = tokenizer(
-        plain,
-        padding="max_length",
-        max_length=reader.length,
-        truncation=True,
-        return_offsets_mapping=True,
-        return_attention_mask=True,
-        verbose=False,
-    )
+    found = tokenizer(plain, return_offsets_mapping=True, verbose=False)
+    ids, offsets = list(found.input_ids), list(found.offset_mapping)
+    if reader.all_vectors:
+        ids, offsets = with_all_vectors(tokenizer, ids, offsets)
+    whole, room = len(ids), reader.length - 1  # the last token is the end, which stays
+    ids, offsets = [*ids[:-1][:room], ids[-1]], [*offsets[:-1][:room], offsets[-1]]
     names = []
-    for token, real, (start, stop) in zip(found.input_ids, found.attention_mask, found.offset_mapping, strict=True):
+    for token, (start, stop) in zip(ids, offsets, strict=True):
         special = "<start>" if token == tokenizer.bos_token_id else "<end>"
-        inside = plain[start:stop].strip().lower() if stop > start else special  # special tokens have no characters
-        names.append(inside if real else _PAD)
-    offsets = tuple((start, stop) for start, stop in found.offset_mapping)
-    return _Reading(torch.tensor([found.input_ids]), tuple(names), offsets, max(0, whole - reader.length))
+        names.append(plain[start:stop].strip().lower() if stop > start else special)  # no characters: special
+    padding = reader.length - len(ids)
+    return _Reading(
+        torch.tensor([[*ids, *[tokenizer.pad_token_id] * padding]]),
+        (*names, *[_PAD] * padding),
+        (*offsets, *[(0, 0)] * padding),
+        max(0, whole - reader.length),
+    )

@@ -1,6 +1,6 @@
-"""Watching blocks whose image and text attend to each other: queries, keys and values of the image's pixels."""
+"""Watching blocks whose image and text attend to each other: the pixels' queries, keys, values and outputs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
     """Report image queries, keys and values of joint-attention modules, from what their own projections put out.
 
     Nothing is projected anew. Normalisation and rotary embedding are applied again: they are cheap, and row by row.
+    Attention outputs are what the output projection takes in; blocks of a single stream give them out as they are.
     """
     shared: dict[str, Any] = {}  # of the current denoiser call
     handles: list[RemovableHandle] = []
@@ -40,26 +41,46 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
 
 
 def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {}  # perturbed attention projects its rows apart, behind the others
 
-    def note(projection: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
-            seen.update(zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True))
+    def begin(layer: nn.Module, inputs: object) -> None:
+        seen.clear()  # words that are run through the same layers between two calls
 
-        return hook
+    def note_output(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.setdefault("output", []).append(inputs[0].detach())
 
-    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: object) -> None:
+    def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: Any) -> None:
         if seen:  # else the projections were passed by, and the block stays silent, which is noticed
-            query, key, value = (_image_part(module, seen.pop(part), shared["tokens"]) for part in _PROJECTIONS)
+            if not projects:
+                seen["output"] = [output.detach()]
+            query, key, value, taken = (
+                _image_part(module, _joined(seen.pop(part)), shared["tokens"]) for part in (*_PROJECTIONS, "output")
+            )
             query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
             conditioning = shared["conditioning"].expand(len(query), -1)
-            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}))
+            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}, taken))
 
+    yield module.register_forward_pre_hook(begin)
     for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
         if hasattr(module, projection):
-            yield getattr(module, projection).register_forward_hook(note(projection))
+            yield getattr(module, projection).register_forward_hook(_noting(seen, projection))
+    projects = getattr(module, "to_out", None) is not None
+    if projects:
+        yield module.to_out[0].register_forward_pre_hook(note_output)
     yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _noting(seen: dict[str, list[Tensor]], projection: str) -> Callable[[nn.Module, object, Tensor], None]:
+    def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs = output.detach().chunk(3, dim=-1) if projection == "to_qkv" else (output.detach(),)
+        for part, rows in zip(_PROJECTIONS if projection == "to_qkv" else (projection,), outputs, strict=True):
+            seen.setdefault(part, []).append(rows)
+
+    return hook
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:

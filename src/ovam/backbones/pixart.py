@@ -9,6 +9,7 @@ for, the pipeline crops it, and maps are stretched over what was left.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import CAPTION, StaticText
 from ovam.backbones.common import halved, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
+from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
 from ovam.trace import Grid
 
@@ -25,8 +27,13 @@ from ovam.trace import Grid
 class PixArtBackbone(Backbone):
     """PixArtTransformer2DModel with cross attention to one T5 text encoder."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
+
+    @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
 
     @property
     def denoiser(self) -> Any:
@@ -41,7 +48,7 @@ class PixArtBackbone(Backbone):
         return dict.fromkeys(cross_attention(self.denoiser), (latent[0] // patch, latent[1] // patch))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
-        return text_request(arguments, result)
+        return replace(text_request(arguments, result), tokens=result[0].shape[1])
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         return halved(self.pipe, arguments["hidden_states"], arguments["timestep"], request)
@@ -53,17 +60,22 @@ class PixArtBackbone(Backbone):
         caption = self.denoiser.caption_projection
         layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
         shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}
-        return static_text(cross_attention(self.denoiser), names, self.reader(), shared)
+        return static_text(self.denoiser, cross_attention(self.denoiser), names, self._reader(request), shared)
 
     def reader(self, layer: str | None = None) -> T5Text:
         """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
+        return self._reader(None)
+
+    def _reader(self, request: Request | None) -> T5Text:
+        """Reads as many tokens as that run did, if it was told to read more than by default."""
         require_text(self.pipe, "tokenizer", "text_encoder")
-        limit = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
-        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, limit)
+        default = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
+        asked = request.tokens if request is not None and request.tokens is not None else 0
+        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, max(default, asked))
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         transformer = self.denoiser
-        device, dtype = transformer.device, transformer.dtype
+        device, dtype = device_of(transformer), transformer.dtype
         vectors, mask, *_ = self.pipe.encode_prompt(prompt, False, device=device)
         added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
         if transformer.use_additional_conditions:

@@ -1,5 +1,6 @@
 """Which backbone reads which pipeline, decided by class names, so that nothing heavy is imported to ask."""
 
+from difflib import SequenceMatcher
 from typing import Any
 
 from ovam.backbones.base import Backbone
@@ -30,11 +31,33 @@ def backbone_of(pipe: Any) -> Backbone:
     Raises:
         UnsupportedPipelineError: no backbone reads it.
     """
-    ancestry = [cls.__name__ for cls in type(pipe).__mro__]
-    for backbone in BACKBONES:
-        if set(ancestry) & set(backbone.pipelines):
-            return backbone(pipe)
+    for name in _ancestry(pipe):
+        for backbone in BACKBONES:
+            if name in backbone.pipelines:
+                return backbone(pipe)
+    own = type(pipe).__name__
     raise UnsupportedPipelineError(
-        f"pipeline is a {ancestry[0]}: expected one of {', '.join(supported())}; load such a pipeline with "
-        "ovam.load(...), or write a backbone for this one and ovam.backbones.registry.register it (CONTRIBUTING.md)"
+        f"pipeline is a {own}: expected one of the {len(supported())} that a backbone reads, "
+        f"{nearest(own)} is the nearest by its name (ovam.backbones.registry.supported() lists all); load such a "
+        "pipeline with ovam.load(...), or write a backbone for this one (docs/adding-a-backbone.md)"
     )
+
+
+def nearest(name: str) -> str:
+    """The supported pipeline whose class name is most like this one."""
+    stem = name.removesuffix("Pipeline")
+    return max(supported(), key=lambda other: SequenceMatcher(None, stem, other.removesuffix("Pipeline")).ratio())
+
+
+def read_as(pipe: Any) -> str:
+    """Name of the supported pipeline that this one is, or is read as.
+
+    Raises:
+        UnsupportedPipelineError: no backbone reads it.
+    """
+    return next(name for name in _ancestry(pipe) if name in backbone_of(pipe).pipelines)
+
+
+def _ancestry(pipe: Any) -> list[str]:
+    """Class names, the pipeline's own first."""
+    return [cls.__name__ for cls in type(pipe).__mro__]

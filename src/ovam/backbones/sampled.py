@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ovam.errors import UnsupportedPipelineError
+from ovam.backbones.offload import real_weights
 
 SAMPLES = 1024
 """Most numbers that are read of one tensor, at even distances."""
@@ -24,27 +24,18 @@ def sampled_hash(model: Any, dtype: torch.dtype = torch.float32) -> str:
     Args:
         model: A module.
         dtype: Type to round to first; bfloat16 gives the hash of the model's bfloat16 copy.
-
-    Raises:
-        UnsupportedPipelineError: the weights are taken away between runs, one by one.
     """
-    weights = model.state_dict()
+    weights = real_weights(model)
     state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
     kept = _hashes.setdefault(model, {})
     if dtype not in kept or kept[dtype][0] != state:
-        kept[dtype] = (state, _hash(model, weights, dtype))
+        kept[dtype] = (state, _hash(weights, dtype))
     return kept[dtype][1]
 
 
-def _hash(model: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
+def _hash(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
-        if weight.is_meta:
-            raise UnsupportedPipelineError(
-                f"weight {name!r} of the {type(model).__name__} is not there between runs (sequential offload), but "
-                "late words are run through it then: expected weights that stay; use "
-                "pipe.enable_model_cpu_offload() instead"
-            )
         flat = weight.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLES)]
         rounded = sample.to(dtype) if dtype == torch.bfloat16 else sample

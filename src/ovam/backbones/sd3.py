@@ -17,9 +17,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
-from ovam.backbones.joint import JointStream, ReplayedText, through_double
+from ovam.backbones.joint import JointStream, Passed, ReplayedText, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import watch_joint
+from ovam.backbones.offload import device_of
+from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
 from ovam.shapes import Embedding
 from ovam.trace import Grid
@@ -30,13 +32,24 @@ _T5_LENGTH = 256  # the pipeline's default max_sequence_length
 class SD3Backbone(Backbone):
     """SD3Transformer2DModel with two CLIP text encoders and T5."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
+    )
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
+    flow: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
-        """Whole patches of the latent."""
-        return int(self.pipe.vae_scale_factor * self.denoiser.config.patch_size)
+        return int(self.pipe.vae_scale_factor) * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
+        """Whole patches."""
+        return int(self.denoiser.config.patch_size)
 
     @property
     def denoiser(self) -> Any:
@@ -69,10 +82,25 @@ class SD3Backbone(Backbone):
         scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
         check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
         sample, timestep = arguments["hidden_states"], arguments["timestep"]
+        self._check_perturbed()
         if arguments.get("skip_layers") is None:
             return halved(self.pipe, sample, timestep, request)
         # skip-layer guidance runs the conditional rows once more, without some blocks
         return replace(halved(self.pipe, sample, timestep, None), halves={})
+
+    def _check_perturbed(self) -> None:
+        """Whether queries are normalised as the model does it: diffusers' perturbed attention leaves the norms out.
+
+        Raises:
+            UnsupportedPipelineError: the model has norms, and a block is perturbed.
+        """
+        for name, module in self._modules().items():
+            if module.norm_q is not None and type(module.processor).__name__.startswith("PAG"):
+                raise UnsupportedPipelineError(
+                    f"{type(self.pipe).__name__}: {name} runs without its norms under perturbed-attention guidance, as "
+                    "words that are asked later would not: expected a model without norms (Stable Diffusion 3), or "
+                    "blocks as they are; set pag_scale=0 for the capture"
+                )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         modules = self._modules()
@@ -84,13 +112,22 @@ class SD3Backbone(Backbone):
             _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
         )
 
+    def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        denoiser = self.denoiser
+        options = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
+        vectors, _, pooled, _ = self.pipe.encode_prompt(prompt, **options, device=denoiser.device)
+        return {
+            "encoder_hidden_states": vectors.to(denoiser.device, denoiser.dtype),
+            "pooled_projections": pooled.to(denoiser.device, denoiser.dtype),
+        }
+
     def reader(self, layer: str | None = None) -> JointText:
         """Reads as many tokens as the pipeline does by default."""
         skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
 
 
-def _through(owner: Any, hidden: Tensor, image: ImageStream) -> tuple[Tensor, Tensor | None]:
+def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
     return through_double(owner, hidden, image, text_first=False)
 
 
@@ -115,12 +152,12 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     def encode(ids: Sequence[Tensor]) -> Embedding:
         parts = []
         for tokens, reader in zip(ids[:2], readers[:2], strict=True):
-            states = reader.encoder(tokens.to(reader.encoder.device), output_hidden_states=True).hidden_states
-            parts.append(states[-depth][0].to(pipe.text_encoder.device, pipe.text_encoder.dtype))
+            states = reader.encoder(tokens.to(device_of(reader.encoder)), output_hidden_states=True).hidden_states
+            parts.append(states[-depth][0].to(device_of(pipe.text_encoder), pipe.text_encoder.dtype))
         clip = F.pad(torch.cat(parts, dim=-1), (0, width - sum(part.shape[-1] for part in parts)))
         if len(readers) == 2:
             return F.pad(clip, (0, 0, 0, length - clip_length))
-        t5 = readers[2].encoder(ids[2].to(readers[2].encoder.device))[0][0]
+        t5 = readers[2].encoder(ids[2].to(device_of(readers[2].encoder)))[0][0]
         return torch.cat([clip, t5.to(clip.device)])
 
     return JointText(readers, encode, layer=f"hidden-{depth}", length=length, width=width)

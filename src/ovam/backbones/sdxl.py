@@ -17,6 +17,7 @@ from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
 from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
+from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
 from ovam.errors import UnsupportedPipelineError
 from ovam.trace import Grid
@@ -32,6 +33,13 @@ class SDXLBackbone(Backbone):
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
         "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        "StableDiffusionXLPAGInpaintPipeline",
+        "StableDiffusionXLControlNetPAGPipeline",
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
     )
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
@@ -64,7 +72,7 @@ class SDXLBackbone(Backbone):
         return watch_queries(unet_modules(self.denoiser), names, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
-        return static_text(unet_modules(self.denoiser), names, self.reader())
+        return static_text(self.denoiser, unet_modules(self.denoiser), names, self.reader())
 
     def reader(self, layer: str | None = None) -> ClipTexts:
         pipe = self.pipe
@@ -78,16 +86,17 @@ class SDXLBackbone(Backbone):
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         pipe, unet = self.pipe, self.denoiser
+        device = device_of(unet)
         if getattr(pipe.config, "requires_aesthetics_score", False):
             raise UnsupportedPipelineError(
                 f"{type(pipe).__name__} reads an aesthetic score, as SDXL's refiner does, which no real image has: "
                 "expected a model without one; encode the image with the base model"
             )
         cond, uncond, pooled_cond, pooled_uncond = pipe.encode_prompt(
-            prompt, device=unet.device, num_images_per_prompt=1, do_classifier_free_guidance=not prompt
+            prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=not prompt
         )
         # by its configuration, the pipeline tells zeros where there is no prompt
         vectors, pooled = (cond, pooled_cond) if prompt else (uncond, pooled_uncond)
-        ids = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=unet.device)  # nothing cut off
-        added = {"text_embeds": pooled.to(unet.device, unet.dtype), "time_ids": ids}
-        return {"encoder_hidden_states": vectors.to(unet.device, unet.dtype), "added_cond_kwargs": added}
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=device)  # nothing cut off
+        added = {"text_embeds": pooled.to(device, unet.dtype), "time_ids": ids}
+        return {"encoder_hidden_states": vectors.to(device, unet.dtype), "added_cond_kwargs": added}

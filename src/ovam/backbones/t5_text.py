@@ -5,6 +5,8 @@ from typing import Any
 import torch
 
 from ovam.backbones.clip_text import check_tokens, encoder_name
+from ovam.backbones.learned import added_names
+from ovam.backbones.offload import device_of
 from ovam.prompt import locate, parse, phrase
 from ovam.trace import Space, TokenEmbedding
 
@@ -34,13 +36,14 @@ class T5Text:
 
         That changes the vectors by rounding only, and gives the pipeline's own bit by bit.
         """
-        plain, units = phrase(text) if as_phrase else parse(text)
+        added = added_names(self.tokenizer)
+        plain, units = phrase(text, added) if as_phrase else parse(text, added)
         encoded, offsets = self._tokens(plain)
         count, length = len(encoded.input_ids), self.limit if padded else len(encoded.input_ids)
         ids = torch.full((1, length), self.tokenizer.pad_token_id)
         ids[0, :count] = torch.tensor(encoded.input_ids)
         mask = (torch.arange(length) < count).long()[None]
-        device = self.encoder.device
+        device = device_of(self.encoder)
         hidden = self.encoder(ids.to(device), attention_mask=mask.to(device)).last_hidden_state[0, :count]
         tokens = self.tokenizer.convert_ids_to_tokens(encoded.input_ids)
         names = [
@@ -57,7 +60,7 @@ class T5Text:
         lowered = plain.lower()
         blanks = len(lowered) - len(lowered.lstrip())
         encoded = self.tokenizer(lowered.strip(), return_offsets_mapping=True, truncation=False, verbose=False)
-        check_tokens(lowered.strip(), encoded, self.limit)
+        check_tokens(lowered.strip(), encoded.offset_mapping, self.limit)
         typed = [i for i, letter in enumerate(plain) for _ in letter.lower()][blanks:]  # "İ" becomes two
         offsets = [
             (typed[start], typed[stop - 1] + 1) if stop > start else (0, 0) for start, stop in encoded.offset_mapping

@@ -9,6 +9,7 @@ from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import ClipText, StaticText
 from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
+from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
 from ovam.trace import Grid
 
@@ -23,6 +24,13 @@ class UNetBackbone(Backbone):
         "StableDiffusionControlNetPipeline",
         "StableDiffusionControlNetImg2ImgPipeline",
         "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionPAGImg2ImgPipeline",
+        "StableDiffusionPAGInpaintPipeline",
+        "StableDiffusionControlNetPAGPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
     )
     text_kind: ClassVar[Literal["static", "replayed"]] = "static"
 
@@ -48,7 +56,7 @@ class UNetBackbone(Backbone):
         return watch_queries(unet_modules(self.denoiser), names, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
-        return static_text(unet_modules(self.denoiser), names, self.reader())
+        return static_text(self.denoiser, unet_modules(self.denoiser), names, self.reader())
 
     def reader(self, layer: str | None = None) -> ClipText:
         require_text(self.pipe, "tokenizer", "text_encoder")
@@ -57,5 +65,6 @@ class UNetBackbone(Backbone):
         return ClipText(self.pipe.tokenizer, self.pipe.text_encoder, layer or last)
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
-        vectors, _ = self.pipe.encode_prompt(prompt, self.denoiser.device, 1, False)
-        return {"encoder_hidden_states": vectors.to(self.denoiser.device, self.denoiser.dtype)}
+        device = device_of(self.denoiser)
+        vectors, _ = self.pipe.encode_prompt(prompt, device, 1, False)
+        return {"encoder_hidden_states": vectors.to(device, self.denoiser.dtype)}

@@ -23,20 +23,18 @@ def blocks_of(text: str | None) -> list[str | int | tuple[int, int]] | None:
     return blocks
 
 
-def steps_of(text: str | None) -> list[int] | None:
-    """Step numbers and ranges, both ends included; what is neither is a usage error."""
+def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
+    """Step numbers and ranges, both ends included; what is neither is a usage error of this option."""
     if text is None:
         return None
     steps: list[int] = []
     for entry in words_of(text):
         bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
         if bounds is None:
-            raise typer.BadParameter(f"{entry!r}: expected numbers such as 0,5,10-19", param_hint="--steps")
+            raise typer.BadParameter(f"{entry!r}: expected numbers such as 0,5,10-19", param_hint=option)
         first = int(bounds[1])
         last = int(bounds[2] or first)
         if last < first:
-            raise typer.BadParameter(
-                f"{entry!r}: expected the lower number first, {last}-{first}", param_hint="--steps"
-            )
+            raise typer.BadParameter(f"{entry!r}: expected the lower number first, {last}-{first}", param_hint=option)
         steps += range(first, last + 1)
     return steps

@@ -13,7 +13,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.answers import write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
-from ovam.encode import encode, read_image
+from ovam.encode import Method, encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.maps import AttentionMaps, attention_maps, entries_of, fitted_in
 from ovam.masks import THRESHOLD, check_words, names_of, segment
@@ -98,11 +98,14 @@ def segment_file(
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
     prompt: str | None = None,
+    method: Method | None = None,
+    timesteps: Sequence[int] | None = None,
     seed: int | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
+    storage: torch.dtype | None = None,
     limit_gib: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -119,11 +122,14 @@ def segment_file(
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
         model: For a trace as in `maps`; for an image mini by default.
         prompt: What the denoiser is told of an image; nothing by default.
+        method: How the model looks at an image, as in `ovam.encode`; "noise" by default.
+        timesteps: As in `ovam.encode`, for an image.
         seed: Seed of the noises put on an image; 0 by default.
         dtype: Type of the model's weights, for an image; float32 by default.
         device: Where the model runs, for an image; the CPU by default.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
+        storage: Type that queries of an image are kept in; float16 by default.
         limit_gib: As in `ovam.encode`, for an image.
         progress: Told what is being done.
 
@@ -140,7 +146,9 @@ def segment_file(
     asked, rivals = check_words(words, against, threshold)
     folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
     if is_trace(path):
-        _refuse_for_trace(path, prompt=prompt, seed=seed, dtype=dtype, device=device, limit_gib=limit_gib)
+        looking = {"prompt": prompt, "method": method, "timesteps": timesteps, "seed": seed}
+        running = {"dtype": dtype, "device": device, "storage": storage, "limit_gib": limit_gib}
+        _refuse_for_trace(path, **looking, **running)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         found = segment(trace, asked, against=rivals, threshold=threshold, blocks=blocks, steps=steps)
@@ -150,7 +158,9 @@ def segment_file(
         model, device = MINI if model is None else model, "cpu" if device is None else device
         pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
         progress("encoding the image", 0, 0)
-        trace = encode(pipe, picture, prompt or "", seed=seed or 0, blocks=blocks, limit_gib=limit_gib)
+        kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
+        looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0}
+        trace = encode(pipe, picture, prompt or "", **looks, **kept)
         trace = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
         answers = write_all(trace, list(asked), prepared(folder), against=rivals, threshold=threshold)

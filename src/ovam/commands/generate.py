@@ -39,6 +39,9 @@ def generate(
     device: str | torch.device = "cpu",
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
+    storage: torch.dtype | None = None,
+    preset: str | None = None,
+    disk: str | Path | None = None,
     limit_gib: float | None = None,
     against: Listed = (),
     threshold: float = THRESHOLD,
@@ -66,6 +69,9 @@ def generate(
         device: Where the model runs, when it is loaded here.
         blocks: As in `ovam.capture`.
         steps: As in `ovam.capture`.
+        storage: Type that queries are kept in, `dtype` in `ovam.capture`.
+        preset: As in `ovam.capture`.
+        disk: As in `ovam.capture`.
         limit_gib: As in `ovam.capture`.
         against: Words that compete for the label map and are then dropped.
         threshold: Score of the background, in (0, 1).
@@ -90,7 +96,8 @@ def generate(
     _check_size(backbone_of(pipe).side_multiple, height=height, width=width)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}  # PixArt takes no None
-    with capture(pipe, blocks=blocks, steps=steps, limit_gib=limit_gib) as traces:
+    kept: dict[str, Any] = {"blocks": blocks, "steps": steps, "dtype": storage, "preset": preset, "disk": disk}
+    with capture(pipe, **kept, limit_gib=limit_gib) as traces:
         pipe(
             prompt,
             **negative,

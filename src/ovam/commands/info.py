@@ -73,3 +73,16 @@ def plan_capture(model: str | Path = MINI, **options: Any) -> dict[str, Any]:
     """
     planned = plan(model, **options)
     return {"command": "plan", "model": str(model), "bytes": planned.nbytes, **asdict(planned)}
+
+
+def verify_model(model: str | Path = MINI, *, dtype: torch.dtype, device: str, **options: Any) -> dict[str, Any]:
+    """Check a model with its own weights; `options` are those of `ovam.testing.verify`.
+
+    Raises:
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+    """
+    from ovam.testing.verify import verify
+
+    pipe = load(model, dtype=dtype, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return {"command": "verify", "name": str(model), **verify(pipe, **options)}

@@ -98,6 +98,7 @@ def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
         "file": f"{result['file']}, {result['bytes'] / 2**20:.1f} MiB, format {header.get('format_version')}",
         "size": header.get("size"),
         "halves": header.get("halves"),
+        "stored in": header.get("dtype"),
         "denoiser calls": len(calls),
         "timesteps": [_of(call, "timestep") for call in calls],
         **(source if isinstance(source, Mapping) else {"source": source}),

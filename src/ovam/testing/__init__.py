@@ -15,11 +15,14 @@ and keys must therefore be scaled up until its attention is sharp; one that is n
 Families of joint attention subclass `JointContract`; others whose attention is not diffusers' `Attention` override
 `recorded_attention`. For readable failures,
 call `pytest.register_assert_rewrite("ovam.testing")` before this module is imported.
+
+`verify` runs part of the contract on a model with its own weights; `ovam verify MODEL` calls it.
 """
 
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
 from ovam.testing.joint import ExplicitJointSoftmax, JointContract
+from ovam.testing.verify import verify
 
 __all__ = [
     "Attended",
@@ -30,4 +33,5 @@ __all__ = [
     "assert_restored",
     "assert_same_image",
     "snapshot",
+    "verify",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovam.maps import SoftmaxOver
+from ovam.quantised import Quantised, Stored, floats
 from ovam.trace import Half, Trace
 
 SHARP = 0.5
@@ -148,15 +149,27 @@ def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
     """Two traces hold equal queries of one half."""
     assert [*found.blocks] == [*expected.blocks], f"blocks {[*found.blocks]}, expected {[*expected.blocks]}"
     for name, block in found.blocks.items():
-        same = torch.equal(block.query[half], expected.blocks[name].query[half])
+        same = torch.equal(floats(block.query[half]), floats(expected.blocks[name].query[half]))
         assert same, f"block {name!r}: the queries of the half {half!r} differ between two equal runs"
+
+
+def assert_rounded(found: Stored, expected: Tensor, dtype: torch.dtype, what: str) -> None:
+    """Queries are float32 ones in this type, rounded once: in eight bits by half of 1/127 of the channel's greatest."""
+    if dtype != torch.int8:
+        same = isinstance(found, Tensor) and torch.equal(found, expected.to(dtype))
+        assert same, f"{what}: {dtype} queries are not the float32 ones, rounded once"
+        return
+    assert isinstance(found, Quantised), f"{what}: queries are in {found.dtype}, asked was {dtype}"
+    steps = (found.float() - expected).abs() / (expected.abs().amax(2, keepdim=True) / 127)
+    worst = steps.nan_to_num().max().item()
+    assert worst <= 0.5001, f"{what}: a query in eight bits is off by {worst:.3g} steps, expected at most 0.5"
 
 
 def assert_received(trace: Trace, received: Mapping[str, Sequence[Tensor]]) -> None:
     """The conditional queries of a run without guidance are bit by bit those that the kernel received."""
     for name, block in trace.blocks.items():
         kernel = torch.cat([*received[name]]).transpose(0, 1)  # without guidance the batch is the one image
-        kept = block.query["cond"]
+        kept = floats(block.query["cond"])
         pixels = kept.shape[2]
         image_parts = (kernel[:, :, :pixels], kernel[:, :, -pixels:])  # joint attention has text at one end
         exact = any(torch.equal(kept, part) for part in image_parts)

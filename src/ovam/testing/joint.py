@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.maps import SoftmaxOver
+from ovam.quantised import floats
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, spied_kernel
 from ovam.trace import Grid
@@ -123,7 +124,7 @@ class JointContract(BackboneContract):
         with spied_kernel(backbone_of(pipe).denoiser, names) as received:
             trace = self._captured(pipe, names, guidance_scale=1.0)[0]
         for name in names:
-            kept = trace.replay.blocks[name].key["cond"]
+            kept = floats(trace.replay.blocks[name].key["cond"])
             for entry, (_, kernel) in enumerate(received[name]):
                 image, pixels = kept[:, entry], kept.shape[2]
                 exact = any(torch.equal(image, part) for part in (kernel[0, :, :pixels], kernel[0, :, -pixels:]))

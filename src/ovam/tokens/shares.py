@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovam.maps import key_groups, keys_of, resized
+from ovam.aggregate import resize
+from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
-from ovam.shapes import Embedding, Key, Query
+from ovam.quantised import Stored, floats
+from ovam.shapes import Embedding, Key
 from ovam.trace import Half, TokenEmbedding, Trace
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
@@ -49,11 +51,11 @@ def class_maps(trace: Trace, vectors: Embedding, half: Half = "cond") -> ClassMa
     finest = max((block.grid for block in blocks.values()), key=lambda grid: grid[0] * grid[1])
     total = torch.zeros(len(vectors) - 1, *finest)
     for block, sums in zip(blocks.values(), zip(*parts, strict=True), strict=True):
-        total = total + resized(sum(sums[1:], sums[0]).unflatten(-1, block.grid), finest).cpu()
+        total = total + resize(sum(sums[1:], sums[0]).unflatten(-1, block.grid), finest).cpu()
     return total / (sum(block.heads for block in blocks.values()) * len(trace.calls))
 
 
-def share_sums(query: Query, key: Key, scale: float) -> Float[Tensor, "class pixel"]:
+def share_sums(query: Stored, key: Key, scale: float) -> Float[Tensor, "class pixel"]:
     """Softmax shares of all keys but the first, summed over heads and steps; differentiable in the keys.
 
     Args:
@@ -68,17 +70,18 @@ def share_sums(query: Query, key: Key, scale: float) -> Float[Tensor, "class pix
 
 class _ShareSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, difference: Tensor, query: Tensor) -> Tensor:
+    def forward(ctx: Any, difference: Tensor, query: Stored) -> Tensor:
         heads, steps, pixels, _ = query.shape
         shares = difference.new_empty(heads, difference.shape[1], steps * pixels)
         for head, rows in _by_head(query, difference.dtype):
             shares[head] = _against_zero(_products(rows, difference[head]))
-        ctx.save_for_backward(query, shares)
+        ctx.query = query  # no output of this function, and not always a tensor
+        ctx.save_for_backward(shares)
         return shares.unflatten(-1, (steps, pixels)).sum((0, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        query, shares = ctx.saved_tensors
+        query, (shares,) = ctx.query, ctx.saved_tensors
         grad = grads[0][:, None].expand(-1, query.shape[1], -1).flatten(1)  # (class, step * pixel)
         found = shares.new_empty(query.shape[0], shares.shape[1], query.shape[-1])
         for head, rows in _by_head(query, shares.dtype):
@@ -87,10 +90,10 @@ class _ShareSums(torch.autograd.Function):
         return found, None
 
 
-def _by_head(query: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+def _by_head(query: Stored, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     """Rows (step * pixel, head_dim) of each head: a view, or one head's copy at a time where they are stored narrow."""
     for head in range(query.shape[0]):
-        yield head, query[head].flatten(0, 1).to(dtype)
+        yield head, floats(query[head]).flatten(0, 1).to(dtype)
 
 
 def _products(rows: Tensor, vectors: Tensor) -> Tensor:

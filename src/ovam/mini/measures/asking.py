@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ovam.maps import Axis
+from ovam.aggregate import Axis
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
@@ -41,5 +41,7 @@ def enlarged(values: np.ndarray, size: int) -> np.ndarray:
 def untrained(pipe: Any) -> Any:
     """The same pipeline around a denoiser of random weights."""
     torch.manual_seed(0)
-    fresh = type(pipe.unet).from_config(pipe.unet.config).eval()
-    return type(pipe)(**{**pipe.components, "unet": fresh}, requires_safety_checker=False)
+    part = "unet" if "unet" in pipe.components else "transformer"
+    trained = pipe.components[part]
+    options = {"requires_safety_checker": False} if part == "unet" else {}
+    return type(pipe)(**{**pipe.components, part: type(trained).from_config(trained.config).eval()}, **options)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovam.mini.baselines import GATE
+from ovam.mini.measures.joint import WITHIN
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def _headroom(found: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
+def _joint(found: Mapping[str, Any]) -> list[Bar]:
+    away = found["ways"]["late minus given"]
+    asked = f"mini-dit: words replayed after the run within {WITHIN:g} mIoU of the same words given at capture"
+    return [Bar(asked, f"{away:+.4f}", abs(away) <= WITHIN)]
+
+
 def _transfer(found: Mapping[str, Any]) -> list[Bar]:
     names = ("resolutions", "one call", "from call", "up to call", "classes")
     return [
@@ -105,4 +112,5 @@ _JUDGES = {
     "words": _words,
     "headroom": _headroom,
     "transfer": _transfer,
+    "joint": _joint,
 }

@@ -1,5 +1,6 @@
 """Blocks and time steps, chosen on validation scenes and ten classes, before any test scene is looked at."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ TIMES = {
     "little noise": (50, 100, 150),
     "hardly any": (10, 50, 100),
 }
+THIRDS = ("first third", "middle third", "last third")
 _ALL_TIMES = sorted({t for times in TIMES.values() for t in times}, reverse=True)
 
 
@@ -69,9 +71,16 @@ def choose(pipe: Any, *, scenes: int = 60) -> dict[str, Any]:
 
 
 def block_subsets(trace: Trace) -> dict[str, tuple[str, ...]]:
-    """Names of blocks: all, those of the way up, those of each grid, and each stage of the way up by itself."""
+    """Names of blocks: all, those of the way up, those of each grid, and each stage of the way up by itself.
+
+    Where there is no way up, as in transformers: all, and each third of the blocks from the first one on.
+    """
     names = tuple(trace.blocks)
     up = tuple(name for name in names if name.startswith("up_"))
+    if not up:
+        cuts = [round(len(names) * third / 3) for third in range(4)]
+        parts = (names[first:last] for first, last in itertools.pairwise(cuts))
+        return {"all": names, **dict(zip(THIRDS, parts, strict=True))}
     grids = sorted({block.grid for block in trace.blocks.values()})
     stages = dict.fromkeys(".".join(name.split(".")[:2]) for name in up)
     return {

@@ -11,6 +11,10 @@ from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
 _MISSING = "Not measured.\n"
+_NO_DIT = (
+    "Not measured: mini-dit was not there. `ovam mini train --model mini-dit` and `ovam mini export --model mini-dit "
+    "--output-dir runs/mini-dit` make it, `ovam mini report` then measures it.\n"
+)
 
 
 def page(figures: Figures) -> str:
@@ -26,7 +30,7 @@ def page(figures: Figures) -> str:
         for phase in training["phases"]
     ]
     verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
-    shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING)
+    shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING) | {"ways": _NO_DIT}
     for name, (keys, show) in _SECTIONS.items():
         if name in sections:
             shown |= dict(zip(keys, show(sections[name]), strict=True))
@@ -91,6 +95,24 @@ def _headroom(found: Figures) -> tuple[str, ...]:
     )
 
 
+def _joint(found: Figures) -> tuple[str, ...]:
+    objects = {name: row["objects"] for name, row in found["words"].items()}
+    grounds = {name: row["grounds"] for name, row in found["words"].items()}
+    best, ways = found["encoded"], found["ways"]
+    presence = ", ".join(f"{name} {row['presence_auroc']:.3f}" for name, row in found["words"].items())
+    return (
+        f"Model {found['model']}, {found['scenes']} test scenes; chosen on as many validation scenes: time steps "
+        f"{', '.join(map(str, best['timesteps']))} of {', '.join(f'`{name}`' for name in best['blocks'])}.\n\n"
+        + _nested(ways["by way"], "words")
+        + f"\nLate minus given: {ways['late minus given']:+.4f} mIoU; no value of a map differs by more than "
+        f"{ways['furthest']:.1e}.\n",
+        _word_rows(objects, "objects", THING_BASELINES)
+        + f"\nmini-dit's word minus mini's, AP on the same objects: {Interval(*found['above mini'])}. "
+        f"Presence, AUROC: {presence}.\n",
+        _word_rows(grounds, "grounds", GROUND_BASELINES),
+    )
+
+
 def _masses(found: Figures) -> tuple[str, ...]:
     return (_table(found, [found.values()]),)
 
@@ -146,6 +168,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
     "headroom": (("headroom", "headroom_classes", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
+    "joint": (("ways", "joint_words", "joint_grounds"), _joint),
     "masses": (("masses",), _masses),
     "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median of 3).\n",)),
 }

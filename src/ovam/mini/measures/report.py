@@ -21,6 +21,7 @@ from ovam.mini.measures.curves import measure_curves
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
 from ovam.mini.measures.images import Entry, make_images, read_images
+from ovam.mini.measures.joint import measure_joint
 from ovam.mini.measures.memory import known_thumbnails, measure_memory
 from ovam.mini.measures.oracles import measure_oracles
 from ovam.mini.measures.page import page
@@ -33,14 +34,15 @@ from ovam.mini.measures.samples import (
 )
 from ovam.mini.measures.words import measure_words
 from ovam.mini.oracle import has_oracles, load_oracles
-from ovam.models import load, mini_folder, model_hash
+from ovam.models import load, mini_dit_folder, mini_folder, model_hash
 from ovam.recorders import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
-SECTIONS = ("sheet", "speed", "masses", "gates", "choices", "words", "headroom", "memory", *_JUDGED)
+_CHOSEN_BEFORE = ("words", "joint")
+SECTIONS = ("sheet", "speed", "masses", "gates", "choices", "words", "joint", "headroom", "memory", *_JUDGED)
 
 
 def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
@@ -81,16 +83,23 @@ class _Pictures:
 
 
 def report_on_mini(
-    docs: Path, images: Path, *, only: Collection[str] | None = None, quick: bool = False
+    docs: Path,
+    images: Path,
+    *,
+    dit: Path | None = None,
+    only: Collection[str] | None = None,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
 
     A report that was broken off goes on: the figures are written after each section, and sections that the same code
-    measured on the same weights are kept. Without the oracles, what they judge is left out, and the page says so.
+    measured on the same weights are kept. Without the oracles, what they judge is left out, and without mini-dit the
+    section of joint attention; the page says so.
 
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
+        dit: Folder of mini-dit, as `ovam mini export` writes it; by default the shipped one. It need not be there.
         only: Sections to measure, again where they were; every missing one when None.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
@@ -105,12 +114,14 @@ def report_on_mini(
             raise OptionError(f"section {name!r} of the report: expected some of {', '.join(SECTIONS)}")
     pipe, folder = _pipeline(), docs / "results" / "mini"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = _continued(_stamp(pipe, quick), folder / "report.json")
+    joint = _sibling(dit)
+    figures = _continued(_stamp(pipe, joint, quick), folder / "report.json")
     pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
-    for name, measure in _measures(pipe, pictures, folder, figures, quick=quick).items():
+    for name, measure in _measures(pipe, joint, pictures, folder, figures, quick=quick).items():
         missing = name not in figures["sections"]
-        asked = name in only or (missing and name == "choices" and "words" in only) if only else missing
-        if not asked or (name in _JUDGED and not has_oracles()):
+        needed = missing and name == "choices" and not {*_CHOSEN_BEFORE}.isdisjoint(only or ())
+        asked = name in only or needed if only else missing
+        if not asked or (name in _JUDGED and not has_oracles()) or (name == "joint" and joint is None):
             continue
         begun = time.monotonic()
         figures["sections"][name] = measure()
@@ -121,7 +132,7 @@ def report_on_mini(
 
 
 def _measures(
-    pipe: Any, pictures: _Pictures, folder: Path, figures: Mapping[str, Any], *, quick: bool
+    pipe: Any, dit: Any, pictures: _Pictures, folder: Path, figures: Mapping[str, Any], *, quick: bool
 ) -> dict[str, Callable[[], Any]]:
     """What measures each section, in an order in which each finds among the figures those that it rests on."""
     few, sections = 6 if quick else 200, figures["sections"]
@@ -138,6 +149,7 @@ def _measures(
         "gates": lambda: gates(scenes=few),
         "choices": lambda: choose(pipe, scenes=few if quick else 60),
         "words": lambda: measure_words(pipe, scenes=few, **sections["choices"]["best"]),
+        "joint": lambda: measure_joint(pipe, dit, scenes=few if quick else 60, **sections["choices"]["best"]),
         "headroom": lambda: measure_headroom(pipe, **(_QUICK_HEADROOM if quick else {})),
         "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=training),
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
@@ -152,12 +164,22 @@ def _pipeline() -> Any:
     return pipe
 
 
+def _sibling(folder: Path | None) -> Any:
+    """mini-dit if it is there, else None."""
+    there = mini_dit_folder() if folder is None or not folder.is_dir() else folder
+    if not there.is_dir():
+        return None
+    dit = load(there)
+    dit.set_progress_bar_config(disable=True)
+    return dit
+
+
 def _training() -> dict[str, Any]:
     about: dict[str, Any] = json.loads((mini_folder() / "training.json").read_text())
     return about
 
 
-def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
+def _stamp(pipe: Any, dit: Any, quick: bool) -> dict[str, Any]:
     oracles = load_oracles().items() if has_oracles() else ()
     return {
         "command": "ovam mini report" + (" --quick" if quick else ""),
@@ -165,6 +187,7 @@ def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
         "code": _code_hash(),
+        "mini-dit": None if dit is None else model_hash(dit),
         "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
         "training": _training(),
         "guidance_scale": GUIDANCE_SCALE,
@@ -197,6 +220,8 @@ def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
         kept = set(known["sections"])
         if known["oracles"] != stamp["oracles"]:
             kept -= set(_JUDGED)
+        if known.get("mini-dit") != stamp["mini-dit"]:
+            kept -= {"joint"}
     return {
         **stamp,
         "sections": {name: known["sections"][name] for name in kept},

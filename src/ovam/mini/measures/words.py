@@ -87,20 +87,37 @@ class _Seen:
     of_ground: dict[str, np.ndarray]
 
 
-def measure_words(
+@dataclass(frozen=True)
+class WordRows:
+    """What was found on some scenes.
+
+    Attributes:
+        things: A row for each thing.
+        grounds: A row for each ground.
+        scores: Of each class the presence scores of scenes with it, and of scenes without.
+    """
+
+    things: list[WordRow]
+    grounds: list[WordRow]
+    scores: dict[str, tuple[list[float], list[float]]]
+
+    def presence_auroc(self) -> float:
+        """Mean of the classes that some scene shows and some does not."""
+        return float(np.mean([presence_auroc(*pair) for pair in self.scores.values() if all(pair)]))
+
+
+def look_at_words(
     pipe: Any,
     *,
     scenes: int = 200,
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[int] = TIMESTEPS,
-) -> dict[str, Any]:
-    """Average precision of own, absent and other words, of baselines, and presence, on test scenes of several classes.
-
-    Scenes enter with the empty prompt.
+) -> WordRows:
+    """Ask test scenes of several classes, which enter with the empty prompt, for own, absent and other words.
 
     Args:
         pipe: A pipeline of the world's classes.
-        scenes: Number of scenes, each with two classes or more.
+        scenes: Number of scenes, each with two classes or more; the words asked of each are the same for any pipeline.
         blocks: As in `encode`.
         timesteps: As in `encode`.
     """
@@ -120,22 +137,34 @@ def measure_words(
             scores[name][name not in shown].append(presence(torch.from_numpy(values)))
         things += _things(seen, asking, random, split_names)
         grounds += _grounds(seen, asking, random)
-    of_word = {name: presence_auroc(*pair) for name, pair in scores.items() if all(pair)}
+    return WordRows(things, grounds, scores)
+
+
+def measure_words(
+    pipe: Any,
+    *,
+    scenes: int = 200,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[int] = TIMESTEPS,
+) -> dict[str, Any]:
+    """Average precision of own, absent and other words, of baselines, and presence; arguments as in `look_at_words`."""
+    found = look_at_words(pipe, scenes=scenes, blocks=blocks, timesteps=timesteps)
+    things, grounds = found.things, found.grounds
     return {
         "split": "test",
         "scenes": scenes,
         "encoded": {"blocks": blocks, "timesteps": list(timesteps)},
-        "objects": _summary(things),
-        "presence_auroc": float(np.mean(list(of_word.values()))),
-        "grounds": _summary(grounds)
+        "objects": summary(things),
+        "presence_auroc": found.presence_auroc(),
+        "grounds": summary(grounds)
         | {
             "normalised": {
                 name: float(np.mean([(value - row.share) / (1 - row.share) for row, value in pairs]))
                 for name, pairs in _by_map(grounds).items()
             }
         },
-        "slices": {name: _summary(chosen) for name, chosen in _by_slice(things).items()},
-        "classes": {name: _summary([row for row in things if row.name == name]) for name in CLASSES},
+        "slices": {name: summary(chosen) for name, chosen in _by_slice(things).items()},
+        "classes": {name: summary([row for row in things if row.name == name]) for name in CLASSES},
     }
 
 
@@ -200,7 +229,7 @@ def _by_map(rows: Sequence[WordRow]) -> dict[str, list[tuple[WordRow, float]]]:
     }
 
 
-def _summary(rows: Sequence[WordRow]) -> dict[str, Any]:
+def summary(rows: Sequence[WordRow]) -> dict[str, Any]:
     """Means over rows, the gap with its interval over scenes, and for each other map the own word on the same rows."""
     if not rows:
         return {"count": 0}

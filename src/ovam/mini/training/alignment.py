@@ -5,7 +5,6 @@ the picture tower sees where, which was learned from captions alone, the denoise
 """
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,34 +15,32 @@ _GRID, _WIDTH = 8, 256
 
 
 class Alignment(nn.Module):
-    """A small head on the UNet's features that tells the picture tower's; it is dropped after training.
+    """A small head on the denoiser's features that tells the picture tower's; it is dropped after training.
 
-    The tower's last two stages, at 8 x 8 and 4 x 4, are told from the features behind the UNet's middle grid on the
-    way up, so that all cross attention but the last at the finest grid takes part.
+    The tower's last two stages, at 8 x 8 and 4 x 4, are told.
+
+    Args:
+        tower: Sees the pictures; it is not trained.
+        channels: Of the denoiser's features.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, tower: PictureTower) -> None:
+    def __init__(self, tower: PictureTower, channels: int) -> None:
         super().__init__()
-        tapped = unet.up_blocks[1].attentions[-1]
         self._tower = (tower.eval().requires_grad_(False),)  # in a tuple: no part of this module's weights
-        self._features = torch.empty(0)
         self.head = nn.Sequential(
-            nn.Conv2d(tapped.in_channels, _WIDTH, 1), nn.SiLU(), nn.Conv2d(_WIDTH, sum(tower.widths[-2:]), 1)
+            nn.Conv2d(channels, _WIDTH, 1), nn.SiLU(), nn.Conv2d(_WIDTH, sum(tower.widths[-2:]), 1)
         )
-        tapped.register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, inputs: object, output: tuple[Tensor]) -> None:
-        self._features = output[0]
-
-    def loss(self, pictures: Tensor) -> Tensor:
-        """Mean of one minus the cosine between told and seen features, of the UNet's last evaluation.
+    def loss(self, features: Tensor, pictures: Tensor) -> Tensor:
+        """Mean of one minus the cosine between told and seen features.
 
         Args:
+            features: Of the denoiser's last evaluation, (sample, channel, height, width).
             pictures: The clean pictures of the samples, (sample, 3, 64, 64), in [-1, 1].
         """
         with torch.no_grad():
             grids = self._tower[0].grids(pictures)[-2:]
             seen = torch.cat([F.interpolate(grid, (_GRID, _GRID), mode="bilinear") for grid in grids], dim=1)
             seen = (seen - seen.mean((0, 2, 3), keepdim=True)) / seen.std((0, 2, 3), keepdim=True)
-        told = self.head(F.adaptive_avg_pool2d(self._features.float(), _GRID))
+        told = self.head(F.adaptive_avg_pool2d(features.float(), _GRID))
         return 1 - F.cosine_similarity(told, seen, dim=1).mean()

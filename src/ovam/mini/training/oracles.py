@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ovam.errors import OptionError
 from ovam.mini.oracle import NAMES, as_input, build_oracle
-from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
+from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
 from ovam.models import model_hash
 
@@ -24,6 +24,7 @@ ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
 RENOISED = 3000  # pictures; twice as many only go through the autoencoder
 _STRENGTHS, _STEPS = (0.2, 0.6), 20  # of the noise schedule, and of a whole sampling
 _ENCODE_BATCH = 8
+_CHECKPOINT_EVERY, _WARM_AGAIN = 100, 50
 
 
 def train_oracles(
@@ -31,10 +32,12 @@ def train_oracles(
 ) -> None:
     """Train both oracles and write them, in float16, to `folder`; each is skipped when it lies there.
 
+    A run that is broken off goes on from its last checkpoint.
+
     Args:
         pool: Training scenes with their labels.
         pipe: The trained mini, which imitates.
-        work: Keeps the imitations, by the model that made them.
+        work: Keeps imitations and checkpoints, by the model that imitates.
         folder: Gets `a.safetensors`, `b.safetensors` and `training.json`.
         iterations: Of each oracle.
         count: Re-noised pictures; twice as many only go through the autoencoder.
@@ -55,7 +58,9 @@ def train_oracles(
     imitations = _kept(work / f"imitations-{about['model']}-{count}.npy", lambda: _imitate(pool, pipe, count))
     for name in NAMES:
         if not (folder / f"{name}.safetensors").exists():
-            _train(name, pool, imitations, folder, iterations)
+            checkpoint = work / f"oracle-{name}-{about['model']}-{count}-{iterations}.checkpoint.safetensors"
+            oracle = _trained(name, pool, imitations, checkpoint, iterations)
+            save_tensors({key: value.half() for key, value in oracle.items()}, folder / f"{name}.safetensors")
 
 
 def _check_made_alike(file: Path, about: dict[str, Any]) -> None:
@@ -107,26 +112,42 @@ def renoise(pipe: Any, latents: Tensor, captions: list[str], strength: float, ra
     return latents
 
 
-def _train(name: str, pool: Pool, imitations: np.ndarray, folder: Path, iterations: int) -> None:
+def _trained(name: str, pool: Pool, imitations: np.ndarray, checkpoint: Path, iterations: int) -> dict[str, Tensor]:
+    """Averaged weights of an oracle after `iterations`, from wherever its checkpoint stands."""
     torch.manual_seed(NAMES.index(name))
-    random = np.random.default_rng(NAMES.index(name))
     oracle = build_oracle(name).to(DEVICE)
+    average, start = Average(oracle, 0.995), 0
+    if checkpoint.exists():
+        start = _resume(oracle, average, checkpoint)
+    random = np.random.default_rng((NAMES.index(name), start))  # a run that is taken up again sees other pictures
     optimiser = torch.optim.AdamW(oracle.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    average, log = Average(oracle, 0.995), Log(folder / f"{name}.log.jsonl")
-    for iteration in range(1, iterations + 1):
+    log = Log(checkpoint.with_suffix(".log.jsonl"))
+    for iteration in range(start + 1, iterations + 1):
         pictures, labels = _batch(pool, imitations, random)
         with half_precision():
             scores = oracle(pictures.to(DEVICE))
         loss = F.cross_entropy(scores.float(), labels.to(DEVICE))
-        optimiser.param_groups[0]["lr"] = warm_cosine(iteration, iterations, PEAK_RATE)
+        warmth = min(1.0, (iteration - start) / _WARM_AGAIN)  # the optimiser's moments are not kept
+        optimiser.param_groups[0]["lr"] = warmth * warm_cosine(iteration, iterations, PEAK_RATE)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(oracle.parameters(), 1.0)
         optimiser.step()
         average.update(iteration)
         log.add(iteration, loss.item(), right=(scores.argmax(1) == labels.to(DEVICE)).float().mean().item())
+        if iteration % _CHECKPOINT_EVERY == 0:
+            kept = {f"raw.{key}": value for key, value in oracle.state_dict().items()}
+            kept |= {f"ema.{key}": value for key, value in average.values.items()}
+            save_tensors(kept | {"iteration": torch.tensor(iteration)}, checkpoint)
     average.copy_to_model()
-    save_tensors({key: value.half() for key, value in oracle.state_dict().items()}, folder / f"{name}.safetensors")
+    return oracle.state_dict()
+
+
+def _resume(oracle: nn.Module, average: Average, checkpoint: Path) -> int:
+    tensors = load_tensors(checkpoint)
+    oracle.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("raw.")})
+    average.values = {key: tensors[f"ema.{key}"] for key in average.values}
+    return int(tensors["iteration"])
 
 
 def _batch(pool: Pool, imitations: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -2,27 +2,44 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.errors import OptionError
 from ovam.mini.scenes import WORLD
+from ovam.mini.training import dit, unet
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
-from ovam.mini.training.denoiser import PHASES, DenoiserTraining, Phase, averaged_unet, build_scheduler, checkpoint_of
+from ovam.mini.training.denoiser import DenoiserTraining, Objective, Phase, averaged, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
 from ovam.mini.training.oracles import train_oracles
 from ovam.mini.training.pool import Pool
-from ovam.mini.training.text_tower import load_picture_tower, picture_tower_of, train_text_encoder
+from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of, train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
-from ovam.models import load
+from ovam.models import MINI, MINI_DIT, load
 
 SCENES = 40_000
 _HISTORY = "history.txt"  # kept by hand where a run was changed on its way
+
+
+@dataclass(frozen=True)
+class _Denoiser:
+    """What tells one model of the family from another; the rest of the recipe is the same."""
+
+    part: str  # of the pipeline, and the name of its checkpoint
+    objective: Callable[[CLIPTextModel, PictureTower], Objective]
+    phases: tuple[Phase, ...]
+
+
+_DENOISERS = {
+    MINI: _Denoiser("unet", unet.NoisePrediction, unet.PHASES),
+    MINI_DIT: _Denoiser("transformer", dit.FlowMatching, dit.PHASES),
+}
 
 
 def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
@@ -43,24 +60,28 @@ def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, Autoencode
 def train(
     work: Path,
     *,
+    model: str = MINI,
     start: Path | None = None,
     seed: int = 0,
     scenes: int = SCENES,
-    phases: tuple[Phase, ...] = PHASES,
+    phases: tuple[Phase, ...] | None = None,
 ) -> None:
     """Run the recipe in `work`, resuming whatever stands there.
 
     Args:
-        work: Folder of parts and checkpoints.
+        work: Folder of parts and checkpoints. Two models may be trained in one, on the same parts.
+        model: Whose denoiser is trained: "mini" or "mini-dit".
         start: A pipeline folder that `export` wrote, taken up where `work` is new and it was trained on the same
-            world with the same seed; None starts from nothing.
+            world with the same seed; None starts from nothing. Of mini, which gives mini-dit its other parts as well.
         seed: Of the text tower and the denoiser; another one makes a sibling on the same scenes.
         scenes: Training scenes.
-        phases: Phases of the denoiser.
+        phases: Phases of the denoiser; the recipe's own by default.
 
     Raises:
-        OptionError: what stands in `work` was made for another world or with another seed.
+        OptionError: what stands in `work` was made for another world or with another seed, or there is no such model.
     """
+    denoiser = _denoiser(model)
+    phases = denoiser.phases if phases is None else phases
     work.mkdir(parents=True, exist_ok=True)
     identity = {"world": WORLD, "seed": seed}
     _check(work, identity)
@@ -73,7 +94,16 @@ def train(
         for size in {size for phase in phases for size, _ in phase.sizes}
     }
     tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
-    DenoiserTraining(work / "unet", latents, pool, tokenizer, encoder, tower, seed=seed).run(phases)
+    run = DenoiserTraining(
+        work / denoiser.part, lambda: denoiser.objective(encoder, tower), latents, pool, tokenizer, seed=seed
+    )
+    run.run(phases)
+
+
+def _denoiser(model: str) -> _Denoiser:
+    if model not in _DENOISERS:
+        raise OptionError(f"model {model!r} has no recipe: expected {' or '.join(map(repr, _DENOISERS))}")
+    return _DENOISERS[model]
 
 
 def _check(work: Path, identity: dict[str, int]) -> None:
@@ -124,35 +154,73 @@ def _training_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def export(work: Path, folder: Path) -> None:
-    """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors."""
-    unet, iterations = averaged_unet(work / "unet")
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=unet,
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+def export(work: Path, folder: Path, *, model: str = MINI) -> None:
+    """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors.
+
+    Args:
+        work: Folder of parts and checkpoints.
+        folder: Gets the pipeline.
+        model: "mini" or "mini-dit".
+
+    Raises:
+        OptionError: there is no such model.
+    """
+    denoiser = _denoiser(model)
+    parts = {
+        "vae": AutoencoderKL.from_pretrained(work / "vae"),
+        "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
+        "tokenizer": CLIPTokenizer.from_pretrained(work / "tokenizer"),
+    }
+    assemble = _pipeline if model == MINI else _joint_pipeline
+    pipe, iterations = assemble(parts, work)
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
-    _load_in_float32(folder / "text_encoder" / "config.json")
-    tower = load_tensors(picture_tower_of(work / "text_encoder"))
-    halves = {name: value.half() for name, value in tower.items()}
-    save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
+    for config in folder.glob("text_encoder*/config.json"):
+        _load_in_float32(config)
+    if model == MINI:
+        _name_as_ever(folder / "text_encoder" / "model.safetensors")
+        tower = load_tensors(picture_tower_of(work / "text_encoder"))
+        halves = {name: value.half() for name, value in tower.items()}
+        save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
     notes = work / _HISTORY
+    told = notes.read_text().strip() if model == MINI and notes.exists() else "nothing was changed on the way."
     about = {
         **_identity(work),
         "iterations": iterations,
-        "phases": [asdict(phase) for phase in PHASES],
+        "phases": [asdict(phase) for phase in denoiser.phases],
         "scenes": SCENES,
-        "history": notes.read_text().strip() if notes.exists() else "nothing was changed on the way.",
+        "history": told,
     }
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _pipeline(parts: dict[str, Any], work: Path) -> tuple[StableDiffusionPipeline, int]:
+    """mini, and the iteration it is of."""
+    model = unet.build_unet()
+    iterations = averaged(model, work / "unet")
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts, unet=model, scheduler=unet.build_scheduler(), **options), iterations
+
+
+def _joint_pipeline(parts: dict[str, Any], work: Path) -> tuple[StableDiffusion3Pipeline, int]:
+    """mini-dit, and the iteration it is of."""
+    model, tower = dit.build_dit(), parts["text_encoder"]
+    iterations = averaged(model, work / "transformer")
+    parts["vae"].register_to_config(shift_factor=0.0)  # which this pipeline asks for
+    parts["text_encoder"] = dit.with_projection(tower)
+    return (
+        StableDiffusion3Pipeline(
+            **parts,
+            text_encoder_2=dit.blank_encoder(tower),
+            tokenizer_2=parts["tokenizer"],
+            text_encoder_3=dit.blank_t5(),
+            tokenizer_3=dit.blank_tokenizer(),
+            transformer=model,
+            scheduler=dit.build_flow_scheduler(),
+        ),
+        iterations,
+    )
 
 
 def _forget_folder(config: Path) -> None:
@@ -166,3 +234,12 @@ def _load_in_float32(config: Path) -> None:
     """Transformers loads a text encoder in the type its config names, diffusers the rest in float32: name that."""
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+
+
+def _name_as_ever(file: Path) -> None:
+    """Name a text encoder's weights as published checkpoints do, `text_model.`..., which every transformers reads.
+
+    Newer versions write them without it; older ones find none of those, and go on with random weights.
+    """
+    tensors = {"text_model." + name.removeprefix("text_model."): value for name, value in load_tensors(file).items()}
+    save_tensors(tensors, file, format="pt")

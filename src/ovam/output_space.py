@@ -1,0 +1,52 @@
+"""Joint attention's output space: which of the asked words' outputs a pixel's own output is most like.
+
+What attention puts out, of a pixel and of a word, are sums of the same values, image and text alike, before any
+projection tells the two streams apart. Words are compared there by dot products, as ConceptAttention does.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.prompt import Span
+from ovam.shapes import Key, Query
+
+_SCORES = 2**24  # numbers that are handled at a time
+
+
+def word_outputs(output: Key, spans: Sequence[Span]) -> Float[Tensor, "head word head_dim"]:
+    """One vector a word: the mean of its tokens' attention outputs, whatever their number."""
+    return torch.stack([output[:, list(span.tokens)].mean(1) for span in spans], dim=1)
+
+
+def output_shares(
+    image: Query, words: Float[Tensor, "head word head_dim"], *, keep_step: bool = False
+) -> Float[Tensor, "1 kept_step word pixel"]:
+    """How every pixel's attention output is shared among the words, summed over steps.
+
+    At each step the dot product of a pixel's and a word's output, over the channels of all heads, unscaled, goes
+    through a softmax over the words, in float32. Differentiable in `words`.
+
+    Args:
+        image: Attention outputs of one block's pixels, before the block's output projection.
+        words: Those of the words, see `word_outputs`.
+        keep_step: Leave the steps apart instead of summing over them.
+
+    Returns:
+        Sums in [0, steps], float32; those of all words add up to the number of steps.
+
+    Source:
+        Helbling et al., "ConceptAttention: Diffusion Transformers Learn Highly Interpretable Features", ICML 2025
+        (arXiv:2502.04320), the saliency maps in the output space of attention. There a concept is one token and the
+        concepts read each other; here each attribution prompt is read alone, and a word is the mean of its tokens.
+    """
+    vectors = words.float().transpose(0, 1).flatten(1)  # (word, head * head_dim)
+    sums = []
+    for step in range(image.shape[1]):
+        parts = image[:, step].split(max(1, _SCORES // vectors.shape[1]), dim=1)
+        rows = (part.float().transpose(0, 1).flatten(1) for part in parts)  # (pixel, head * head_dim)
+        sums.append(torch.cat([torch.softmax(vectors @ row.T, 0) for row in rows], dim=1))
+    shares = torch.stack(sums)  # (step, word, pixel)
+    return (shares if keep_step else shares.sum(0, keepdim=True))[None]

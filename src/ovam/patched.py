@@ -1,0 +1,88 @@
+"""What others may have done to a denoiser that would hide its blocks: compiled code, merged tokens, weights on disk."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ovam.errors import UnsupportedPipelineError
+
+log = logging.getLogger("ovam")
+
+Place = tuple[dict[str, Any], str, Any]
+"""An attribute of an object, as its dictionary and name, and what it is to be."""
+
+
+def check_watchable(pipe: Any, denoiser: nn.Module) -> None:
+    """Whether hooks on the denoiser's layers show what its attention computes.
+
+    Raises:
+        UnsupportedPipelineError: pixels are merged before attention, a part of it alone is wrapped by torch.compile, or
+            its weights are on disk between calls.
+    """
+    for name, module in denoiser.named_modules():
+        if type(module).__name__ == "ToMeBlock":
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__}: token merging (tomesd) has replaced {name!r}, so that pixels are merged and "
+                "have no place of their own: expected whole blocks; call tomesd.remove_patch(pipe) before the capture"
+            )
+        if hasattr(module, "_orig_mod"):
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__}: its {name!r} is wrapped by torch.compile, which gives the blocks in it other "
+                "names: expected the whole denoiser wrapped, or this part compiled in place by its own compile()"
+            )
+        if _on_disk(module):
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__}: group offload keeps the weights of {name!r} on disk between calls, so that "
+                "its key projection can't be copied: expected them in memory; leave out offload_to_disk_path"
+            )
+
+
+def _on_disk(module: nn.Module) -> bool:
+    registry = getattr(module, "_diffusers_hook", None)
+    hook = None if registry is None else registry.get_hook("group_offloading")
+    return getattr(getattr(hook, "group", None), "offload_to_disk_path", None) is not None
+
+
+@contextmanager
+def run_uncompiled(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
+    """Let a compiled denoiser run its own Python inside the `with` block, and the compiled code again behind it.
+
+    Code that was compiled before hooks were installed leaves them out without a word. Nothing is compiled anew: the
+    kept code fits the denoiser again once the hooks are gone.
+    """
+    places = _compiled_places(pipe, denoiser)
+    if places:
+        log.warning(
+            "%s: compiled code of its %s would leave out the hooks of a capture; it runs uncompiled here, slower and "
+            "with other rounding, and compiled again afterwards",
+            type(pipe).__name__,
+            type(denoiser).__name__,
+        )
+    before = [owner[name] for owner, name, _ in places]
+    for owner, name, plain in places:
+        owner[name] = plain
+    try:
+        yield
+    finally:
+        for (owner, name, _), compiled in zip(places, before, strict=True):
+            owner[name] = compiled
+
+
+def _compiled_places(pipe: Any, denoiser: nn.Module) -> list[Place]:
+    """Where compiled code stands in for the denoiser, a module of it, or a module's forward, and what to put there."""
+    places: list[Place] = [
+        (vars(pipe), name, denoiser)
+        for name, part in vars(pipe).items()
+        if getattr(part, "_orig_mod", None) is denoiser
+    ]
+    for module in denoiser.modules():
+        own = vars(module)
+        if own.get("_compiled_call_impl") is not None:
+            places.append((own, "_compiled_call_impl", None))
+        plain = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+        if plain is not None:
+            places.append((own, "forward", plain))
+    return places

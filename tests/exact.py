@@ -1,0 +1,57 @@
+"""Holding a captured run against the same run without capture, and against what torch's attention kernel was given."""
+
+import torch
+
+import ovam
+from ovam.backbones.registry import backbone_of
+from ovam.testing import assert_same_image
+from ovam.testing.evidence import spied_kernel
+
+PROMPT = "a dog on the grass"
+RUN = {"prompt": PROMPT, "num_inference_steps": 3, "height": 32, "width": 32, "output_type": "np"}
+
+
+def run(pipe, arguments=RUN):
+    """Images of one run from a fixed seed, as numbers."""
+    return pipe(**arguments, generator=torch.Generator().manual_seed(0)).images
+
+
+def assert_exact(pipe, arguments=RUN, *, row, **options):
+    """Same image with and without capture, and queries bit by bit those of this row of the kernel's batch.
+
+    Returns the trace, and per block the kernel's pairs of queries and keys, one a call: where a block calls it twice,
+    its rows are one batch for joint attention, and the first call is the one to the text for cross attention.
+    """
+    backbone = backbone_of(pipe)
+    dtype = next(weight.dtype for weight in backbone.denoiser.parameters() if weight.is_floating_point())
+    plain = run(pipe, arguments)
+    names = [name for name, block in backbone.blocks().items() if block.default]
+    with spied_kernel(backbone.denoiser, names) as received, ovam.capture(pipe, dtype=dtype, **options) as traces:
+        assert_same_image(run(pipe, arguments), plain)
+    (trace,) = traces
+    kernel = {name: _by_call(pairs, len(trace.calls), backbone.text_kind) for name, pairs in received.items()}
+    for name, block in trace.blocks.items():
+        kept, pixels = block.query["cond"], block.grid[0] * block.grid[1]
+        for entry, (query, _) in enumerate(kernel[name]):
+            ends = (query[row, :, :pixels], query[row, :, -pixels:])  # joint attention has text at one end
+            assert any(torch.equal(kept[:, entry], end) for end in ends), (name, entry)
+    return trace, kernel
+
+
+def _by_call(pairs, calls, kind):
+    each = len(pairs) // calls
+    groups = [pairs[i * each : (i + 1) * each] for i in range(calls)]
+    if kind == "static":
+        return [group[0] for group in groups]
+    return [tuple(torch.cat([pair[part] for pair in group]) for part in (0, 1)) for group in groups]
+
+
+def assert_own_keys(trace, kernel, row, tolerance):
+    """Keys of the run's own prompt, made afterwards, are those of this row of the kernel's batch."""
+    vectors = trace.text.embed(PROMPT, padded=True).vectors
+    for name in trace.blocks:
+        for call, (_, keys) in zip(trace.calls, kernel[name], strict=True):
+            found = trace.text.keys(vectors, name, call.index)
+            ends = (keys[row, :, : len(vectors)], keys[row, :, -len(vectors) :])
+            worst = min((found - end.float()).abs().max().item() for end in ends)
+            assert worst <= tolerance, (name, call.index, worst)

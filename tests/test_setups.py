@@ -1,0 +1,342 @@
+"""Pipelines as people set them up: with image prompts, fused, offloaded, narrow, quantised, compiled or patched."""
+
+import logging
+
+import accelerate
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+import ovam
+import tiny
+from exact import PROMPT, RUN, assert_exact, assert_own_keys, run
+from ovam.errors import UnsupportedPipelineError
+from ovam.testing import assert_restored, snapshot
+
+# the schedulers of some families copy tensors into arrays as numpy 1 did
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BLOCK = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+JOINT_RUN = {**RUN, "max_sequence_length": 16}
+
+
+def with_image_prompt(pipe):
+    """An IP-Adapter of the first kind: an image encoder, a projection to four tokens, keys and values of their own."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPVisionConfig(image_size=30, patch_size=15, projection_dim=12, **sizes)
+    width = pipe.unet.config.cross_attention_dim
+    pipe.register_modules(image_encoder=CLIPVisionModelWithProjection(config).eval())
+    modules = [module for name, module in pipe.unet.named_modules() if name.endswith("attn2")]
+    numbers = range(1, 2 * len(modules), 2)
+    keys = {
+        f"{i}.to_{part}_ip.weight": torch.randn(module.to_q.out_features, width)
+        for i, module in zip(numbers, modules, strict=True)
+        for part in "kv"
+    }
+    projection = {
+        "proj.weight": torch.randn(4 * width, 12),
+        "proj.bias": torch.randn(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    pipe.load_ip_adapter({"image_proj": projection, "ip_adapter": keys}, subfolder="", weight_name="")
+    return pipe
+
+
+class TestImagePrompt:
+    @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
+    def test_the_image_has_keys_of_its_own(self, make):
+        pipe, picture = with_image_prompt(make()), torch.rand(1, 3, 30, 30)
+        shown = {**RUN, "ip_adapter_image": picture}
+        trace, kernel = assert_exact(pipe, shown, row=1)
+        assert_own_keys(trace, kernel, 1, 0.0)
+        pipe.set_ip_adapter_scale(0.0)
+        unseen, _ = assert_exact(pipe, shown, row=1)
+        name = [*trace.blocks][-1]
+        assert not torch.equal(trace.blocks[name].query["cond"], unseen.blocks[name].query["cond"])
+
+
+class TestFused:
+    @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
+    def test_keys_are_those_of_the_layer_that_runs(self, make):
+        pipe = make()
+        pipe.fuse_qkv_projections()
+        with torch.no_grad():  # what an adapter that is fused now would change, and no block asks
+            for _, module in pipe.unet.named_modules():
+                if hasattr(module, "to_kv"):
+                    module.to_k.weight.mul_(2)
+        trace, kernel = assert_exact(pipe, row=1)
+        assert_own_keys(trace, kernel, 1, 1e-5)  # measured: 0; products of another height may round otherwise
+        pipe.unfuse_qkv_projections()
+        trace, kernel = assert_exact(pipe, row=1)
+        assert_own_keys(trace, kernel, 1, 0.0)
+
+    @pytest.mark.parametrize(("make", "row"), [(tiny.sd3, 1), (tiny.flux, 0)])
+    def test_joint_attention(self, make, row):
+        pipe = make()
+        pipe.transformer.fuse_qkv_projections()
+        trace, kernel = assert_exact(pipe, JOINT_RUN, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)
+
+
+def offloaded(pipe, way):
+    """Offload to and from the CPU: the hooks are those of an accelerator, and sequential ones do take weights away."""
+    if way == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    elif (
+        way == "sequential"
+    ):  # as enable_sequential_cpu_offload does it, which names a device that accelerate can't take
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+    else:
+        pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type=way)
+    return pipe
+
+
+OFFLOAD = ("model", "sequential", "leaf_level")
+
+
+class TestOffload:
+    @pytest.mark.parametrize("way", OFFLOAD)
+    @pytest.mark.parametrize(("make", "row"), [(tiny.sd1, 1), (tiny.pixart_sigma, 1), (tiny.sd3, 1), (tiny.flux, 0)])
+    def test_same_image_queries_and_keys(self, make, row, way):
+        options = {"clean_caption": False, "use_resolution_binning": False} if make is tiny.pixart_sigma else {}
+        arguments = {**(JOINT_RUN if make in (tiny.sd3, tiny.flux) else RUN), **options}
+        expected, _ = assert_exact(make(), arguments, row=row)
+        pipe = offloaded(make(), way)
+        trace, kernel = assert_exact(pipe, arguments, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)  # measured: 0 static, 2e-6 replayed
+        assert torch.equal(trace.maps("a boat").token_maps, expected.maps("a boat").token_maps)
+        assert trace.text.space == expected.text.space
+
+    def test_a_real_image_by_sequential_offload(self):
+        pipe, picture = tiny.sd1(), torch.rand(32, 32, 3).numpy()
+        expected = ovam.encode(pipe, picture, timesteps=(100,)).maps("dog").token_maps
+        pipe = offloaded(tiny.sd1(), "sequential")
+        assert torch.equal(ovam.encode(pipe, picture, timesteps=(100,)).maps("dog").token_maps, expected)
+
+    @pytest.mark.user_error
+    def test_weights_on_disk_are_refused(self, tmp_path):
+        pipe = tiny.sd1()
+        way = {"offload_type": "leaf_level", "offload_to_disk_path": str(tmp_path)}
+        pipe.unet.enable_group_offload(onload_device=torch.device("cpu"), **way)
+        with pytest.raises(UnsupportedPipelineError, match="on disk between calls"), ovam.capture(pipe):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore:.upcast_vae. is deprecated:FutureWarning")  # SDXL's own call
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("make", "row"), [(tiny.sd1, 1), (tiny.sdxl, 1), (tiny.sd3, 1), (tiny.flux, 0)])
+def test_narrow_pipelines(make, row, dtype):
+    pipe, arguments = make().to(dtype), JOINT_RUN if make in (tiny.sd3, tiny.flux) else RUN
+    trace, kernel = assert_exact(pipe, arguments, row=row)
+    largest = max(keys.abs().max().item() for calls in kernel.values() for _, keys in calls)
+    unit = 2**-10 if dtype == torch.float16 else 2**-7
+    assert_own_keys(trace, kernel, row, 4 * unit * largest)  # measured: 1.5 units in the last place of the largest
+
+
+class Quantised(nn.Module):
+    """A linear layer that keeps whole numbers and a scale for each output, and no weight, as quantisers do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        scale = layer.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("codes", (layer.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("offset", None if layer.bias is None else layer.bias.detach())
+
+    def forward(self, rows):
+        return F.linear(rows, self.codes.to(rows.dtype) * self.scale.to(rows.dtype), self.offset)
+
+
+def quantised(denoiser):
+    """All linear layers in the blocks."""
+    for name, module in [*denoiser.named_modules()]:
+        if type(module) is nn.Linear and "blocks" in name:
+            owner, _, own = name.rpartition(".")
+            setattr(denoiser.get_submodule(owner), own, Quantised(module))
+    return denoiser
+
+
+class TestQuantised:
+    def test_keys_are_made_by_asking_the_layers(self, tmp_path):
+        pipe = tiny.sd1()
+        plain, _ = assert_exact(pipe, row=1)
+        quantised(pipe.unet)
+        assert not any(hasattr(module.to_k, "weight") for module in pipe.unet.modules() if hasattr(module, "to_k"))
+        trace, kernel = assert_exact(pipe, row=1)
+        assert_own_keys(trace, kernel, 1, 0.0)
+        assert not torch.equal(trace.maps("dog").token_maps, plain.maps("dog").token_maps)
+        trace.save(tmp_path / "run.safetensors")
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        assert torch.equal(loaded.maps("dog").token_maps, trace.maps("dog").token_maps)
+
+    @pytest.mark.parametrize(("make", "row"), [(tiny.sd3, 1), (tiny.flux, 0)])
+    def test_joint_attention_runs_words_through_them(self, make, row):
+        pipe = make()
+        quantised(pipe.transformer)
+        trace, kernel = assert_exact(pipe, JOINT_RUN, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)
+
+    def test_a_narrow_model(self):
+        pipe = tiny.sd1()
+        quantised(pipe.unet)
+        trace, _ = assert_exact(pipe.to(torch.bfloat16), row=1)
+        assert trace.text.projections[BLOCK].dtype == torch.bfloat16
+
+
+class TestChangedSince:
+    """A trace answers with the projection it ran with, and says so."""
+
+    def adapted(self):
+        peft = pytest.importorskip("peft")
+        pipe = tiny.sd1()
+        config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_k"], init_lora_weights=False)
+        return pipe, lambda: pipe.unet.add_adapter(config, "style")
+
+    def test_an_adapter_that_came_later(self, caplog):
+        pipe, adapt = self.adapted()
+        trace, _ = assert_exact(pipe, row=1)
+        before = trace.maps("a boat").token_maps
+        assert not caplog.records
+        adapt()
+        assert torch.equal(trace.maps("a boat").token_maps, before)
+        assert torch.equal(trace.maps("a boat").token_maps, before)
+        (record,) = caplog.records
+        assert "was changed since the run" in record.message
+        assert "down_blocks.0" in record.message
+        now, kernel = assert_exact(pipe, row=1)
+        assert_own_keys(now, kernel, 1, 2e-5)  # measured: 4e-6, the order of additions
+        assert not torch.equal(now.maps("a boat").token_maps, before)
+
+    def test_an_adapter_whose_weight_was_set_later(self, caplog):
+        pipe, adapt = self.adapted()
+        adapt()
+        trace, _ = assert_exact(pipe, row=1)
+        pipe.unet.set_adapters("style", 0.5)
+        trace.maps("dog")
+        assert "was changed since the run" in caplog.text
+
+    def test_weights_that_only_moved_are_no_change(self, caplog):
+        pipe = tiny.sd1()
+        trace, _ = assert_exact(pipe, row=1)
+        for weight in pipe.unet.parameters():
+            weight.data = weight.data.clone()
+        trace.maps("dog")
+        assert not caplog.records
+        del pipe
+        trace.maps("dog")
+
+
+# torch's own, of the interpreter's deprecations
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestCompiled:
+    """Compiled code leaves out hooks that came later."""
+
+    WAYS = ("wrapped", "in place", "blocks", "forward")
+
+    def compiled(self, pipe, way, backend):
+        torch._dynamo.reset()
+        if way == "wrapped":
+            pipe.unet = torch.compile(pipe.unet, backend=backend)
+        elif way == "in place":
+            pipe.unet.compile(backend=backend)
+        elif way == "blocks":
+            pipe.unet.mid_block.compile(backend=backend)
+            pipe.unet.up_blocks[1].compile(backend=backend)
+        else:
+            pipe.unet.forward = torch.compile(pipe.unet.forward, backend=backend)
+        return pipe
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_it_runs_uncompiled_with_a_note_and_compiled_again_afterwards(self, way, caplog):
+        arguments = {**RUN, "num_inference_steps": 2}
+        expected, _ = assert_exact(tiny.sd1(), arguments, row=1)
+        frames = []
+
+        def counting(graph, inputs):
+            frames.append(graph)
+            return graph.forward
+
+        pipe = self.compiled(tiny.sd1(), way, counting)
+        plain = run(pipe, arguments)
+        compiled, before = len(frames), snapshot(pipe)
+        assert compiled
+        with ovam.capture(pipe, dtype=torch.float32) as traces:
+            captured = run(pipe, arguments)
+        assert "runs uncompiled here" in caplog.text
+        assert_restored(pipe, before, "after a capture")
+        assert abs(captured - plain).max() <= 1e-4  # measured: 0; a backend that fuses rounds otherwise
+        for name, block in traces[0].blocks.items():
+            assert torch.equal(block.query["cond"], expected.blocks[name].query["cond"])
+        assert (run(pipe, arguments) == plain).all()
+        assert len(frames) == compiled, "compiled anew"
+
+    @pytest.mark.user_error
+    def test_a_part_that_is_wrapped_is_refused_by_name(self):
+        pipe = tiny.sd1()
+        pipe.unet.mid_block = torch.compile(pipe.unet.mid_block, backend="eager")
+        with (
+            pytest.raises(UnsupportedPipelineError, match=r"'mid_block' is wrapped by torch\.compile"),
+            ovam.capture(pipe),
+        ):
+            pass
+
+
+def merging(block_class):
+    """A block as token merging makes it: half of the pixels before each attention, and all of them again behind it."""
+
+    class ToMeBlock(block_class):
+        _parent = block_class
+
+        def forward(self, hidden_states, *args, **kwargs):
+            return super().forward(hidden_states[:, ::2], *args, **kwargs).repeat_interleave(2, dim=1)
+
+    return ToMeBlock
+
+
+class TestMergedTokens:
+    def patched(self):
+        pipe = tiny.sd1()
+        for module in pipe.unet.modules():
+            if type(module).__name__ == "BasicTransformerBlock":
+                module.__class__ = merging(type(module))
+        return pipe
+
+    @pytest.mark.user_error
+    def test_refused_by_name_until_it_is_taken_off(self):
+        pipe = self.patched()
+        plain = run(pipe)
+        for watching in (ovam.capture(pipe), ovam.stream(pipe, "dog")):
+            with pytest.raises(UnsupportedPipelineError, match=r"token merging \(tomesd\).*remove_patch"), watching:
+                pass
+        assert (run(pipe) == plain).all()
+        for module in pipe.unet.modules():
+            if type(module).__name__ == "ToMeBlock":
+                module.__class__ = module._parent
+        assert_exact(pipe, row=1)
+
+    @pytest.mark.user_error
+    def test_pixels_that_are_missing_are_noticed_whoever_took_them(self):
+        pipe = self.patched()
+        for module in pipe.unet.modules():
+            if type(module).__name__ == "ToMeBlock":
+                type(module).__name__ = "Halved"
+        with ovam.capture(pipe), pytest.raises(UnsupportedPipelineError, match=r"attends from 128 pixels.*16 x 16"):
+            run(pipe)
+
+
+def test_a_subclass_is_read_as_its_parent_with_a_note(caplog):
+    base = tiny.sd1()
+    kind = type("StudioPipeline", (type(base),), {})
+    pipe = kind(**base.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    with caplog.at_level(logging.WARNING, logger="ovam"):
+        trace, _ = assert_exact(pipe, row=1)
+    assert "StudioPipeline is read as the StableDiffusionPipeline it is derived from" in caplog.text
+    assert (trace.source.pipeline, trace.source.prompt) == ("StudioPipeline", PROMPT)

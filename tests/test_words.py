@@ -1,0 +1,168 @@
+"""Words by one rule on every model: added names, special tokens, embeddings in place of a prompt, long texts."""
+
+import pytest
+import torch
+
+import ovam
+import tiny
+from ovam.backbones.registry import backbone_of
+from ovam.errors import EmptyWordsError, PromptTooLongError, UnknownWordError
+from ovam.prompt import parse
+
+NAME, PROMPT = "<cat-toy>", 'a <cat-toy> on the grass, a "red <cat-toy>"'
+RUN = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}
+
+# the schedulers of some families copy tensors into arrays as numpy 1 did
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def vectors(width, count=3):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(7))
+
+
+def sd1():
+    pipe = tiny.sd1()
+    pipe.load_textual_inversion({NAME: vectors(32)})
+    return pipe, lambda text: pipe.encode_prompt(text, "cpu", 1, False)[0][0]
+
+
+def sdxl():
+    pipe = tiny.sdxl()
+    for part, width in (("", 32), ("_2", 24)):
+        encoder, tokenizer = (getattr(pipe, f"{name}{part}") for name in ("text_encoder", "tokenizer"))
+        pipe.load_textual_inversion(vectors(width), token=NAME, text_encoder=encoder, tokenizer=tokenizer)
+    return pipe, lambda text: pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=False)[0][0]
+
+
+def flux():
+    pipe = tiny.flux()
+    options = {"text_encoder": pipe.text_encoder_2, "tokenizer": pipe.tokenizer_2}
+    pipe.load_textual_inversion(vectors(40), token=NAME, **options)
+    return pipe, lambda text: pipe.encode_prompt(text, None, "cpu")[0][0]
+
+
+@pytest.fixture(scope="module", params=[sd1, sdxl, flux], ids=lambda made: made.__name__)
+def taught(request):
+    """A pipeline with a name of three vectors, and what it makes of a text itself."""
+    return request.param()
+
+
+def captured(pipe, prompt="a dog", options=None, **changes):
+    with ovam.capture(pipe, dtype=torch.float32, **(options or {})) as traces:
+        pipe(prompt, **{**RUN, "generator": torch.Generator().manual_seed(0), **changes})
+    return traces[0]
+
+
+class TestAddedNames:
+    def test_vectors_are_those_of_the_pipeline(self, taught):
+        """All three, in the generation prompt and in a late word, and each belongs to the one word."""
+        pipe, encoded = taught
+        found, plain = backbone_of(pipe).reader().embed(PROMPT, padded=True), PROMPT.replace('"', "")
+        with torch.no_grad():
+            own = encoded(plain)
+        assert torch.allclose(found.vectors, own, rtol=0, atol=1e-5)  # measured: 0
+        assert not torch.allclose(found.vectors, encoded(plain.replace(NAME, "dog")), atol=0.1)
+        spans = {span.text: span.tokens for span in found.prompt.spans}
+        first = spans["on"][0]
+        assert [*spans] == ["a", NAME, "on", "the", "grass", f"red {NAME}"]
+        assert spans[NAME] == (first - 3, first - 2, first - 1)
+        assert len(spans[f"red {NAME}"]) == 4
+
+    def test_late_and_by_name(self, taught):
+        pipe, _ = taught
+        trace = captured(pipe, "a dog", **({} if "Flux" not in type(pipe).__name__ else {"max_sequence_length": 16}))
+        maps = trace.maps(f"a {NAME} on the grass")
+        assert torch.equal(maps[NAME], maps.token_maps[list(maps.spans[1].tokens)].sum(0))
+        assert len(maps.spans[1].tokens) == 3
+        listed = trace.maps([NAME, "dog"])
+        assert listed.words == (NAME, "dog")
+        assert torch.allclose(listed[NAME], trace.maps([NAME])[NAME], atol=1e-6)
+
+    def test_all_vectors_count(self, taught):
+        reader = backbone_of(taught[0]).reader()
+        special = len(reader.embed("dog").prompt.tokens) - 1
+        fits = " ".join(["dog"] * (reader.limit - special - 3))
+        reader.check_length(f"{fits} {NAME}")
+        with pytest.raises(PromptTooLongError, match=f"{reader.limit + 1} tokens"):
+            reader.check_length(f"{fits} dog {NAME}")
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("a sks dog", ["a", "sks", "dog"]),
+            ("she asks", ["she", "asks"]),
+            ("the * of a <x>_y", ["the", "*", "of", "a", "x", "_y"]),
+            ("<x> and <x>, <X>", ["<x>", "and", "<x>", "<X>"]),
+        ],
+    )
+    def test_names_stand_for_themselves_but_not_within_words(self, text, words):
+        assert [unit.text for unit in parse(text, ("sks", "*", "<x>"))[1]] == words
+        if "*" in text:
+            with pytest.raises(EmptyWordsError):
+                parse("*")
+
+
+@pytest.mark.parametrize("made", [tiny.sd3, tiny.flux], ids=lambda made: made.__name__)
+def test_embeddings_in_place_of_a_prompt(made):
+    """Of joint attention as well: the run is the same, and late words get the same maps."""
+    pipe = made()
+    options = {"max_sequence_length": 16}
+    prompts = {"prompt_2": None} | ({"prompt_3": None} if made is tiny.sd3 else {})
+    with torch.no_grad():
+        given = pipe.encode_prompt("a dog", **prompts, **options)
+    handed = (given[0], given[2]) if made is tiny.sd3 else given[:2]
+    named = dict(zip(("prompt_embeds", "pooled_prompt_embeds"), handed, strict=True))
+    if made is tiny.sd3:
+        named |= {"negative_prompt_embeds": given[1], "negative_pooled_prompt_embeds": given[3]}
+    by_text, by_vectors = captured(pipe, **options), captured(pipe, None, **options, **named)
+    assert (by_vectors.source.prompt, by_vectors.source.negative_prompt) == (None, None)
+    assert torch.equal(by_vectors.maps(["sky"])["sky"], by_text.maps(["sky"])["sky"])
+    own = by_vectors.maps(handed[0][0]).token_maps
+    assert torch.equal(own, by_text.maps("a dog", softmax_over="padded").token_maps)
+
+
+@pytest.mark.parametrize("made", [tiny.sd1, tiny.sd3, tiny.flux], ids=lambda made: made.__name__)
+def test_the_negative_prompts_words(made):
+    """They are asked of the half that was told them, whose picture of them is another than the other half's."""
+    guidance = {"true_cfg_scale": 3.0} if made is tiny.flux else {"guidance_scale": 3.0}
+    trace = captured(made(), options={"guidance": "both"}, negative_prompt="red sky", **guidance)
+    assert trace.source.negative_prompt == "red sky"
+    denied, wanted = (trace.maps(trace.source.negative_prompt, half=half)["sky"] for half in ("uncond", "cond"))
+    assert (denied - wanted).abs().max() > 1e-3
+
+
+class TestSpecialTokens:
+    def test_where_there_are_none_it_is_said(self, sd1):
+        trace = captured(sd1)
+        maps = trace.maps("a dog")
+        with pytest.raises(UnknownWordError, match=r"'<pad>' is no token of these maps: they have <start>, <end>;"):
+            maps["<pad>"]
+        assert trace.maps("a dog", softmax_over="padded")["<pad>"].shape == maps.grid
+
+
+class TestLongTexts:
+    def test_pixart_reads_what_the_run_was_told_to(self):
+        pipe = tiny.pixart_sigma()
+        words = " ".join(["dog"] * 318 + ["cat"])
+        trace = captured(pipe, words, max_sequence_length=320, use_resolution_binning=False)
+        assert trace.maps(words).words[-1] == "cat"
+        with pytest.raises(PromptTooLongError, match="reads 320"):
+            trace.maps(words + " sky")
+        with pytest.raises(PromptTooLongError, match="reads 300"):
+            captured(pipe, use_resolution_binning=False).maps(words)
+
+
+@pytest.mark.parametrize("made", [tiny.sd3, tiny.flux], ids=lambda made: made.__name__)
+def test_a_late_word_is_read_at_the_runs_own_length(made):
+    """T5 sees its padding in these models, so that a word's vectors depend on how long the run's text was."""
+    short, long = (captured(made(), max_sequence_length=length).text for length in (8, 32))
+    first, second = (text.embed("a dog") for text in (short, long))
+    assert first.prompt == second.prompt
+    own = [embedding.vectors[list(embedding.own)] for embedding in (first, second)]
+    assert not torch.allclose(*own, atol=1e-2)
+    pipe = made()
+    with torch.no_grad():
+        handed = pipe.encode_prompt(
+            "a dog", None, **({"prompt_3": None} if made is tiny.sd3 else {}), max_sequence_length=8
+        )
+    assert torch.equal(first.vectors, handed[0][0])
