@@ -15,6 +15,7 @@ from ovam.backbones.sd3 import SD3Backbone
 from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.backbones.unet_blocks import unet_modules
+from ovam.errors import UnsupportedPipelineError
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.replay import Replay
 from ovam.session import Session
@@ -237,7 +238,7 @@ def assert_contract_fails(test, told, error=AssertionError):
 
 def test_grids_of_another_size_fail(monkeypatch):
     monkeypatch.setattr(registry, "BACKBONES", (GridsRoundedDown,))
-    assert_contract_fails("test_grids_that_do_not_halve_evenly", r"size of tensor a \(256\) must match", RuntimeError)
+    assert_contract_fails("test_grids_that_do_not_halve_evenly", r"attends from 323 pixels", UnsupportedPipelineError)
 
 
 def test_vectors_of_another_type_than_the_layers_fail(monkeypatch):

@@ -219,7 +219,11 @@ class TestUnsupported:
     )
     def test_the_nearest_supported_is_named(self, asked, nearest):
         pipe = type(asked, (), {})()
-        assert_refuses(errors.UnsupportedPipelineError, [asked, f"{nearest} is the nearest"], lambda: backbone_of(pipe))
+        assert_refuses(
+            errors.UnsupportedPipelineError,
+            [asked, f"the nearest by its name, a {nearest} "],
+            lambda: backbone_of(pipe),
+        )
 
     def test_a_batch_of_other_halves(self, sd1):
         """Guidance with three parts, as some techniques add one, would be cut at the wrong places."""

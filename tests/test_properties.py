@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ovam.attention import weight_sums
 from ovam.backbones.clip_text import StaticText
+from ovam.calibration import stretched
 from ovam.maps import AttentionMaps
-from ovam.masks import calibrated
 from ovam.prompt import Span
 from ovam.trace import BlockTrace, Trace
 from synthetic import make_trace
@@ -121,7 +121,7 @@ def test_a_constant_map_stays_constant(value, old, new):
     maps = AttentionMaps(torch.full((1, *old), value), ("a",), (Span("a", (0,)),), (9, 9), {})
     resized = maps.resized(new)
     assert_same_maps(resized.token_maps, torch.full((1, *new), value))
-    assert not calibrated(resized[0]).any()
+    assert not stretched(resized[0]).any()
 
 
 @given(seed=seeds, old=st.tuples(sizes, sizes), new=st.tuples(sizes, sizes))

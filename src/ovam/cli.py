@@ -64,7 +64,7 @@ class EncodeMethod(StrEnum):
     clean = "clean"
 
 
-Words = Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
+Words = Annotated[str | None, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
 Tokens = Annotated[
     list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
 ]
@@ -143,7 +143,7 @@ def demo(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to generate.")],
-    words: Words = "",
+    words: Words = None,
     tokens: Tokens = None,
     output_dir: OutputDir = Path("out"),
     model: Model = "mini",
@@ -206,7 +206,7 @@ def generate(
 @app.command()
 def maps(
     trace: Annotated[Path, typer.Argument(help="A trace, such as run.safetensors.")],
-    words: Annotated[str, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')] = "",
+    words: Words = None,
     attribution_prompt: Annotated[
         str | None, typer.Option(help="A text whose words share the attention; --words then picks some of them.")
     ] = None,
@@ -218,7 +218,7 @@ def maps(
     as_json: AsJson = False,
 ) -> None:
     """Answer from a saved trace, without running the model."""
-    asked, kept = words_of(words), _given(blocks=blocks_of(blocks), steps=steps_of(steps))
+    asked, kept = words_of(words or ""), _given(blocks=blocks_of(blocks), steps=steps_of(steps))
     with running() as progress:
         from ovam.commands.ask import maps as run
 
@@ -237,7 +237,7 @@ def maps(
 @app.command()
 def segment(
     source: Annotated[Path, typer.Argument(help="A trace, or an image file, which the model then looks at.")],
-    words: Words = "",
+    words: Words = None,
     tokens: Tokens = None,
     against: Against = "",
     threshold: Threshold = None,
@@ -549,12 +549,11 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     show(result, as_json=as_json)
 
 
-def _asked(words: str, tokens: list[Path] | None) -> list[str]:
-    """Words, of which there is one at least unless tokens are asked."""
-    asked = words_of(words)
-    if not asked and not tokens:
+def _asked(words: str | None, tokens: list[Path] | None) -> list[str]:
+    """Words, which may be left out where tokens are asked."""
+    if words is None and not tokens:
         raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")
-    return asked
+    return words_of(words or "")
 
 
 def _with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:

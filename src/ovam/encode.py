@@ -120,7 +120,7 @@ def encode(
     session = Session(backbone, choice_of(blocks, steps, "cond", outputs=outputs), recorder)
     with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
         conditions = backbone.conditions(prompt, model_size)
-        clean = _latent(pipe, picture, model_size).to(denoiser.device)
+        clean = _latent(pipe, picture, model_size).to(device_of(denoiser))
         watching.enter_context(session.installed())
         session.begin(
             Request(images=1, prompts=(prompt,)),

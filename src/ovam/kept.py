@@ -41,10 +41,14 @@ def block_bytes(plan: Plan, layout: Mapping[tuple[str, str], Stored]) -> tuple[B
 
 def table(rows: Sequence[BlockBytes]) -> str:
     """Lines of plain text; blocks in a row that are alike share one."""
-    lines: list[tuple[str, ...]] = [("block", "grid", "queries, MiB", "for replay, MiB", "outputs, MiB")]
+    kinds = {"queries": "query", "for replay": "replay"} | (
+        {"outputs": "output"} if any(r.output for r in rows) else {}
+    )
+    lines: list[tuple[str, ...]] = [("block", "grid", *(f"{kind}, MiB" for kind in kinds))]
     for alike, group in groupby(rows, key=lambda row: (row.grid, row.query, row.replay, row.output)):
-        names = [row.name for row in group]
-        (height, width), *parts = alike
+        first, *others = group
+        names = [first.name, *(row.name for row in others)]
+        (height, width), parts = alike[0], [getattr(first, part) for part in kinds.values()]
         name = names[0] if len(names) == 1 else f"{len(names)} from {names[0]} on"
         lines.append((name, f"{height}x{width}", *(f"{part / _MIB:.2f}" for part in parts)))
     wide = [max(map(len, column)) for column in zip(*lines, strict=True)]

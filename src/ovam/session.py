@@ -228,7 +228,8 @@ class Session:
             MissingStepError: a chosen step lies beyond the run's last, or no middle is known.
         """
         if self.run.planned_calls is not None:
-            return None, self.run.planned_calls
+            assert not isinstance(self.choice.steps, str)  # `encode` names its steps by number
+            return self.choice.steps, self.run.planned_calls
         ahead, chosen = levels_from(self.backbone.pipe.scheduler, evaluation.timestep), self.choice.steps
         if chosen == "middle" and not ahead:
             raise MissingStepError(

@@ -142,7 +142,7 @@ class FluxBackbone(Backbone):
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         """Models that read a guidance are told 1, which is none."""
-        device, dtype = self.denoiser.device, self.denoiser.dtype
+        device, dtype = device_of(self.denoiser), self.denoiser.dtype
         vectors, pooled, places = self.pipe.encode_prompt(prompt, None, device)
         guided = self.denoiser.config.guidance_embeds
         return {

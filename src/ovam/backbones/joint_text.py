@@ -156,7 +156,7 @@ def _read(reader: Reader, plain: str) -> _Reading:
     if reader.all_vectors:
         ids, offsets = with_all_vectors(tokenizer, ids, offsets)
     whole, room = len(ids), reader.length - 1  # the last token is the end, which stays
-    ids, offsets = [*ids[:-1][:room], ids[-1]], [*offsets[:-1][:room], offsets[-1]]
+    ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # mini-dit has a reader of nothing
     names = []
     for token, (start, stop) in zip(ids, offsets, strict=True):
         special = "<start>" if token == tokenizer.bos_token_id else "<end>"

@@ -37,9 +37,9 @@ def backbone_of(pipe: Any) -> Backbone:
                 return backbone(pipe)
     own = type(pipe).__name__
     raise UnsupportedPipelineError(
-        f"pipeline is a {own}: expected one of the {len(supported())} that a backbone reads, "
-        f"{nearest(own)} is the nearest by its name (ovam.backbones.registry.supported() lists all); load such a "
-        "pipeline with ovam.load(...), or write a backbone for this one (docs/adding-a-backbone.md)"
+        f"pipeline is a {own}: expected one of the {len(supported())} that a backbone reads, such as a "
+        f"StableDiffusionPipeline, or the nearest by its name, a {nearest(own)} (ovam.backbones.registry.supported() "
+        "lists all); load one with ovam.load(...), or write a backbone for this one (docs/adding-a-backbone.md)"
     )
 
 

@@ -113,13 +113,10 @@ class SD3Backbone(Backbone):
         )
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
-        denoiser = self.denoiser
+        device, dtype = device_of(self.denoiser), self.denoiser.dtype
         options = {"prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
-        vectors, _, pooled, _ = self.pipe.encode_prompt(prompt, **options, device=denoiser.device)
-        return {
-            "encoder_hidden_states": vectors.to(denoiser.device, denoiser.dtype),
-            "pooled_projections": pooled.to(denoiser.device, denoiser.dtype),
-        }
+        vectors, _, pooled, _ = self.pipe.encode_prompt(prompt, **options, device=device)
+        return {"encoder_hidden_states": vectors.to(device, dtype), "pooled_projections": pooled.to(device, dtype)}
 
     def reader(self, layer: str | None = None) -> JointText:
         """Reads as many tokens as the pipeline does by default."""
