@@ -90,7 +90,7 @@ class SanaReader:
 
     def _tokens(self, plain):
         encoded = self.tokenizer(plain.lower(), return_offsets_mapping=True, truncation=False, verbose=False)
-        check_tokens(plain, encoded, self.limit)
+        check_tokens(plain, encoded.offset_mapping, self.limit)
         return encoded
 
 
