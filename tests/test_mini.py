@@ -67,7 +67,7 @@ def test_cross_attention_at_three_grids(mini):
 def test_the_class_word_fits_its_object_better_than_absent_words(mini):
     """Ten scenes of several classes, five absent classes each: a guard against broken weights, not a measurement.
 
-    Over 200 test scenes the difference was 0.105 for the weights of iteration 5700 (docs/mini.md).
+    Over 200 test scenes the difference is 0.154 (docs/mini.md).
     """
     gaps, asking = [], Asking(mini)
     for number, scene in enumerate(scenes_of("validation", 10, least=2)):
@@ -80,7 +80,7 @@ def test_the_class_word_fits_its_object_better_than_absent_words(mini):
                 average_precision(truth, enlarged(asking.map(trace, word), len(truth))) for word in (name, *others)
             )
             gaps.append(own - np.mean(absent))
-    assert np.mean(gaps) > 0.02  # measured 0.068, standard error 0.024
+    assert np.mean(gaps) > 0.1  # measured 0.202, standard error 0.039
 
 
 def test_the_header_names_the_training(mini):
