@@ -55,7 +55,7 @@ class TestPerturbedAttention:
             queries = [query for calls in kernel.values() for query, _ in calls]
             assert {len(query) for query in queries} == {rows}
             assert any(not torch.equal(query[row], query[row + 1]) for query in queries), "nothing was perturbed"
-            assert_own_keys(trace, kernel, row, 2e-5)  # measured: 0 static, 2e-6 replayed
+            assert_own_keys(trace, kernel, row, 2e-5)  # measured: 0 static, 2.4e-6 replayed
 
     @pytest.mark.parametrize("name", PERTURBED)
     def test_without_it_the_same_pipeline_has_two_halves(self, name):
