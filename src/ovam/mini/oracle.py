@@ -37,13 +37,15 @@ class _Stage(nn.Module):
 
 
 class ConvolutionalOracle(nn.Module):
-    """Oracle A: an encoder and a decoder of convolutions with skip connections (Ronneberger et al., MICCAI 2015)."""
+    """Oracle A: an encoder and a decoder of convolutions with added skips (after Ronneberger et al., MICCAI 2015)."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 56, 96, 144)) -> None:
         super().__init__()
         self.stem = _Stage(3, widths[0])
         self.down = nn.ModuleList(_Stage(a, b) for a, b in itertools.pairwise(widths))
-        self.up = nn.ModuleList(_Stage(a + b, a) for a, b in reversed(list(itertools.pairwise(widths))))
+        upward = list(reversed(list(itertools.pairwise(widths))))
+        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in upward)  # before the larger size, where it is cheap
+        self.up = nn.ModuleList(_Stage(a, a) for a, _ in upward)
         self.head = nn.Conv2d(widths[0], LABEL_COUNT, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -52,9 +54,9 @@ class ConvolutionalOracle(nn.Module):
         for stage in self.down:
             kept.append(stage(F.avg_pool2d(kept[-1], 2)))
         x = kept.pop()
-        for stage in self.up:
+        for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = kept.pop()
-            x = stage(torch.cat([skip, F.interpolate(x, size=skip.shape[-2:])], dim=1))
+            x = stage(skip + F.interpolate(narrow(x), size=skip.shape[-2:]))
         return self.head(x)
 
 
