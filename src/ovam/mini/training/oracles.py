@@ -20,7 +20,7 @@ from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_t
 from ovam.mini.training.pool import Pool
 from ovam.models import model_hash
 
-ITERATIONS, BATCH, PEAK_RATE = 4000, 16, 2e-3
+ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
 AT_HALF_SIZE = 0.6  # of the iterations, the first ones: a quarter of the cost, and small things are seen more often
 RENOISED = 1500  # pictures; twice as many only go through the autoencoder
 _STRENGTHS, _STEPS = (0.2, 0.6), 20  # of the noise schedule, and of a whole sampling
