@@ -239,6 +239,26 @@ def test_scenes_with_several_classes_are_counted_by_classes():
         assert len({thing.name for thing in scene.objects}) >= 2
 
 
+def _rows(gaps):
+    return [
+        words.WordRow(scene, name, 0.1, 0.25 + gap, {"absent": 0.25}, ())
+        for name, of_scenes in gaps.items()
+        for scene, gap in enumerate(of_scenes)
+    ]
+
+
+def test_an_interval_is_over_classes_and_over_the_scenes_of_each():
+    """Scenes that all agree leave what the classes differ by; classes that all agree what the scenes do."""
+    low, high = words.summary(_rows({"bus": [0.0] * 30, "cat": [0.5] * 30}))["gap"][1:]
+    assert (low, high) == pytest.approx((0.0, 0.5))  # scenes alone, which show both, would give 0.25 and 0.25
+    noisy = np.random.default_rng(0).normal(0.25, 0.1, (2, 100))
+    low, high = words.summary(_rows({"bus": noisy[0], "cat": noisy[0]}))["gap"][1:]
+    assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 200**0.5, rel=0.3)
+    value, low, high = words.summary(_rows({"bus": noisy[0]}))["gap"]
+    assert value == pytest.approx(noisy[0].mean())
+    assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 10, rel=0.2)
+
+
 def test_fitting_moves_the_word_s_own_vectors_and_no_other(annotated_and_word):
     annotated, word = annotated_and_word
     fitted = headroom.fit(word, [annotated] * 4)
