@@ -321,7 +321,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
             },
             "above mini": [0.05, -0.01, 0.11],
         },
-        "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
+        "masses": {"end": 0.125, "padding": 0.125, "start": 0.5, "words": 0.25},
         "speed": 2.0,
     }  # fmt: skip
     figures = {
@@ -354,6 +354,8 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "Late minus given: +0.0002 mIoU; no value of a map differs by more than 1.0e-03",
         "| mini-dit | 3 | 0.550 |",
         "AP on the same objects: 0.050 (-0.010 to 0.110)",
+        "| mini | 0.500 | 0.250 | 0.125 | 0.125 |",
+        "| 0.9 to 0.99 | not found |",
     ):
         assert shown in text
     assert "| novel | 3 | 0.400" in text
