@@ -239,6 +239,26 @@ def test_scenes_with_several_classes_are_counted_by_classes():
         assert len({thing.name for thing in scene.objects}) >= 2
 
 
+def _rows(gaps):
+    return [
+        words.WordRow(scene, name, 0.1, 0.25 + gap, {"absent": 0.25}, ())
+        for name, of_scenes in gaps.items()
+        for scene, gap in enumerate(of_scenes)
+    ]
+
+
+def test_an_interval_is_over_classes_and_over_the_scenes_of_each():
+    """Scenes that all agree leave what the classes differ by; classes that all agree what the scenes do."""
+    low, high = words.summary(_rows({"bus": [0.0] * 30, "cat": [0.5] * 30}))["gap"][1:]
+    assert (low, high) == pytest.approx((0.0, 0.5))  # scenes alone, which show both, would give 0.25 and 0.25
+    noisy = np.random.default_rng(0).normal(0.25, 0.1, (2, 100))
+    low, high = words.summary(_rows({"bus": noisy[0], "cat": noisy[0]}))["gap"][1:]
+    assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 200**0.5, rel=0.3)
+    value, low, high = words.summary(_rows({"bus": noisy[0]}))["gap"]
+    assert value == pytest.approx(noisy[0].mean())
+    assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 10, rel=0.2)
+
+
 def test_fitting_moves_the_word_s_own_vectors_and_no_other(annotated_and_word):
     annotated, word = annotated_and_word
     fitted = headroom.fit(word, [annotated] * 4)
@@ -301,7 +321,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
             },
             "above mini": [0.05, -0.01, 0.11],
         },
-        "masses": {"start": 0.5, "words": 0.25, "end": 0.125, "padding": 0.125},
+        "masses": {"end": 0.125, "padding": 0.125, "start": 0.5, "words": 0.25},
         "speed": 2.0,
     }  # fmt: skip
     figures = {
@@ -334,6 +354,8 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "Late minus given: +0.0002 mIoU; no value of a map differs by more than 1.0e-03",
         "| mini-dit | 3 | 0.550 |",
         "AP on the same objects: 0.050 (-0.010 to 0.110)",
+        "| mini | 0.500 | 0.250 | 0.125 | 0.125 |",
+        "| 0.9 to 0.99 | not found |",
     ):
         assert shown in text
     assert "| novel | 3 | 0.400" in text

@@ -10,7 +10,7 @@ from torch import nn
 
 import ovam
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.mini import oracle
+from ovam.mini import imitation, oracle
 from ovam.mini.measures.generation import agreement, measure_generation
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.training import oracles as stage
@@ -110,6 +110,18 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
     assert json.loads((tmp_path / "oracles" / "training.json").read_text())["model"] in kept.name
     loaded = oracle.load_oracles(tmp_path / "oracles")
     assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, 128, 128)
+
+
+def test_an_imitation_strays_further_the_more_noise_it_went_through(monkeypatch):
+    monkeypatch.setattr(imitation, "STEPS", 3)  # from time steps 667, 334 and 1
+    pipe, scene = ovam.load("mini"), render(seed_of("train", 0), split="train", size=64)
+    picture, away = oracle.as_input(scene.image[None]), []
+    for strength in (None, 0.4, 0.9):
+        random = torch.Generator().manual_seed(0)
+        made = imitation.imitate(pipe, picture, [scene.caption], strength=strength, random=random)
+        assert made.shape == (1, 64, 64, 3)
+        away.append(float((oracle.as_input(made) - picture).square().mean().sqrt()))
+    assert 1.3 * away[0] < away[1] < away[2]
 
 
 def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ from rich.progress import track
 from torch import Tensor
 
 from ovam.capture import capture, stream
-from ovam.evaluate import paired_bootstrap
+from ovam.evaluate import Interval
 from ovam.mini.measures.choices import choose
 from ovam.mini.measures.curves import THRESHOLD, class_ious
-from ovam.mini.measures.words import SMALLEST, WordRow, look_at_words, scenes_of, summary
+from ovam.mini.measures.words import SMALLEST, WordRow, look_at_words, scenes_of, spread_of, summary
 from ovam.mini.oracle import as_input
 from ovam.mini.scenes import Scene
 from ovam.models import model_hash
@@ -62,11 +62,10 @@ def measure_joint(pipe: Any, dit: Any, *, scenes: int = 60, **options: Any) -> d
     }
 
 
-def _gain(first: Sequence[WordRow], second: Sequence[WordRow]) -> Any:
-    """Difference of the own word's average precision on the same things, with its interval over scenes."""
+def _gain(first: Sequence[WordRow], second: Sequence[WordRow]) -> Interval:
+    """Difference of the own word's average precision on the same things, over classes and their scenes."""
     assert [(row.scene, row.name) for row in first] == [(row.scene, row.name) for row in second]
-    differences = np.array([one.own - other.own for one, other in zip(first, second, strict=True)])
-    return paired_bootstrap(differences, [np.array([row.scene for row in first])], resamples=1000)
+    return spread_of(first, [one.own - other.own for one, other in zip(first, second, strict=True)])
 
 
 def compare_ways(dit: Any, *, scenes: int, blocks: Sequence[str] | None, timesteps: Sequence[int]) -> dict[str, Any]:

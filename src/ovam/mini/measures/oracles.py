@@ -7,7 +7,8 @@ import torch
 from rich.progress import track
 
 from ovam.evaluate import Confusion
-from ovam.mini.oracle import label_maps, load_oracles
+from ovam.mini.imitation import imitate
+from ovam.mini.oracle import as_input, label_maps, load_oracles
 from ovam.mini.scenes import CLASSES, render, seed_of
 
 STRENGTHS = (0.2, 0.4, 0.6)
@@ -39,19 +40,11 @@ def _miou(predicted: np.ndarray, truth: np.ndarray) -> float:
     return Confusion.of(merged[0], merged[1], count, ignore=None).mean_iou()
 
 
-@torch.no_grad()
 def distorted(pipe: Any, images: np.ndarray, captions: list[str], strength: float | None) -> np.ndarray:
     """Pictures through the autoencoder, and noised to a share of the schedule and denoised on the way, where asked."""
-    from ovam.mini.oracle import as_input
-    from ovam.mini.training.oracles import renoise
-
     random = torch.Generator().manual_seed(5)
     made = []
     for start in range(0, len(images), 8):
         part = slice(start, start + 8)
-        latents = pipe.vae.encode(as_input(images[part])).latent_dist.mean * pipe.vae.config.scaling_factor
-        if strength is not None:
-            latents = renoise(pipe, latents, captions[part], strength, random)
-        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        made.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        made.append(imitate(pipe, as_input(images[part]), captions[part], strength=strength, random=random))
     return np.concatenate(made)

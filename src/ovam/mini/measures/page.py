@@ -7,6 +7,7 @@ from typing import Any
 
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import bars
+from ovam.mini.measures.samples import REPORTED_START
 from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
@@ -114,7 +115,10 @@ def _joint(found: Figures) -> tuple[str, ...]:
 
 
 def _masses(found: Figures) -> tuple[str, ...]:
-    return (_table(found, [found.values()]),)
+    kinds = ("start", "words", "end", "padding")
+    reported = [f"{REPORTED_START[0]:g} to {REPORTED_START[1]:g}", *["not found"] * 3]
+    rows = [("mini", *(found[kind] for kind in kinds)), ("Stable Diffusion 1.4, a user's report", *reported)]
+    return (_table(("model", *kinds), rows),)
 
 
 def _table(header: Iterable[str], rows: Any) -> str:

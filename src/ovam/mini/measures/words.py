@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 from ovam.encode import TIMESTEPS, encode
-from ovam.evaluate import average_precision, paired_bootstrap, presence_auroc
+from ovam.evaluate import Interval, average_precision, paired_bootstrap, presence_auroc
 from ovam.masks import presence
 from ovam.mini.baselines import border_colours
 from ovam.mini.measures.asking import Asking, enlarged, untrained
@@ -230,10 +230,10 @@ def _by_map(rows: Sequence[WordRow]) -> dict[str, list[tuple[WordRow, float]]]:
 
 
 def summary(rows: Sequence[WordRow]) -> dict[str, Any]:
-    """Means over rows, the gap with its interval over scenes, and for each other map the own word on the same rows."""
+    """Means over rows, the gap with its interval, and for each other map the own word on the same rows."""
     if not rows:
         return {"count": 0}
-    gap = paired_bootstrap(np.array([row.gap for row in rows]), [np.array([row.scene for row in rows])], resamples=1000)
+    gap = spread_of(rows, [row.gap for row in rows])
     maps = _by_map(rows)
     own = maps.pop("own")
     return {
@@ -243,6 +243,15 @@ def summary(rows: Sequence[WordRow]) -> dict[str, Any]:
         "others": {kind: float(np.mean([value for _, value in pairs])) for kind, pairs in maps.items()},
         "own beside": {kind: float(np.mean([row.own for row, _ in pairs])) for kind, pairs in maps.items()},
     }
+
+
+def spread_of(rows: Sequence[WordRow], differences: Sequence[float]) -> Interval:
+    """Mean of a difference on every row, resampled over classes or grounds, and over the scenes of each.
+
+    A scene gives a class one row at most, so that the rows of a class are its scenes.
+    """
+    names = np.unique([row.name for row in rows], return_inverse=True)[1]
+    return paired_bootstrap(np.array(differences), [names], resamples=1000)
 
 
 def _by_slice(rows: Sequence[WordRow]) -> dict[str, list[WordRow]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovam.errors import OptionError
+from ovam.mini.imitation import imitate
 from ovam.mini.oracle import NAMES, as_input, build_oracle
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
@@ -23,7 +24,7 @@ from ovam.models import model_hash
 ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
 AT_HALF_SIZE = 0.6  # of the iterations, the first ones: a quarter of the cost, and small things are seen more often
 RENOISED = 1500  # pictures; twice as many only go through the autoencoder
-_STRENGTHS, _STEPS = (0.2, 0.6), 20  # of the noise schedule, and of a whole sampling
+_STRENGTHS = (0.2, 0.6)  # shares of the noise schedule
 _ENCODE_BATCH = 8
 _CHECKPOINT_EVERY, _WARM_AGAIN = 100, 50
 
@@ -90,28 +91,13 @@ def _imitate(pool: Pool, pipe: Any, count: int) -> np.ndarray:
     pictures = []
     for start in track(range(0, 3 * count, _ENCODE_BATCH), "imitations"):
         indices = np.arange(start, min(start + _ENCODE_BATCH, 3 * count)) % len(pool)
-        latents = pipe.vae.encode(pool.pictures(indices, 128)).latent_dist.mean * pipe.vae.config.scaling_factor
+        strength = None
         if start < count:
             low, high = _STRENGTHS
             strength = low + (high - low) * float(torch.rand((), generator=random))
-            latents = renoise(pipe, latents, [pool.captions[i][0] for i in indices], strength, random)
-        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        pictures.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        captions = [pool.captions[i][0] for i in indices]
+        pictures.append(imitate(pipe, pool.pictures(indices, 128), captions, strength=strength, random=random))
     return np.concatenate(pictures)[: 3 * count]
-
-
-def renoise(pipe: Any, latents: Tensor, captions: list[str], strength: float, random: torch.Generator) -> Tensor:
-    """Noise scaled latents to a share of the schedule and denoise them again, with captions and without guidance."""
-    pipe.scheduler.set_timesteps(_STEPS)
-    timesteps = [t for t in pipe.scheduler.timesteps if t < strength * pipe.scheduler.config.num_train_timesteps]
-    noise = torch.randn(latents.shape, generator=random)
-    latents = pipe.scheduler.add_noise(latents, noise, timesteps[0].repeat(len(latents)))
-    ids = pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    text = pipe.text_encoder(ids).last_hidden_state
-    for timestep in timesteps:
-        predicted = pipe.unet(latents, timestep, text).sample
-        latents = pipe.scheduler.step(predicted, timestep, latents).prev_sample
-    return latents
 
 
 def _trained(name: str, pool: Pool, imitations: np.ndarray, checkpoint: Path, iterations: int) -> dict[str, Tensor]:
