@@ -28,10 +28,10 @@ import tiny
 from ovam import pictures
 from ovam.backbones.registry import supported
 from ovam.cli import app
-from ovam.commands.arguments import blocks_of, words_of
+from ovam.cli.arguments import blocks_of, words_of
+from ovam.cli.terminal import quiet, running
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
-from ovam.commands.terminal import quiet, running
 from ovam.models import mini_folder
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
