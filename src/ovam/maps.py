@@ -35,6 +35,7 @@ from ovam.trace import (
     Listed,
     ReplayedSide,
     Space,
+    TextKind,
     TextSide,
     TokenEmbedding,
     Trace,
@@ -192,7 +193,7 @@ def attention_maps(
         NotFiniteError: the queries hold NaN or infinity.
     """
     check_options(keep, softmax_over, strategy)
-    check_joint(trace.text, softmax_over, strategy)
+    check_joint(trace.text.kind, softmax_over, strategy)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = half_of(chosen, half)
     prompts = embed_words(chosen.text, words, softmax_over)
@@ -201,7 +202,7 @@ def attention_maps(
     tokens, spans = merge_prompts(prompts)
     flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
     if strategy == "output":
-        check_rivals(spans)
+        check_rivals([span.text for span in spans])
         _add_shares(flat, chosen, prompts, spans, which)
         tokens, spans = words_alone(spans)
     else:
@@ -250,20 +251,20 @@ def _outputs_of(block: BlockTrace, half: Half) -> Stored:
     if half not in block.output:
         raise NothingCapturedError(
             "this trace keeps no attention outputs, which strategy='output' compares words with: "
-            "capture with outputs=True, or ask for strategy='attention'"
+            "capture with outputs=True (--outputs on the command line), or ask for strategy='attention'"
         )
     return block.output[half]
 
 
-def check_rivals(spans: Sequence[Span]) -> None:
-    """Whether there are words to share every pixel among.
+def check_rivals(words: Sequence[str]) -> None:
+    """Whether there are words for output-space maps to share every pixel among.
 
     Raises:
         OptionError: there is one alone.
     """
-    if len(spans) < 2:
+    if len(words) < 2:
         raise OptionError(
-            f"strategy='output' was asked for {spans[0].text!r} alone, which would get every pixel whole: expected at "
+            f"strategy='output' was asked for {words[0]!r} alone, which would get every pixel whole: expected at "
             "least two words, which share them; add what else is to be seen, such as 'background'"
         )
 
@@ -297,18 +298,18 @@ def check_options(keep: Sequence[Axis], softmax_over: str, strategy: str = "atte
         )
 
 
-def check_joint(text: TextSide, softmax_over: SoftmaxOver, strategy: Strategy = "attention") -> None:
+def check_joint(kind: TextKind, softmax_over: SoftmaxOver, strategy: Strategy = "attention") -> None:
     """Whether image and text share the attention at all.
 
     Raises:
         OptionError: they do not, and a softmax over both, or the outputs of both, was asked for.
     """
-    if strategy == "output" and text.kind == "static":
+    if strategy == "output" and kind == "static":
         raise OptionError(
             "strategy='output' was asked of cross attention, in which words have no outputs: expected 'attention'; "
             "'output' is for models whose image and text share the attention (SD3, FLUX)"
         )
-    if softmax_over == "joint" and text.kind == "static":
+    if softmax_over == "joint" and kind == "static":
         raise OptionError(
             "softmax_over='joint' was asked of cross attention, in which pixels attend to text alone: expected "
             "'prompt' or 'padded'; 'joint' is for models whose image and text share the attention (SD3, FLUX)"

@@ -13,7 +13,16 @@ from torch import Tensor
 from ovam.aggregate import resize
 from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, Strategy, attention_maps, entries_of, fitted_in
+from ovam.maps import (
+    AttentionMaps,
+    SoftmaxOver,
+    Strategy,
+    attention_maps,
+    check_options,
+    check_rivals,
+    entries_of,
+    fitted_in,
+)
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 
@@ -94,7 +103,7 @@ def segment(
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
         The errors of `attention_maps`.
     """
-    asked, rivals = check_words(words, against, threshold)
+    asked, rivals = check_words(words, against, threshold, strategy=strategy)
     names, every = names_of(asked), [*asked, *rivals]
     maps = attention_maps(
         trace, every, half=half, blocks=blocks, steps=steps, softmax_over=softmax_over, strategy=strategy
@@ -107,14 +116,15 @@ def segment(
 
 
 def check_words(
-    words: Listed, against: Listed = (), threshold: float = THRESHOLD
+    words: Listed, against: Listed = (), threshold: float = THRESHOLD, *, strategy: Strategy = "attention"
 ) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
     """Check what `segment` is asked, without a trace; gives the words and the contrast words, blanks around them cut.
 
     Raises:
         EmptyWordsError: no words.
-        OptionError: a word is listed twice, or the threshold is not in (0, 1).
+        OptionError: a word is listed twice, the threshold is not in (0, 1), or the strategy needs more words.
     """
+    check_options((), "prompt", strategy)
     asked = entries_of(words)
     rivals = entries_of(against) if against else ()
     every = names_of([*asked, *rivals])
@@ -123,6 +133,8 @@ def check_words(
         raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
+    if strategy == "output":
+        check_rivals(every)
     return asked, rivals
 
 

@@ -214,7 +214,7 @@ class MapRecorder:
         check_options((), softmax_over, strategy)
         self.words, self.softmax_over, self.strategy = words, softmax_over, strategy
         text = backbone.text_side(())
-        check_joint(text, softmax_over, strategy)
+        check_joint(text.kind, softmax_over, strategy)
         self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
@@ -227,7 +227,7 @@ class MapRecorder:
         self.lengths = lengths_of(self.prompts)
         self.tokens, self.spans = merge_prompts(self.prompts)
         if self.strategy == "output":
-            check_rivals(self.spans)
+            check_rivals([span.text for span in self.spans])
         self.text = text
 
     def begin(self, plan: Plan) -> None:

@@ -102,6 +102,9 @@ class Fitted(Protocol):
         ...
 
 
+TextKind = Literal["static", "replayed"]
+
+
 @runtime_checkable
 class TextSide(Protocol):
     """From text to the keys a trace's queries are compared with.
@@ -112,7 +115,7 @@ class TextSide(Protocol):
     """
 
     @property
-    def kind(self) -> Literal["static", "replayed"]: ...
+    def kind(self) -> TextKind: ...
 
     @property
     def space(self) -> Space: ...

@@ -10,12 +10,14 @@ from ovam.cli.parameters import (
     Against,
     AsJson,
     Blocks,
+    ByStrategy,
     Device,
     DType,
     KeptSteps,
     LimitGib,
     Model,
     OutputDir,
+    Outputs,
     Preset,
     Seed,
     Side,
@@ -68,6 +70,7 @@ def generate(
     device: Device = "cpu",
     against: Against = "",
     threshold: Threshold = None,
+    strategy: ByStrategy = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
     storage: Stored = None,
@@ -76,12 +79,13 @@ def generate(
         Path | None, typer.Option(help="Folder in whose files queries are kept while the command runs, not in memory.")
     ] = None,
     limit_gib: LimitGib = None,
+    outputs: Outputs = False,
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not."""
     asked = asked_of(words, tokens)
-    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
     with running() as progress:
         from ovam.commands.generate import generate as run
 
@@ -103,6 +107,7 @@ def generate(
             preset=preset,
             disk=disk,
             limit_gib=limit_gib,
+            outputs=outputs,
             against=words_of(against),
             save_trace=save_trace,
             progress=progress,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ovam.cli.arguments import blocks_of, given, torch_type
-from ovam.cli.parameters import AsJson, Blocks, Device, DType, NamedModel, Preset, Side, Steps, Stored, Weights
+from ovam.cli.parameters import AsJson, Blocks, Device, DType, NamedModel, Outputs, Preset, Side, Steps, Stored, Weights
 from ovam.cli.terminal import running, show
 from ovam.commands import NUM_INFERENCE_STEPS
 
@@ -38,14 +38,15 @@ def plan(
     blocks: Blocks = None,
     storage: Stored = None,
     preset: Preset = None,
+    outputs: Outputs = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a capture would keep, block by block, from a model's configuration alone."""
-    kept = given(blocks=blocks_of(blocks))
+    kept = {"preset": preset, "outputs": outputs, **given(blocks=blocks_of(blocks))}
     with running():
         from ovam.commands.info import plan_capture
 
-        options = {"height": height, "width": width, "steps": steps, "images": images, "preset": preset, **kept}
+        options = {"height": height, "width": width, "steps": steps, "images": images, **kept}
         result = plan_capture(model, dtype=torch_type(storage), **options)
     show(result, as_json)
 

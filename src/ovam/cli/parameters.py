@@ -24,6 +24,13 @@ class Storage(StrEnum):
     int8 = "int8"
 
 
+class Strategy(StrEnum):
+    """What pixels and words are compared by."""
+
+    attention = "attention"
+    output = "output"
+
+
 class FamilyModel(StrEnum):
     """The embedded model and its sibling of joint attention."""
 
@@ -56,6 +63,14 @@ OutputDir = Annotated[Path, typer.Option(help="Folder to write to; files of the 
 Beside = Annotated[Path | None, typer.Option(help="Folder to write to; by default one beside the file.")]
 Against = Annotated[str, typer.Option(help="Words that compete for the label map and are then dropped.")]
 Threshold = Annotated[float | None, typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5")]
+ByStrategy = Annotated[
+    Strategy | None,
+    typer.Option(
+        "--strategy",
+        help="How pixels and words are compared: by attention, or in joint attention (SD3, FLUX) by output.",
+        show_default="attention",
+    ),
+]
 Blocks = Annotated[
     str | None,
     typer.Option(help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1)."),
@@ -70,6 +85,9 @@ LimitGib = Annotated[
 ]
 Stored = Annotated[
     Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
+]
+Outputs = Annotated[
+    bool, typer.Option("--outputs", help="Keep attention outputs as well (SD3, FLUX), which --strategy output asks.")
 ]
 Preset = Annotated[
     str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")

@@ -11,6 +11,7 @@ from ovam.cli.parameters import (
     AsJson,
     Beside,
     Blocks,
+    ByStrategy,
     DType,
     EncodeMethod,
     KeptSteps,
@@ -34,10 +35,11 @@ def maps(
     model: TraceModel = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    strategy: ByStrategy = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer from a saved trace, without running the model."""
-    asked, kept = words_of(words or ""), given(blocks=blocks_of(blocks), steps=steps_of(steps))
+    asked, kept = words_of(words or ""), given(blocks=blocks_of(blocks), steps=steps_of(steps), strategy=strategy)
     with running() as progress:
         from ovam.commands.ask import maps as run
 
@@ -59,6 +61,7 @@ def segment(
     tokens: Tokens = None,
     against: Against = "",
     threshold: Threshold = None,
+    strategy: ByStrategy = None,
     output_dir: Beside = None,
     model: TraceModel = None,
     prompt: Annotated[str | None, typer.Option(help="What the model is told of an image; nothing by default.")] = None,
@@ -86,11 +89,15 @@ def segment(
         float | None,
         typer.Option(min=0, help="Most GiB of queries to keep of an image; by default 80 % of the free memory."),
     ] = None,
+    outputs: Annotated[
+        bool | None,
+        typer.Option("--outputs", help="Keep attention outputs of an image as well (SD3, FLUX).", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
     looks, asked = steps_of(timesteps, "--timesteps"), asked_of(words, tokens)
-    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold)
+    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
     with running() as progress:
         from ovam.commands.ask import segment_file as run
 
@@ -108,6 +115,7 @@ def segment(
             device=device,
             storage=torch_type(storage),
             limit_gib=limit_gib,
+            outputs=outputs,
             progress=progress,
             **kept,
         )
