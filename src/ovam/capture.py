@@ -12,13 +12,14 @@ from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
+from ovam.map_options import SoftmaxOver, Strategy
 from ovam.presets import settings_of
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice, StepChoice
 from ovam.session import Session
 from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Half, Trace, Words
+from ovam.word_maps import AttentionMaps
 
 Guidance = Literal["cond", "uncond", "both"]
 T_co = TypeVar("T_co", covariant=True)

@@ -11,20 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.aggregate import resize
+from ovam.asked import entries_of, fitted_in
 from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError
-from ovam.maps import (
-    AttentionMaps,
-    SoftmaxOver,
-    Strategy,
-    attention_maps,
-    check_options,
-    check_rivals,
-    entries_of,
-    fitted_in,
-)
+from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
+from ovam.maps import attention_maps
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
+from ovam.word_maps import AttentionMaps
 
 Scores = Float[Tensor, "word height width"]
 THRESHOLD = 0.5

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ovam.errors import NotFiniteError, OptionError
 
 if TYPE_CHECKING:
-    from ovam.maps import AttentionMaps
     from ovam.masks import Segmentation
+    from ovam.word_maps import AttentionMaps
 
 SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""

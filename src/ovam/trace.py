@@ -27,8 +27,8 @@ from ovam.replay import Replay, TextStream
 from ovam.shapes import Embedding, Key
 
 if TYPE_CHECKING:
-    from ovam.maps import AttentionMaps
     from ovam.masks import Segmentation
+    from ovam.word_maps import AttentionMaps
 
 Grid = tuple[int, int]
 """Height and width of a block's lattice of pixels."""

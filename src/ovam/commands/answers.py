@@ -9,9 +9,11 @@ from PIL import Image
 
 from ovam import pictures
 from ovam.commands.files import safe_names, write_bytes, write_picture
-from ovam.maps import AttentionMaps, Strategy, attention_maps
+from ovam.map_options import Strategy
+from ovam.maps import attention_maps
 from ovam.masks import THRESHOLD, Segmentation, names_of, presence, segment
 from ovam.trace import Fitted, Trace
+from ovam.word_maps import AttentionMaps
 
 TRACE_FILE = "run.safetensors"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.asked import entries_of, fitted_in
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import write_all, write_maps, write_masks
@@ -16,12 +17,14 @@ from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import Method, encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.maps import AttentionMaps, Strategy, attention_maps, check_joint, entries_of, fitted_in
+from ovam.map_options import Strategy, check_joint
+from ovam.maps import attention_maps
 from ovam.masks import THRESHOLD, check_words, names_of, segment
 from ovam.models import MINI
 from ovam.prompt import Span
 from ovam.trace import BlockChoice, Fitted, Listed, Trace
 from ovam.trace_file import load_trace, read_header
+from ovam.word_maps import AttentionMaps
 
 
 def maps(

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.asked import check_space_of
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import write_all
 from ovam.commands.files import prepared, write_json
 from ovam.errors import OptionError
-from ovam.maps import Strategy, check_joint, check_space_of
+from ovam.map_options import Strategy, check_joint
 from ovam.masks import THRESHOLD, check_words, names_of
 from ovam.models import MINI, load, text_of
 from ovam.trace import BlockChoice, Fitted, Listed
