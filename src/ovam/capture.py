@@ -1,6 +1,5 @@
 """Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ from ovam.word_maps import AttentionMaps
 Guidance = Literal["cond", "uncond", "both"]
 T_co = TypeVar("T_co", covariant=True)
 _HALVES: dict[str, tuple[Half, ...]] = {"cond": ("cond",), "uncond": ("uncond",), "both": ("cond", "uncond")}
-log = logging.getLogger("ovam")
 
 
 class Captured(Sequence[T_co]):

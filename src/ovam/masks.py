@@ -13,7 +13,7 @@ from torch import Tensor
 from ovam.aggregate import resize
 from ovam.asked import entries_of, fitted_in
 from ovam.calibration import Calibration, stretched
-from ovam.errors import OptionError
+from ovam.errors import OptionError, UnknownWordError
 from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
 from ovam.maps import attention_maps
 from ovam.shapes import LabelMap, Map, Mask
@@ -52,18 +52,11 @@ class Segmentation:
             UnknownWordError: the word was not asked.
         """
         if word not in self.words:
-            from ovam.errors import UnknownWordError
-
             raise UnknownWordError(
                 f"word {word!r} was not segmented: asked were {', '.join(map(repr, self.words))}; "
                 "ask the trace again with it in the list, which needs no new run of the model"
             )
         return self.scores[self.words.index(word)] > self.threshold
-
-    @property
-    def masks(self) -> dict[str, Mask]:
-        """Binary mask of each word, without regard to the other words; they may overlap."""
-        return {word: self[word] for word in self.words}
 
 
 def segment(

@@ -19,7 +19,7 @@ from torch import Tensor
 from ovam.calibration import Calibration
 from ovam.calls import Call as Call
 from ovam.calls import Half as Half
-from ovam.calls import choose_steps as choose_steps
+from ovam.calls import choose_steps
 from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored
