@@ -28,10 +28,10 @@ import tiny
 from ovam import pictures
 from ovam.backbones.registry import supported
 from ovam.cli import app
-from ovam.commands.arguments import blocks_of, words_of
+from ovam.cli.arguments import blocks_of, words_of
+from ovam.cli.terminal import quiet, running
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
-from ovam.commands.terminal import quiet, running
 from ovam.models import mini_folder
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
@@ -76,6 +76,14 @@ def other_model(tmp_path_factory):
     """Folder of a model with another text encoder."""
     folder = tmp_path_factory.mktemp("models") / "tiny-sd2"
     tiny.sd2().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joint_model(tmp_path_factory):
+    """Folder of a tiny Stable Diffusion 3, whose image and text share the attention."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd3"
+    tiny.sd3().save_pretrained(folder)
     return folder
 
 
@@ -332,6 +340,97 @@ def test_mini_is_found_again_by_its_name(model, tmp_path, monkeypatch):
     succeed("generate", PROMPT, "--words", "cat", "--output-dir", tmp_path, *SMALL)
     result = succeed("maps", tmp_path / "run.safetensors", "--words", "sky")
     assert result["model"] == "mini"
+
+
+@pytest.fixture(scope="module")
+def made_by_output(joint_model, tmp_path_factory):
+    """One run of `ovam generate --strategy output`: its folder and its printed result."""
+    out = tmp_path_factory.mktemp("by-output")
+    arguments = ("generate", PROMPT, "--words", "frog, sky", "--against", "red boat", "--strategy", "output")
+    return out, succeed(*arguments, "--output-dir", out, "--model", joint_model, *SMALL)
+
+
+def assert_answers(folder, words, trace, maps, found):
+    """The words' maps among their rivals, and the masks of a segmentation, are those that were written."""
+    for i, word in enumerate(words):
+        assert word["word"] == maps.words[i]
+        assert (read(folder / word["map"]) == np.asarray(pictures.overlay(trace.image, maps[i]))).all()
+        assert word["range"] == pytest.approx([float(maps[i].min()), float(maps[i].max())], abs=0)
+        assert word["presence"] == found.presence[word["word"]]
+    assert (read(folder / "labels.png") == found.labels.numpy()).all()
+
+
+def test_words_are_compared_by_attention_outputs(made_by_output, joint_model, tmp_path):
+    out, result = made_by_output
+    trace = ovam.Trace.load(out / "run.safetensors", text=joint_model)
+    maps = trace.maps(["frog", "sky", "red boat"], strategy="output")
+    found = trace.segment(["frog", "sky"], against=["red boat"], strategy="output")
+    assert result["strategy"] == "output"
+    assert len(result["images"][0]["words"]) == 2
+    assert_answers(out, result["images"][0]["words"], trace, maps, found)
+    assert maps["sky"].std() > 1e-4  # no word's map is flat
+    later = ("--words", "frog, boat", "--strategy", "output", "--model", joint_model, "--output-dir", tmp_path)
+    asked = succeed("maps", out / "run.safetensors", *later)
+    expected = trace.maps(["frog", "boat"], strategy="output")
+    assert [word["range"] for word in asked["words"]] == [
+        [float(expected[i].min()), float(expected[i].max())] for i in range(2)
+    ]
+    succeed("segment", out / "run.safetensors", *later)
+    labels = trace.segment(["frog", "boat"], strategy="output").labels
+    assert (read(tmp_path / "labels.png") == labels.numpy()).all()
+    assert not torch.equal(labels, trace.segment(["frog", "boat"]).labels)
+
+
+def test_an_image_is_segmented_by_attention_outputs(made_by_output, joint_model, tmp_path):
+    photo = made_by_output[0] / "image.png"
+    options = ("--strategy", "output", "--timesteps", "100", "--model", joint_model, "--output-dir", tmp_path)
+    result = succeed("segment", photo, "--words", "frog", "--against", "sky", *options)
+    trace = ovam.Trace.load(tmp_path / "run.safetensors", text=joint_model)
+    maps = trace.maps(["frog", "sky"], strategy="output")
+    found = trace.segment(["frog"], against=["sky"], strategy="output")
+    assert_answers(tmp_path, result["words"], trace, maps, found)
+
+
+def test_outputs_are_kept_where_they_are_asked_for(joint_model, tmp_path):
+    """For a later question by them, while the words of now are asked by attention."""
+    run = ("generate", PROMPT, "--words", "frog, sky", "--model", joint_model, *SMALL)
+    traces = []
+    for folder, options in ((tmp_path / "with", ("--outputs",)), (tmp_path / "without", ())):
+        assert succeed(*run, "--output-dir", folder, *options)["strategy"] == "attention"
+        traces.append(ovam.Trace.load(folder / "run.safetensors", text=joint_model))
+    queries = sum(block.query["cond"].nbytes for block in traces[1].blocks.values())
+    assert traces[0].nbytes - traces[1].nbytes == queries
+    assert (read(tmp_path / "with" / "maps" / "frog.png") == read(tmp_path / "without" / "maps" / "frog.png")).all()
+    planned = [
+        succeed("plan", joint_model, "--height", 32, "--width", 32, "--steps", 2, *options)
+        for options in (("--outputs",), ())
+    ]
+    assert [plan["bytes"] for plan in planned] == [trace.nbytes for trace in traces]
+    asked = ("--words", "frog, sky", "--strategy", "output", "--model", joint_model)
+    done = call("maps", tmp_path / "without" / "run.safetensors", *asked)
+    assert_fails(done, "keeps no attention outputs", "--outputs on the command line")
+
+
+def test_what_attention_outputs_can_not_answer(made, model, made_by_output, joint_model, tmp_path):
+    photo, joint_trace = (made_by_output[0] / name for name in ("image.png", "run.safetensors"))
+    by_output, new = ("--strategy", "output"), ("--output-dir", tmp_path / "out")
+    alone, cross = ("'frog' alone", "at least two words"), ("of cross attention", "words have no outputs")
+    cases = [
+        (("generate", PROMPT, "--words", "frog", "--model", joint_model, *SMALL, *by_output), alone),
+        (("maps", joint_trace, "--words", "frog", "--model", joint_model, *by_output), alone),
+        (("segment", photo, "--words", "frog", "--model", joint_model, *by_output), alone),
+        (("generate", PROMPT, "--words", "frog, sky", "--model", model, *SMALL, *by_output), cross),
+        (("maps", made[0] / "run.safetensors", "--words", "frog, sky", "--model", model, *by_output), cross),
+        (("segment", photo, "--words", "frog, sky", "--model", model, *by_output), cross),
+        (
+            ("generate", PROMPT, "--words", "frog", "--model", model, *SMALL, "--outputs"),
+            ("outputs=True was asked of",),
+        ),
+        (("segment", joint_trace, "--words", "frog", "--outputs"), ("outputs=True", "is a trace")),
+    ]
+    for arguments, told in cases:
+        assert_fails(call(*arguments, *new), *told)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_demo_runs_the_model_once_and_asks_the_trace(model, tmp_path, monkeypatch):

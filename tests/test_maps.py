@@ -7,9 +7,9 @@ import torch
 import reference
 from ovam import attention
 from ovam.attention import weight_sums
-from ovam.maps import AttentionMaps
 from ovam.prompt import Span
 from ovam.trace import Call
+from ovam.word_maps import AttentionMaps
 from synthetic import GRIDS, HEADS, PADDED, make_trace
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ovam.attention import weight_sums
 from ovam.backbones.clip_text import StaticText
 from ovam.calibration import stretched
-from ovam.maps import AttentionMaps
 from ovam.prompt import Span
 from ovam.trace import BlockTrace, Trace
+from ovam.word_maps import AttentionMaps
 from synthetic import make_trace
 
 sizes = st.integers(1, 9)

@@ -77,7 +77,7 @@ class TestFile:
             file.write_bytes(b"half")
             raise OSError("disk full")
 
-        monkeypatch.setattr("ovam.tokens.store.save_file", half_written)
+        monkeypatch.setattr("ovam.tensor_file.save_file", half_written)
         with pytest.raises(OSError, match="disk full"):
             tokens.save(path)
         assert path.read_bytes() == before

@@ -331,7 +331,7 @@ class TestWriting:
             name.write_bytes(b"half")
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(trace_file, "save_file", disk_full)
+        monkeypatch.setattr("ovam.tensor_file.save_file", disk_full)
         with pytest.raises(OSError, match="No space left"):
             trace.save(path)
         assert path.read_bytes() == before

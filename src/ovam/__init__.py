@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from ovam.capture import stream as stream
     from ovam.encode import encode as encode
     from ovam.errors import OvamError as OvamError
-    from ovam.maps import AttentionMaps as AttentionMaps
     from ovam.masks import Segmentation as Segmentation
     from ovam.models import load as load
     from ovam.plan import plan as plan
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     from ovam.tokens.token_set import TokenSet as TokenSet
     from ovam.trace import TokenEmbedding as TokenEmbedding
     from ovam.trace import Trace as Trace
+    from ovam.word_maps import AttentionMaps as AttentionMaps
 
 __version__ = "0.1.0"
 _HOMES = {
-    "AttentionMaps": "maps",
+    "AttentionMaps": "word_maps",
     "OvamError": "errors",
     "Segmentation": "masks",
     "TokenEmbedding": "trace",

@@ -1,6 +1,5 @@
 """Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +11,18 @@ from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, Strategy
+from ovam.map_options import SoftmaxOver, Strategy
 from ovam.presets import settings_of
 from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice, StepChoice
 from ovam.session import Session
 from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Half, Trace, Words
+from ovam.word_maps import AttentionMaps
 
 Guidance = Literal["cond", "uncond", "both"]
 T_co = TypeVar("T_co", covariant=True)
 _HALVES: dict[str, tuple[Half, ...]] = {"cond": ("cond",), "uncond": ("uncond",), "both": ("cond", "uncond")}
-log = logging.getLogger("ovam")
 
 
 class Captured(Sequence[T_co]):

@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.aggregate import resize
+from ovam.asked import entries_of, fitted_in
 from ovam.calibration import Calibration, stretched
-from ovam.errors import OptionError
-from ovam.maps import AttentionMaps, SoftmaxOver, Strategy, attention_maps, entries_of, fitted_in
+from ovam.errors import OptionError, UnknownWordError
+from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
+from ovam.maps import attention_maps
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
+from ovam.word_maps import AttentionMaps
 
 Scores = Float[Tensor, "word height width"]
 THRESHOLD = 0.5
@@ -49,18 +52,11 @@ class Segmentation:
             UnknownWordError: the word was not asked.
         """
         if word not in self.words:
-            from ovam.errors import UnknownWordError
-
             raise UnknownWordError(
                 f"word {word!r} was not segmented: asked were {', '.join(map(repr, self.words))}; "
                 "ask the trace again with it in the list, which needs no new run of the model"
             )
         return self.scores[self.words.index(word)] > self.threshold
-
-    @property
-    def masks(self) -> dict[str, Mask]:
-        """Binary mask of each word, without regard to the other words; they may overlap."""
-        return {word: self[word] for word in self.words}
 
 
 def segment(
@@ -94,7 +90,7 @@ def segment(
         OptionError: a word is listed twice, or the threshold is not in (0, 1).
         The errors of `attention_maps`.
     """
-    asked, rivals = check_words(words, against, threshold)
+    asked, rivals = check_words(words, against, threshold, strategy=strategy)
     names, every = names_of(asked), [*asked, *rivals]
     maps = attention_maps(
         trace, every, half=half, blocks=blocks, steps=steps, softmax_over=softmax_over, strategy=strategy
@@ -107,14 +103,15 @@ def segment(
 
 
 def check_words(
-    words: Listed, against: Listed = (), threshold: float = THRESHOLD
+    words: Listed, against: Listed = (), threshold: float = THRESHOLD, *, strategy: Strategy = "attention"
 ) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
     """Check what `segment` is asked, without a trace; gives the words and the contrast words, blanks around them cut.
 
     Raises:
         EmptyWordsError: no words.
-        OptionError: a word is listed twice, or the threshold is not in (0, 1).
+        OptionError: a word is listed twice, the threshold is not in (0, 1), or the strategy needs more words.
     """
+    check_options((), "prompt", strategy)
     asked = entries_of(words)
     rivals = entries_of(against) if against else ()
     every = names_of([*asked, *rivals])
@@ -123,6 +120,8 @@ def check_words(
         raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
+    if strategy == "output":
+        check_rivals(every)
     return asked, rivals
 
 

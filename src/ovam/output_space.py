@@ -50,3 +50,8 @@ def output_shares(
         sums.append(torch.cat([torch.softmax(vectors @ row.T, 0) for row in rows], dim=1))
     shares = torch.stack(sums)  # (step, word, pixel)
     return (shares if keep_step else shares.sum(0, keepdim=True))[None]
+
+
+def words_alone(spans: Sequence[Span]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
+    """Tokens and spans of maps that have one entry a word."""
+    return tuple(span.text for span in spans), tuple(Span(span.text, (i,)) for i, span in enumerate(spans))

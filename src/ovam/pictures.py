@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from ovam.errors import NotFiniteError, OptionError
 
 if TYPE_CHECKING:
-    from ovam.maps import AttentionMaps
     from ovam.masks import Segmentation
+    from ovam.word_maps import AttentionMaps
 
 SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""
 
 _LONG_SIDE = 512  # a contact sheet's tiles are made no longer than this, unless the image is a strip
-_ROUNDING = 1e-5  # as in ovam.masks: a smaller share is float32 rounding, which would be drawn as a pattern
+_ROUNDING = 1e-5  # as in ovam.calibration: a smaller share is float32 rounding, which would be drawn as a pattern
 _MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
 _BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
 _PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)

@@ -11,30 +11,21 @@ import torch
 from torch import Tensor
 
 from ovam.aggregate import Accumulator
+from ovam.asked import embed_words, lengths_of, merge_prompts
 from ovam.attention import weight_sums
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.kept import block_bytes, table
-from ovam.maps import (
-    AttentionMaps,
-    SoftmaxOver,
-    Strategy,
-    check_joint,
-    check_options,
-    check_rivals,
-    embed_words,
-    lengths_of,
-    merge_prompts,
-    words_alone,
-)
+from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
 from ovam.models import MINI, mini_folder
-from ovam.output_space import output_shares, word_outputs
+from ovam.output_space import output_shares, word_outputs, words_alone
 from ovam.presets import PRESETS
 from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
 from ovam.storage import Storage
 from ovam.trace import BlockTrace, Half, ReplayedSide, Source, TextSide, Trace, Words
+from ovam.word_maps import AttentionMaps
 
 _GIB = 2**30
 log = logging.getLogger("ovam")
@@ -214,7 +205,7 @@ class MapRecorder:
         check_options((), softmax_over, strategy)
         self.words, self.softmax_over, self.strategy = words, softmax_over, strategy
         text = backbone.text_side(())
-        check_joint(text, softmax_over, strategy)
+        check_joint(text.kind, softmax_over, strategy)
         self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
@@ -227,7 +218,7 @@ class MapRecorder:
         self.lengths = lengths_of(self.prompts)
         self.tokens, self.spans = merge_prompts(self.prompts)
         if self.strategy == "output":
-            check_rivals(self.spans)
+            check_rivals([span.text for span in self.spans])
         self.text = text
 
     def begin(self, plan: Plan) -> None:

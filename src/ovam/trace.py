@@ -19,7 +19,7 @@ from torch import Tensor
 from ovam.calibration import Calibration
 from ovam.calls import Call as Call
 from ovam.calls import Half as Half
-from ovam.calls import choose_steps as choose_steps
+from ovam.calls import choose_steps
 from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored
@@ -27,8 +27,8 @@ from ovam.replay import Replay, TextStream
 from ovam.shapes import Embedding, Key
 
 if TYPE_CHECKING:
-    from ovam.maps import AttentionMaps
     from ovam.masks import Segmentation
+    from ovam.word_maps import AttentionMaps
 
 Grid = tuple[int, int]
 """Height and width of a block's lattice of pixels."""
@@ -102,6 +102,9 @@ class Fitted(Protocol):
         ...
 
 
+TextKind = Literal["static", "replayed"]
+
+
 @runtime_checkable
 class TextSide(Protocol):
     """From text to the keys a trace's queries are compared with.
@@ -112,7 +115,7 @@ class TextSide(Protocol):
     """
 
     @property
-    def kind(self) -> Literal["static", "replayed"]: ...
+    def kind(self) -> TextKind: ...
 
     @property
     def space(self) -> Space: ...

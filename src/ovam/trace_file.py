@@ -1,7 +1,6 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
 import itertools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,10 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ovam import tensor_file
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
@@ -20,11 +18,19 @@ from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, Trace
 from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
+from ovam.tensor_file import Format, read_file, write_file
 from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
 
-FORMAT = "ovam-trace"
-FORMAT_VERSION, FLOATS_ALONE = 2, 1
-"""Newest format that is read and written, and that of files without int8, which older readers read as well."""
+FORMAT = Format(
+    name="ovam-trace",
+    version=2,
+    kind="a trace",
+    writers="trace.save(...) or `ovam generate`",
+    advice="copy it again or write it again with trace.save(...)",
+    error=TraceFileError,
+)
+FLOATS_ALONE = 1
+"""Version of files without int8, which older readers read as well."""
 
 PROJECTIONS_INSIDE = 32 * 2**20
 """Key projections up to so many bytes travel inside the file; larger ones by reference to the model."""
@@ -42,8 +48,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     """
     about, projections = _text_header(trace)
     header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION if trace.dtype == torch.int8 else FLOATS_ALONE,
+        "format": FORMAT.name,
+        "format_version": FORMAT.version if trace.dtype == torch.int8 else FLOATS_ALONE,
         "source": asdict(trace.source),
         "size": list(trace.size),
         "calls": [asdict(call) for call in trace.calls],
@@ -70,8 +76,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
                 tensors |= named_tensors(f"replay/{half}/{name}/{part}", stored)
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
-    # one metadata entry only: safetensors writes several in an order that changes from run to run
-    _write(tensors, {"ovam": json.dumps(header, sort_keys=True)}, Path(path))
+    write_file(Path(path), header, tensors, FORMAT)
 
 
 def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -96,17 +101,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    if not path.parent.is_dir():
-        raise TraceFileError(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_trace(path: str | Path, text: object = None) -> Trace:
     """Read a trace, on the CPU.
 
@@ -124,7 +118,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
         ModelNotFoundError: `text` names no model.
         SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
     """
-    header, tensors = _read(Path(path))
+    header, tensors = read_file(Path(path), FORMAT)
     try:
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
         read = replayed_side if header["text"]["kind"] == "replayed" else _text_side
@@ -168,48 +162,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TraceFileError(f"{path} is not a file: expected a trace that trace.save(...) or `ovam generate` wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise TraceFileError(
-            f"{path} is not a readable safetensors file ({error}): it is damaged, cut short, or of another kind; "
-            "copy it again or write it again with trace.save(...)"
-        ) from error
-    return _checked_header(path, metadata)
-
-
-def _checked_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        header = json.loads(metadata.get("ovam", "null"))
-    except (ValueError, RecursionError):  # no JSON, or nested and numbered beyond what is read
-        header = None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise TraceFileError(
-            f"{path} is a safetensors file but not a trace: expected a header 'ovam' of format {FORMAT!r}; "
-            "give a file that trace.save(...) or `ovam generate` wrote"
-        )
-    found = header.get("format_version")
-    if not isinstance(found, int) or found < 1:
-        raise TraceFileError(
-            f"{path} is a trace with a damaged header, of format version {found!r}: expected a number from 1 on; "
-            "write it again with trace.save(...)"
-        )
-    if found > FORMAT_VERSION:
-        raise TraceFileError(
-            f"{path} is a trace of format {found}, newer than the {FORMAT_VERSION} that this version of ovam reads: "
-            "update ovam"
-        )
-    return header
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    header = read_header(path)
-    with safe_open(path, framework="pt") as file:
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+    return tensor_file.read_header(Path(path), FORMAT)
 
 
 def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.asked import entries_of, fitted_in
+from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import Method, encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.maps import AttentionMaps, attention_maps, entries_of, fitted_in
+from ovam.map_options import Strategy, check_joint
+from ovam.maps import attention_maps
 from ovam.masks import THRESHOLD, check_words, names_of, segment
 from ovam.models import MINI
 from ovam.prompt import Span
 from ovam.trace import BlockChoice, Fitted, Listed, Trace
 from ovam.trace_file import load_trace, read_header
+from ovam.word_maps import AttentionMaps
 
 
 def maps(
@@ -32,6 +36,7 @@ def maps(
     model: str | Path | None = None,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
+    strategy: Strategy = "attention",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write the attention maps of words, asked of a saved trace, without running the denoiser.
@@ -48,6 +53,7 @@ def maps(
             Needed unless the file names mini or a folder that is there: a file never causes a download.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
+        strategy: As in `Trace.maps`.
         progress: Told what is being done.
 
     Returns:
@@ -68,7 +74,7 @@ def maps(
             "expected one of the two; ask the tokens by themselves"
         )
     trace = open_trace(path, model, progress)
-    found = attention_maps(trace, attribution_prompt or list(words), blocks=blocks, steps=steps)
+    found = attention_maps(trace, attribution_prompt or list(words), blocks=blocks, steps=steps, strategy=strategy)
     if attribution_prompt and words:
         found = _only(found, names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
@@ -80,6 +86,7 @@ def maps(
         "model": trace.source.model,
         "prompt": trace.source.prompt,
         "attribution_prompt": attribution_prompt,
+        "strategy": strategy,
         **_notes(trace, words),
         "output_dir": str(folder),
         **write_maps(trace, found, folder),
@@ -95,6 +102,7 @@ def segment_file(
     *,
     against: Listed = (),
     threshold: float = THRESHOLD,
+    strategy: Strategy = "attention",
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
     prompt: str | None = None,
@@ -107,6 +115,7 @@ def segment_file(
     steps: Iterable[int] | None = None,
     storage: torch.dtype | None = None,
     limit_gib: float | None = None,
+    outputs: bool | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
@@ -118,6 +127,7 @@ def segment_file(
         words: Words and phrases, and fitted tokens.
         against: Words that compete and are then dropped.
         threshold: Score of the background, in (0, 1).
+        strategy: As in `Trace.segment`.
         output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
         model: For a trace as in `maps`; for an image mini by default.
@@ -131,6 +141,7 @@ def segment_file(
         steps: As in `Trace.maps`.
         storage: Type that queries of an image are kept in; float16 by default.
         limit_gib: As in `ovam.encode`, for an image.
+        outputs: As in `ovam.encode`, for an image; they are kept as well where the strategy needs them.
         progress: Told what is being done.
 
     Returns:
@@ -143,27 +154,29 @@ def segment_file(
     """
     begun = time.monotonic()
     path = Path(source)
-    asked, rivals = check_words(words, against, threshold)
+    asked, rivals = check_words(words, against, threshold, strategy=strategy)
+    asking: dict[str, Any] = {"against": rivals, "threshold": threshold, "strategy": strategy}
     folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
     if is_trace(path):
         looking = {"prompt": prompt, "method": method, "timesteps": timesteps, "seed": seed}
-        running = {"dtype": dtype, "device": device, "storage": storage, "limit_gib": limit_gib}
+        running = {"dtype": dtype, "device": device, "storage": storage, "limit_gib": limit_gib, "outputs": outputs}
         _refuse_for_trace(path, **looking, **running)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        found = segment(trace, asked, against=rivals, threshold=threshold, blocks=blocks, steps=steps)
+        found = segment(trace, asked, **asking, blocks=blocks, steps=steps)
         answers = write_masks(trace, found, prepared(folder))
     else:
         picture = read_image(path)
         model, device = MINI if model is None else model, "cpu" if device is None else device
         pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
+        check_joint(backbone_of(pipe).text_kind, "prompt", strategy)
         progress("encoding the image", 0, 0)
         kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
         looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0}
-        trace = encode(pipe, picture, prompt or "", **looks, **kept)
+        trace = encode(pipe, picture, prompt or "", **looks, **kept, outputs=outputs or strategy == "output")
         trace = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, list(asked), prepared(folder), against=rivals, threshold=threshold)
+        answers = write_all(trace, asked, prepared(folder), **asking)
     result = {
         "command": "segment",
         "version": __version__,
@@ -173,6 +186,7 @@ def segment_file(
         "against": list(names_of(rivals)),
         **_notes(trace, [*asked, *rivals]),
         "threshold": threshold,
+        "strategy": strategy,
         "output_dir": str(folder),
         **answers,
         "seconds": round(time.monotonic() - begun, 2),

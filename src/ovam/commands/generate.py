@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.asked import check_space_of
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import write_all
 from ovam.commands.files import prepared, write_json
 from ovam.errors import OptionError
-from ovam.maps import check_space_of
+from ovam.map_options import Strategy, check_joint
 from ovam.masks import THRESHOLD, check_words, names_of
 from ovam.models import MINI, load, text_of
 from ovam.trace import BlockChoice, Fitted, Listed
@@ -43,8 +44,10 @@ def generate(
     preset: str | None = None,
     disk: str | Path | None = None,
     limit_gib: float | None = None,
+    outputs: bool = False,
     against: Listed = (),
     threshold: float = THRESHOLD,
+    strategy: Strategy = "attention",
     save_trace: bool = True,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -73,8 +76,10 @@ def generate(
         preset: As in `ovam.capture`.
         disk: As in `ovam.capture`.
         limit_gib: As in `ovam.capture`.
+        outputs: As in `ovam.capture`; they are kept as well where the strategy needs them.
         against: Words that compete for the label map and are then dropped.
         threshold: Score of the background, in (0, 1).
+        strategy: As in `Trace.maps`; with "output" the words in `against` share the pixels of the maps, too.
         save_trace: Whether to write `run.safetensors`, from which more words can be asked.
         progress: Told of each denoising step.
 
@@ -87,17 +92,19 @@ def generate(
         The errors of `ovam.capture`.
     """
     begun = time.monotonic()
-    asked, rivals = check_words(words, against, threshold)
+    asked, rivals = check_words(words, against, threshold, strategy=strategy)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
     _check_size(_LEAST_MULTIPLE, height=height, width=width)
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
-    _check_size(backbone_of(pipe).side_multiple, height=height, width=width)
+    backbone = backbone_of(pipe)
+    _check_size(backbone.side_multiple, height=height, width=width)
+    check_joint(backbone.text_kind, "prompt", strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}  # PixArt takes no None
     kept: dict[str, Any] = {"blocks": blocks, "steps": steps, "dtype": storage, "preset": preset, "disk": disk}
-    with capture(pipe, **kept, limit_gib=limit_gib) as traces:
+    with capture(pipe, **kept, limit_gib=limit_gib, outputs=outputs or strategy == "output") as traces:
         pipe(
             prompt,
             **negative,
@@ -109,13 +116,12 @@ def generate(
             generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
+    asking: dict[str, Any] = {"against": rivals, "threshold": threshold, "strategy": strategy}
     images = []
     for i, trace in enumerate(traces):
         progress("maps and masks", i, num_images)
         part = "." if num_images == 1 else f"image-{i:03d}"
-        answers = write_all(
-            trace, list(asked), folder / part, against=rivals, threshold=threshold, save_trace=save_trace
-        )
+        answers = write_all(trace, asked, folder / part, **asking, save_trace=save_trace)
         images.append({"folder": part, **answers})
     result = {
         "command": "generate",
@@ -127,6 +133,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "against": list(names_of(rivals)),
         "threshold": threshold,
+        "strategy": strategy,
         "output_dir": str(folder),
         "images": images,
         "seconds": round(time.monotonic() - begun, 2),

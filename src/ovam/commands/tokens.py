@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.asked import check_space_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.ask import open_trace
 from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
 from ovam.errors import AnnotationError, OptionError
-from ovam.maps import check_space_of
 from ovam.masks import segment
 from ovam.models import MINI, text_of
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of

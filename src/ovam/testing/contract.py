@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture, stream
 from ovam.errors import NothingCapturedError
-from ovam.maps import SoftmaxOver
+from ovam.map_options import SoftmaxOver
 from ovam.quantised import floats
 from ovam.session import Session
 from ovam.testing.evidence import (

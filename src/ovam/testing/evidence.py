@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovam.maps import SoftmaxOver
+from ovam.map_options import SoftmaxOver
 from ovam.quantised import Quantised, Stored, floats
 from ovam.trace import Half, Trace
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
-from ovam.maps import SoftmaxOver
+from ovam.map_options import SoftmaxOver
 from ovam.quantised import floats
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, spied_kernel

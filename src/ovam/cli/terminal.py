@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -69,6 +69,13 @@ def running() -> Iterator[Progress]:
             return
         with _bar() as progress:
             yield progress
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a command's result: tables for people, or the whole of it as JSON."""
+    from ovam.cli.summary import show  # rich's tables are loaded where there is a result
+
+    show(result, as_json=as_json)
 
 
 @contextmanager

@@ -1,9 +1,13 @@
-"""Lists that are typed as one argument: words, blocks, steps."""
+"""From what is typed to what functions take: lists in one argument, files of tokens, types, options left out."""
 
 import csv
 import re
+from pathlib import Path
+from typing import Any
 
 import typer
+
+from ovam.cli.parameters import DType, Storage
 
 
 def words_of(text: str) -> list[str]:
@@ -38,3 +42,31 @@ def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
             raise typer.BadParameter(f"{entry!r}: expected the lower number first, {last}-{first}", param_hint=option)
         steps += range(first, last + 1)
     return steps
+
+
+def asked_of(words: str | None, tokens: list[Path] | None) -> list[str]:
+    """Words, which may be left out where tokens are asked."""
+    if words is None and not tokens:
+        raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")
+    return words_of(words or "")
+
+
+def with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
+    """Words, and the tokens of files after them."""
+    if not files:
+        return list(words)
+    from ovam.tokens.token_set import TokenSet
+
+    return [*words, *(TokenSet.load(file) for file in files)]
+
+
+def torch_type(named: DType | Storage | None) -> Any:
+    """The type that torch has by this name."""
+    import torch
+
+    return None if named is None else getattr(torch, named.value)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the others keep the function's own defaults."""
+    return {name: value for name, value in options.items() if value is not None}

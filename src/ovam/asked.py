@@ -1,0 +1,113 @@
+"""What is asked of a trace, as attribution prompts: words and phrases, fitted tokens, vectors."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
+from ovam.map_options import SoftmaxOver
+from ovam.prompt import AttributionPrompt, Span, listed
+from ovam.shapes import Embedding
+from ovam.trace import Fitted, Listed, Space, TextSide, TokenEmbedding, Words
+
+
+def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt") -> list[TokenEmbedding]:
+    """The attribution prompts that `words` stands for, one for a string, one each for a list.
+
+    Raises:
+        EmptyWordsError: there is no word.
+        SpaceMismatchError: vectors are of another space or width.
+        OptionError: vectors were asked to be padded.
+    """
+    padded = softmax_over != "prompt"
+    if isinstance(words, str):
+        return [text.embed(words, padded=padded)]
+    if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
+        raise OptionError(
+            "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
+            "trace.text.embed(text, padded=True) and leave the option away; ask fitted tokens by themselves"
+        )
+    if isinstance(words, Fitted):
+        words = [words]
+    if isinstance(words, TokenEmbedding):
+        _check_space(words.space == text.space, str(words.space), text)
+        return [words]
+    if isinstance(words, Tensor):
+        return [_named_vectors(words, text)]
+    if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
+        return [prompt for entry in entries_of(words) for prompt in _prompts_of(entry, text, padded)]
+    raise EmptyWordsError(
+        f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
+        "a TokenEmbedding or a tensor (token, width)"
+    )
+
+
+def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
+    """Check a list of words, phrases and fitted tokens; blanks around words are cut.
+
+    Raises:
+        EmptyWordsError: the list is empty or an entry has no word.
+    """
+    parts = [words] if isinstance(words, str | Fitted) else words
+    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
+
+
+def _prompts_of(entry: str | Fitted, text: TextSide, padded: bool) -> Sequence[TokenEmbedding]:
+    """The attribution prompts of a listed word, one, or of a set of tokens, one a group."""
+    if isinstance(entry, str):
+        return [text.embed(entry, as_phrase=True, padded=padded)]
+    check_space_of(entry, text.space)
+    return entry.prompts()
+
+
+def check_space_of(tokens: Fitted, space: Space) -> None:
+    """Whether fitted tokens can become keys of a model.
+
+    Raises:
+        SpaceMismatchError: they were fitted for another text encoder.
+    """
+    if tokens.space != space:
+        raise SpaceMismatchError(
+            f"tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made from "
+            f"{space}: expected the same text encoder; fit them again on a trace of this model"
+        )
+
+
+def fitted_in(words: Words) -> tuple[Fitted, ...]:
+    """The fitted tokens among what is asked."""
+    if isinstance(words, Fitted):
+        return (words,)
+    entries = words if isinstance(words, Sequence) else ()
+    return tuple(word for word in entries if isinstance(word, Fitted))
+
+
+def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
+    width = text.space.width
+    _check_space(vectors.ndim == 2 and vectors.shape[-1] == width, f"a tensor of shape {tuple(vectors.shape)}", text)
+    if not len(vectors):
+        raise EmptyWordsError(f"the tensor of vectors has shape {tuple(vectors.shape)}: expected at least one vector")
+    names = tuple(f"vector {i}" for i in range(len(vectors)))
+    spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
+    return TokenEmbedding(vectors, AttributionPrompt("", names, spans), text.space)
+
+
+def _check_space(fits: bool, given: str, text: TextSide) -> None:
+    if not fits:
+        raise SpaceMismatchError(
+            f"the embedding is {given}, but this trace's keys are made from {text.space}: "
+            "make the embedding with trace.text.embed(...), or use a trace of the model it was made for"
+        )
+
+
+def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
+    """Number of tokens of each attribution prompt."""
+    return [len(prompt.vectors) if prompt.own is None else len(prompt.own) for prompt in prompts]
+
+
+def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
+    """Tokens of all prompts in a row, and their spans counted along that row."""
+    tokens, spans = list[str](), list[Span]()
+    for prompt in (embedding.prompt for embedding in prompts):
+        spans += [Span(span.text, tuple(len(tokens) + i for i in span.tokens)) for span in prompt.spans]
+        tokens += prompt.tokens
+    return tuple(tokens), tuple(spans)

@@ -1,0 +1,52 @@
+"""The command line: arguments in, one function called, mostly of `ovam.commands`, its result shown.
+
+What loads torch is imported inside the commands, so that `ovam --help` is there at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from ovam import __version__
+from ovam.cli.evaluation import evaluate
+from ovam.cli.generation import demo, generate
+from ovam.cli.mini import mini_app
+from ovam.cli.models import info, plan, verify
+from ovam.cli.questions import maps, segment
+from ovam.cli.terminal import Commands
+from ovam.cli.tokens import optimize, tokens_app
+
+app = typer.Typer(
+    cls=Commands,
+    help="Open-vocabulary attention maps: run a diffusion model once, ask its attention for any words afterwards.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # its tables cut the names of options at 80 columns
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, generate, maps, segment, optimize, info, plan, verify, evaluate):
+    app.command()(command)
+app.add_typer(mini_app, name="mini")
+app.add_typer(tokens_app, name="tokens")
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        typer.echo(f"ovam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and notes.")] = False,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = None,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Entry point of the command `ovam`."""
+    app(prog_name="ovam")

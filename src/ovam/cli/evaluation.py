@@ -1,0 +1,42 @@
+"""`ovam evaluate`: label maps compared with their truths."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovam.cli.parameters import AsJson
+from ovam.cli.terminal import running, show
+from ovam.commands.entry import Question, entry_of
+
+
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.")],
+    truth: Annotated[Path, typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.")],
+    names: Annotated[
+        Path | None, typer.Option(help="JSON file of numbers and names; by default Pascal VOC's 20 classes.")
+    ] = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(help="scenes.jsonl, for figures of slices; by default the one beside the truth's folder."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Folder with an NPY file for each PNG: floats (class, height, width), by rising number."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Name of the method, for a leaderboard.")] = None,
+    question: Annotated[Question | None, typer.Option(help="What was asked of each picture.")] = None,
+    model: Annotated[str | None, typer.Option(help='Model the method reads, with its version, or "none".')] = None,
+    made_with: Annotated[str | None, typer.Option(help="Command that made the predictions.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare label maps with their truths: IoU, its means, outlines, slices; --scores for maps without a threshold.
+
+    --method, --question, --model and --made-with, given together, make the result an entry of a leaderboard.
+    """
+    entry = entry_of(method=method, question=question, model=model, made_with=made_with)
+    with running() as progress:
+        from ovam.commands.evaluate import evaluate as run
+
+        result = run(predicted, truth, names=names, scenes=scenes, scores=scores, entry=entry, progress=progress)
+    show(result, as_json)

@@ -1,0 +1,116 @@
+"""`ovam demo` and `ovam generate`: run a model, and ask its run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovam.cli.arguments import asked_of, blocks_of, given, steps_of, torch_type, with_tokens, words_of
+from ovam.cli.parameters import (
+    Against,
+    AsJson,
+    Blocks,
+    ByStrategy,
+    Device,
+    DType,
+    KeptSteps,
+    LimitGib,
+    Model,
+    OutputDir,
+    Outputs,
+    Preset,
+    Seed,
+    Side,
+    Steps,
+    Stored,
+    Threshold,
+    Tokens,
+    Weights,
+    Words,
+)
+from ovam.cli.terminal import running, show
+from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
+
+
+def demo(
+    output_dir: OutputDir = Path("out/demo"),
+    model: Model = "mini",
+    seed: Seed = 0,
+    num_inference_steps: Steps = NUM_INFERENCE_STEPS,
+    as_json: AsJson = False,
+) -> None:
+    """Do the main job on the embedded model, offline: an image, its maps and masks, and a word asked afterwards."""
+    with running() as progress:
+        from ovam.commands.demo import demo as run
+
+        result = run(
+            output_dir=output_dir,
+            model=model,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            progress=progress,
+        )
+    show(result, as_json)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    words: Words = None,
+    tokens: Tokens = None,
+    output_dir: OutputDir = Path("out"),
+    model: Model = "mini",
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    seed: Seed = 0,
+    num_images: Annotated[int, typer.Option(min=1, help="Images; several go into folders of their own.")] = 1,
+    num_inference_steps: Steps = NUM_INFERENCE_STEPS,
+    guidance_scale: Annotated[float, typer.Option(help="Weight of the prompt.")] = GUIDANCE_SCALE,
+    height: Side = None,
+    width: Side = None,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    against: Against = "",
+    threshold: Threshold = None,
+    strategy: ByStrategy = None,
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    storage: Stored = None,
+    preset: Preset = None,
+    disk: Annotated[
+        Path | None, typer.Option(help="Folder in whose files queries are kept while the command runs, not in memory.")
+    ] = None,
+    limit_gib: LimitGib = None,
+    outputs: Outputs = False,
+    save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Generate images, with maps and masks of words that are in the prompt or not."""
+    asked = asked_of(words, tokens)
+    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
+    with running() as progress:
+        from ovam.commands.generate import generate as run
+
+        result = run(
+            prompt,
+            with_tokens(asked, tokens),
+            output_dir=output_dir,
+            model=model,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            num_images=num_images,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            dtype=torch_type(dtype),
+            device=device,
+            storage=torch_type(storage),
+            preset=preset,
+            disk=disk,
+            limit_gib=limit_gib,
+            outputs=outputs,
+            against=words_of(against),
+            save_trace=save_trace,
+            progress=progress,
+            **kept,
+        )
+    show(result, as_json)

@@ -1,0 +1,111 @@
+"""`ovam mini`: the embedded model and its world."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovam.cli.arguments import words_of
+from ovam.cli.parameters import AsJson, Family, FamilyModel, ImagesDir
+from ovam.cli.terminal import quiet, running, show
+
+mini_app = typer.Typer(
+    help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@mini_app.command()
+def scenes(
+    output_dir: Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")],
+    split: Annotated[str, typer.Option(help='train, validation, test or "domain b".')] = "test",
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of scenes.")] = 50,
+    start: Annotated[int, typer.Option(min=0, help="Number of the first scene.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
+    as_json: AsJson = False,
+) -> None:
+    """Write scenes of the rendered world, the benchmark, with exact maps, captions and slices."""
+    with running() as progress:
+        from ovam.commands.scenes import export_scenes as run
+
+        result = run(split, n, output_dir, start=start, size=size, progress=progress)
+    show(result, as_json)
+
+
+@mini_app.command()
+def train(
+    work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
+) -> None:
+    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores.
+
+    --model mini-dit trains its sibling of joint attention, on the same scenes, autoencoder and text tower.
+    """
+    with quiet():
+        from ovam.mini.training.recipe import train as run
+        from ovam.models import mini_folder
+
+        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed)
+
+
+@mini_app.command()
+def export(
+    output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
+    work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
+    model: Family = FamilyModel.mini,
+) -> None:
+    """Put the trained parts together as a pipeline's folder."""
+    with quiet():
+        from ovam.mini.training.recipe import export as run
+
+        run(work_dir, output_dir, model=model.value)
+
+
+@mini_app.command()
+def oracles(
+    output_dir: Annotated[Path, typer.Option(help="Folder that the oracles are written to.")],
+    work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
+    model: Annotated[str, typer.Option(help="The trained model, which imitates: mini or a folder.")] = "mini",
+) -> None:
+    """Train the two networks that label generated pictures: half an hour on two cores."""
+    with quiet():
+        from ovam.mini.training.recipe import train_oracles_in as run
+
+        run(work_dir, output_dir, model)
+
+
+@mini_app.command()
+def images(
+    images_dir: ImagesDir = Path("runs/images"),
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Pictures of each set, if not the report's.")] = None,
+) -> None:
+    """Generate the pictures that the report judges; goes on where it was broken off: a quarter of an hour."""
+    with quiet():
+        from ovam.mini.measures.report import COUNTS
+        from ovam.mini.measures.report import make_image_sets as run
+
+        run(images_dir, COUNTS if n is None else dict.fromkeys(COUNTS, n))
+
+
+@mini_app.command()
+def report(
+    docs: Annotated[
+        Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
+    ] = None,
+    images_dir: ImagesDir = Path("runs/images"),
+    dit_dir: Annotated[
+        Path, typer.Option(help="Folder of mini-dit, as export wrote it; without it joint attention is left out.")
+    ] = Path("runs/mini-dit"),
+    only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
+) -> None:
+    """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores.
+
+    Sections that the same code measured on the same weights are kept.
+    """
+    with quiet():
+        from ovam.mini.measures.report import report_on_mini as run
+
+        folder = docs or Path("out/quick-report" if quick else "docs")
+        run(folder, images_dir, dit=dit_dir, only=words_of(only) or None, quick=quick)

@@ -1,0 +1,71 @@
+"""`ovam info`, `ovam plan` and `ovam verify`: what is here, what a capture would keep, a model checked."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovam.cli.arguments import blocks_of, given, torch_type
+from ovam.cli.parameters import AsJson, Blocks, Device, DType, NamedModel, Outputs, Preset, Side, Steps, Stored, Weights
+from ovam.cli.terminal import running, show
+from ovam.commands import NUM_INFERENCE_STEPS
+
+
+def info(
+    trace: Annotated[Path | None, typer.Argument(help="A trace, to see its header.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, to see its blocks: mini, a folder or an id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show versions and supported pipelines, a trace's header, or a model's blocks."""
+    if trace is not None and model is not None:
+        raise typer.BadParameter("expected a trace or --model, not both", param_hint="--model")
+    with running():
+        from ovam.commands.info import describe_model, describe_trace, installation
+
+        if trace is not None:
+            result = describe_trace(trace)
+        else:
+            result = installation() if model is None else describe_model(model)
+    show(result, as_json)
+
+
+def plan(
+    model: NamedModel = "mini",
+    height: Side = None,
+    width: Side = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoiser calls to keep.")] = NUM_INFERENCE_STEPS,
+    images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 1,
+    blocks: Blocks = None,
+    storage: Stored = None,
+    preset: Preset = None,
+    outputs: Outputs = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a capture would keep, block by block, from a model's configuration alone."""
+    kept = {"preset": preset, "outputs": outputs, **given(blocks=blocks_of(blocks))}
+    with running():
+        from ovam.commands.info import plan_capture
+
+        options = {"height": height, "width": width, "steps": steps, "images": images, **kept}
+        result = plan_capture(model, dtype=torch_type(storage), **options)
+    show(result, as_json)
+
+
+def verify(
+    model: NamedModel = "mini",
+    height: Side = None,
+    width: Side = None,
+    num_inference_steps: Steps = 20,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Check a model's own weights: the image is untouched, queries and keys are the model's; a few words with it."""
+    options = {"height": height, "width": width, "num_inference_steps": num_inference_steps}
+    with running():
+        from ovam.commands.info import verify_model
+
+        result = verify_model(model, dtype=torch_type(dtype), device=device, **options)
+    show(result, as_json)
+    if not result["passed"]:
+        raise typer.Exit(1)

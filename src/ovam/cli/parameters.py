@@ -1,0 +1,97 @@
+"""Arguments and options that several commands share, each with its help."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DType(StrEnum):
+    """Types of a model's weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Storage(StrEnum):
+    """Types that queries are kept in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+class Strategy(StrEnum):
+    """What pixels and words are compared by."""
+
+    attention = "attention"
+    output = "output"
+
+
+class FamilyModel(StrEnum):
+    """The embedded model and its sibling of joint attention."""
+
+    mini = "mini"
+    mini_dit = "mini-dit"
+
+
+class EncodeMethod(StrEnum):
+    """What a model looks at of a real image."""
+
+    noise = "noise"
+    inversion = "inversion"
+    clean = "clean"
+
+
+Words = Annotated[str | None, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
+Tokens = Annotated[
+    list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
+]
+Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
+TraceModel = Annotated[
+    str | None,
+    typer.Option(help="The trace's model: mini, a folder or an id; needed unless the trace names mini or a folder."),
+]
+NamedModel = Annotated[str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; the images of one run have consecutive seeds.")]
+Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Steps of the sampling loop.")]
+Side = Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")]
+OutputDir = Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")]
+Beside = Annotated[Path | None, typer.Option(help="Folder to write to; by default one beside the file.")]
+Against = Annotated[str, typer.Option(help="Words that compete for the label map and are then dropped.")]
+Threshold = Annotated[float | None, typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5")]
+ByStrategy = Annotated[
+    Strategy | None,
+    typer.Option(
+        "--strategy",
+        help="How pixels and words are compared: by attention, or in joint attention (SD3, FLUX) by output.",
+        show_default="attention",
+    ),
+]
+Blocks = Annotated[
+    str | None,
+    typer.Option(help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1)."),
+]
+KeptSteps = Annotated[
+    str | None, typer.Option("--steps", help="Step numbers from 0, by commas; 10-19 is a range with both its ends.")
+]
+Weights = Annotated[DType, typer.Option(help="Type of the model's weights.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
+LimitGib = Annotated[
+    float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
+]
+Stored = Annotated[
+    Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
+]
+Outputs = Annotated[
+    bool, typer.Option("--outputs", help="Keep attention outputs as well (SD3, FLUX), which --strategy output asks.")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
+]
+ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
+Family = Annotated[FamilyModel, typer.Option("--model", help="mini, or its sibling of joint attention.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

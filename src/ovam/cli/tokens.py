@@ -1,0 +1,120 @@
+"""`ovam optimize` and `ovam tokens`: fit tokens to annotations; show, merge, check and import their files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovam.cli.arguments import blocks_of, given, steps_of, torch_type
+from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, TraceModel, Weights
+from ovam.cli.terminal import running, show
+
+tokens_app = typer.Typer(
+    help="Files of optimised tokens: show, merge, check, import.", no_args_is_help=True, rich_markup_mode=None
+)
+TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.")]
+TokenOutput = Annotated[Path, typer.Option(help="File to write.")]
+
+
+def optimize(
+    mask: Annotated[
+        list[Path], typer.Option(help="PNG, or JSON with COCO's RLE or polygons, at its image's size; repeatable.")
+    ],
+    word: Annotated[list[str], typer.Option(help="Class of each mask, or of all; repeatable.")],
+    output: Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image of each mask; repeatable.")] = None,
+    trace: Annotated[list[Path] | None, typer.Option(help="Trace of each further mask; repeatable.")] = None,
+    label: Annotated[
+        list[int] | None, typer.Option(help="Number of each word where masks are label maps; repeatable.")
+    ] = None,
+    ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
+    model: TraceModel = None,
+    blocks: Blocks = None,
+    steps: KeptSteps = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="40")
+    ] = None,
+    pull: Annotated[float | None, typer.Option(min=0, help="Weight of staying near the word.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Under which the tokens may be used.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on images.")] = 0,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
+    fit = given(ignore=ignore, evaluations=evaluations, pull=pull, licence=licence)
+    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps))
+    with running() as progress:
+        from ovam.commands.tokens import optimize as run
+
+        result = run(
+            mask,
+            word,
+            output=output,
+            images=image or (),
+            traces=trace or (),
+            labels=label or (),
+            model=model,
+            seed=seed,
+            dtype=torch_type(dtype),
+            device=device,
+            progress=progress,
+            **kept,
+            **fit,
+        )
+    show(result, as_json)
+
+
+@tokens_app.command("show")
+def show_tokens(file: TokenFile, as_json: AsJson = False) -> None:
+    """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
+    with running():
+        from ovam.commands.tokens import show as run
+
+        result = run(file)
+    show(result, as_json)
+
+
+@tokens_app.command("merge")
+def merge_tokens(
+    files: Annotated[list[Path], typer.Argument(help="Files of tokens with different classes.")],
+    output: TokenOutput,
+    as_json: AsJson = False,
+) -> None:
+    """Write several files' tokens as one; no class's map is changed."""
+    with running():
+        from ovam.commands.tokens import merge_files as run
+
+        result = run(files, output)
+    show(result, as_json)
+
+
+@tokens_app.command("check")
+def check_tokens(
+    file: TokenFile,
+    model: Annotated[str | None, typer.Option(help="A model: mini, a folder or an id.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether tokens are whole, and whether they can be used with a model or a trace."""
+    with running():
+        from ovam.commands.tokens import check as run
+
+        result = run(file, model=model, trace=trace)
+    show(result, as_json)
+
+
+@tokens_app.command("import")
+def import_tokens(
+    file: Annotated[Path, typer.Argument(help="An .npy file as the paper's authors published them.")],
+    output: TokenOutput,
+    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.")],
+    word: Annotated[str | None, typer.Option(help="Class, where the file has one and no name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write tokens that the paper's authors published as a file of tokens; nothing in theirs is run."""
+    with running():
+        from ovam.commands.tokens import import_file as run
+
+        result = run(file, output, model=model, word=word)
+    show(result, as_json)

@@ -1,0 +1,113 @@
+"""Files of the project's own: safetensors with one JSON header that names the format. Never pickle."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovam.errors import OvamError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file, and how people are told of it.
+
+    Attributes:
+        name: What the header calls it.
+        version: Newest one that is read.
+        kind: What such a file is.
+        writers: What writes one.
+        advice: What to do with a file that can't be read.
+        error: Raised for files that are not as they should be.
+    """
+
+    name: str
+    version: int
+    kind: str
+    writers: str
+    advice: str
+    error: type[OvamError]
+
+
+def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], form: Format) -> None:
+    """Write a file; it appears whole or not at all, and equal contents give equal bytes.
+
+    Raises:
+        The format's error: the folder is not there.
+    """
+    if not path.parent.is_dir():
+        raise form.error(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        # one metadata entry only: safetensors writes several in an order that changes from run to run
+        metadata = {"ovam": json.dumps(header, sort_keys=True)}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_file(path: Path, form: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors, on the CPU.
+
+    Raises:
+        The format's error: the file is missing, damaged, of another format or of a newer version.
+    """
+    with _opened(path, form) as file:
+        header = _header(path, file.metadata() or {}, form)
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+
+
+def read_header(path: Path, form: Format) -> dict[str, Any]:
+    """Header alone, without the tensors.
+
+    Raises:
+        The format's error: the file is missing, damaged, of another format or of a newer version.
+    """
+    with _opened(path, form) as file:
+        return _header(path, file.metadata() or {}, form)
+
+
+@contextmanager
+def _opened(path: Path, form: Format) -> Iterator[Any]:
+    if not path.is_file():
+        raise form.error(f"{path} is not a file: expected {form.kind} that {form.writers} wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise form.error(
+            f"{path} is not a readable safetensors file ({error}): it is damaged, cut short, or of another kind; "
+            f"{form.advice}"
+        ) from error
+
+
+def _header(path: Path, metadata: Mapping[str, str], form: Format) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata.get("ovam", "null"))
+    except (ValueError, RecursionError):  # no JSON, or nested and numbered beyond what is read
+        header = None
+    if not isinstance(header, dict) or header.get("format") != form.name:
+        told = f"of format {header.get('format')!r}" if isinstance(header, dict) else "without a header 'ovam'"
+        raise form.error(
+            f"{path} is a safetensors file but not {form.kind}, {told}: expected one of format {form.name!r}, "
+            f"which {form.writers} wrote"
+        )
+    found = header.get("format_version")
+    if not isinstance(found, int) or found < 1:
+        raise form.error(
+            f"{path} is {form.kind} of format version {found!r}: expected a number from 1 on; "
+            f"give a file that {form.writers} wrote"
+        )
+    if found > form.version:
+        raise form.error(
+            f"{path} is {form.kind} of format {found}, newer than the {form.version} that this version of ovam reads: "
+            "update ovam"
+        )
+    return header
