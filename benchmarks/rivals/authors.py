@@ -15,9 +15,9 @@ Also theirs, and no defects: the loss at the image's size, plain gradient descen
 that begins as the last token of its prompt's last word, and for a mask the map over its greatest value, cut at a
 threshold. Their refinement by self-attention is left out, since as released it is constant, and so is their CRF.
 
-An iteration here costs what `ovam.tokens.shares` needs, which favours the rival: their own code takes several times as
-long. That gradients flow through least and greatest value is assumed. Several annotations, of which they use one, weigh
-alike.
+An iteration here costs what `ovam.tokens.shares` needs, which favours the rival: `python -m benchmarks --only
+token_iteration --peer PATH` tells what their own code takes. That gradients flow through least and greatest value is
+assumed. Several annotations, of which they use one, weigh alike.
 """
 
 from collections.abc import Sequence
