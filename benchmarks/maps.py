@@ -50,10 +50,10 @@ def _peaks(settings: dict[str, Setting]) -> dict[str, dict[str, int | None]]:
 def _times(settings: dict[str, Setting], rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(setting)) for name, setting in settings.items()}
-        contenders = {f"{name} floor": _contender(workers[name], do="floor") for name in ("float32", "float16")}
+        contenders = {f"{name} floor": contender(workers[name], do="floor") for name in ("float32", "float16")}
         for tokens in TOKENS:
             for name, worker in workers.items():
-                contenders[f"{name} {tokens}"] = _contender(worker, do="maps", tokens=tokens)
+                contenders[f"{name} {tokens}"] = contender(worker, do="maps", tokens=tokens)
         seconds = alternately(contenders, rounds)
         return {
             "stored_bytes": {name: worker.ask(do="size") for name, worker in workers.items()},
@@ -63,7 +63,8 @@ def _times(settings: dict[str, Setting], rounds: int) -> dict[str, Any]:
         }
 
 
-def _contender(worker: Worker, **task: Any) -> Contender:
+def contender(worker: Worker, **task: Any) -> Contender:
+    """A task of which a process tells the seconds."""
     return lambda: float(worker.ask(**task))
 
 

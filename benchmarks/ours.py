@@ -5,10 +5,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.queries import HEADS, WIDTH, Block
+from benchmarks.queries import HEADS, WIDTH, Block, make_vectors
 from ovam.backbones.clip_text import StaticText
 from ovam.maps import attention_maps
-from ovam.trace import BlockTrace, Call, Source, Space, Trace
+from ovam.prompt import AttributionPrompt, Span
+from ovam.tokens.annotations import annotation_of, target_of
+from ovam.tokens.loss import Target
+from ovam.tokens.optimize import PULL, Objective
+from ovam.trace import BlockTrace, Call, Source, Space, TokenEmbedding, Trace
+
+SPACE = Space("synthetic", "last", WIDTH)
+
+
+class _Reader:
+    """Reads any word as one token of a random vector, between start and end."""
+
+    space, limit = SPACE, 3
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        prompt = AttributionPrompt(text, ("<start>", text, "<end>"), (Span(text, (1,)),))
+        return TokenEmbedding(make_vectors(0, self.limit), prompt, SPACE)
+
+    def check_length(self, text: str) -> None:
+        """Every text is one word."""
 
 
 class Subject:
@@ -16,7 +35,6 @@ class Subject:
 
     def __init__(self, blocks: Sequence[Block], dtype: torch.dtype) -> None:
         projections = {block.name: block.projection for block in blocks}
-        space = Space("synthetic", "last", WIDTH)
         side = max(block.side for block in blocks)
         self.trace = Trace(
             blocks={
@@ -26,7 +44,7 @@ class Subject:
                 for block in blocks
             },
             calls=tuple(Call(i, i, float(999 - i)) for i in range(blocks[0].query.shape[1])),
-            text=StaticText(projections, dict.fromkeys(projections, HEADS), None, space),
+            text=StaticText(projections, dict.fromkeys(projections, HEADS), _Reader()),
             source=Source("synthetic", "none", "generated"),
             size=(8 * side, 8 * side),
         )
@@ -38,3 +56,15 @@ class Subject:
     def maps(self, vectors: Tensor) -> Tensor:
         """Mean over (step, block, head), (token, height, width)."""
         return attention_maps(self.trace, vectors).token_maps
+
+    def fit(self, mask: Tensor) -> None:
+        """The objective of one class, ready for `iteration`."""
+        classes, (height, width) = ("thing",), self.trace.size
+        annotation = annotation_of({"thing": mask}, (height, width))
+        target = Target(*target_of(annotation, classes, (height // 4, width // 4)))  # twice the finest grid
+        self.objective = Objective([self.trace], [target], classes)
+        self.steps = torch.zeros(self.objective.parameters, requires_grad=True)
+
+    def iteration(self) -> None:
+        """What an evaluation of the optimiser costs: the loss, and its gradient."""
+        torch.autograd.grad(self.objective.loss(self.steps, PULL), [self.steps])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.queries import HEADS, Block
+from benchmarks.queries import HEADS, Block, make_vectors
 
 UNUSED = (
     "denseCRF",
@@ -68,7 +68,9 @@ class Subject:
             for block, query in zip(blocks, self.queries, strict=True)
         ]
         pipe = SimpleNamespace(tokenizer=None, text_encoder=None)
+        size = 8 * max(block.side for block in blocks)
         self.module = StableDiffusionDAAM(parts, pipe, heatmaps_aggregation="sum")
+        self.enlarging = StableDiffusionDAAM(parts, pipe, heatmaps_aggregation="sum", expand_size=(size, size))
         self.count = sum(query.shape[0] * query.shape[1] for query in self.queries)
 
     def stored(self) -> list[Tensor]:
@@ -79,6 +81,17 @@ class Subject:
         """What the peer answers, its sum divided by the number of (step, block, head): (token, height, width)."""
         with torch.no_grad():
             return self.module(vectors)[0] / self.count
+
+    def fit(self, mask: Tensor) -> None:
+        """What its optimiser is given for one class: the start token's vector and the class's, and a map of each."""
+        self.vectors = make_vectors(0, 2)
+        self.target = torch.stack([~mask, mask])[None].float()
+
+    def iteration(self) -> None:
+        """One iteration of its own optimiser: the loss at the image's size, its gradient and a step."""
+        from ovam.optimize import optimize_embedding
+
+        optimize_embedding(self.enlarging, self.vectors, self.target, epochs=1)
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -110,13 +110,32 @@ def _maps(subject: Any, setting: Setting, tokens: int, save: str | None = None) 
     return seconds
 
 
-def _floor(subject: Any, setting: Setting) -> float:
-    """Seconds to read the stored bytes once, by `torch.sum` of float32."""
+def _floor(subject: Any, setting: Setting, reads: int = 1) -> float:
+    """Seconds to read the stored bytes once, or more often, by `torch.sum` of float32."""
     import torch
 
     begin = time.perf_counter()
-    for query in subject.stored():
-        query.view(torch.float32).sum()
+    for _ in range(reads):
+        for query in subject.stored():
+            query.view(torch.float32).sum()
+    return time.perf_counter() - begin
+
+
+def _fit(subject: Any, setting: Setting) -> None:
+    """Prepare iterations of a token's fit to a disc, a tenth of the image."""
+    import torch
+
+    from benchmarks.queries import SHAPES
+
+    size = 8 * max(side for side, _ in SHAPES)
+    rows = (torch.arange(size) - size / 2).square()
+    subject.fit(rows[:, None] + rows < size**2 / 30)
+
+
+def _iteration(subject: Any, setting: Setting) -> float:
+    """Seconds of one iteration."""
+    begin = time.perf_counter()
+    subject.iteration()
     return time.perf_counter() - begin
 
 
@@ -145,7 +164,7 @@ def _status(entry: str) -> int:
     return 1024 * int(found.group(1))
 
 
-_TASKS = {"maps": _maps, "floor": _floor, "size": _size, "peak": _peak}
+_TASKS = {"maps": _maps, "floor": _floor, "size": _size, "peak": _peak, "fit": _fit, "iteration": _iteration}
 
 if __name__ == "__main__":
     _serve(Setting(**json.loads(sys.argv[1])))

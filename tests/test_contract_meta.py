@@ -10,6 +10,7 @@ from ovam.attention import weight_sums
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
 from ovam.backbones.clip_text import ClipTexts, StaticText
+from ovam.backbones.joint import JointStream
 from ovam.backbones.pixart import PixArtBackbone
 from ovam.backbones.sd3 import SD3Backbone
 from ovam.backbones.sdxl import SDXLBackbone
@@ -374,6 +375,26 @@ def test_halves_with_each_others_image_fail(monkeypatch):
     monkeypatch.setattr(Replay, "image", lambda self, block, call, half: image(self, block, call, other[half]))
     with pytest.raises(AssertionError, match=WEIGHTS):
         Joint().test_generation_prompt_reproduces_the_models_attention()
+
+
+def entered_without_gradients(stream, block, image, enter=JointStream.enter):
+    """Only the calibration is fitted."""
+    stream.differentiable = False
+    return enter(stream, block, image)
+
+
+def entered_forgetting_the_way(stream, block, image, enter=JointStream.enter):
+    """Gradients reach the keys of the first block alone."""
+    rows = enter(stream, block, image)
+    stream.hidden = None if stream.hidden is None else stream.hidden.detach()
+    return rows
+
+
+@pytest.mark.parametrize("entered", [entered_without_gradients, entered_forgetting_the_way])
+def test_gradients_that_are_cut_on_the_replay_fail(entered, monkeypatch):
+    monkeypatch.setattr(JointStream, "enter", entered)
+    with pytest.raises(AssertionError, match="the mask of a planted token was found with an IoU of"):
+        Joint().test_a_planted_token_is_recovered()
 
 
 def test_a_pipeline_with_even_attention_is_refused():

@@ -36,6 +36,7 @@ from ovam.testing.evidence import (
     spatial_shapes,
     spied_kernel,
 )
+from ovam.testing.planted import assert_recovered
 from ovam.trace import Grid, Half, Trace
 
 
@@ -272,6 +273,12 @@ class BackboneContract(ABC):
             expected = trace.maps(self.other_prompt).token_maps
             # tiny pipelines: 1e-7, from the order of additions
             assert_close(maps[0].token_maps, expected, 1e-5, f"streamed maps of the {half!r} half")
+
+    def test_a_planted_token_is_recovered(self) -> None:
+        """In one denoiser call; where keys are replayed, gradients go through the replay of every block."""
+        pipe = self.make_pipe()
+        trace = self._captured(pipe, self._names(pipe))[0]
+        assert_recovered(trace.select(steps=[1]), self.other_prompt)
 
     def _names(self, pipe: Any) -> list[str]:
         return list(backbone_of(pipe).blocks())

@@ -1,0 +1,50 @@
+"""Time of one iteration of a token's optimisation: the loss of one class and its gradient.
+
+Against the time to read the stored queries twice, once for the maps and once for the gradient, and against an iteration
+of the peer's own optimiser.
+"""
+
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.maps import contender, describe_peer
+from benchmarks.measure import alternately, ratios
+from benchmarks.options import Options
+from benchmarks.queries import SHAPES, STEPS
+from benchmarks.worker import Setting, Worker
+
+SEED, READS = 0, 2
+STORED = ("float32", "float16")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Measure this library with both storage types, and the peer where there is one."""
+    steps = 3 if options.quick else STEPS
+    settings = {name: Setting(None, name, steps, SEED) for name in STORED}
+    if options.peer is not None:
+        settings["peer"] = Setting(str(options.peer), "float32", steps, SEED)
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(setting)) for name, setting in settings.items()}
+        contenders = {f"{name} floor": contender(workers[name], do="floor", reads=READS) for name in STORED}
+        for name, worker in workers.items():
+            worker.ask(do="fit")
+            contenders[name] = contender(worker, do="iteration")
+        seconds = alternately(contenders, options.pairs)
+        stored = {name: worker.ask(do="size") for name, worker in workers.items()}
+    return {
+        "model": "none: synthetic queries of SD 1.5 size",
+        "seed": SEED,
+        "steps": steps,
+        "shapes": [[side * side, head_dim] for side, head_dim in SHAPES],
+        "peer": None if options.peer is None else describe_peer(options.peer),
+        "stored_bytes": stored,
+        "seconds": seconds,
+        "ratios": ratios(seconds, _pairs()),
+    }
+
+
+def _pairs() -> dict[str, tuple[str, str]]:
+    """What is divided by what."""
+    pairs = {f"{name} over floor": (name, f"{name} floor") for name in STORED}
+    pairs |= {f"peer over {name}": ("peer", name) for name in STORED}
+    return {**pairs, "peer over floor": ("peer", "float32 floor")}
