@@ -27,6 +27,7 @@ FEATURES = {
     "given words": "test_stream_equals_the_maps_of_a_capture",
     "both halves": "test_halves_of_guidance",
     "any size": "test_sizes_that_are_not_square",
+    "optimised tokens": "test_a_planted_token_is_recovered",
 }
 """What the contract tests show of every family, and by which test."""
 
