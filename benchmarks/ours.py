@@ -9,9 +9,8 @@ from benchmarks.queries import HEADS, WIDTH, Block, make_vectors
 from ovam.backbones.clip_text import StaticText
 from ovam.maps import attention_maps
 from ovam.prompt import AttributionPrompt, Span
-from ovam.tokens.annotations import annotation_of, target_of
-from ovam.tokens.loss import Target
-from ovam.tokens.optimize import PULL, Objective
+from ovam.tokens.annotations import annotation_of
+from ovam.tokens.optimize import PULL, Objective, target_on
 from ovam.trace import BlockTrace, Call, Source, Space, TokenEmbedding, Trace
 
 SPACE = Space("synthetic", "last", WIDTH)
@@ -59,10 +58,9 @@ class Subject:
 
     def fit(self, mask: Tensor) -> None:
         """The objective of one class, ready for `iteration`."""
-        classes, (height, width) = ("thing",), self.trace.size
-        annotation = annotation_of({"thing": mask}, (height, width))
-        target = Target(*target_of(annotation, classes, (height // 4, width // 4)))  # twice the finest grid
-        self.objective = Objective([self.trace], [target], classes)
+        classes = ("thing",)
+        annotation = annotation_of({"thing": mask}, self.trace.size)
+        self.objective = Objective([self.trace], [target_on(self.trace, annotation, classes)], classes)
         self.steps = torch.zeros(self.objective.parameters, requires_grad=True)
 
     def iteration(self) -> None:

@@ -85,7 +85,7 @@ def optimize_tokens(
     space = _check_alike(chosen, which)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
     _check_shown(classes, marks)
-    targets = [_target(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
+    targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
     objective = Objective(chosen, targets, classes, half=which, distance=distance)
     best, losses, stopped = _descend(objective, evaluations, pull)
     vectors, calibrations = objective.unpacked(best)
@@ -227,7 +227,8 @@ def start_of(trace: Trace, classes: Sequence[str]) -> tuple[Embedding, float]:
     return rows.float().cpu(), float(rows[1:].float().std())
 
 
-def _target(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> Target:
+def target_on(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> Target:
+    """An annotation on the lattice that the loss is taken at: twice the finest grid of the trace, the image at most."""
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     size = (min(trace.size[0], _FINER * finest[0]), min(trace.size[1], _FINER * finest[1]))
     return Target(*target_of(annotation, classes, size))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,10 +135,6 @@ class TokenSet:
                     f"{self.space}: expected sets of one text encoder; fit them again on one model"
                 )
         return TokenSet((*self.groups, *(group for other in others for group in other.groups)), self.space)
-
-    def licensed(self, licence: str | None) -> "TokenSet":
-        """The same tokens under another licence."""
-        return replace(self, groups=tuple(replace(group, licence=licence) for group in self.groups))
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
         """What differs between the fits and this trace, in words; none of it is an error."""
