@@ -512,7 +512,7 @@ def images(
     images_dir: ImagesDir = Path("runs/images"),
     n: Annotated[int | None, typer.Option("--n", min=1, help="Pictures of each set, if not the report's.")] = None,
 ) -> None:
-    """Generate the pictures that the report judges; goes on where it was broken off: a quarter of an hour."""
+    """Generate the 400 pictures that the report judges; goes on where it was broken off: about an hour on two cores."""
     with quiet():
         from ovam.mini.measures.report import COUNTS
         from ovam.mini.measures.report import make_image_sets as run
@@ -534,7 +534,8 @@ def report(
 ) -> None:
     """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores.
 
-    Sections that the same code measured on the same weights are kept.
+    Sections that the same code measured on the same weights are kept. Pictures that are missing are made, which
+    `ovam mini images` does beforehand. --quick takes two minutes.
     """
     with quiet():
         from ovam.mini.measures.report import report_on_mini as run
