@@ -34,7 +34,7 @@ docs: $(VENV)/ready  ## build the pages, warnings are errors
 quick: $(VENV)/ready  ## every measure of the embedded model on a few scenes, to see that it runs
 	$(BIN)/ovam mini report --quick --docs out/quick-report --images-dir out/quick-images
 
-report: $(VENV)/ready  ## write docs/mini.md: pictures first (a quarter of an hour), then the measures (half an hour)
+report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), then the measures (half an hour)
 	$(BIN)/ovam mini images
 	$(BIN)/ovam mini report
 

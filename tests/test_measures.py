@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ovam
+from ovam.encode import encode
 from ovam.errors import OptionError
+from ovam.mini import imitation, oracle
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import choices, curves, headroom, images, memory, report, words
+from ovam.mini.measures import choices, curves, headroom, images, memory, oracles, report, words
 from ovam.mini.measures.asking import Asking, untrained
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
@@ -21,7 +24,10 @@ from ovam.trace import BlockTrace, Trace
 
 FIGURES = {
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
-    "oracles": {"a": {"after the autoencoder": 0.85}},
+    "oracles": {
+        "ways": {"after the autoencoder": {"a": {"mIoU": 0.85}, "b": {"mIoU": 0.7}}},
+        "classes": {"cat": {"scenes": 7, "a": 0.875, "b": 0.75}},
+    },
     "generation": {
         "agreement": {"simple": {"classes": 0.9, "labels": 0.8}, "all": {"classes": 0.7999, "labels": 0.9}},
         "one_object": 0.9,
@@ -182,21 +188,25 @@ def test_curves_pool_each_class_and_ignore_what_the_oracles_leave_open():
 
 
 def test_curves_stand_beside_their_own_figures():
-    found = {"a": np.array([0.1, 0.2]), "b": np.array([0.5, 0.3]), "c": np.array([0.3, 0.9])}
-    best = dict.fromkeys("abc", np.array([0.9, 0.7]))
-    beside = curves._beside(found, best, (40.0, 60.0, 70.0))
-    assert beside["mini"] == pytest.approx({"a": 0.15, "b": 0.4, "c": 0.6})
-    assert beside["mini, best threshold"]["a"] == pytest.approx(0.8)
-    assert beside["stable_diffusion"] == {"a": 40.0, "b": 60.0, "c": 70.0}
-    value, low, high = beside["spearman"]
-    assert value == high == pytest.approx(1.0)
-    assert low == pytest.approx(0.5)  # the first class alone has b above c
+    """Two classes: one of two pictures, which are pooled to IoU 0.1, 0.5, 0.3, and one of 0.2, 0.3, 0.9."""
+    of = np.array([[[0, 10], [90, 90], [10, 40]], [[10, 90], [10, 110], [50, 160]], [[2, 10], [3, 10], [9, 10]]])
+    value, low, high = curves.across_settings(of, np.array([0, 0, 1]), (40.0, 60.0, 70.0))
+    assert (value, high) == pytest.approx((1.0, 1.0))  # means 0.15, 0.4 and 0.6
+    assert low <= 0.5  # the first class alone has b above c
+    once = curves.across_settings(np.repeat(of[[1, 2]], 5, axis=0), np.repeat([0, 1], 5), (40.0, 60.0, 70.0))
+    assert once == pytest.approx([1.0, 0.5, 1.0])  # pictures that are all alike leave the classes to differ
+
+
+def test_classes_stand_beside_their_own_figures():
+    overlaps, classes = np.array([[1, 10], [9, 30], [5, 10], [9, 10]]), np.array([0, 0, 1, 2])
+    assert curves.across_classes(overlaps, classes, np.array([40.0, 60.0, 70.0]))[0] == pytest.approx(1.0)
+    assert curves.across_classes(overlaps, classes, np.array([60.0, 40.0, 70.0]))[0] == pytest.approx(0.5)
+    assert np.isnan(curves.across_classes(overlaps[:2], classes[:2], np.array([40.0]))).all()
 
 
 def test_a_rank_correlation_that_says_nothing_is_not_a_number():
     assert curves._spearman(np.array([0.1, 0.2, 0.2]), (1.0, 2.0, 2.0)) == pytest.approx(1.0)
     assert np.isnan(curves._spearman(np.array([0.1, 0.1]), (1.0, 2.0)))
-    assert np.isnan(curves._spread(lambda drawn: float("nan"), 1)).all()
 
 
 def test_headroom_gives_each_class_and_method_its_own_threshold():
@@ -298,8 +308,9 @@ def _curve(keys):
 
 def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     methods = {"word": {"IoU": 0.375, "AP": 0.5}, "fitted": {"IoU": 0.625, "AP": 0.75}, "exact": {"IoU": 0.875}}
+    judged = FIGURES["generation"] | {"captions": 0.625}
     sections = FIGURES | {
-        "generation": FIGURES["generation"] | {"captions": 0.625},
+        "generation": FIGURES["generation"] | {"by_oracle": {"a": judged, "b": judged | {"captions": 0.375}}},
         "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
         | {"slices": {"novel": _row(0.4)}, "grounds": _row(0.5) | FIGURES["words"]["grounds"]},
         "headroom": FIGURES["headroom"]
@@ -355,6 +366,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "| mini-dit | 3 | 0.550 |",
         "AP on the same objects: 0.050 (-0.010 to 0.110)",
         "| mini | 0.500 | 0.250 | 0.125 | 0.125 |",
+        "| b, after the autoencoder | 0.700 |",
+        "| cat | 7 | 0.875 | 0.750 |",
+        "are there | 0.625 | 0.375 |",
         "| 0.9 to 0.99 | not found |",
     ):
         assert shown in text
@@ -371,9 +385,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         figures | {"sections": {key: value for key, value in sections.items() if key != "joint"}}
     )
     shorter = page(figures | {"sections": unjudged, "oracles": {}})
-    assert shorter.count("Not measured.") == 5
+    assert shorter.count("Not measured.") == 6
     assert shorter.count("not measured | **no**") == 3
-    assert "oracle A" not in shorter
+    assert "oracle A, mIoU" not in shorter
 
 
 def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
@@ -382,12 +396,16 @@ def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
     file = tmp_path / "report.json"
     assert report._continued(stamp, file)["sections"] == {}
     sections = {"words": 1, "transfer": 2, "joint": 3}
-    file.write_text(json.dumps(stamp | {"sections": sections, "seconds": sections}))
-    assert report._continued(stamp, file)["sections"] == sections
+    report._write(file, stamp | {"sections": sections, "seconds": sections})
+    kept = report._continued(stamp, file)["sections"]
+    assert kept == sections
+    assert list(kept) == list(sections), "rows and columns of the page keep their order"
     assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1, "joint": 3}
     assert report._continued(stamp | {"mini-dit": "d"}, file)["sections"] == {"words": 1, "transfer": 2}
     for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
         assert report._continued(stamp | other, file)["sections"] == {}
+    report._write(file, stamp | {"quick": True, "sections": sections, "seconds": sections})
+    assert report._continued(stamp, file)["sections"] == {}, "a quick report's figures are of few scenes"
     assert report._continued(stamp | {"quick": True}, file)["seconds"] == {}
 
 
@@ -526,3 +544,61 @@ def test_words_are_judged_on_their_own_things(monkeypatch):
     assert found["objects"]["count"] == sum(
         sum(scene.mask(name).sum() >= 40 for name in {thing.name for thing in scene.objects}) for scene in scenes
     )
+
+
+@pytest.fixture
+def leaning_oracles(tmp_path, monkeypatch):
+    """Both oracles, of random weights but for a leaning towards aeroplanes, written as the trained ones are."""
+    torch.manual_seed(0)
+    folder = tmp_path / "oracles"
+    folder.mkdir()
+    for name in oracle.NAMES:
+        made = oracle.build_oracle(name)
+        last = [part for part in made.modules() if isinstance(part, torch.nn.Conv2d)][-1]
+        last.bias.data[LABELS["aeroplane"]] += 1000
+        save_file({key: value.half() for key, value in made.state_dict().items()}, folder / f"{name}.safetensors")
+    monkeypatch.setattr(oracle, "oracle_folder", lambda: folder)
+    oracle.load_oracles.cache_clear()
+    yield
+    oracle.load_oracles.cache_clear()
+
+
+def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypatch):
+    """From weights on disk to the page, for the sections that had to wait for the oracles, headroom and memory."""
+    up = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    best = {"blocks": [up], "timesteps": [50]}
+    settings = [{"blocks": up, "time steps": "one", "own": 0.5, "lead": 0.1}]
+    monkeypatch.setattr(report, "choose", lambda pipe, scenes: {"best": best, "settings": settings})
+    monkeypatch.setattr(report, "_QUICK_COUNTS", {"simple": 2, "pairs": 1, "captions": 1})
+    monkeypatch.setattr(report, "_QUICK_HEADROOM", {"classes": ("cat", "car"), "annotations": 1, "held_back": 1})
+    monkeypatch.setattr(headroom, "_STEPS", 1)
+    monkeypatch.setattr(headroom, "_WITHOUT", 2)
+    monkeypatch.setattr(imitation, "STEPS", 3)
+    monkeypatch.setattr(oracles, "STRENGTHS", (0.4,))
+    monkeypatch.setattr(images, "STEPS", 2)
+    monkeypatch.setattr(curves, "CALLS", (0, 1))
+    for name in ("ONE_CALL", "FROM_CALL", "UP_TO_CALL"):
+        monkeypatch.setattr(curves, name, getattr(curves, name)[:2])
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(memory, "known_thumbnails", lambda *given: random.random((given[-1], 768)))
+    seen = []
+    monkeypatch.setattr(headroom, "encode", lambda *given, **options: seen.append(options) or encode(*given, **options))
+    asked = ("oracles", "generation", "memory", "headroom", "transfer")
+    docs = tmp_path / "docs"
+    found = report.report_on_mini(docs, tmp_path / "images", only=asked, quick=True)["sections"]
+    assert set(found) == {"choices", *asked}
+    assert {(tuple(options["blocks"]), tuple(options["timesteps"])) for options in seen} == {((up,), (50,))}
+    assert found["headroom"]["grid"] == [16, 16]
+    assert found["generation"]["agreement"]["all"] == {"classes": 1.0, "labels": 1.0, "ignored": 0.0}
+    assert found["generation"]["by_class"] == {"aeroplane": 1.0, "bicycle": 0.0}
+    assert found["memory"]["pictures"] == 2
+    assert (found["transfer"]["images"], found["transfer"]["left_out"]) == (1, 1)
+    assert found["transfer"]["ignored"] == 0
+    for of in found["oracles"]["ways"].values():
+        assert {row["mIoU"] for row in of.values()} == {of["a"]["mIoU"]}
+        assert 0 <= of["a"]["mIoU"] < 0.05  # the only label that is seen is seldom the true one
+    text = (docs / "mini.md").read_text()
+    assert "$" not in text
+    assert "| gate" not in text
+    measured = text[text.index("## Oracles") : text.index("## Chosen before test")]
+    assert "Not measured" not in measured + text[text.index("## Headroom") : text.index("## Where the attention goes")]

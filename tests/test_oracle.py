@@ -12,6 +12,7 @@ import ovam
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.mini import imitation, oracle
 from ovam.mini.measures.generation import agreement, measure_generation
+from ovam.mini.measures.oracles import rulers
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.training import oracles as stage
 from ovam.mini.training.loop import Average, load_tensors
@@ -47,13 +48,16 @@ def test_labels_are_ignored_where_the_oracles_differ(half_bright, monkeypatch):
     )
     labels = oracle.agreed_labels(half_bright)
     assert (labels[:, :, :2] == oracle.IGNORE).all()
-    assert (labels[:, :, 2:] == grass).all()
+    assert (labels[:, :, 2:] == 0).all()
+    sand = LABELS["sand"]
+    monkeypatch.setattr(oracle, "load_oracles", lambda folder=None: {"a": _Seeing(cat, grass), "b": _Seeing(cat, sand)})
+    assert set(oracle.agreed_labels(half_bright)[:, :, 2:].ravel()) == {0}, "which ground it is decides of no thing"
 
 
 def test_agreement_counts_classes_apart_from_grounds():
     cat, grass, sand = LABELS["cat"], LABELS["grass"], LABELS["sand"]
     first, second = (np.array([[[cat, cat, ground, ground]]], dtype=np.uint8) for ground in (grass, sand))
-    assert agreement(first, second) == {"classes": 1.0, "labels": 1 / 3, "ignored": 0.5}
+    assert agreement(first, second) == {"classes": 1.0, "labels": 1 / 3, "ignored": 0.0}
     other = np.array([[[cat, LABELS["dog"], grass, grass]]], dtype=np.uint8)
     assert agreement(first, other)["classes"] == pytest.approx((0.5 + 0 + 1) / 3)  # what one alone sees counts
     assert agreement(other, first)["classes"] == pytest.approx((0.5 + 0 + 1) / 3)
@@ -75,7 +79,26 @@ def test_what_was_asked_is_looked_for_by_oracle_a(half_bright, monkeypatch):
     assert found["by_class"] == {"cat": 1.0, "dog": 0.0}
     assert found["two_objects"] == 0.5
     assert found["captions"] == pytest.approx(2 / 3)
+    assert found["by_oracle"]["b"]["by_class"] == {"cat": 0.0, "dog": 1.0}
+    assert found["by_oracle"]["b"]["captions"] == pytest.approx(1 / 3)
     assert found["agreement"]["all"]["ignored"] == 0.25
+
+
+def test_an_oracle_is_held_to_the_classes_that_are_there_and_away_from_outlines():
+    exact = np.zeros((2, 12, 12), dtype=np.uint8)
+    exact[0, :, 6:] = LABELS["cat"]
+    seen = exact.copy()
+    seen[0, :, 6] = 0  # a column short, along the outline
+    seen[1, 0, 0] = LABELS["dog"]  # true nowhere: it costs the background, and is no class with IoU 0
+    found = rulers(seen, exact, exact)
+    background = (72 + 143) / (72 + 144 + 12)
+    assert found["mIoU"] == pytest.approx((background + 60 / 72) / 2)
+    assert found["mIoU by image"] == pytest.approx(((72 / 84 + 60 / 72) / 2 + 143 / 144) / 2)
+    assert found["away from outlines"] == pytest.approx(((48 + 143) / (48 + 144) + 1) / 2)
+    assert found["ignored"] == 0
+    left = rulers(seen, np.where(seen == exact, exact, np.uint8(oracle.IGNORE)), exact)
+    assert left["mIoU"] == 1
+    assert left["ignored"] == pytest.approx(13 / 288)
 
 
 @pytest.mark.user_error

@@ -68,7 +68,7 @@ def oracles(
     work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
     model: Annotated[str, typer.Option(help="The trained model, which imitates: mini or a folder.")] = "mini",
 ) -> None:
-    """Train the two networks that label generated pictures: half an hour on two cores."""
+    """Train the two networks that label generated pictures: an hour and more on two cores."""
     with quiet():
         from ovam.mini.training.recipe import train_oracles_in as run
 
@@ -80,7 +80,7 @@ def images(
     images_dir: ImagesDir = Path("runs/images"),
     n: Annotated[int | None, typer.Option("--n", min=1, help="Pictures of each set, if not the report's.")] = None,
 ) -> None:
-    """Generate the pictures that the report judges; goes on where it was broken off: a quarter of an hour."""
+    """Generate the 400 pictures that the report judges; goes on where it was broken off: half an hour on two cores."""
     with quiet():
         from ovam.mini.measures.report import COUNTS
         from ovam.mini.measures.report import make_image_sets as run
@@ -102,7 +102,8 @@ def report(
 ) -> None:
     """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores.
 
-    Sections that the same code measured on the same weights are kept.
+    Sections that the same code measured on the same weights are kept. Pictures that are missing are made, which
+    `ovam mini images` does beforehand.
     """
     with quiet():
         from ovam.mini.measures.report import report_on_mini as run

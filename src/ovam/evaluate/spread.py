@@ -38,15 +38,18 @@ def paired_bootstrap(
             themselves are the innermost level.
         statistic: From rows and (row,) the number of the draw of the outermost level that each comes with, from 0, to
             a number; the rows' mean when None. A class drawn twice comes as two draws: pool the rows of a draw,
-            then take the mean over draws. Without levels every row is a draw of its own.
+            then take the mean over draws. Without levels every row is a draw of its own. Draws of which it is NaN are
+            left out.
         resamples: Number of draws.
         seed: Of the draws.
     """
     of = statistic or _mean
     random = np.random.default_rng(seed)
     everything = np.arange(len(rows))
-    values = [of(rows[chosen], draw) for chosen, draw in (_draw(everything, levels, random) for _ in range(resamples))]
-    low, high = np.nanquantile(values, (0.025, 0.975))
+    draws = (_draw(everything, levels, random) for _ in range(resamples))
+    values = np.array([of(rows[chosen], draw) for chosen, draw in draws])
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
     groups = np.unique(levels[0], return_inverse=True)[1] if levels else everything
     return Interval(float(of(rows, groups)), float(low), float(high))
 

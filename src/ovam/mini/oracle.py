@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovam.errors import ModelNotFoundError
-from ovam.mini.scenes import LABELS
+from ovam.mini.scenes import CLASSES, LABELS
 
 IGNORE = 255
 LABEL_COUNT = len(LABELS) + 1
@@ -138,7 +138,15 @@ def as_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def classes_alone(labels: np.ndarray) -> np.ndarray:
+    """Labels with grounds and whatever has no name as one background, 0, as in Pascal VOC; same shape."""
+    return np.where(labels <= len(CLASSES), labels, np.uint8(0))
+
+
 def agreed_labels(images: np.ndarray, folder: Path | None = None) -> np.ndarray:
-    """Labels on which both oracles agree, `IGNORE` elsewhere: (picture, height, width) uint8."""
-    first, second = (label_maps(oracle, images) for oracle in load_oracles(folder).values())
+    """Classes on which both oracles agree, 0 for the background, `IGNORE` elsewhere: (picture, height, width) uint8.
+
+    Which ground it is they need not agree on: what both call background counts against a method that calls it a thing.
+    """
+    first, second = (classes_alone(label_maps(oracle, images)) for oracle in load_oracles(folder).values())
     return np.where(first == second, first, np.uint8(IGNORE))

@@ -1,6 +1,6 @@
 """Does mini behave like Stable Diffusion 1.5? Curves over resolutions and time steps beside the paper's."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from rich.progress import track
 from scipy.stats import rankdata
 
 from ovam.capture import capture
+from ovam.evaluate import Interval, paired_bootstrap
 from ovam.mini.measures.asking import enlarged
 from ovam.mini.measures.generation import LEAST_AREA
 from ovam.mini.measures.images import Entry, regenerated
@@ -71,6 +72,8 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
         for key in next(iter(found.values()))[0][0]
     }
     curves = {key: class_ious(classes, (THRESHOLD,)) for key, classes in by_setting.items()}
+    overlaps = {key: np.concatenate([_overlaps(rows) for rows in classes]) for key, classes in by_setting.items()}
+    groups = np.repeat(np.arange(len(found)), [len(rows) for rows in found.values()])
     best = {key: class_ious(classes, _THRESHOLDS) for key, classes in by_setting.items()}
     known = np.array([PER_CLASS[CLASSES.index(name)] for name in found])
     settings = {
@@ -91,12 +94,15 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
                 for name, rows in zip(found, by_setting["every"], strict=True)
             },
             "stable_diffusion": dict(zip(found, known.tolist(), strict=True)),
-            "spearman": _spread(lambda drawn: _spearman(curves["every"][drawn], known[drawn]), len(found)),
+            "spearman": across_classes(overlaps["every"], groups, known),
         },
     } | {
-        title: _beside(
-            {name: curves[key] for name, key in keys.items()}, {name: best[key] for name, key in keys.items()}, values
-        )
+        title: {
+            "mini": {name: float(curves[key].mean()) for name, key in keys.items()},
+            "mini, best threshold": {name: float(best[key].mean()) for name, key in keys.items()},
+            "stable_diffusion": dict(zip(keys, values, strict=True)),
+            "spearman": across_settings(np.stack([overlaps[key] for key in keys.values()], axis=1), groups, values),
+        }
         for title, (keys, values) in settings.items()
     }
 
@@ -144,27 +150,54 @@ def _counted(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     return stretched[truth >= 0], truth[truth >= 0] == 1
 
 
-def _beside(found: dict[str, np.ndarray], best: dict[str, np.ndarray], known: tuple[float, ...]) -> dict[str, Any]:
-    """A curve of mini, as each setting's IoU of the classes, beside Stable Diffusion's."""
-    table = np.stack(list(found.values()))
-    return {
-        "mini": {name: float(values.mean()) for name, values in found.items()},
-        "mini, best threshold": {name: float(values.mean()) for name, values in best.items()},
-        "stable_diffusion": dict(zip(found, known, strict=True)),
-        "spearman": _spread(lambda drawn: _spearman(table[:, drawn].mean(1), known), table.shape[1]),
-    }
+def _overlaps(rows: _Rows) -> np.ndarray:
+    """Pixels in both map and truth, and in either, of each picture at the threshold: (picture, 2)."""
+    counted = (_counted(values, truth) for values, truth in rows)
+    return np.array(
+        [((right & (score > THRESHOLD)).sum(), (right | (score > THRESHOLD)).sum()) for score, right in counted]
+    )
+
+
+def across_settings(overlaps: np.ndarray, classes: np.ndarray, known: Sequence[float]) -> list[float]:
+    """Rank correlation of the settings' mean IoU of the classes with known figures, with its bounds.
+
+    Args:
+        overlaps: Pixels in both and in either, (picture, setting, 2).
+        classes: Class of each picture, (picture,).
+        known: The other model's figure of each setting.
+
+    Returns:
+        The value and the 95 % bootstrap interval over classes and the pictures of each.
+    """
+
+    def statistic(rows: np.ndarray, draws: np.ndarray) -> float:
+        return _spearman(np.mean([_pooled(rows[draws == draw]) for draw in np.unique(draws)], axis=0), known)
+
+    return _bounds(paired_bootstrap(overlaps, [classes], statistic=statistic, resamples=1000))
+
+
+def across_classes(overlaps: np.ndarray, classes: np.ndarray, known: np.ndarray) -> list[float]:
+    """The same across classes: overlaps (picture, 2), and the other model's figure of each class, (class,)."""
+
+    def statistic(rows: np.ndarray, draws: np.ndarray) -> float:
+        drawn = [rows[draws == draw] for draw in np.unique(draws)]
+        return _spearman(np.array([_pooled(each[:, :2]) for each in drawn]), np.array([each[0, 2] for each in drawn]))
+
+    rows = np.column_stack([overlaps, known[classes]])
+    return _bounds(paired_bootstrap(rows, [classes], statistic=statistic, resamples=1000))
+
+
+def _pooled(overlaps: np.ndarray) -> np.ndarray:
+    """IoU of pictures (picture, ..., 2) together."""
+    both, either = np.moveaxis(overlaps.sum(0), -1, 0)
+    return both / np.maximum(1, either)
+
+
+def _bounds(found: Interval) -> list[float]:
+    return [found.value, found.low, found.high]
 
 
 def _spearman(found: np.ndarray, known: Sequence[float] | np.ndarray) -> float:
     """Rank correlation; NaN where one side has less than two values."""
     ranks = [rankdata(values) for values in (found, known)]
     return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(each) for each in ranks) else float("nan")
-
-
-def _spread(statistic: Callable[[np.ndarray], float], classes: int, *, resamples: int = 1000) -> list[float]:
-    """A statistic of all classes, and the 95 % bootstrap interval over classes."""
-    random = np.random.default_rng(0)
-    drawn = [statistic(random.integers(classes, size=classes)) for _ in range(resamples)]
-    known = [value for value in drawn if np.isfinite(value)]
-    low, high = np.quantile(known, (0.025, 0.975)) if known else (float("nan"),) * 2
-    return [statistic(np.arange(classes)), float(low), float(high)]

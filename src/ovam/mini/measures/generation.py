@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ovam.evaluate import Confusion
-from ovam.mini.oracle import label_maps, load_oracles
+from ovam.mini.oracle import classes_alone, label_maps, load_oracles
 from ovam.mini.scenes import CLASSES, LABELS
 from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import HELD_OUT
@@ -57,12 +57,25 @@ def measure_generation(
     Returns:
         `one_object`: share of *simple* pictures whose largest class is the asked one, with at least 4 % of the
         pixels; `by_class` the same for each class; `two_objects`: share of *pairs* where both take at least 1 %;
-        `captions`: share of the classes named by *captions* that take at least 1 %; `agreement` of the oracles.
+        `captions`: share of the classes named by *captions* that take at least 1 %; all by oracle A. `by_oracle`:
+        the same by each oracle alone; `agreement` of the oracles.
     """
     seen = {
-        kind: [label_maps(oracle, images) for oracle in load_oracles().values()] for kind, images in pictures.items()
+        name: {kind: label_maps(oracle, images) for kind, images in pictures.items()}
+        for name, oracle in load_oracles().items()
     }
-    shares = {kind: class_shares(first) for kind, (first, _) in seen.items()}
+    judged = {name: _judged(labels, asked) for name, labels in seen.items()}
+    first, second = seen.values()
+    together = (np.concatenate(list(labels.values())) for labels in (first, second))
+    return judged["a"] | {
+        "by_oracle": judged,
+        "agreement": {kind: agreement(first[kind], second[kind]) for kind in first} | {"all": agreement(*together)},
+    }
+
+
+def _judged(labels: Mapping[str, np.ndarray], asked: Mapping[str, Sequence[tuple[str, ...]]]) -> dict[str, Any]:
+    """How often the asked classes are what one oracle sees, from its labels of each set."""
+    shares = {kind: class_shares(seen) for kind, seen in labels.items()}
     right: dict[str, list[bool]] = {}
     for share, (name,) in zip(shares["simple"], asked["simple"], strict=True):
         right.setdefault(name, []).append(CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA)
@@ -78,8 +91,6 @@ def measure_generation(
         "by_class": {name: float(np.mean(found)) for name, found in right.items()},
         "two_objects": float(np.mean([all(found) for found in there["pairs"]])),
         "captions": float(np.mean([ok for found in there["captions"] for ok in found])),
-        "agreement": {kind: agreement(*labels) for kind, labels in seen.items()}
-        | {"all": agreement(*(np.concatenate(labels) for labels in zip(*seen.values(), strict=True)))},
     }
 
 
@@ -92,11 +103,11 @@ def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
     Returns:
         `classes`: over the 20 classes and all else as background; `labels`: over classes and grounds; `ignored`:
-        the share of pixels on which they differ, which are ignored wherever truth is asked of them.
+        the share of pixels on whose class, or background, they differ, which are ignored wherever they are the truth.
     """
-    mine, other = (np.where(labels <= len(CLASSES), labels, 0) for labels in (first, second))
+    mine, other = classes_alone(first), classes_alone(second)
     return {
         "classes": float(np.nanmean(Confusion.of(mine, other, len(CLASSES) + 1, ignore=None).iou())),
         "labels": float(np.nanmean(Confusion.of(first, second, len(LABELS) + 1, ignore=None).iou())),
-        "ignored": float((first != second).mean()),
+        "ignored": float((mine != other).mean()),
     }

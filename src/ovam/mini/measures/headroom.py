@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovam.encode import encode
+from ovam.encode import TIMESTEPS, encode
 from ovam.evaluate import (
     average_precision,
     boundary_band,
@@ -68,7 +68,13 @@ class Scored:
 
 
 def measure_headroom(
-    pipe: Any, *, classes: Sequence[str] = CLASSES, annotations: int = 20, held_back: int = 20
+    pipe: Any,
+    *,
+    classes: Sequence[str] = CLASSES,
+    annotations: int = 20,
+    held_back: int = 20,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[int] = TIMESTEPS,
 ) -> dict[str, Any]:
     """IoU of each class by its word and by fitted vectors, pooled over validation scenes that the fit never saw.
 
@@ -80,6 +86,8 @@ def measure_headroom(
         classes: Those to measure.
         annotations: Scenes of each class to fit on.
         held_back: Scenes of each class to measure on.
+        blocks: As in `encode`, for word and fit alike.
+        timesteps: As in `encode`.
 
     Returns:
         For each class and in the mean, by method: pooled IoU, mean of the images' IoU, pooled IoU away from outlines,
@@ -89,10 +97,14 @@ def measure_headroom(
     """
     asking, scenes = Asking(pipe), _scenes_of(classes, annotations + held_back)
     first = [render(seed_of("validation", i), split="validation") for i in range(_WITHOUT)]
-    first_traces = [encode(pipe, scene.image, seed=scene.seed) for scene in first]
+
+    def look(scene: Scene) -> Trace:
+        return encode(pipe, scene.image, seed=scene.seed, blocks=blocks, timesteps=timesteps)
+
+    first_traces = [look(scene) for scene in first]
     scored: dict[str, dict[str, Scored]] = {}
     for name in track(classes, "headroom"):
-        annotated = [_annotated(encode(pipe, scene.image, seed=scene.seed), scene, name) for scene in scenes[name]]
+        annotated = [_annotated(look(scene), scene, name) for scene in scenes[name]]
         pairs = zip(first_traces, first, strict=True)
         parts = (
             annotated[:annotations],

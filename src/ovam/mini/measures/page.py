@@ -52,12 +52,21 @@ def page(figures: Figures) -> str:
     )
 
 
+def _oracles(found: Figures) -> tuple[str, ...]:
+    rows = {f"{name}, {way}": row for way, names in found["ways"].items() for name, row in names.items()}
+    return _nested(rows, "oracle"), _nested(found["classes"], "class")
+
+
 def _generation(found: Figures) -> tuple[str, ...]:
-    return (
-        _nested(found["agreement"], "set"),
-        _table(("class", "asked class is the largest"), found["by_class"].items()),
-        f"Of the classes that captions of test scenes name, {found['captions']:.2f} are in the picture.\n",
-    )
+    oracles = found["by_oracle"]
+    asked = {
+        "one object: the asked class is the largest": "one_object",
+        "two objects: both are there": "two_objects",
+        "captions: of the classes they name, are there": "captions",
+    }
+    shares = {name: {oracle: each[key] for oracle, each in oracles.items()} for name, key in asked.items()}
+    classes = {name: {oracle: each["by_class"][name] for oracle, each in oracles.items()} for name in found["by_class"]}
+    return _nested(found["agreement"], "set"), _nested(shares, "prompts"), _nested(classes, "class")
 
 
 def _words(found: Figures) -> tuple[str, ...]:
@@ -165,8 +174,8 @@ def _transfer(found: Mapping[str, Any]) -> str:
 
 _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "gates": (("gates",), lambda found: (_nested(found, "baseline"),)),
-    "oracles": (("oracle_rows",), lambda found: (_nested(found, "oracle"),)),
-    "generation": (("agreement", "classes", "captions"), _generation),
+    "oracles": (("oracle_rows", "oracle_classes"), _oracles),
+    "generation": (("agreement", "asked", "classes"), _generation),
     "memory": (("memory",), lambda found: (_table(("", "value"), found.items()),)),
     "choices": (("choices", "chosen"), _choices),
     "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),

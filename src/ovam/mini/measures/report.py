@@ -41,7 +41,7 @@ COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
-_CHOSEN_BEFORE = ("words", "joint")
+_CHOSEN_BEFORE = ("words", "joint", "headroom")
 SECTIONS = ("sheet", "speed", "masses", "gates", "choices", "words", "joint", "headroom", "memory", *_JUDGED)
 
 
@@ -150,7 +150,7 @@ def _measures(
         "choices": lambda: choose(pipe, scenes=few if quick else 60),
         "words": lambda: measure_words(pipe, scenes=few, **sections["choices"]["best"]),
         "joint": lambda: measure_joint(pipe, dit, scenes=few if quick else 60, **sections["choices"]["best"]),
-        "headroom": lambda: measure_headroom(pipe, **(_QUICK_HEADROOM if quick else {})),
+        "headroom": lambda: measure_headroom(pipe, **sections["choices"]["best"], **(_QUICK_HEADROOM if quick else {})),
         "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=training),
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
         "generation": lambda: measure_generation(*pictures.all),
@@ -197,17 +197,21 @@ def _stamp(pipe: Any, dit: Any, quick: bool) -> dict[str, Any]:
 
 
 def _write(file: Path, figures: Mapping[str, Any]) -> None:
-    """Under a temporary name first, so that a report that is broken off leaves no half file."""
+    """Under a temporary name first, so that a report that is broken off leaves no half file.
+
+    In the order of measuring, which is that of the page's rows and columns when the report goes on from the file.
+    """
     temporary = file.with_suffix(".partial")
-    temporary.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps(figures, indent=1) + "\n")
     temporary.replace(file)
 
 
 def _code_hash() -> str:
-    """Hash of what the figures depend on beside the weights: the world, the rulers, the measures."""
+    """Hash of what the figures depend on beside the weights: the world, the rulers, the baselines, the measures."""
     digest, package = hashlib.sha256(), Path(__file__).parents[2]
-    for folder in ("evaluate", "mini/scenes", "mini/measures"):
-        for file in sorted((package / folder).glob("*.py")):
+    alone = ("mini/baselines.py", "mini/imitation.py")
+    for files in ("evaluate/*.py", "mini/scenes/*.*", "mini/measures/*.py", *alone):
+        for file in sorted(package.glob(files)):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -216,7 +220,8 @@ def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The stamp with the sections of an earlier report, as far as they are of the same weights, code and threads."""
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kept: set[str] = set()
-    if not stamp["quick"] and all(known.get(key) == stamp[key] for key in ("model", "code", "versions", "threads")):
+    alike = ("quick", "model", "code", "versions", "threads")
+    if not stamp["quick"] and all(known.get(key) == stamp[key] for key in alike):
         kept = set(known["sections"])
         if known["oracles"] != stamp["oracles"]:
             kept -= set(_JUDGED)
@@ -224,6 +229,8 @@ def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
             kept -= {"joint"}
     return {
         **stamp,
-        "sections": {name: known["sections"][name] for name in kept},
-        "seconds": {name: known["seconds"][name] for name in kept},
+        **{
+            part: {name: value for name, value in known.get(part, {}).items() if name in kept}
+            for part in ("sections", "seconds")
+        },
     }
