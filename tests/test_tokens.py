@@ -93,7 +93,7 @@ class TestObjective:
         labels = np.zeros(trace.size, dtype=np.uint8)
         labels[2:9, 3:8], labels[0] = 1, IGNORE
         annotation = Annotation(labels, ("sky",))
-        objective = Objective([trace], [optimize._target(trace, annotation, ("sky",))], ("sky",))
+        objective = Objective([trace], [optimize.target_on(trace, annotation, ("sky",))], ("sky",))
         steps = 0.3 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(1))
         shares, weight = objective.targets[0].shares.double().numpy(), objective.targets[0].weight.double().numpy()
 
@@ -137,7 +137,7 @@ class TestFit:
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
         again = class_maps(trace, group.vectors)
-        target = optimize._target(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
         one = group.calibrations["whisker"]
         fine = torch.nn.functional.interpolate(
             optimize.stretched(again)[None], tuple(target.weight.shape), mode="bilinear"
