@@ -187,7 +187,7 @@ def across_classes(overlaps: np.ndarray, classes: np.ndarray, known: np.ndarray)
     return _bounds(paired_bootstrap(rows, [classes], statistic=statistic, resamples=1000))
 
 
-def _pooled(overlaps: np.ndarray) -> np.ndarray:
+def _pooled(overlaps: np.ndarray) -> np.ndarray | np.floating[Any]:
     """IoU of pictures (picture, ..., 2) together."""
     both, either = np.moveaxis(overlaps.sum(0), -1, 0)
     return both / np.maximum(1, either)
