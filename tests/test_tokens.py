@@ -137,6 +137,26 @@ class TestFit:
         assert record.blocks == tuple(trace.blocks)
         assert record.timesteps == ((900.0, 899.0, 898.0),)
 
+    def test_words_against_are_rows_of_the_background(self, trace, mask):
+        """They begin as the words do, take part in the softmax, and have no map of their own."""
+        (group,) = optimize_tokens(trace, {"whisker": mask}, against=["sky", "hot dog"], evaluations=3).groups
+        assert group.rows == (BACKGROUND, BACKGROUND, BACKGROUND, "whisker")
+        target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"))
+        starts = [optimize.start_of(trace, [word])[0] for word in ("sky", "hot dog", "whisker")]
+        assert torch.allclose(objective.start, torch.stack([starts[0][0], *(rows[1] for rows in starts)]))
+        expected = reference_maps(trace, group.vectors.double().numpy())[-1]
+        found = trace.maps(TokenSet((group,), trace.text.space))
+        assert found.words == ("whisker",)
+        assert np.abs(found["whisker"].numpy() - expected).max() < 1e-6  # measured: 4e-8
+        (begun,) = objective.logits(torch.zeros(objective.parameters))
+        expected = reference.min_max(reference_maps(trace, objective.start.double().numpy())[-1])
+        fine, one = (
+            reference.resize(expected, tuple(target.weight.shape)),
+            objective.unpacked(begun.new_zeros(objective.parameters))[1],
+        )
+        assert np.abs(begun[0].numpy() - (one["whisker"].scale * fine + one["whisker"].offset)).max() < 1e-4
+
     def test_the_best_is_kept_and_not_the_last(self, trace, mask, monkeypatch):
         """From the ninth evaluation on the loss rises; what came before is returned, with what it says of itself."""
         good, tried = optimize.loss_of, []
@@ -256,6 +276,14 @@ class TestRefusals:
     def test_options(self, trace, mask, option):
         told = f"{next(iter(option))}={next(iter(option.values()))}"
         assert_refuses(errors.OptionError, [told], lambda: optimize_tokens(trace, {"sky": mask}, **option))
+
+    def test_a_class_that_is_background_as_well(self, trace, mask):
+        assert_refuses(
+            errors.OptionError,
+            ["'sky'", "against"],
+            lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", "sky"]),
+        )
+        assert_refuses(errors.EmptyWordsError, [], lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", " "]))
 
     def test_a_class_that_no_annotation_shows(self, trace):
         labels = np.zeros(trace.size, dtype=np.uint8)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ovam.calibration import Calibration, logits, stretched
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
+from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
@@ -34,6 +35,7 @@ def optimize_tokens(
     traces: Trace | Sequence[Trace],
     annotations: Annotations | Sequence[Annotations],
     *,
+    against: str | Sequence[str] = (),
     ignore: int = IGNORE,
     half: Half | None = None,
     blocks: BlockChoice = None,
@@ -54,6 +56,8 @@ def optimize_tokens(
         traces: Of one image or of several, generated or encoded, of one text encoder.
         annotations: For each trace a mask for each class, as in {"cat": mask}; see `annotation_of` for what a mask
             may be. Masks have the image's size. A class that an image's annotation leaves out is absent from it.
+        against: Words for what else pictures show, such as ["sky", "grass"]: further rows of the background, which
+            begin as these.
         ignore: Number in the masks of pixels that count for nothing.
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
@@ -70,7 +74,7 @@ def optimize_tokens(
 
     Raises:
         AnnotationError: masks are missing or can't be used; see `annotation_of`.
-        OptionError: an option has a value it can't take.
+        OptionError: an option has a value it can't take, or a class is in `against`.
         SpaceMismatchError: the traces are of different text encoders.
         MissingBlockError, MissingStepError: a trace lacks a block or step that was asked for or that others have.
         NotFiniteError: the loss is not finite at the very start.
@@ -78,15 +82,16 @@ def optimize_tokens(
     """
     chosen, marks = _pairs(traces, annotations, ignore)
     _check_options(evaluations, pull, distance)
+    rivals = tuple(dict.fromkeys(listed([against] if isinstance(against, str) else against))) if against else ()
     if blocks is not None or steps is not None:
         asked = None if steps is None else list(steps)
         chosen = [trace.select(blocks=blocks, steps=asked) for trace in chosen]
     which = half_of(chosen[0], half)
     space = _check_alike(chosen, which)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
-    _check_shown(classes, marks)
+    _check_shown(classes, marks, rivals)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
-    objective = Objective(chosen, targets, classes, half=which, distance=distance)
+    objective = Objective(chosen, targets, classes, against=rivals, half=which, distance=distance)
     best, losses, stopped = _descend(objective, evaluations, pull)
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
@@ -100,7 +105,8 @@ def optimize_tokens(
         annotations=tuple(mark.digest(trace) for trace, mark in zip(chosen, marks, strict=True)),
         versions={package: version(package) for package in ("ovam", "torch")},
     )
-    return TokenSet((TokenGroup((BACKGROUND, *classes), vectors, calibrations, fit, licence),), space)
+    rows = (*[BACKGROUND] * (1 + len(rivals)), *classes)
+    return TokenSet((TokenGroup(rows, vectors, calibrations, fit, licence),), space)
 
 
 class Objective:
@@ -112,11 +118,12 @@ class Objective:
         targets: Sequence[Target],
         classes: Sequence[str],
         *,
+        against: Sequence[str] = (),
         half: Half = "cond",
         distance: float = 1.0,
     ) -> None:
         self.traces, self.targets, self.classes, self.half = traces, targets, classes, half
-        words, spread = start_of(traces[0], classes)
+        words, spread = start_of(traces[0], [*against, *classes])
         self.start, self.unit = words[:1] + distance * (words - words[:1]), distance * spread
 
     @property
@@ -143,7 +150,7 @@ class Objective:
         vectors, scales, offsets = self.split(steps)
         found = []
         for trace, target in zip(self.traces, self.targets, strict=True):
-            maps = stretched(class_maps(trace, vectors, self.half))
+            maps = stretched(class_maps(trace, vectors, self.half)[-len(self.classes) :])
             size = (target.weight.shape[0], target.weight.shape[1])
             finer = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
             found.append(logits(finer, scales[:, None, None], offsets[:, None, None]))
@@ -213,13 +220,13 @@ def _descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tenso
 
 
 @torch.no_grad()
-def start_of(trace: Trace, classes: Sequence[str]) -> tuple[Embedding, float]:
-    """Where a fit begins: the background's row, then each class name's last token; and the spread of such vectors.
+def start_of(trace: Trace, words: Sequence[str]) -> tuple[Embedding, float]:
+    """Where a fit begins: the background's row, then the last token of each word; and the spread of such vectors.
 
     The background begins as the start token, which has no meaning of its own, or where a tokenizer has none, as the
     end token.
     """
-    prompts = [trace.text.embed(name, as_phrase=True) for name in classes]
+    prompts = [trace.text.embed(name, as_phrase=True) for name in words]
     first = prompts[0]
     tokens, vectors = first.prompt.tokens, first.taken_rows()
     background = vectors[0] if tokens[0] == "<start>" else vectors[-1]
@@ -275,8 +282,10 @@ def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
     return first.text.space
 
 
-def _check_shown(classes: Sequence[str], marks: Sequence[Annotation]) -> None:
+def _check_shown(classes: Sequence[str], marks: Sequence[Annotation], rivals: Sequence[str]) -> None:
     for name in classes:
+        if name in rivals:
+            raise OptionError(f"class {name!r} is in `against` as well: expected words for what is not annotated there")
         shown = any((mark.labels == mark.classes.index(name) + 1).any() for mark in marks if name in mark.classes)
         if not shown:
             raise AnnotationError(f"class {name!r} is on no annotation: expected pixels of it on one at least")
