@@ -269,19 +269,15 @@ def test_an_interval_is_over_classes_and_over_the_scenes_of_each():
     assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 10, rel=0.2)
 
 
-def test_fitting_moves_the_word_s_own_vectors_and_no_other(annotated_and_word):
+def test_a_fit_is_scored_as_the_class_and_better_than_another_word(annotated_and_word):
     annotated, word = annotated_and_word
-    fitted = headroom.fit(word, [annotated] * 4)
-    positions = list(word.prompt.spans[-1].tokens)
-    others = [i for i in range(len(word.vectors)) if i not in positions]
-    assert torch.equal(fitted.vectors[others], word.vectors[others])
-    assert not torch.equal(fitted.vectors[positions], word.vectors[positions])
 
     def iou(embedding):
         maps, (truth,) = headroom._scores([annotated], embedding)
+        assert (maps.min(), maps.max()) == pytest.approx((0, 1))
         return ((maps[0] > 0.5) & truth).sum() / ((maps[0] > 0.5) | truth).sum()
 
-    assert iou(fitted) > iou(word) + 0.1
+    assert iou(headroom.fit("cat", [annotated] * 2)) > iou(word) + 0.1
 
 
 @pytest.fixture
@@ -570,7 +566,6 @@ def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypa
     monkeypatch.setattr(report, "choose", lambda pipe, scenes: {"best": best, "settings": settings})
     monkeypatch.setattr(report, "_QUICK_COUNTS", {"simple": 2, "pairs": 1, "captions": 1})
     monkeypatch.setattr(report, "_QUICK_HEADROOM", {"classes": ("cat", "car"), "annotations": 1, "held_back": 1})
-    monkeypatch.setattr(headroom, "_STEPS", 1)
     monkeypatch.setattr(headroom, "_WITHOUT", 2)
     monkeypatch.setattr(imitation, "STEPS", 3)
     monkeypatch.setattr(oracles, "STRENGTHS", (0.4,))

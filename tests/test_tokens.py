@@ -1,6 +1,7 @@
 """Token optimisation against the second opinion: maps, loss and gradient; what a fit finds, keeps and refuses."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ovam.quantised import quantised
 from ovam.tokens import optimize
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens.loss import Target, loss_of
-from ovam.tokens.optimize import Objective, optimize_tokens
+from ovam.tokens.optimize import AGAINST, Objective, optimize_tokens
 from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from synthetic import WIDTH, make_trace
@@ -128,7 +129,7 @@ class TestObjective:
 
 class TestFit:
     def test_a_planted_token_is_recovered(self, trace, mask):
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=300, pull=0.0, distance=0.01)
+        tokens = optimize_tokens(trace, {"whisker": mask}, against=(), evaluations=300, pull=0.0, distance=0.01)
         found = trace.segment(tokens)
         assert (found["whisker"] & mask).sum() >= 0.9 * (found["whisker"] | mask).sum()
         assert torch.equal(found.labels == 1, found["whisker"])
@@ -141,6 +142,8 @@ class TestFit:
         """They begin as the words do, take part in the softmax, and have no map of their own."""
         (group,) = optimize_tokens(trace, {"whisker": mask}, against=["sky", "hot dog"], evaluations=3).groups
         assert group.rows == (BACKGROUND, BACKGROUND, BACKGROUND, "whisker")
+        (usual,) = optimize_tokens(trace, {"sky": mask}, evaluations=1).groups
+        assert Counter(usual.rows) == {BACKGROUND: len(AGAINST), "sky": 1}, "the start token's, and all but the class"
         target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
         objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"))
         starts = [optimize.start_of(trace, [word])[0] for word in ("sky", "hot dog", "whisker")]
@@ -166,7 +169,7 @@ class TestFit:
             return good(logits, targets) + 10.0 * (len(tried) > 8)
 
         monkeypatch.setattr(optimize, "loss_of", rising)
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=12, pull=0.0)
+        tokens = optimize_tokens(trace, {"whisker": mask}, against=(), evaluations=12, pull=0.0)
         monkeypatch.undo()
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
@@ -206,7 +209,7 @@ class TestFit:
         winner = planted.argmax(0)
         strong = planted.amax(0) > planted.amax(0).quantile(0.4)
         masks = {"sky": (winner == 0) & strong, "hot dog": (winner == 1) & strong}
-        tokens = optimize_tokens(trace, masks, evaluations=200, pull=0.0, distance=0.01)
+        tokens = optimize_tokens(trace, masks, against=(), evaluations=200, pull=0.0, distance=0.01)
         assert tokens.groups[0].rows == (BACKGROUND, "sky", "hot dog")
         labels = trace.segment(tokens).labels
         right = masks["sky"] + 2 * masks["hot dog"]

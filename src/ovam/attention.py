@@ -80,9 +80,7 @@ def _asks_gradients(query: Stored) -> bool:
     return not isinstance(query, Quantised) and query.requires_grad
 
 
-def _sums(
-    query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]
-) -> Tensor:
+def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
     """Add up the weights over heads and steps, or over those of the two that are not kept apart.
 
     `weigh` gives the weights of a piece as a product of two factors.

@@ -27,7 +27,12 @@ def optimize(
     label: Annotated[
         list[int] | None, typer.Option(help="Number of each word where masks are label maps; repeatable.")
     ] = None,
-    against: Annotated[str, typer.Option(help="Words for what else is in pictures: further background rows.")] = "",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Words for what else is in pictures, further background rows.", show_default="sky, grass, ..."
+        ),
+    ] = None,
     ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
     model: TraceModel = None,
     blocks: Blocks = None,
@@ -56,7 +61,7 @@ def optimize(
             traces=trace or (),
             labels=label or (),
             model=model,
-            against=words_of(against),
+            against=None if against is None else words_of(against),
             seed=seed,
             dtype=torch_type(dtype),
             device=device,

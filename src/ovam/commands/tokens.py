@@ -33,7 +33,7 @@ def optimize(
     traces: Sequence[str | Path] = (),
     labels: Sequence[int] = (),
     model: str | Path | None = None,
-    against: Sequence[str] = (),
+    against: Sequence[str] | None = None,
     ignore: int = IGNORE,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,

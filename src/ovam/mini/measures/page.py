@@ -99,7 +99,7 @@ def _headroom(found: Figures) -> tuple[str, ...]:
     return (
         _table(("mean of classes", *rulers), rows),
         _table(("IoU", *methods), classes),
-        f"Vectors fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
+        f"Tokens fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
         f"{Interval(*found['gain'])} IoU. The grid has {' x '.join(map(str, found['grid']))} places.\n",
     )
 

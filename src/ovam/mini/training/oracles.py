@@ -22,7 +22,7 @@ from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_t
 from ovam.mini.training.pool import Pool
 from ovam.models import model_hash
 
-ITERATIONS, BATCH, PEAK_RATE = 7000, 16, 2e-3
+ITERATIONS, BATCH, PEAK_RATE = 6000, 16, 2e-3
 AT_HALF_SIZE = 0.6  # of the iterations, the first ones: a quarter of the cost
 JUDGED = 24_000  # scenes of the split "judging"
 IMITATED = 6  # pictures of a batch
