@@ -5,25 +5,26 @@ for how it turns out. Written to the file that is named on the command line, or 
 """
 
 import sys
+from collections.abc import Iterator
 from itertools import count, islice
 
 import numpy as np
 from PIL import Image
 
 import ovam
-from ovam.mini.scenes import render, seed_of
+from ovam.mini.scenes import Scene, Split, render, seed_of
 from ovam.pictures import contact_sheet
 
 CLASS = "train"
 
 
-def scenes(split, things):
+def scenes(split: Split, things: int) -> Iterator[Scene]:
     """Scenes that show the class on a twentieth of the picture or more, among at most so many things."""
     every = (render(seed_of(split, i), split=split) for i in count(50_000 if split == "train" else 0))
     return (scene for scene in every if len(scene.objects) <= things and scene.mask(CLASS).mean() > 0.05)
 
 
-def row(scene, caption):
+def row(scene: Scene, caption: str) -> Image.Image:
     """The picture, its mask, the word's map and the token's score."""
     trace = ovam.encode(pipe, scene.image)
     word = trace.segment([CLASS]).scores[0]
