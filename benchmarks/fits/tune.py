@@ -17,7 +17,7 @@ from benchmarks.rivals.harness import Fitted
 from ovam.mini.measures.choices import DEVELOPMENT
 
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
-RATES = (10.0, 100.0, 1000.0, 10000.0)
+RATES = (1.0, 10.0, 100.0, 1000.0)
 ITERATIONS = (100, 300, 800)
 
 Counts = np.ndarray
