@@ -24,7 +24,7 @@ from ovam.trace import BlockChoice, Half, Space, Trace
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""
 EVALUATIONS = 40
-PULL = 3.0
+PULL = 10.0
 _BORDER = 0.6  # of the stretched map, at first
 _LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
 _BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
