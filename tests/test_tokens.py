@@ -236,8 +236,8 @@ class TestFit:
         tokens = optimize_tokens([first, second], masks, evaluations=15)
         assert tokens.classes == ("sky", "dog")
         assert len(set(tokens.groups[0].fit.annotations)) == 2
-        twice = optimize_tokens([first, first], [masks[0], masks[0]], evaluations=15)
-        once = optimize_tokens(first, masks[0], evaluations=15)
+        twice = optimize_tokens([first, first], [masks[0], masks[0]], evaluations=15, pull=2.0)
+        once = optimize_tokens(first, masks[0], evaluations=15, pull=1.0)  # half as strong beside two annotations
         assert torch.allclose(twice.groups[0].vectors, once.groups[0].vectors, atol=1e-4)
 
     def test_blocks_and_half_of_the_fit(self, mask):

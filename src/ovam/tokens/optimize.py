@@ -70,7 +70,8 @@ def optimize_tokens(
         steps: As in `Trace.maps`.
         evaluations: Most evaluations of the loss.
         pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
-            the calibration's two numbers are pulled ten times as hard.
+            the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
+            all tell something.
         distance: Where a class begins on the way from the background's start, 0, to its word, 1. Where attention is
             sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the word.
         licence: Under which the tokens may be used.
@@ -99,7 +100,7 @@ def optimize_tokens(
     rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
     objective = Objective(chosen, targets, classes, against=rivals, half=which, distance=distance)
-    best, losses, stopped = _descend(objective, evaluations, pull)
+    best, losses, stopped = _descend(objective, evaluations, pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
         model=chosen[0].source.model,
