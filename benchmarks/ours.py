@@ -56,11 +56,12 @@ class Subject:
         """Mean over (step, block, head), (token, height, width)."""
         return attention_maps(self.trace, vectors).token_maps
 
-    def fit(self, mask: Tensor) -> None:
-        """The objective of one class, ready for `iteration`."""
+    def fit(self, mask: Tensor, against: Sequence[str] = ()) -> None:
+        """The objective of one class, and of further rows of the background, ready for `iteration`."""
         classes = ("thing",)
         annotation = annotation_of({"thing": mask}, self.trace.size)
-        self.objective = Objective([self.trace], [target_on(self.trace, annotation, classes)], classes)
+        target = target_on(self.trace, annotation, classes)
+        self.objective = Objective([self.trace], [target], classes, against=against)
         self.steps = torch.zeros(self.objective.parameters, requires_grad=True)
 
     def iteration(self) -> None:

@@ -12,22 +12,26 @@ from benchmarks.measure import alternately, ratios
 from benchmarks.options import Options
 from benchmarks.queries import SHAPES, STEPS
 from benchmarks.worker import Setting, Worker
+from ovam.tokens.optimize import AGAINST
 
 SEED, READS = 0, 2
 STORED = ("float32", "float16")
+USUAL = "float32, usual rows"
+"""The background in as many rows as a fit has by default, where the others have one."""
 
 
 def run(options: Options) -> dict[str, Any]:
     """Measure this library with both storage types, and the peer where there is one."""
     steps = 3 if options.quick else STEPS
     settings = {name: Setting(None, name, steps, SEED) for name in STORED}
+    settings[USUAL] = settings["float32"]
     if options.peer is not None:
         settings["peer"] = Setting(str(options.peer), "float32", steps, SEED)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(setting)) for name, setting in settings.items()}
         contenders = {f"{name} floor": contender(workers[name], do="floor", reads=READS) for name in STORED}
         for name, worker in workers.items():
-            worker.ask(do="fit")
+            worker.ask(do="fit", **({"against": list(AGAINST)} if name == USUAL else {}))
             contenders[name] = contender(worker, do="iteration")
         seconds = alternately(contenders, options.pairs)
         stored = {name: worker.ask(do="size") for name, worker in workers.items()}
@@ -46,5 +50,6 @@ def run(options: Options) -> dict[str, Any]:
 def _pairs() -> dict[str, tuple[str, str]]:
     """What is divided by what."""
     pairs = {f"{name} over floor": (name, f"{name} floor") for name in STORED}
-    pairs |= {f"peer over {name}": ("peer", name) for name in STORED}
+    pairs[f"{USUAL} over floor"] = (USUAL, "float32 floor")
+    pairs |= {f"peer over {name}": ("peer", name) for name in (*STORED, USUAL)}
     return {**pairs, "peer over floor": ("peer", "float32 floor")}

@@ -121,15 +121,15 @@ def _floor(subject: Any, setting: Setting, reads: int = 1) -> float:
     return time.perf_counter() - begin
 
 
-def _fit(subject: Any, setting: Setting) -> None:
-    """Prepare iterations of a token's fit to a disc, a tenth of the image."""
+def _fit(subject: Any, setting: Setting, **options: Any) -> None:
+    """Prepare iterations of a token's fit to a disc, a tenth of the image; `options` are of this library's fit."""
     import torch
 
     from benchmarks.queries import SHAPES
 
     size = 8 * max(side for side, _ in SHAPES)
     rows = (torch.arange(size) - size / 2).square()
-    subject.fit(rows[:, None] + rows < size**2 / 30)
+    subject.fit(rows[:, None] + rows < size**2 / 30, **options)
 
 
 def _iteration(subject: Any, setting: Setting) -> float:

@@ -1,8 +1,10 @@
 """The examples run as they stand, but for the model, which is a tiny one of the same family."""
 
+import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import ovam
 import tiny
@@ -32,5 +34,13 @@ def test_an_example_draws_its_words(name, tmp_path, monkeypatch, capsys):
     assert "cat" in capsys.readouterr().out
 
 
+def test_one_annotation_is_drawn_beside_other_scenes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["one_annotation.py", str(tmp_path / "sheet.png")])
+    runpy.run_path(str(EXAMPLES / "one_annotation.py"), run_name="__main__")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > sheet.width > 500  # four rows of four pictures, each with its caption
+    assert "tokens for train" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(TINY)
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, "one_annotation"}

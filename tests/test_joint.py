@@ -85,7 +85,7 @@ class TestSoftmaxOverImageAndText:
     def test_is_cut_into_pieces(self, tensors, monkeypatch):
         query, key, image = tensors
         whole = weight_sums(query, key, scale=0.5, lengths=self.LENGTHS, image_key=image)
-        monkeypatch.setattr("ovam.attention._SCORES", 10)
+        monkeypatch.setattr("ovam.attention._FLOATS", 10)
         assert torch.allclose(weight_sums(query, key, scale=0.5, lengths=self.LENGTHS, image_key=image), whole)
 
     def test_is_refused_where_pixels_attend_to_text_alone(self, sd1):

@@ -269,19 +269,15 @@ def test_an_interval_is_over_classes_and_over_the_scenes_of_each():
     assert high - low == pytest.approx(2 * 1.96 * noisy[0].std() / 10, rel=0.2)
 
 
-def test_fitting_moves_the_word_s_own_vectors_and_no_other(annotated_and_word):
+def test_a_fit_is_scored_as_the_class_and_better_than_another_word(annotated_and_word):
     annotated, word = annotated_and_word
-    fitted = headroom.fit(word, [annotated] * 4)
-    positions = list(word.prompt.spans[-1].tokens)
-    others = [i for i in range(len(word.vectors)) if i not in positions]
-    assert torch.equal(fitted.vectors[others], word.vectors[others])
-    assert not torch.equal(fitted.vectors[positions], word.vectors[positions])
 
     def iou(embedding):
         maps, (truth,) = headroom._scores([annotated], embedding)
+        assert (maps.min(), maps.max()) == pytest.approx((0, 1))
         return ((maps[0] > 0.5) & truth).sum() / ((maps[0] > 0.5) | truth).sum()
 
-    assert iou(fitted) > iou(word) + 0.1
+    assert iou(headroom.fit("cat", [annotated] * 2)) > iou(word) + 0.1
 
 
 @pytest.fixture
@@ -369,7 +365,6 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "| b, after the autoencoder | 0.700 |",
         "| cat | 7 | 0.875 | 0.750 |",
         "are there | 0.625 | 0.375 |",
-        "| 0.9 to 0.99 | not found |",
     ):
         assert shown in text
     assert "| novel | 3 | 0.400" in text
@@ -555,7 +550,7 @@ def leaning_oracles(tmp_path, monkeypatch):
     for name in oracle.NAMES:
         made = oracle.build_oracle(name)
         last = [part for part in made.modules() if isinstance(part, torch.nn.Conv2d)][-1]
-        last.bias.data[LABELS["aeroplane"]] += 1000
+        last.bias.data.view(oracle.LABEL_COUNT, -1)[LABELS["aeroplane"]] += 1000  # oracle A has four rows a label
         save_file({key: value.half() for key, value in made.state_dict().items()}, folder / f"{name}.safetensors")
     monkeypatch.setattr(oracle, "oracle_folder", lambda: folder)
     oracle.load_oracles.cache_clear()
@@ -571,7 +566,6 @@ def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypa
     monkeypatch.setattr(report, "choose", lambda pipe, scenes: {"best": best, "settings": settings})
     monkeypatch.setattr(report, "_QUICK_COUNTS", {"simple": 2, "pairs": 1, "captions": 1})
     monkeypatch.setattr(report, "_QUICK_HEADROOM", {"classes": ("cat", "car"), "annotations": 1, "held_back": 1})
-    monkeypatch.setattr(headroom, "_STEPS", 1)
     monkeypatch.setattr(headroom, "_WITHOUT", 2)
     monkeypatch.setattr(imitation, "STEPS", 3)
     monkeypatch.setattr(oracles, "STRENGTHS", (0.4,))

@@ -119,13 +119,14 @@ def test_the_average_holds_running_statistics_as_well():
 
 
 def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
-    pool, pipe = Pool(tmp_path, 4), ovam.load("mini")
+    pool, judged, pipe = Pool(tmp_path, 4), Pool(tmp_path, 4, "judging"), ovam.load("mini")
+    assert np.array_equal(judged.images[2], render(seed_of("judging", 2), split="judging").image)
     for i in (0, 3):
         scene = render(seed_of("train", i), split="train")
         assert np.array_equal(pool.images[i], scene.image)
         assert np.array_equal(pool.labels[i], scene.labels)
         assert pool.captions[i][0] == scene.caption
-    stage.train_oracles(pool, pipe, tmp_path, tmp_path / "oracles", iterations=2, count=1)
+    stage.train_oracles(pool, judged, pipe, tmp_path, tmp_path / "oracles", iterations=2, count=1)
     written = {path.name for path in (tmp_path / "oracles").iterdir()}
     assert written == {"a.safetensors", "b.safetensors", "training.json"}
     (kept,) = tmp_path.glob("imitations-*.npy")
@@ -150,7 +151,7 @@ def test_an_imitation_strays_further_the_more_noise_it_went_through(monkeypatch)
 def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_CHECKPOINT_EVERY", 1)
     pool, checkpoint = Pool(tmp_path, 4), tmp_path / "b.checkpoint.safetensors"
-    train = functools.partial(stage._trained, "b", pool, pool.images, checkpoint)
+    train = functools.partial(stage._trained, "b", stage._Examples(pool, pool.images, pool.labels), checkpoint)
     train(1)
     before = load_tensors(checkpoint)
     assert int(before["iteration"]) == 1
@@ -161,6 +162,30 @@ def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypa
     name = "raw.network.decode_head.classifier.weight"
     assert int(after["iteration"]) == 2
     assert 0 < (after[name] - before[name]).abs().max() < 1e-3  # one step, warmed up again, from where it stood
+
+
+class _Pool:
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+
+def test_examples_keep_their_labels_when_they_are_mirrored():
+    """Pictures whose brightness tells the label: scenes, imitations, mirrored or not."""
+    labels = np.zeros((6, 16, 16), np.uint8)
+    labels[:, :, :5] = 3
+    labels[3:, 4:] += 1
+    images = np.repeat(20 * labels[..., None], 3, -1)
+    examples = stage._Examples(_Pool(images[:3], labels[:3]), images[3:], labels[3:])
+    pictures, truth = examples.batch(np.random.default_rng(0))
+    for picture, own in zip(pictures, truth, strict=True):
+        values = {int(label): picture[0, own == label].unique() for label in own.unique()}
+        assert all(len(of) == 1 for of in values.values()), "one brightness a label"
+    columns = {int((own[0] == 3).nonzero()[0, 0]) for own in truth if (own[0] == 3).any()}
+    assert columns == {0, 11}, "some mirrored, some not"
+    assert examples.weights.argmin() == 0
 
 
 @pytest.mark.user_error

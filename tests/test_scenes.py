@@ -14,11 +14,11 @@ from ovam.mini.scenes.animals import ANIMALS
 from ovam.mini.scenes.captions import caption
 from ovam.mini.scenes.company import FREQUENCIES, HOME, choose_company
 from ovam.mini.scenes.scene import LEAST_VISIBLE, draw
-from ovam.mini.scenes.splits import HEADS, HELD_OUT, SEEDS, looks, may_meet
+from ovam.mini.scenes.splits import HEADS, HELD_OUT, SEEDS, choose_look, looks, may_meet
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, COLOURS, DISTRACTORS, NONSENSE
 
 SPLITS = ("train", "validation", "test")
-EVERY = (*SPLITS, "domain b")
+EVERY = (*SPLITS, "domain b", "judging")
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +165,24 @@ def _square(image):
 def test_novel_looks_are_shown_outside_training_only(scenes):
     assert not any(thing.novel for scene in scenes["train"] for thing in scene.objects)
     assert all(thing.novel for scene in scenes["domain b"] for thing in scene.objects)
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "judging"):
         novel = [thing.novel for scene in scenes[split] for thing in scene.objects]
         assert 0.3 < np.mean(novel) < 0.7
         for scene in scenes[split]:
             for thing in scene.objects:
                 look = thing.look.partition("-")[2]
                 assert thing.novel == (look not in {str(each) for each in looks(thing.name, "train")})
+
+
+def test_those_who_judge_have_seen_every_look_and_pair_in_scenes_of_their_own():
+    shown = {split: set() for split in (*SPLITS, "judging")}
+    for name, split in itertools.product(CLASSES, shown):
+        rng = np.random.default_rng(0)
+        shown[split] |= {(name, choose_look(rng, name, split)[0]) for _ in range(200)}
+    assert shown["judging"] == shown["train"] | shown["validation"] | shown["test"]
+    assert all(may_meet(*pair, "judging") for pairs in HELD_OUT.values() for pair in pairs)
+    with pytest.raises(SplitError, match="a scene of 'train' was expected"):
+        render(seed_of("judging", 0), split="train")
 
 
 def test_captions_leave_out_as_much_as_people_do(scenes):
@@ -208,12 +219,14 @@ def test_a_scene_of_another_split_is_refused():
         SplitError, match=r"seed 200000007 belongs to split 'test', and a scene of 'train' was expected"
     ):
         render(SEEDS["test"][7], split="train")
-    with pytest.raises(SplitError, match="'training' is unknown: expected one of train, validation, test, domain b"):
+    with pytest.raises(
+        SplitError, match="'training' is unknown: expected one of train, validation, test, domain b, judging"
+    ):
         seed_of("training", 0)
     with pytest.raises(SplitError, match="expected a number from 0 to 99999999"):
         seed_of("train", 10**8)
     with pytest.raises(SplitError, match="belongs to no split"):
-        render(4 * 10**8, split="test")
+        render(5 * 10**8, split="test")
 
 
 def test_baselines_score_the_object_above_a_plain_ground():

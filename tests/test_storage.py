@@ -68,7 +68,7 @@ class TestEightBits:
     @pytest.mark.parametrize("scores", [2**19, 60])
     def test_weights_are_those_of_the_rounded_numbers(self, monkeypatch, keep_step, scores):
         """Also cut into pieces, of several steps and of a part of one: the scale goes with its step."""
-        monkeypatch.setattr("ovam.attention._SCORES", scores)
+        monkeypatch.setattr("ovam.attention._FLOATS", scores)
         query = make_trace(seed=4).blocks["fine"].query["cond"]
         query *= torch.tensor([1.0, 0.2, 3.0])[:, None, None]  # steps of different scales
         random = torch.Generator().manual_seed(0)

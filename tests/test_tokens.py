@@ -1,6 +1,7 @@
 """Token optimisation against the second opinion: maps, loss and gradient; what a fit finds, keeps and refuses."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ import tiny
 from ovam import errors
 from ovam.calibration import Calibration
 from ovam.maps import attention_maps
+from ovam.quantised import quantised
 from ovam.tokens import optimize
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens.loss import Target, loss_of
-from ovam.tokens.optimize import Objective, optimize_tokens
+from ovam.tokens.optimize import AGAINST, Objective, optimize_tokens
 from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from synthetic import WIDTH, make_trace
@@ -77,6 +79,19 @@ class TestObjective:
         key = torch.randn(2, rows, 5, generator=random, dtype=torch.double, requires_grad=True)
         assert torch.autograd.gradcheck(lambda key: share_sums(query, key, 0.7), key)
 
+    @pytest.mark.parametrize("narrow", [torch.Tensor.half, quantised], ids=["half", "eight bits"])
+    @pytest.mark.parametrize("copied", [1, 60, 200, 2**20])
+    def test_narrow_queries_are_read_in_pieces(self, narrow, copied, monkeypatch):
+        monkeypatch.setattr("ovam.tokens.shares._COPIED", copied)
+        random = torch.Generator().manual_seed(0)
+        query = narrow(torch.randn(2, 3, 7, 5, generator=random) * torch.tensor([1.0, 0.2, 3.0])[:, None, None])
+        key = torch.randn(2, 3, 5, generator=random, requires_grad=True)
+        slope = torch.randn(2, 7, generator=random)
+        found, expected = share_sums(query, key, 0.7), share_sums(query.float(), key, 0.7)
+        gradients = [torch.autograd.grad((sums * slope).sum(), key)[0] for sums in (found, expected)]
+        assert torch.allclose(found, expected, atol=1e-6)  # measured: 2.4e-7 of sums up to 6, from the order of adding
+        assert torch.allclose(*gradients, atol=2e-6)  # measured: 3.6e-7
+
     @pytest.mark.parametrize("classes", [1, 3])
     def test_the_loss_and_its_gradient(self, classes):
         random = torch.Generator().manual_seed(classes)
@@ -114,7 +129,7 @@ class TestObjective:
 
 class TestFit:
     def test_a_planted_token_is_recovered(self, trace, mask):
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=300, pull=0.0, distance=0.01)
+        tokens = optimize_tokens(trace, {"whisker": mask}, against=(), evaluations=300, pull=0.0, distance=0.01)
         found = trace.segment(tokens)
         assert (found["whisker"] & mask).sum() >= 0.9 * (found["whisker"] | mask).sum()
         assert torch.equal(found.labels == 1, found["whisker"])
@@ -122,6 +137,28 @@ class TestFit:
         assert record.loss == min(record.losses) < 0.5 * record.losses[0]
         assert record.blocks == tuple(trace.blocks)
         assert record.timesteps == ((900.0, 899.0, 898.0),)
+
+    def test_words_against_are_rows_of_the_background(self, trace, mask):
+        """They begin as the words do, take part in the softmax, and have no map of their own."""
+        (group,) = optimize_tokens(trace, {"whisker": mask}, against=["sky", "hot dog"], evaluations=3).groups
+        assert group.rows == (BACKGROUND, BACKGROUND, BACKGROUND, "whisker")
+        (usual,) = optimize_tokens(trace, {"sky": mask}, evaluations=1).groups
+        assert Counter(usual.rows) == {BACKGROUND: len(AGAINST), "sky": 1}, "the start token's, and all but the class"
+        target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"))
+        starts = [optimize.start_of(trace, [word])[0] for word in ("sky", "hot dog", "whisker")]
+        assert torch.allclose(objective.start, torch.stack([starts[0][0], *(rows[1] for rows in starts)]))
+        expected = reference_maps(trace, group.vectors.double().numpy())[-1]
+        found = trace.maps(TokenSet((group,), trace.text.space))
+        assert found.words == ("whisker",)
+        assert np.abs(found["whisker"].numpy() - expected).max() < 1e-6  # measured: 4e-8
+        (begun,) = objective.logits(torch.zeros(objective.parameters))
+        expected = reference.min_max(reference_maps(trace, objective.start.double().numpy())[-1])
+        fine, one = (
+            reference.resize(expected, tuple(target.weight.shape)),
+            objective.unpacked(begun.new_zeros(objective.parameters))[1],
+        )
+        assert np.abs(begun[0].numpy() - (one["whisker"].scale * fine + one["whisker"].offset)).max() < 1e-4
 
     def test_the_best_is_kept_and_not_the_last(self, trace, mask, monkeypatch):
         """From the ninth evaluation on the loss rises; what came before is returned, with what it says of itself."""
@@ -132,7 +169,7 @@ class TestFit:
             return good(logits, targets) + 10.0 * (len(tried) > 8)
 
         monkeypatch.setattr(optimize, "loss_of", rising)
-        tokens = optimize_tokens(trace, {"whisker": mask}, evaluations=12, pull=0.0)
+        tokens = optimize_tokens(trace, {"whisker": mask}, against=(), evaluations=12, pull=0.0)
         monkeypatch.undo()
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
@@ -172,7 +209,7 @@ class TestFit:
         winner = planted.argmax(0)
         strong = planted.amax(0) > planted.amax(0).quantile(0.4)
         masks = {"sky": (winner == 0) & strong, "hot dog": (winner == 1) & strong}
-        tokens = optimize_tokens(trace, masks, evaluations=200, pull=0.0, distance=0.01)
+        tokens = optimize_tokens(trace, masks, against=(), evaluations=200, pull=0.0, distance=0.01)
         assert tokens.groups[0].rows == (BACKGROUND, "sky", "hot dog")
         labels = trace.segment(tokens).labels
         right = masks["sky"] + 2 * masks["hot dog"]
@@ -199,8 +236,8 @@ class TestFit:
         tokens = optimize_tokens([first, second], masks, evaluations=15)
         assert tokens.classes == ("sky", "dog")
         assert len(set(tokens.groups[0].fit.annotations)) == 2
-        twice = optimize_tokens([first, first], [masks[0], masks[0]], evaluations=15)
-        once = optimize_tokens(first, masks[0], evaluations=15)
+        twice = optimize_tokens([first, first], [masks[0], masks[0]], evaluations=15, pull=2.0)
+        once = optimize_tokens(first, masks[0], evaluations=15, pull=1.0)  # half as strong beside two annotations
         assert torch.allclose(twice.groups[0].vectors, once.groups[0].vectors, atol=1e-4)
 
     def test_blocks_and_half_of_the_fit(self, mask):
@@ -242,6 +279,14 @@ class TestRefusals:
     def test_options(self, trace, mask, option):
         told = f"{next(iter(option))}={next(iter(option.values()))}"
         assert_refuses(errors.OptionError, [told], lambda: optimize_tokens(trace, {"sky": mask}, **option))
+
+    def test_a_class_that_is_background_as_well(self, trace, mask):
+        assert_refuses(
+            errors.OptionError,
+            ["'sky'", "against"],
+            lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", "sky"]),
+        )
+        assert_refuses(errors.EmptyWordsError, [], lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", " "]))
 
     def test_a_class_that_no_annotation_shows(self, trace):
         labels = np.zeros(trace.size, dtype=np.uint8)

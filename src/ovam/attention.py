@@ -11,12 +11,11 @@ from ovam.errors import SpaceMismatchError
 from ovam.quantised import Quantised, Stored
 from ovam.shapes import Key
 
-_SCORES = 2**19  # handled at a time: 2 MB, which stay in a core's second-level cache
-_SCORES_ELSEWHERE = 2**25  # other devices want few large pieces
+_FLOATS = 3 * 2**19  # handled at a time, queries and scores: 6 MB, which stay in a cache
+_FLOATS_ELSEWHERE = 2**25  # other devices want few large pieces
 
-Rows = Float[Tensor, "row head_dim"]
-HeadKey = Float[Tensor, "token head_dim"]
-Powers = Float[Tensor, "token row"]
+Rows = Float[Tensor, "head row head_dim"]
+Powers = Float[Tensor, "head token row"]
 
 
 def weight_sums(
@@ -66,44 +65,35 @@ def weight_sums(
     if image_key is not None:
         return _joint_sums(query, scaled, image_key, scale, keep, lengths)
     if torch.is_grad_enabled() and (key.requires_grad or _asks_gradients(query)):
-        return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
+        return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
     relative = _relative(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
     members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
-    scratch = torch.empty(relative.shape[1] * _rows_at_once(relative.shape[1], key.device), device=key.device)
-    sums = _sums(query, relative, keep, lambda head_key, rows: _exponentials(head_key, rows, owner, members, scratch))
+    scratch = torch.empty(relative[..., 0].numel() * _rows_at_once(relative), device=key.device)
+    sums = _sums(query, relative, keep, lambda rows: _exponentials(relative, rows, owner, members, scratch))
     if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
-    return _sums(query, scaled, keep, lambda head_key, rows: _softmax(head_key, rows, lengths))
+    return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
 
 
 def _asks_gradients(query: Stored) -> bool:
     return not isinstance(query, Quantised) and query.requires_grad
 
 
-def _sums(
-    query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[HeadKey, Rows], tuple[Powers, Tensor]]
-) -> Tensor:
+def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
     """Add up the weights over heads and steps, or over those of the two that are not kept apart.
 
-    `weigh` gives the weights as a product of two factors, which is taken while adding up: one pass less.
+    `weigh` gives the weights of a piece as a product of two factors.
     """
     heads, steps, pixels, _ = query.shape
-    keep_head, keep_step = keep
-    sums = torch.zeros(heads if keep_head else 1, steps if keep_step else 1, key.shape[1], pixels, device=query.device)
-    for head in range(heads):
-        for span, part in _pieces(query.shape, key.shape[1], query.device):
-            count = len(range(steps)[span])
-            powers, factor = weigh(key[head], query[head, span, part].float().flatten(0, 1))
-            target = sums[head if keep_head else 0, :, :, part]  # (step or 1, token, pixel)
-            if count == 1:
-                target[span if keep_step else slice(1)].addcmul_(powers[None], factor[None])
-                continue
-            weights = powers.mul_(factor).unflatten(1, (count, -1))  # (token, step, pixel)
-            if keep_step:
-                target[span] += weights.transpose(0, 1)
-            else:
-                target[0] += weights.sum(1)
+    sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
+    added = [axis for axis, kept in enumerate(keep) if not kept]
+    for span, part in pieces(steps, pixels, _rows_at_once(key)):
+        count = len(range(steps)[span])
+        powers, factor = weigh(query[:, span, part].float().flatten(1, 2))
+        weights = powers.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
+        target = sums[:, span if keep[1] else slice(1), :, part]
+        target += weights.sum(added, keepdim=True) if added else weights
     return sums
 
 
@@ -113,7 +103,7 @@ def _joint_sums(
     """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
-    at_once = _rows_at_once(image_key.shape[2], query.device)
+    at_once = _rows_at_once(image_key[:1, 0])
     for head, step in itertools.product(range(heads), range(steps)):
         rivals = image_key[head, step].float() * scale
         for first in range(0, pixels, at_once):
@@ -126,10 +116,8 @@ def _joint_sums(
     return sums
 
 
-def _pieces(shape: Sequence[int], tokens: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Cut (head, step, pixel, head_dim) into pieces whose scores fit the cache: some whole steps, or a part of one."""
-    _, steps, pixels, _ = shape
-    rows = _rows_at_once(tokens, device)
+def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Cut steps and pixels into pieces of at most so many rows a head: some whole steps, or a part of one."""
     at_once = max(1, rows // pixels)
     part = -(-pixels // -(-pixels // rows))  # equal parts, rounded up
     for step in range(0, steps, at_once):
@@ -137,8 +125,10 @@ def _pieces(shape: Sequence[int], tokens: int, device: torch.device) -> Iterator
             yield slice(step, step + at_once), slice(pixel, pixel + part)
 
 
-def _rows_at_once(tokens: int, device: torch.device) -> int:
-    return max(1, (_SCORES if device.type == "cpu" else _SCORES_ELSEWHERE) // tokens)
+def _rows_at_once(key: Stored) -> int:
+    """Rows of each head that fit, with their scores against all keys."""
+    heads, tokens, head_dim = key.shape
+    return max(1, (_FLOATS if key.device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * (tokens + head_dim)))
 
 
 def _relative(key: Key, lengths: Sequence[int]) -> Key:
@@ -150,15 +140,17 @@ def _relative(key: Key, lengths: Sequence[int]) -> Key:
     return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
 
 
-def _exponentials(key: HeadKey, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
+def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
     """Exponentials of relative scores, and one over their sum in each prompt: two to three times as fast as a softmax.
 
-    `scratch` is used again for every piece: fresh memory would cost a tenth more.
+    All heads at once: a product with few keys is slow by itself. `scratch` is used again for every piece: fresh
+    memory would cost a tenth more.
     """
-    powers = torch.mm(key, rows.T, out=scratch[: len(key) * len(rows)].view(len(key), -1)).exp_()
+    shape = (*key.shape[:2], rows.shape[1])
+    powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
     if len(members) == 1:
-        return powers, powers.sum(0, keepdim=True).reciprocal_()
-    return powers, (members @ powers).reciprocal_().index_select(0, owner)
+        return powers, powers.sum(1, keepdim=True).reciprocal_()
+    return powers, (members @ powers).reciprocal_().index_select(1, owner)
 
 
 def _complete(totals: Tensor, count: int) -> bool:
@@ -170,7 +162,7 @@ def _complete(totals: Tensor, count: int) -> bool:
     return bool(((totals - count).abs() < 0.5).all())
 
 
-def _softmax(key: HeadKey, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
+def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
     """The ordinary softmax of each prompt, for any scores and for gradients."""
-    parts = (key @ rows.T).split(list(lengths), dim=0)
-    return torch.cat([torch.softmax(part, 0) for part in parts]), rows.new_ones(1, 1)
+    parts = (key @ rows.mT).split(list(lengths), dim=1)
+    return torch.cat([torch.softmax(part, 1) for part in parts], dim=1), rows.new_ones(1, 1, 1)

@@ -34,10 +34,11 @@ def block_spec(name: str, module: Any, *, default: bool = True) -> BlockSpec:
     return BlockSpec(name, module.heads, module.to_q.out_features // module.heads, module.scale, default)
 
 
-def check_key_scale(pipe: Any, arguments: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
+def check_key_scale(pipe: Any, arguments: Mapping[str, Any], denoiser: nn.Module) -> None:
     """`check_lora_scale` of a call of the denoiser and the layers that make its keys."""
     scale = (arguments.get("cross_attention_kwargs") or {}).get("scale")
-    check_lora_scale(pipe, scale, "denoiser", [module.to_k for module in modules.values()])
+    if scale is not None:  # the modules are looked for then alone: every call comes by here
+        check_lora_scale(pipe, scale, "denoiser", [module.to_k for module in cross_attention(denoiser).values()])
 
 
 def watch_queries(modules: Mapping[str, Any], names: Sequence[str], report: Report) -> list[RemovableHandle]:

@@ -49,7 +49,7 @@ class UNetBackbone(Backbone):
         return text_request(arguments, result)
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
-        check_key_scale(self.pipe, arguments, unet_modules(self.denoiser))
+        check_key_scale(self.pipe, arguments, self.denoiser)
         return halved(self.pipe, arguments["sample"], arguments["timestep"], request)
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:

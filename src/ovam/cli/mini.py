@@ -17,7 +17,7 @@ mini_app = typer.Typer(
 @mini_app.command()
 def scenes(
     output_dir: Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")],
-    split: Annotated[str, typer.Option(help='train, validation, test or "domain b".')] = "test",
+    split: Annotated[str, typer.Option(help='train, validation, test, "domain b" or judging.')] = "test",
     n: Annotated[int, typer.Option("--n", min=1, help="Number of scenes.")] = 50,
     start: Annotated[int, typer.Option(min=0, help="Number of the first scene.")] = 0,
     size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,

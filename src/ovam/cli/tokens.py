@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ovam.cli.arguments import blocks_of, given, steps_of, torch_type
+from ovam.cli.arguments import blocks_of, given, steps_of, torch_type, words_of
 from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, TraceModel, Weights
 from ovam.cli.terminal import running, show
 
@@ -26,6 +26,12 @@ def optimize(
     trace: Annotated[list[Path] | None, typer.Option(help="Trace of each further mask; repeatable.")] = None,
     label: Annotated[
         list[int] | None, typer.Option(help="Number of each word where masks are label maps; repeatable.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Words for what else is in pictures, further background rows.", show_default="sky, grass, ..."
+        ),
     ] = None,
     ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
     model: TraceModel = None,
@@ -55,6 +61,7 @@ def optimize(
             traces=trace or (),
             labels=label or (),
             model=model,
+            against=None if against is None else words_of(against),
             seed=seed,
             dtype=torch_type(dtype),
             device=device,

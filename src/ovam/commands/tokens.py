@@ -33,6 +33,7 @@ def optimize(
     traces: Sequence[str | Path] = (),
     labels: Sequence[int] = (),
     model: str | Path | None = None,
+    against: Sequence[str] | None = None,
     ignore: int = IGNORE,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
@@ -57,6 +58,7 @@ def optimize(
         traces: Trace files.
         labels: Where masks are label maps, the number of each word in them.
         model: For images mini by default; for traces as in `maps`.
+        against: As in `ovam.optimize_tokens`.
         ignore: Number of pixels that count for nothing.
         blocks: As in `ovam.optimize_tokens`.
         steps: As in `ovam.optimize_tokens`.
@@ -87,6 +89,7 @@ def optimize(
     tokens = optimize_tokens(
         [opened[path] for path in named],
         marks,
+        against=against,
         blocks=blocks,
         steps=steps,
         evaluations=evaluations,

@@ -37,27 +37,30 @@ class _Stage(nn.Module):
 
 
 class ConvolutionalOracle(nn.Module):
-    """Oracle A: an encoder and a decoder of convolutions with added skips (after Ronneberger et al., MICCAI 2015)."""
+    """Oracle A: an encoder and a decoder of convolutions with added skips (after Ronneberger et al., MICCAI 2015).
 
-    def __init__(self, widths: tuple[int, ...] = (32, 56, 96, 144)) -> None:
+    It looks at half the picture's size, and writes out the four pixels of each place.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 112, 160)) -> None:
         super().__init__()
-        self.stem = _Stage(3, widths[0])
-        self.down = nn.ModuleList(_Stage(a, b) for a, b in itertools.pairwise(widths))
+        self.stem = _Stage(12, widths[0])
+        self.down = nn.ModuleList(nn.Sequential(_Stage(a, b), _Stage(b, b)) for a, b in itertools.pairwise(widths))
         upward = list(reversed(list(itertools.pairwise(widths))))
         self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in upward)  # before the larger size, where it is cheap
         self.up = nn.ModuleList(_Stage(a, a) for a, _ in upward)
-        self.head = nn.Conv2d(widths[0], LABEL_COUNT, 1)
+        self.head = nn.Conv2d(widths[0], 4 * LABEL_COUNT, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores (picture, label, height, width) of pictures in [-1, 1]."""
-        kept = [self.stem(pictures)]
+        kept = [self.stem(F.pixel_unshuffle(pictures, 2))]
         for stage in self.down:
             kept.append(stage(F.avg_pool2d(kept[-1], 2)))
         x = kept.pop()
         for narrow, stage in zip(self.narrow, self.up, strict=True):
             skip = kept.pop()
             x = stage(skip + F.interpolate(narrow(x), size=skip.shape[-2:]))
-        return self.head(x)
+        return F.pixel_shuffle(self.head(x), 2)
 
 
 class TransformerOracle(nn.Module):

@@ -1,6 +1,7 @@
 """Token optimisation: vectors of classes and of one background, fitted to annotations of one or several images."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from ovam.calibration import Calibration, logits, stretched
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
+from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
@@ -19,10 +21,14 @@ from ovam.tokens.shares import class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace import BlockChoice, Half, Space, Trace
 
+AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
+"""What else most pictures show; rows of the background begin as these unless other words are given."""
 EVALUATIONS = 40
-PULL = 0.3
+PULL = 10.0
+_BORDER = 0.6  # of the stretched map, at first
 _LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
 _BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
+_STIFF = 10.0  # weight of the calibrations' steps in the pull: one annotation tells little of other images' borders
 _FINER = 2  # cells of the loss along one of the finest grid
 _FLAT = 1e-6  # a change of the loss that ends the fit
 
@@ -34,6 +40,7 @@ def optimize_tokens(
     traces: Trace | Sequence[Trace],
     annotations: Annotations | Sequence[Annotations],
     *,
+    against: str | Sequence[str] | None = None,
     ignore: int = IGNORE,
     half: Half | None = None,
     blocks: BlockChoice = None,
@@ -46,20 +53,25 @@ def optimize_tokens(
     """Fit one vector for each class and one for the background, so that the classes' maps become their masks.
 
     All classes are fitted jointly, with one background that they share; what no mask covers is background. Start is
-    each class name's own last token, and the start token. The loss is taken on calibrated maps and fits the
-    calibration's two numbers as well, so that 0.5, or the greatest, is the border without tuning. Quasi-Newton steps
+    each class name's own last token, and the start token. The loss is taken on calibrated maps, so that 0.5, or the
+    greatest, is the border without tuning; it fits the calibration's two numbers as well. Quasi-Newton steps
     (L-BFGS) read the queries twice each; no copy of them is made, and the model's weights get no gradients.
 
     Args:
         traces: Of one image or of several, generated or encoded, of one text encoder.
         annotations: For each trace a mask for each class, as in {"cat": mask}; see `annotation_of` for what a mask
             may be. Masks have the image's size. A class that an image's annotation leaves out is absent from it.
+        against: Words for what else pictures show, such as ["sky", "grass"]: further rows of the background, which
+            begin as these. `AGAINST` without the classes when None; an empty list leaves one row, whose fit is faster
+            and, on mini, worse.
         ignore: Number in the masks of pixels that count for nothing.
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
         evaluations: Most evaluations of the loss.
-        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors.
+        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
+            the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
+            all tell something.
         distance: Where a class begins on the way from the background's start, 0, to its word, 1. Where attention is
             sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the word.
         licence: Under which the tokens may be used.
@@ -70,7 +82,7 @@ def optimize_tokens(
 
     Raises:
         AnnotationError: masks are missing or can't be used; see `annotation_of`.
-        OptionError: an option has a value it can't take.
+        OptionError: an option has a value it can't take, or a class is in `against`.
         SpaceMismatchError: the traces are of different text encoders.
         MissingBlockError, MissingStepError: a trace lacks a block or step that was asked for or that others have.
         NotFiniteError: the loss is not finite at the very start.
@@ -85,9 +97,10 @@ def optimize_tokens(
     space = _check_alike(chosen, which)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
     _check_shown(classes, marks)
+    rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
-    objective = Objective(chosen, targets, classes, half=which, distance=distance)
-    best, losses, stopped = _descend(objective, evaluations, pull)
+    objective = Objective(chosen, targets, classes, against=rivals, half=which, distance=distance)
+    best, losses, stopped = _descend(objective, evaluations, pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
         model=chosen[0].source.model,
@@ -100,7 +113,8 @@ def optimize_tokens(
         annotations=tuple(mark.digest(trace) for trace, mark in zip(chosen, marks, strict=True)),
         versions={package: version(package) for package in ("ovam", "torch")},
     )
-    return TokenSet((TokenGroup((BACKGROUND, *classes), vectors, calibrations, fit, licence),), space)
+    rows = (*[BACKGROUND] * (1 + len(rivals)), *classes)
+    return TokenSet((TokenGroup(rows, vectors, calibrations, fit, licence),), space)
 
 
 class Objective:
@@ -112,11 +126,12 @@ class Objective:
         targets: Sequence[Target],
         classes: Sequence[str],
         *,
+        against: Sequence[str] = (),
         half: Half = "cond",
         distance: float = 1.0,
     ) -> None:
         self.traces, self.targets, self.classes, self.half = traces, targets, classes, half
-        words, spread = start_of(traces[0], classes)
+        words, spread = start_of(traces[0], [*against, *classes])
         self.start, self.unit = words[:1] + distance * (words - words[:1]), distance * spread
 
     @property
@@ -127,9 +142,7 @@ class Objective:
         """Vectors (row, width), and the calibrations' scales and offsets (class,)."""
         rows, steepness, borders = steps.split([self.start.numel(), len(self.classes), len(self.classes)])
         scales = _LEAST_SCALE * (1 + F.softplus(_BEGIN + steepness))
-        offsets = (
-            -scales * borders.sigmoid()
-        )  # a border within the map's range, at first in its middle as words have it
+        offsets = -scales * (math.log(_BORDER / (1 - _BORDER)) + borders).sigmoid()  # a border in the map's range
         return self.start + self.unit * rows.view_as(self.start), scales, offsets
 
     def unpacked(self, steps: Tensor) -> tuple[Embedding, dict[str, Calibration]]:
@@ -143,14 +156,16 @@ class Objective:
         vectors, scales, offsets = self.split(steps)
         found = []
         for trace, target in zip(self.traces, self.targets, strict=True):
-            maps = stretched(class_maps(trace, vectors, self.half))
+            maps = stretched(class_maps(trace, vectors, self.half)[-len(self.classes) :])
             size = (target.weight.shape[0], target.weight.shape[1])
             finer = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
             found.append(logits(finer, scales[:, None, None], offsets[:, None, None]))
         return found
 
     def loss(self, steps: Tensor, pull: float) -> Float[Tensor, ""]:
-        return loss_of(self.logits(steps), self.targets) + pull * steps[: self.start.numel()].square().mean()
+        rows, calibrations = steps[: self.start.numel()], steps[self.start.numel() :]
+        kept = rows.square().mean() + _STIFF * calibrations.square().mean()
+        return loss_of(self.logits(steps), self.targets) + pull * kept
 
     @torch.no_grad()
     def culprit(self, steps: Tensor) -> str:
@@ -213,13 +228,13 @@ def _descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tenso
 
 
 @torch.no_grad()
-def start_of(trace: Trace, classes: Sequence[str]) -> tuple[Embedding, float]:
-    """Where a fit begins: the background's row, then each class name's last token; and the spread of such vectors.
+def start_of(trace: Trace, words: Sequence[str]) -> tuple[Embedding, float]:
+    """Where a fit begins: the background's row, then the last token of each word; and the spread of such vectors.
 
     The background begins as the start token, which has no meaning of its own, or where a tokenizer has none, as the
     end token.
     """
-    prompts = [trace.text.embed(name, as_phrase=True) for name in classes]
+    prompts = [trace.text.embed(name, as_phrase=True) for name in words]
     first = prompts[0]
     tokens, vectors = first.prompt.tokens, first.taken_rows()
     background = vectors[0] if tokens[0] == "<start>" else vectors[-1]
@@ -273,6 +288,16 @@ def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
                 "traces of a fit; choose those that all have, with blocks=[...]"
             )
     return first.text.space
+
+
+def _rivals(against: str | Sequence[str] | None, classes: Sequence[str]) -> tuple[str, ...]:
+    if against is None:
+        return tuple(word for word in AGAINST if word not in classes)
+    rivals = listed([against] if isinstance(against, str) else against) if against else ()
+    for name in classes:
+        if name in rivals:
+            raise OptionError(f"class {name!r} is in `against` as well: expected words for what is not annotated there")
+    return tuple(dict.fromkeys(rivals))
 
 
 def _check_shown(classes: Sequence[str], marks: Sequence[Annotation]) -> None:

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ovam.aggregate import resize
+from ovam.attention import pieces
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored, floats
 from ovam.shapes import Embedding, Key
 from ovam.trace import Half, TokenEmbedding, Trace
+
+_COPIED = 2**20  # floats at a time: 4 MB, which stay in a cache
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 
@@ -72,39 +75,34 @@ class _ShareSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, difference: Tensor, query: Stored) -> Tensor:
         heads, steps, pixels, _ = query.shape
-        shares = difference.new_empty(heads, difference.shape[1], steps * pixels)
-        for head, rows in _by_head(query, difference.dtype):
-            shares[head] = _against_zero(_products(rows, difference[head]))
+        shares = difference.new_empty(heads, difference.shape[1], steps, pixels)
+        for span, part, rows in _by_piece(query, difference.dtype):
+            piece = shares[:, :, span, part]
+            piece.copy_(_against_zero(difference @ rows.mT).view_as(piece))
         ctx.query = query  # no output of this function, and not always a tensor
         ctx.save_for_backward(shares)
-        return shares.unflatten(-1, (steps, pixels)).sum((0, 2))
+        return shares.sum((0, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        query, (shares,) = ctx.query, ctx.saved_tensors
-        grad = grads[0][:, None].expand(-1, query.shape[1], -1).flatten(1)  # (class, step * pixel)
-        found = shares.new_empty(query.shape[0], shares.shape[1], query.shape[-1])
-        for head, rows in _by_head(query, shares.dtype):
-            share = shares[head]
-            found[head] = _products(rows.T, share * (grad - (share * grad).sum(0)))
+        query, (shares,), grad = ctx.query, ctx.saved_tensors, grads[0][:, None]  # (class, 1, pixel)
+        found = shares.new_zeros(query.shape[0], shares.shape[1], query.shape[-1])
+        for span, part, rows in _by_piece(query, shares.dtype):
+            share, slope = shares[:, :, span, part], grad[..., part]
+            found += (share * (slope - (share * slope).sum(1, keepdim=True))).flatten(2) @ rows
         return found, None
 
 
-def _by_head(query: Stored, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """Rows (step * pixel, head_dim) of each head: a view, or one head's copy at a time where they are stored narrow."""
-    for head in range(query.shape[0]):
-        yield head, floats(query[head]).flatten(0, 1).to(dtype)
-
-
-def _products(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Each vector with every row; one alone as matrix times vector, the fastest way through the rows."""
-    if len(vectors) == 1:
-        return torch.mv(rows, vectors[0])[None]
-    return vectors @ rows.T
+def _by_piece(query: Stored, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Steps, pixels and their rows (head, step * pixel, head_dim): a view, or small copies where narrow."""
+    heads, steps, pixels, head_dim = query.shape
+    at_once = steps * pixels if query.dtype == dtype else max(1, _COPIED // (heads * head_dim))
+    for span, part in pieces(steps, pixels, at_once):
+        yield span, part, floats(query[:, span, part]).to(dtype).flatten(1, 2)
 
 
 def _against_zero(scores: Tensor) -> Tensor:
     """Softmax over the classes and one score of 0."""
-    if len(scores) == 1:
+    if scores.shape[1] == 1:
         return scores.sigmoid()
-    return torch.cat([scores, torch.zeros_like(scores[:1])]).softmax(0)[:-1]
+    return torch.cat([scores, torch.zeros_like(scores[:, :1])], 1).softmax(1)[:, :-1]

@@ -1,18 +1,13 @@
-"""Is there anything to gain? Token vectors fitted on a few annotations, against the plain word.
-
-A small fitting script, no more: it shows that better vectors than the word's own exist.
-"""
+"""Is there anything to gain? Tokens fitted on many annotations, against the plain word."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
-from torch import Tensor
-from torch.nn import functional as F
 
+from ovam.calibration import stretched
 from ovam.encode import TIMESTEPS, encode
 from ovam.evaluate import (
     average_precision,
@@ -22,13 +17,12 @@ from ovam.evaluate import (
     paired_bootstrap,
     pooled_iou,
 )
-from ovam.maps import attention_maps
 from ovam.mini.baselines import border_colours
 from ovam.mini.measures.asking import Asking
 from ovam.mini.scenes import CLASSES, Scene, render, seed_of
+from ovam.tokens.optimize import optimize_tokens
 from ovam.trace import TokenEmbedding, Trace
 
-_STEPS, _RATE, _AT_ONCE = 60, 0.02, 4
 _THRESHOLDS = np.linspace(0.05, 0.95, 37)
 _EDGE = 2  # pixels on either side of an outline, left out of the inner IoU
 _WITHOUT = 20  # scenes on which classes that they lack are asked
@@ -112,7 +106,7 @@ def measure_headroom(
             [_annotated(trace, scene, name) for trace, scene in pairs if not scene.mask(name).any()],
         )
         word, other = asking.embedding(name), asking.embedding(_OTHER[name])
-        methods = {"word": word, "fitted": fit(word, parts[0]), "another word": other}
+        methods = {"word": word, "fitted": fit(name, parts[0]), "another word": other}
         scored[name] = {method: Scored(*_three(parts, embedding)) for method, embedding in methods.items()}
         scored[name]["colours"] = Scored(*_three(parts, None))
     grid = max(block.grid for block in first_traces[0].blocks.values())
@@ -197,40 +191,10 @@ def _annotated(trace: Trace, scene: Scene, name: str) -> Annotated:
     return Annotated(trace, scene.image, scene.mask(name))
 
 
-def _positions(embedding: TokenEmbedding) -> list[int]:
-    """Positions of the quoted name, the last unit of the template."""
-    return list(embedding.prompt.spans[-1].tokens)
-
-
-def stretched(maps: Tensor) -> Tensor:
-    """A map brought to [0, 1] by its own extremes, differentiable."""
-    return (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-8)
-
-
-def score(trace: Trace, embedding: TokenEmbedding, vectors: Tensor, size: int) -> Tensor:
-    """Stretched map of the template's word with these vectors, (size, size), differentiable in them."""
-    maps = attention_maps(trace, vectors).token_maps[_positions(embedding)].sum(0)
-    return stretched(F.interpolate(maps[None, None], (size, size), mode="bilinear", align_corners=False)[0, 0])
-
-
-def fit(word: TokenEmbedding, annotated: Sequence[Annotated], *, seed: int = 0) -> TokenEmbedding:
-    """The template in which the word's own vectors are fitted: Adam on stretched maps, cross entropy and overlap."""
-    positions, random = _positions(word), np.random.default_rng(seed)
-    free = word.vectors[positions].clone().requires_grad_()
-    optimiser = torch.optim.Adam([free], lr=_RATE * float(word.vectors.std()))
-    for _ in range(_STEPS):
-        optimiser.zero_grad()
-        for i in random.choice(len(annotated), min(_AT_ONCE, len(annotated)), replace=False):
-            truth = torch.from_numpy(annotated[i].mask).float()
-            found = score(annotated[i].trace, word, _with(word, free), len(truth))
-            overlap = 1 - 2 * (found * truth).sum() / (found.sum() + truth.sum())
-            (F.binary_cross_entropy(found.clamp(1e-4, 1 - 1e-4), truth) + overlap).backward()
-        optimiser.step()
-    return TokenEmbedding(_with(word, free.detach()), word.prompt, word.space)
-
-
-def _with(word: TokenEmbedding, vectors: Tensor) -> Tensor:
-    return word.vectors.index_copy(0, torch.tensor(_positions(word)), vectors)
+def fit(name: str, annotated: Sequence[Annotated]) -> TokenEmbedding:
+    """A class's token and its background, fitted to all annotations at once; the class is the last word."""
+    tokens = optimize_tokens([each.trace for each in annotated], [{name: each.mask} for each in annotated])
+    return tokens.groups[0].prompt(tokens.space)
 
 
 def _three(
@@ -240,13 +204,13 @@ def _three(
     return seen, unseen, elsewhere[0]
 
 
-@torch.no_grad()
 def _scores(scenes: Sequence[Annotated], embedding: TokenEmbedding | None) -> tuple[np.ndarray, np.ndarray]:
     """Maps and truths of scenes, (scene, height, width) each; without an embedding the border's colours are scored."""
-    maps = [
-        border_colours(scene.image)
-        if embedding is None
-        else score(scene.trace, embedding, embedding.vectors, len(scene.mask)).numpy()
-        for scene in scenes
-    ]
+    maps = [border_colours(scene.image) if embedding is None else _score(scene, embedding) for scene in scenes]
     return np.stack(maps), np.stack([scene.mask for scene in scenes])
+
+
+def _score(scene: Annotated, embedding: TokenEmbedding) -> np.ndarray:
+    """Stretched map of the last word, at the image's size."""
+    maps = scene.trace.maps(embedding).resized()
+    return stretched(maps[len(maps) - 1]).numpy()

@@ -7,7 +7,6 @@ from typing import Any
 
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import bars
-from ovam.mini.measures.samples import REPORTED_START
 from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
@@ -100,7 +99,7 @@ def _headroom(found: Figures) -> tuple[str, ...]:
     return (
         _table(("mean of classes", *rulers), rows),
         _table(("IoU", *methods), classes),
-        f"Vectors fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
+        f"Tokens fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
         f"{Interval(*found['gain'])} IoU. The grid has {' x '.join(map(str, found['grid']))} places.\n",
     )
 
@@ -125,9 +124,7 @@ def _joint(found: Figures) -> tuple[str, ...]:
 
 def _masses(found: Figures) -> tuple[str, ...]:
     kinds = ("start", "words", "end", "padding")
-    reported = [f"{REPORTED_START[0]:g} to {REPORTED_START[1]:g}", *["not found"] * 3]
-    rows = [("mini", *(found[kind] for kind in kinds)), ("Stable Diffusion 1.4, a user's report", *reported)]
-    return (_table(("model", *kinds), rows),)
+    return (_table(("model", *kinds), [("mini", *(found[kind] for kind in kinds))]),)
 
 
 def _table(header: Iterable[str], rows: Any) -> str:
@@ -183,6 +180,6 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
     "joint": (("ways", "joint_words", "joint_grounds"), _joint),
     "masses": (("masses",), _masses),
-    "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median of 3).\n",)),
+    "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median).\n",)),
 }
 """What the template shows of each section, and how."""

@@ -38,7 +38,7 @@ from ovam.models import load, mini_dit_folder, mini_folder, model_hash
 from ovam.recorders import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
-_QUICK_COUNTS = {"simple": 10, "pairs": 2, "captions": 2}
+_QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
 _CHOSEN_BEFORE = ("words", "joint", "headroom")
@@ -136,15 +136,15 @@ def _measures(
 ) -> dict[str, Callable[[], Any]]:
     """What measures each section, in an order in which each finds among the figures those that it rests on."""
     few, sections = 6 if quick else 200, figures["sections"]
-    training = 100 if quick else figures["training"]["scenes"]
+    training = 40 if quick else figures["training"]["scenes"]
 
     def sheet() -> int:
-        contact_sheet(pipe, SHEET_PROMPTS[: 8 if quick else None]).save(folder / "sheet.png")
+        contact_sheet(pipe, SHEET_PROMPTS[: 4 if quick else None]).save(folder / "sheet.png")
         return len(SHEET_PROMPTS)
 
     return {
         "sheet": sheet,
-        "speed": lambda: seconds_per_image(pipe),
+        "speed": lambda: seconds_per_image(pipe, repeats=1 if quick else 3),
         "masses": lambda: measure_masses(pipe),
         "gates": lambda: gates(scenes=few),
         "choices": lambda: choose(pipe, scenes=few if quick else 60),

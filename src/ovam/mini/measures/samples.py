@@ -29,11 +29,6 @@ SHEET_PROMPTS = tuple(
 )
 """Forty prompts: each class twice, on asked grounds, likely and unlikely ones."""
 
-REPORTED_START = (0.9, 0.99)
-"""Stable Diffusion 1.4: share of the start token, mean over positions, of most heads and blocks that a user looked at
-(discuss.huggingface.co/t/40995). No paper, not checked here; of words, end and padding no figure was found. That the
-start token takes a high share says Chefer et al., SIGGRAPH 2023 (arXiv:2301.13826), section 4, without a figure."""
-
 
 def measure_masses(pipe: Any) -> dict[str, float]:
     """Share of attention on start, words, end and padding, mean over eight prompts, of any model of cross attention."""

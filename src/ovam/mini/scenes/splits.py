@@ -1,4 +1,4 @@
-"""What belongs to training, to validation and to test: seeds, looks of the classes, pairs of classes."""
+"""What belongs to training, to validation, to test and to those who judge: seeds, looks and pairs of classes."""
 
 from typing import Literal, get_args
 
@@ -11,15 +11,24 @@ from ovam.mini.scenes.domain_b import FLUENT
 WORLD = 1
 """Version of the world: another number where a seed gives another picture, other labels or another caption."""
 
-Split = Literal["train", "validation", "test", "domain b"]
+Split = Literal["train", "validation", "test", "domain b", "judging"]
 SEEDS: dict[Split, range] = {
     "train": range(10**8),
     "validation": range(10**8, 2 * 10**8),
     "test": range(2 * 10**8, 3 * 10**8),
     "domain b": range(3 * 10**8, 4 * 10**8),
+    "judging": range(4 * 10**8, 5 * 10**8),
 }
+"""Seeds of each split. The oracles, who judge as a person would, learn from "judging": scenes of its own, with the
+looks and pairs of all splits but domain B. Nothing that is judged may see it."""
 
-DRAWN: dict[Split, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3, 4), "domain b": ()}
+DRAWN: dict[Split, tuple[int, ...]] = {
+    "train": (0, 1),
+    "validation": (2,),
+    "test": (3, 4),
+    "domain b": (),
+    "judging": (),
+}
 """Styles of the drawn looks of every class."""
 
 EMOJI: dict[str, dict[Split, tuple[str, ...]]] = {
@@ -86,7 +95,7 @@ def split_of(seed: int) -> Split:
     for split, seeds in SEEDS.items():
         if seed in seeds:
             return split
-    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {4 * 10**8 - 1}")
+    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {5 * 10**8 - 1}")
 
 
 def check_split(seed: int, split: Split) -> None:
@@ -103,20 +112,27 @@ def check_split(seed: int, split: Split) -> None:
 
 
 def looks(name: str, split: Split) -> tuple[Look, ...]:
-    """The looks of a class that belong to one split alone; the dining table of domain B has those of test."""
+    """The looks of a class that belong to one split alone; the dining table of domain B has those of test.
+
+    Judging has none of its own, and shows those of validation and test beside training's.
+    """
     if split == "domain b":
         return FLUENT.get(name, DRAWN["test"])
+    if split == "judging":
+        return (*looks(name, "validation"), *looks(name, "test"))
     return (*DRAWN[split], *EMOJI.get(name, {}).get(split, ()))
 
 
 def choose_look(rng: np.random.Generator, name: str, split: Split) -> tuple[Look, bool]:
-    """A look of a class, and whether training never shows it: half of validation and test, all of domain B."""
+    """A look of a class, and whether training never shows it: one half outside training, all of domain B."""
     novel = split == "domain b" or (split != "train" and bool(rng.random() < 0.5))
     choices = looks(name, split if novel else "train")
     return choices[int(rng.integers(len(choices)))], novel
 
 
 def may_meet(first: str, second: str, split: Split) -> bool:
-    """Whether two classes may stand in one scene of a split."""
+    """Whether two classes may stand in one scene of a split; where scenes are judged by, any may."""
+    if split == "judging":
+        return True
     pair = frozenset((first, second))
     return all(pair not in pairs or split == owner for owner, pairs in HELD_OUT.items())

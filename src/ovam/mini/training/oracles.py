@@ -1,4 +1,4 @@
-"""Stage 5: the oracles, on rendered scenes and on imitations of generated pictures.
+"""Stage 5: the oracles, on scenes for those who judge and on imitations of generated pictures.
 
 Imitations are training scenes sent through the autoencoder, or re-noised and denoised by mini: they look generated
 and their labels are known, up to what the denoiser changes.
@@ -16,13 +16,16 @@ from torch.nn import functional as F
 
 from ovam.errors import OptionError
 from ovam.mini.imitation import imitate
-from ovam.mini.oracle import NAMES, as_input, build_oracle
+from ovam.mini.oracle import LABEL_COUNT, NAMES, as_input, build_oracle
+from ovam.mini.scenes import CLASSES
 from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from ovam.mini.training.pool import Pool
 from ovam.models import model_hash
 
-ITERATIONS, BATCH, PEAK_RATE = 3000, 16, 2e-3
-AT_HALF_SIZE = 0.6  # of the iterations, the first ones: a quarter of the cost, and small things are seen more often
+ITERATIONS, BATCH, PEAK_RATE = 6000, 16, 2e-3
+AT_HALF_SIZE = 0.6  # of the iterations, the first ones: a quarter of the cost
+JUDGED = 24_000  # scenes of the split "judging"
+IMITATED = 6  # pictures of a batch
 RENOISED = 1500  # pictures; twice as many only go through the autoencoder
 _STRENGTHS = (0.2, 0.6)  # shares of the noise schedule
 _ENCODE_BATCH = 8
@@ -30,14 +33,22 @@ _CHECKPOINT_EVERY, _WARM_AGAIN = 100, 50
 
 
 def train_oracles(
-    pool: Pool, pipe: Any, work: Path, folder: Path, *, iterations: int = ITERATIONS, count: int = RENOISED
+    pool: Pool,
+    judged: Pool,
+    pipe: Any,
+    work: Path,
+    folder: Path,
+    *,
+    iterations: int = ITERATIONS,
+    count: int = RENOISED,
 ) -> None:
     """Train both oracles and write them, in float16, to `folder`; each is skipped when it lies there.
 
     A run that is broken off goes on from its last checkpoint.
 
     Args:
-        pool: Training scenes with their labels.
+        pool: Scenes of the split "train", which mini can imitate.
+        judged: Scenes of the split "judging", which show every look that may have to be judged.
         pipe: The trained mini, which imitates.
         work: Keeps imitations and checkpoints, by the model that imitates.
         folder: Gets `a.safetensors`, `b.safetensors` and `training.json`.
@@ -53,16 +64,18 @@ def train_oracles(
         "iterations": iterations,
         "batch": BATCH,
         "at_half_size": AT_HALF_SIZE,
+        "imitated": IMITATED,
         "renoised": count,
         "round_trips": 2 * count,
-        "pool": len(pool),
+        "scenes": len(judged),
     }
     _check_made_alike(folder / "training.json", about)
     imitations = _kept(work / f"imitations-{about['model']}-{count}.npy", lambda: _imitate(pool, pipe, count))
+    examples = _Examples(judged, imitations, pool.labels)
     for name in NAMES:
         if not (folder / f"{name}.safetensors").exists():
             checkpoint = work / f"oracle-{name}-{about['model']}-{count}-{iterations}.checkpoint.safetensors"
-            oracle = _trained(name, pool, imitations, checkpoint, iterations)
+            oracle = _trained(name, examples, checkpoint, iterations)
             save_tensors({key: value.half() for key, value in oracle.items()}, folder / f"{name}.safetensors")
 
 
@@ -100,23 +113,23 @@ def _imitate(pool: Pool, pipe: Any, count: int) -> np.ndarray:
     return np.concatenate(pictures)[: 3 * count]
 
 
-def _trained(name: str, pool: Pool, imitations: np.ndarray, checkpoint: Path, iterations: int) -> dict[str, Tensor]:
+def _trained(name: str, examples: "_Examples", checkpoint: Path, iterations: int) -> dict[str, Tensor]:
     """Averaged weights of an oracle after `iterations`, from wherever its checkpoint stands."""
     torch.manual_seed(NAMES.index(name))
     oracle = build_oracle(name).to(DEVICE)
-    average, start = Average(oracle, 0.995), 0
+    average, start = Average(oracle, 0.998), 0
     if checkpoint.exists():
         start = _resume(oracle, average, checkpoint)
     random = np.random.default_rng((NAMES.index(name), start))  # a run that is taken up again sees other pictures
     optimiser = torch.optim.AdamW(oracle.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
     log = Log(checkpoint.with_suffix(".log.jsonl"))
     for iteration in range(start + 1, iterations + 1):
-        pictures, labels = _batch(pool, imitations, random)
+        pictures, labels = examples.batch(random)
         if iteration <= AT_HALF_SIZE * iterations:
             pictures, labels = F.avg_pool2d(pictures, 2), labels[:, ::2, ::2]
         with half_precision():
             scores = oracle(pictures.to(DEVICE))
-        loss = F.cross_entropy(scores.float(), labels.to(DEVICE))
+        loss = F.cross_entropy(scores.float(), labels.to(DEVICE), examples.weights.to(DEVICE))
         warmth = min(1.0, (iteration - start) / _WARM_AGAIN)  # the optimiser's moments are not kept
         optimiser.param_groups[0]["lr"] = warmth * warm_cosine(iteration, iterations, PEAK_RATE)
         optimiser.zero_grad(set_to_none=True)
@@ -124,13 +137,19 @@ def _trained(name: str, pool: Pool, imitations: np.ndarray, checkpoint: Path, it
         nn.utils.clip_grad_norm_(oracle.parameters(), 1.0)
         optimiser.step()
         average.update(iteration)
-        log.add(iteration, loss.item(), right=(scores.argmax(1) == labels.to(DEVICE)).float().mean().item())
+        log.add(iteration, loss.item(), things=_right(scores.argmax(1), labels.to(DEVICE)))
         if iteration % _CHECKPOINT_EVERY == 0:
             kept = {f"raw.{key}": value for key, value in oracle.state_dict().items()}
             kept |= {f"ema.{key}": value for key, value in average.values.items()}
             save_tensors(kept | {"iteration": torch.tensor(iteration)}, checkpoint)
     average.copy_to_model()
     return oracle.state_dict()
+
+
+def _right(seen: Tensor, labels: Tensor) -> float:
+    """Share of the pixels of things that are seen as what they are."""
+    things = (labels > 0) & (labels <= len(CLASSES))
+    return float((seen == labels)[things].float().mean())
 
 
 def _resume(oracle: nn.Module, average: Average, checkpoint: Path) -> int:
@@ -140,15 +159,25 @@ def _resume(oracle: nn.Module, average: Average, checkpoint: Path) -> int:
     return int(tensors["iteration"])
 
 
-def _batch(pool: Pool, imitations: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Half scenes, half imitations, mirrored and re-coloured by chance: pictures in [-1, 1], and their labels."""
-    plain = random.integers(len(pool), size=BATCH // 2)
-    imitated = random.integers(len(imitations), size=BATCH // 2)
-    images = np.concatenate([pool.images[plain], imitations[imitated]])
-    labels = np.concatenate([pool.labels[plain], pool.labels[imitated % len(pool)]])
-    if random.random() < 0.5:
-        images, labels = images[:, :, ::-1], labels[:, :, ::-1]
-    pictures = as_input(images)
-    gain = torch.from_numpy(random.uniform(0.8, 1.2, (BATCH, 3, 1, 1)).astype(np.float32))
-    shift = torch.from_numpy(random.uniform(-0.1, 0.1, (BATCH, 1, 1, 1)).astype(np.float32))
-    return pictures * gain + shift, torch.from_numpy(labels.astype(np.int64))
+class _Examples:
+    """Scenes to judge and imitations, with their labels."""
+
+    def __init__(self, judged: Pool, imitations: np.ndarray, imitated_labels: np.ndarray) -> None:
+        self._judged, self._imitations, self._imitated_labels = judged, imitations, imitated_labels
+        counts = np.bincount(judged.labels[:1000].ravel(), minlength=LABEL_COUNT)
+        weights = (1 + counts) ** -0.5  # most pixels are ground, of which most is learned at once
+        self.weights = torch.from_numpy(weights / weights.mean()).float()
+
+    def batch(self, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Scenes and imitations, mirrored and re-coloured by chance: pictures in [-1, 1], and their labels."""
+        plain = random.integers(len(self._judged), size=BATCH - IMITATED)
+        imitated = random.integers(len(self._imitations), size=IMITATED)
+        images = np.concatenate([self._judged.images[plain], self._imitations[imitated]])
+        labels = np.concatenate(
+            [self._judged.labels[plain], self._imitated_labels[imitated % len(self._imitated_labels)]]
+        )
+        mirrored = random.random(BATCH) < 0.5
+        images[mirrored], labels[mirrored] = images[mirrored, :, ::-1], labels[mirrored, :, ::-1]
+        gain = torch.from_numpy(random.uniform(0.8, 1.2, (BATCH, 3, 1, 1)).astype(np.float32))
+        shift = torch.from_numpy(random.uniform(-0.1, 0.1, (BATCH, 1, 1, 1)).astype(np.float32))
+        return as_input(images) * gain + shift, torch.from_numpy(labels.astype(np.int64))

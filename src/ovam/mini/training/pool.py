@@ -1,15 +1,17 @@
-"""Training scenes, rendered once: pictures and labels as arrays on disk, a few captions each."""
+"""Scenes to learn from, rendered once: pictures and labels as arrays on disk, a few captions each."""
 
 import json
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from ovam.mini.scenes import render, seed_of
+from ovam.mini.scenes import Split, render, seed_of
 from ovam.mini.scenes.captions import caption
 
 SIZE = 128
@@ -17,8 +19,8 @@ CAPTIONS_A_SCENE = 6
 _NAMED_DISTRACTORS = 2
 
 
-def _scene(index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    scene = render(seed_of("train", index), split="train", size=SIZE)
+def _scene(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    scene = render(seed_of(split, index), split=split, size=SIZE)
     rng = np.random.default_rng((scene.seed, 1))
     seen = (rng, scene.objects, scene.ground, scene.backdrop)
     captions = [scene.caption, *(caption(*seen) for _ in range(CAPTIONS_A_SCENE - 1))]
@@ -29,7 +31,9 @@ def _scene(index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
 
 
 class Pool:
-    """`count` training scenes at 128 pixels, kept in `folder`; made on first use.
+    """`count` scenes of a split at 128 pixels, kept in `folder`; made on first use.
+
+    The denoiser and all before it learn from "train", the oracles from "judging" as well.
 
     Attributes:
         images: (scene, height, width, 3) uint8.
@@ -38,11 +42,12 @@ class Pool:
         tower_captions: The same with things that belong to no class, for the text tower.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._files = {name: folder / f"{name}-{count}.npy" for name in ("images", "labels")}
-        texts = folder / f"captions-{count}.json"
+    def __init__(self, folder: Path, count: int, split: Literal["train", "judging"] = "train") -> None:
+        prefix = "" if split == "train" else f"{split}-"
+        self._files = {name: folder / f"{prefix}{name}-{count}.npy" for name in ("images", "labels")}
+        texts = folder / f"{prefix}captions-{count}.json"
         if not texts.exists():
-            self._render(texts, count)
+            self._render(texts, split, count)
         self.images = np.load(self._files["images"], mmap_mode="r")
         self.labels = np.load(self._files["labels"], mmap_mode="r")
         self.captions: list[list[str]]
@@ -57,7 +62,7 @@ class Pool:
         chosen = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
         return chosen if size == SIZE else torch.nn.functional.avg_pool2d(chosen, SIZE // size)
 
-    def _render(self, texts: Path, count: int) -> None:
+    def _render(self, texts: Path, split: Split, count: int) -> None:
         """Captions are written last, so that an interrupted rendering is started over, never half used."""
         shapes = {"images": (count, SIZE, SIZE, 3), "labels": (count, SIZE, SIZE)}
         arrays = {
@@ -66,7 +71,7 @@ class Pool:
         }
         captions, tower_captions = [], []
         with get_context("spawn").Pool() as workers:
-            scenes = workers.imap(_scene, range(count), chunksize=64)
+            scenes = workers.imap(partial(_scene, split), range(count), chunksize=64)
             for i, (image, labels, plain, with_distractors) in enumerate(track(scenes, "scenes", count)):
                 arrays["images"][i], arrays["labels"][i] = image, labels
                 captions.append(plain)

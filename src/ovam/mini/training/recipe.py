@@ -17,7 +17,7 @@ from ovam.mini.training import dit, unet
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
 from ovam.mini.training.denoiser import DenoiserTraining, Objective, Phase, averaged, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
-from ovam.mini.training.oracles import train_oracles
+from ovam.mini.training.oracles import JUDGED, train_oracles
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of, train_text_encoder
 from ovam.mini.training.tokenizer import train_tokenizer
@@ -118,7 +118,7 @@ def _check(work: Path, identity: dict[str, int]) -> None:
 
 
 def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
-    """Train the oracles on the scenes of `work`, with the pictures of a trained model.
+    """Train the oracles on the scenes in `work`, with the pictures of a trained model.
 
     Raises:
         OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
@@ -127,7 +127,7 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
     if not (work / "identity.json").exists():
         _check(work, {"world": WORLD, "seed": 0})
     _check(work, _identity(work) | {"world": WORLD})
-    train_oracles(Pool(work, SCENES), load(model), work, folder)
+    train_oracles(Pool(work, SCENES), Pool(work, JUDGED, "judging"), load(model), work, folder)
 
 
 def _identity(work: Path) -> dict[str, int]:

@@ -1,0 +1,121 @@
+"""Measure how far tokens of one annotation carry, and write docs/tokens-measured.md; `tune` chooses for the rivals."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import ovam
+from benchmarks.fits import page
+from benchmarks.fits.methods import Method, registry, variant
+from benchmarks.fits.plan import DRAWS, SCENES, Plan
+from benchmarks.fits.store import Store
+from benchmarks.fits.table import table
+from benchmarks.fits.traces import Traces
+from benchmarks.fits.tune import tune
+from benchmarks.measure import stamp
+from ovam.mini.scenes import CLASSES
+
+REPORT = Path("docs/results/mini/report.json")
+CHOSEN = Path(__file__).with_name("chosen.json")
+FOLDERS = ("--work-dir", "--chosen", "--output-dir")
+QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
+
+
+def main(given: list[str] | None = None) -> None:
+    """Run the command."""
+    words = sys.argv[1:] if given is None else given
+    arguments = _parser().parse_args(words)
+    report = json.loads(REPORT.read_text())
+    traces = Traces(ovam.load("mini"), arguments.work_dir, report["sections"]["choices"]["best"])
+    if traces.model != report["model"]:
+        raise SystemExit(
+            f"{REPORT} is of model {report['model']}, mini is {traces.model}: blocks and time steps were chosen for "
+            "another model; make the report again with `ovam mini report`"
+        )
+    command = command_of(words)
+    if arguments.what == "tune":
+        arguments.chosen.write_text(json.dumps({**tune(traces), "stamp": stamp(command)}, indent=1) + "\n")
+        print(f"wrote {arguments.chosen}")
+        return
+    chosen = json.loads(arguments.chosen.read_text()) if arguments.chosen.exists() else {}
+    if chosen.get("model", traces.model) != traces.model:
+        raise SystemExit(f"{arguments.chosen} is of another model: choose again with `python -m benchmarks.fits tune`")
+    _measure(arguments, traces, chosen, {**stamp(command), "model": traces.model}, report)
+
+
+def _measure(
+    arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any], report: dict[str, Any]
+) -> None:
+    for name in QUICK if arguments.quick else ():
+        setattr(arguments, name, QUICK[name])
+    methods = _methods(arguments, chosen)
+    plan = Plan(arguments.split, methods, arguments.classes, arguments.draws, arguments.scenes)
+    outcomes = plan.run(traces, Store(arguments.work_dir, plan.basis(traces)))
+    found = {
+        "stamp": {**made, "quick": arguments.quick},
+        "split": plan.split,
+        "scenes": plan.count,
+        "draws": plan.draws,
+        "encoded": traces.encoded,
+        "settings": {method.name: dict(method.settings) for method in methods},
+        "headroom": report["sections"]["headroom"]["gain"][0],
+        **table(outcomes),
+    }
+    output = arguments.output_dir or Path("out/quick-fits" if arguments.quick else "docs")
+    results = output / "results" / "tokens"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{plan.split}.json").write_text(json.dumps(found, indent=1) + "\n")
+    every = {
+        split: json.loads(file.read_text()) for split in page.SPLITS if (file := results / f"{split}.json").exists()
+    }
+    (output / "tokens-measured.md").write_text(page.write(every))
+    print(f"wrote {output / 'tokens-measured.md'}")
+
+
+def _methods(arguments: argparse.Namespace, chosen: dict[str, Any]) -> list[Method]:
+    known = registry(chosen)
+    names = list(known) if arguments.methods is None else arguments.methods
+    lacking = [name for name in names if name not in known]
+    if lacking:
+        raise SystemExit(
+            f"method {lacking[0]!r}: expected one of {', '.join(map(repr, known))}; those that need something chosen "
+            "come with `python -m benchmarks.fits tune`"
+        )
+    return [known[name] for name in names] + [variant(json.loads(each)) for each in arguments.variant]
+
+
+def command_of(words: list[str]) -> str:
+    """The command as anyone could type it, without this machine's folders."""
+    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in FOLDERS:
+        folders.add_argument(option)
+    return shlex.join(["python", "-m", "benchmarks.fits", *folders.parse_known_args(words)[1]])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fits", description=__doc__, allow_abbrev=False)
+    parser.add_argument("what", nargs="?", choices=("measure", "tune"), default="measure")
+    parser.add_argument("--split", choices=page.SPLITS, default="validation", help="test: for the final table only")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="rows of the table (default: all)")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="JSON", help="a further row, as in '{\"pull\": 3}'"
+    )
+    parser.add_argument("--classes", nargs="+", choices=CLASSES, default=list(CLASSES), metavar="CLASS")
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"annotations of each class (default: {DRAWS})")
+    parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes of the split (default: {SCENES})")
+    parser.add_argument("--quick", action="store_true", help="one class, to see that it runs; not for publication")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/fits"), help="keeps traces and outcomes")
+    parser.add_argument("--chosen", type=Path, default=CHOSEN, help="what `tune` writes and the rivals read")
+    parser.add_argument("--output-dir", type=Path, help="folder of the page (default: docs)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What the rivals need chosen: on validation scenes, the ten development classes and one draw of annotations."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from benchmarks.fits.methods import TUNED, WORD
+from benchmarks.fits.outcome import Task
+from benchmarks.fits.plan import SCENES, Plan
+from benchmarks.fits.scenes import mask_of
+from benchmarks.fits.traces import Traces
+from benchmarks.rivals import authors, words
+from benchmarks.rivals.harness import Fitted
+from ovam.mini.measures.choices import DEVELOPMENT
+
+THRESHOLDS = np.linspace(0.05, 0.95, 37)
+RATES = (1.0, 10.0, 100.0, 1000.0)
+ITERATIONS = (100, 300, 800)
+
+Counts = np.ndarray
+"""Pixels in both and in either at each threshold: (threshold, 2)."""
+
+
+def tune(
+    traces: Traces,
+    *,
+    classes: Sequence[str] = DEVELOPMENT,
+    count: int = SCENES,
+    rates: Sequence[float] = RATES,
+    iterations: Sequence[int] = ITERATIONS,
+) -> dict[str, Any]:
+    """The word's threshold, and the settings of the authors' protocol without its defects, with all that was tried.
+
+    Args:
+        traces: Of the model that is measured.
+        classes: On which it is chosen.
+        count: Number of validation scenes.
+        rates: Of gradient descent.
+        iterations: One descent goes as far as the greatest; what it is at the others is what shorter ones give.
+    """
+    plan = Plan("validation", (), classes, draws=1, count=count)
+    every = [plan.task_of(name, plan.annotated[name][:1]) for name in classes]
+    tasks = [task for task in every if task.scored]
+    word = words.Settings(threshold=0.5)
+    of_word = [_counts(words.fitted(task.name, word), task, traces) for task in track(tasks, "word")]
+    threshold, reached = best_threshold(of_word)
+    tried = [each for rate in rates for each in _tried(rate, iterations, tasks, traces)]
+    best = max(tried, key=lambda each: each["mIoU"])
+    chosen = {key: best[key] for key in ("rate", "iterations", "threshold")}
+    return {
+        WORD: {"threshold": threshold},
+        TUNED: asdict(_settings(**chosen)),
+        "model": traces.model,
+        "classes": list(classes),
+        "scenes": count,
+        "word, mIoU": reached,
+        "tried": tried,
+    }
+
+
+def _settings(rate: float, iterations: int, threshold: float) -> authors.Settings:
+    """The protocol with every defect turned off."""
+    return authors.Settings(
+        rate=rate,
+        iterations=iterations,
+        every=authors.SCRIPT.every,
+        keep="best",
+        scale="mean",
+        loss="shares",
+        queries="cond",
+        threshold=threshold,
+    )
+
+
+def _tried(rate: float, iterations: Sequence[int], tasks: Sequence[Task], traces: Traces) -> list[dict[str, Any]]:
+    settings = _settings(rate, max(iterations), 0.5)
+    found: dict[int, list[Counts]] = {number: [] for number in iterations}
+    for task in track(tasks, f"authors at a rate of {rate:g}"):
+        kept: dict[int, Any] = {}
+
+        def watch(iteration: int, seconds: float, vectors: Any, kept: dict[int, Any] = kept) -> None:
+            if iteration in iterations:
+                kept[iteration] = vectors
+
+        shown, masks = traces(task.annotated[0]), mask_of(task.annotated[0], task.name)
+        authors.fit([shown], [masks], task.name, settings, watch)
+        for number, vectors in kept.items():
+            found[number].append(_counts(authors.fitted(vectors, settings), task, traces))
+    rows = ((number, *best_threshold(counts)) for number, counts in found.items())
+    return [
+        {"rate": rate, "iterations": number, "threshold": threshold, "mIoU": reached}
+        for number, threshold, reached in rows
+    ]
+
+
+def _counts(fitted: Fitted, task: Task, traces: Traces) -> Counts:
+    """Summed over a class's scored scenes."""
+    return np.sum([counts_at(fitted(traces(scene)), mask_of(scene, task.name)) for scene in task.scored], axis=0)
+
+
+def counts_at(scores: np.ndarray, truth: np.ndarray, thresholds: Iterable[float] = THRESHOLDS) -> Counts:
+    masks = ((scores > threshold) for threshold in thresholds)
+    return np.array([((mask & truth).sum(), (mask | truth).sum()) for mask in masks])
+
+
+def best_threshold(of_classes: Sequence[Counts]) -> tuple[float, float]:
+    """The threshold, one for all classes, with the greatest mean of their pooled IoU, and that mean."""
+    reached = np.mean([counts[:, 0] / counts[:, 1] for counts in of_classes], axis=0)
+    best = int(np.argmax(reached))
+    return float(THRESHOLDS[best]), float(reached[best])
