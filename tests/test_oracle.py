@@ -164,12 +164,11 @@ def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypa
     assert 0 < (after[name] - before[name]).abs().max() < 1e-3  # one step, warmed up again, from where it stood
 
 
-class _Pool:
-    def __init__(self, images, labels):
-        self.images, self.labels = images, labels
+class _Pool(Pool):
+    """A pool that is handed its pictures; as many captions, for its length."""
 
-    def __len__(self):
-        return len(self.images)
+    def __init__(self, images, labels):
+        self.images, self.labels, self.captions = images, labels, [[]] * len(images)
 
 
 def test_examples_keep_their_labels_when_they_are_mirrored():
