@@ -13,7 +13,7 @@ CODE = (
     *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares"),
 )
 RIVALS = ("authors", "harness", "slime", "words")
-HARNESS = ("ours", "outcome", "scenes")
+HARNESS = ("methods", "ours", "outcome", "scenes", "traces", "trials")
 
 
 def digest(value: Any) -> str:

@@ -3,14 +3,15 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
-from benchmarks.fits import ours
+from benchmarks.fits import ours, trials
+from benchmarks.fits.traces import PLAIN, View
 from benchmarks.rivals import authors, slime, words
 from benchmarks.rivals.harness import Fitted, Mask
-from ovam.tokens.optimize import optimize_tokens
+from ovam.tokens.optimize import PULL, optimize_tokens
 from ovam.trace import Trace
 
 WORD, DEFAULT, TUNED, PUBLISHED, SCRIPT, SLIME, TWENTY, OWN = (
@@ -38,6 +39,7 @@ class Method:
         settings: Everything that was chosen for it.
         taken: Annotations of a fit: one of the draws, the first twenty at once, or the mask that is scored.
         drawn: Whether other draws give another result.
+        views: How each annotated scene is looked at, once or several times.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Method:
     settings: Mapping[str, Any]
     taken: Taken = "one"
     drawn: bool = True
+    views: Sequence[View] = (PLAIN,)
 
 
 def registry(chosen: Mapping[str, Any]) -> dict[str, Method]:
@@ -70,11 +73,35 @@ def registry(chosen: Mapping[str, Any]) -> dict[str, Method]:
 
 
 def variant(options: Mapping[str, Any]) -> Method:
-    """`optimize_tokens` with these keyword arguments, and its defaults beside them."""
+    """The default fit, but for these options.
+
+    Args:
+        options: Keyword arguments of `optimize_tokens`; or of a `trials.Trial`; and how each annotated scene is looked
+            at: `noises`, the number of its noises, `mirrored`, its mirror image as well, and `timesteps`. Several views
+            are of one annotation, which tells no more than one: the pull stays that of one.
+    """
+    text = ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
+    views = _views(options)
+    own = {name: value for name, value in options.items() if name not in _OF_VIEWS}
+    if len(views) > 1:
+        own["pull"] = len(views) * own.get("pull", PULL)
     known = inspect.signature(optimize_tokens).parameters.values()
     settings = {each.name: each.default for each in known if each.default is not each.empty} | dict(options)
-    text = ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
-    return Method(text or DEFAULT, partial(ours.fit, dict(options)), settings)
+    tried = {each.name for each in fields(trials.Trial)} - {"pull"}
+    fit = partial(trials.fit, trials.Trial(**own)) if tried & own.keys() else partial(ours.fit, own)
+    return Method(text or DEFAULT, fit, settings, views=views)
+
+
+_OF_VIEWS = ("noises", "mirrored", "timesteps")
+
+
+def _views(options: Mapping[str, Any]) -> list[View]:
+    timesteps = options.get("timesteps")
+    return [
+        View(noise, mirrored, timesteps and tuple(timesteps))
+        for mirrored in ((False, True) if options.get("mirrored") else (False,))
+        for noise in range(options.get("noises", 1))
+    ]
 
 
 def _rival(name: str, rival: Any, settings: Any, *, drawn: bool = True) -> Method:

@@ -101,7 +101,8 @@ def _on_own_masks(method: Method, task: Task, traces: Traces) -> Outcome:
 
 
 def _timed_fit(method: Method, scenes: Sequence[Scene], name: str, traces: Traces) -> tuple[Fitted, float]:
-    shown, masks = [traces(scene) for scene in scenes], [mask_of(scene, name) for scene in scenes]
+    seen = [(scene, view) for scene in scenes for view in method.views]
+    shown, masks = [traces(*each) for each in seen], [view.of(mask_of(scene, name)) for scene, view in seen]
     begin = time.perf_counter()
     fitted = method.fit(shown, masks, name)
     return fitted, time.perf_counter() - begin

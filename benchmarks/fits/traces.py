@@ -1,13 +1,40 @@
 """Traces of scenes, encoded once and kept in a folder under names that tell what they are of."""
 
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.fits.digest import digest
 from ovam.encode import encode
 from ovam.mini.scenes import WORLD, Scene
 from ovam.models import model_hash
 from ovam.trace import Trace
+
+_APART = 10**9  # between the seeds of a scene's noises
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a scene.
+
+    Attributes:
+        noise: Number of the noise that is put on it; 0 is the scene's own.
+        mirrored: Left and right exchanged.
+        timesteps: At which the denoiser looks, those chosen for the model when None.
+    """
+
+    noise: int = 0
+    mirrored: bool = False
+    timesteps: tuple[int, ...] | None = None
+
+    def of(self, picture: np.ndarray) -> np.ndarray:
+        """A picture, or a mask, as it is seen: (height, width) or more axes."""
+        return np.ascontiguousarray(picture[:, ::-1]) if self.mirrored else picture
+
+
+PLAIN = View()
 
 
 class Traces:
@@ -23,17 +50,19 @@ class Traces:
         self.pipe, self.encoded = pipe, encoded
         self.model = model_hash(pipe)
         self.folder = folder / "traces" / f"{self.model}-{digest({'world': WORLD, **encoded})}"
-        self._held: dict[int, Trace] = {}
+        self._held: dict[tuple[int, View], Trace] = {}
 
-    def __call__(self, scene: Scene) -> Trace:
+    def __call__(self, scene: Scene, view: View = PLAIN) -> Trace:
         """The trace of a scene, which stays in memory."""
-        if scene.seed not in self._held:
-            self._held[scene.seed] = self._found(scene)
-        return self._held[scene.seed]
+        if (scene.seed, view) not in self._held:
+            self._held[scene.seed, view] = self._found(scene, view)
+        return self._held[scene.seed, view]
 
-    def _found(self, scene: Scene) -> Trace:
-        file = self.folder / f"{scene.split}-{scene.seed}.safetensors"
+    def _found(self, scene: Scene, view: View) -> Trace:
+        seen = "" if view == PLAIN else f"-{digest(astuple(view))}"
+        file = self.folder / f"{scene.split}-{scene.seed}{seen}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            encode(self.pipe, scene.image, seed=scene.seed, **self.encoded).save(file)
+            options = self.encoded | ({} if view.timesteps is None else {"timesteps": view.timesteps})
+            encode(self.pipe, view.of(scene.image), seed=scene.seed + _APART * view.noise, **options).save(file)
         return Trace.load(file, self.pipe)

@@ -17,7 +17,7 @@ from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
-from ovam.tokens.shares import class_maps
+from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace import BlockChoice, Half, Space, Trace
 
@@ -100,7 +100,7 @@ def optimize_tokens(
     rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
     objective = Objective(chosen, targets, classes, against=rivals, half=which, distance=distance)
-    best, losses, stopped = _descend(objective, evaluations, pull / len(chosen))
+    best, losses, stopped = descend(objective, evaluations, pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
         model=chosen[0].source.model,
@@ -151,21 +151,29 @@ class Objective:
         found = zip(self.classes, scales.tolist(), offsets.tolist(), strict=True)
         return vectors, {name: Calibration(scale, offset) for name, scale, offset in found}
 
+    def maps(self, trace: Trace, steps: Tensor) -> ClassMaps:
+        """The classes' maps in a trace, at its finest grid, before calibration."""
+        vectors, *_ = self.split(steps)
+        return class_maps(trace, vectors, self.half)[-len(self.classes) :]
+
     def logits(self, steps: Tensor) -> list[Logits]:
         """Log-odds of every class, one stack an annotation, on the lattice of its target."""
-        vectors, scales, offsets = self.split(steps)
+        _, scales, offsets = self.split(steps)
         found = []
         for trace, target in zip(self.traces, self.targets, strict=True):
-            maps = stretched(class_maps(trace, vectors, self.half)[-len(self.classes) :])
+            maps = stretched(self.maps(trace, steps))
             size = (target.weight.shape[0], target.weight.shape[1])
             finer = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
             found.append(logits(finer, scales[:, None, None], offsets[:, None, None]))
         return found
 
-    def loss(self, steps: Tensor, pull: float) -> Float[Tensor, ""]:
+    def strain(self, steps: Tensor) -> Float[Tensor, ""]:
+        """What the pull holds back: the mean square of the steps, that of the calibrations' weighed more."""
         rows, calibrations = steps[: self.start.numel()], steps[self.start.numel() :]
-        kept = rows.square().mean() + _STIFF * calibrations.square().mean()
-        return loss_of(self.logits(steps), self.targets) + pull * kept
+        return rows.square().mean() + _STIFF * calibrations.square().mean()
+
+    def loss(self, steps: Tensor, pull: float) -> Float[Tensor, ""]:
+        return loss_of(self.logits(steps), self.targets) + pull * self.strain(steps)
 
     @torch.no_grad()
     def culprit(self, steps: Tensor) -> str:
@@ -184,7 +192,7 @@ class _NotFiniteLossError(Exception):
     """Leaves the optimiser."""
 
 
-def _descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor, list[float], str]:
+def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor, list[float], str]:
     """The best steps that were tried, the loss of every evaluation, and why it ended.
 
     Raises:
