@@ -18,13 +18,14 @@ from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.table import table
 from benchmarks.fits.traces import Traces
-from benchmarks.fits.tune import tune
+from benchmarks.fits.tune import RATES, tune
 from benchmarks.measure import stamp
 from ovam.mini.scenes import CLASSES
+from ovam.models import MINI, MINI_DIT, model_hash
 
 REPORT = Path("docs/results/mini/report.json")
-CHOSEN = Path(__file__).with_name("chosen.json")
-FOLDERS = ("--work-dir", "--chosen", "--output-dir")
+CHOSEN = {MINI: Path(__file__).with_name("chosen.json"), MINI_DIT: Path(__file__).with_name("chosen-mini-dit.json")}
+FOLDERS = ("--work-dir", "--chosen", "--output-dir", "--dit-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
 
@@ -33,26 +34,37 @@ def main(given: list[str] | None = None) -> None:
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
     report = json.loads(REPORT.read_text())
-    traces = Traces(ovam.load("mini"), arguments.work_dir, report["sections"]["choices"]["best"])
-    if traces.model != report["model"]:
-        raise SystemExit(
-            f"{REPORT} is of model {report['model']}, mini is {traces.model}: blocks and time steps were chosen for "
-            "another model; make the report again with `ovam mini report`"
-        )
-    command = command_of(words)
+    model = MINI if arguments.dit_dir is None else MINI_DIT
+    pipe = ovam.load(arguments.dit_dir or model)
+    traces = Traces(pipe, arguments.work_dir, encoded_of(report, model, model_hash(pipe)))
+    command, settings = command_of(words), arguments.chosen or CHOSEN[model]
     if arguments.what == "tune":
-        arguments.chosen.write_text(json.dumps({**tune(traces), "stamp": stamp(command)}, indent=1) + "\n")
-        print(f"wrote {arguments.chosen}")
+        found = tune(traces, rates=arguments.rates)
+        settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
+        print(f"wrote {settings}")
         return
-    chosen = json.loads(arguments.chosen.read_text()) if arguments.chosen.exists() else {}
+    chosen = json.loads(settings.read_text()) if settings.exists() else {}
     if chosen.get("model", traces.model) != traces.model:
-        raise SystemExit(f"{arguments.chosen} is of another model: choose again with `python -m benchmarks.fits tune`")
-    _measure(arguments, traces, chosen, {**stamp(command), "model": traces.model}, report)
+        raise SystemExit(f"{settings} is of another model: choose again with `python -m benchmarks.fits tune`")
+    headroom = report["sections"]["headroom"]["gain"][0]
+    made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom}
+    _measure(arguments, traces, chosen, made)
 
 
-def _measure(
-    arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any], report: dict[str, Any]
-) -> None:
+def encoded_of(report: dict[str, Any], model: str, found: str) -> dict[str, Any]:
+    """Blocks and time steps that the report of mini chose for a model on validation scenes."""
+    known = report[{MINI: "model", MINI_DIT: "mini-dit"}[model]]
+    if known != found:
+        raise SystemExit(
+            f"{REPORT} is of {model} {known}, this one is {found}: blocks and time steps were chosen for another "
+            "model; make the report again with `ovam mini report`"
+        )
+    sections = report["sections"]
+    encoded: dict[str, Any] = sections["choices"]["best"] if model == MINI else sections["joint"]["encoded"]
+    return encoded
+
+
+def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any]) -> None:
     for name in QUICK if arguments.quick else ():
         setattr(arguments, name, QUICK[name])
     methods = _methods(arguments, chosen)
@@ -65,16 +77,14 @@ def _measure(
         "draws": plan.draws,
         "encoded": traces.encoded,
         "settings": {method.name: dict(method.settings) for method in methods},
-        "headroom": report["sections"]["headroom"]["gain"][0],
         **table(outcomes),
     }
     output = arguments.output_dir or Path("out/quick-fits" if arguments.quick else "docs")
     results = output / "results" / "tokens"
     results.mkdir(parents=True, exist_ok=True)
-    (results / f"{plan.split}.json").write_text(json.dumps(found, indent=1) + "\n")
-    every = {
-        split: json.loads(file.read_text()) for split in page.SPLITS if (file := results / f"{split}.json").exists()
-    }
+    name = page.name_of(made["family"], plan.split)
+    (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    every = {name: json.loads(file.read_text()) for name in page.NAMES if (file := results / f"{name}.json").exists()}
     (output / "tokens-measured.md").write_text(page.write(every))
     print(f"wrote {output / 'tokens-measured.md'}")
 
@@ -112,7 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes of the split (default: {SCENES})")
     parser.add_argument("--quick", action="store_true", help="one class, to see that it runs; not for publication")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/fits"), help="keeps traces and outcomes")
-    parser.add_argument("--chosen", type=Path, default=CHOSEN, help="what `tune` writes and the rivals read")
+    parser.add_argument("--chosen", type=Path, help="what `tune` writes and the rivals read")
+    parser.add_argument("--dit-dir", type=Path, help="folder of mini-dit, as export wrote it, in mini's place")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="*",
+        default=RATES,
+        help="of the authors' descent, for `tune`; none: the word alone",
+    )
     parser.add_argument("--output-dir", type=Path, help="folder of the page (default: docs)")
     return parser
 

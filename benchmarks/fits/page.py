@@ -9,6 +9,7 @@ from benchmarks.fits.outcome import OWN_SCENES
 from benchmarks.fits.scenes import LEAST_ANNOTATED, LEAST_SCORED, MOST_WITHOUT, UNUSED
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import Bar
+from ovam.models import MINI_DIT
 
 SPLITS = ("test", "validation")
 MODEL = "mini"
@@ -40,20 +41,27 @@ taken on the same ones.
 """
 
 
+def name_of(model: str, split: str) -> str:
+    """Of the JSON of a measurement; mini's is named by the split alone."""
+    return split if model == MODEL else f"{model}-{split}"
+
+
+NAMES = tuple(name_of(model, split) for model in (MODEL, MINI_DIT) for split in SPLITS)
+
+
 def write(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The page; a section for each split that was measured."""
     if not results:
         return f"{HEAD}\nNothing has been measured yet: `python -m benchmarks.fits` writes it here.\n"
     parts = [HEAD, COLUMNS, _bars(results)]
-    parts += [_section(split, results[split]) for split in SPLITS if split in results]
+    parts += [_section(name, results[name]) for name in NAMES if name in results]
     return "\n".join(parts)
 
 
 def _bars(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Judged on the test split where that was measured, else on validation, which says so."""
-    split = "test" if "test" in results else "validation"
-    result = results[split]
-    judged = bars(result, result["headroom"])
+    split = next(split for split in NAMES if split in results)
+    judged = bars(results[split], results[split]["stamp"]["headroom"])
     rows = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in judged]
     return f"## Bars\n\n{_verdict(judged, split)}\n\n" + _table(("Bar", f"Measured on {split}", "Met"), rows)
 
@@ -68,21 +76,22 @@ def _verdict(judged: Sequence[Bar], split: str) -> str:
     return text
 
 
-def _section(split: str, result: Mapping[str, Any]) -> str:
-    made = result["stamp"]
+def _section(name: str, result: Mapping[str, Any]) -> str:
+    made, split = result["stamp"], result["split"]
+    of_sibling = "" if made["family"] == MODEL else f", {made['family']}"
     quick = " **A quick run, not for publication.**" if made["quick"] else ""
     intro = (
         f"The first {result['scenes']} scenes of the split; {_scenes(result)} pairs of a scene and a class; "
         f"{len(next(iter(result['methods'].values()))['classes'])} classes, {result['draws']} draws.{quick}"
     )
-    parts = [f"## On {split} scenes\n\n{intro}\n", _methods(result["methods"])]
+    parts = [f"## On {split} scenes{of_sibling}\n\n{intro}\n", _methods(result["methods"])]
     if result.get("slices"):
         parts.append(_slices(result["slices"]))
     parts.append(_classes(result["methods"]))
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     parts.append(
         f"`{made['command']}`, {made['date']}, model {made['model']}, threads: {made['threads']}, "
-        f"{made['processor']}, {versions}; figures and settings: [JSON](results/tokens/{split}.json).\n"
+        f"{made['processor']}, {versions}; figures and settings: [JSON](results/tokens/{name}.json).\n"
     )
     return "\n".join(parts)
 

@@ -3,7 +3,7 @@
 What wins on validation becomes the default of `ovam.optimize_tokens`; the others stay here, beside what they reached.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from benchmarks.rivals.harness import Fitted, Mask
 from ovam.aggregate import resize
 from ovam.calibration import stretched
 from ovam.evaluate import average_precision
-from ovam.maps import keys_of
+from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, descend, start_of, target_on
@@ -110,23 +110,26 @@ class TrialObjective(Objective):
         return kept
 
 
-def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> Iterator[Tensor]:
+def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> list[Tensor]:
     """The class's map in each head of each block, at the finest grid: means over the steps, in [0, 1].
 
     Args:
-        trace: Queries of one run, whose keys depend on the text alone.
+        trace: Queries of one run.
         vectors: The background's rows, then the class's, whose shares are added.
         rivals: Number of the background's rows besides the first.
     """
     prompt = AttributionPrompt("", tuple(f"row {i}" for i in range(len(vectors))), ())
     embedding = TokenEmbedding(vectors, prompt, trace.text.space)
+    found: dict[tuple[str, int], Tensor | float] = {}
+    for entries, call in key_groups(trace.text, trace.calls):
+        for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
+            block = trace.blocks[name]
+            for head in range(block.heads):
+                own = slice(head, head + 1)
+                sums = share_sums(block.query["cond"][own, entries], key[own], block.scale)[rivals:].sum(0)
+                found[name, head] = found.get((name, head), 0.0) + sums / len(trace.calls)
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
-    for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), trace.calls[0].index, "cond"):
-        block = trace.blocks[name]
-        for head in range(block.heads):
-            sums = share_sums(block.query["cond"][head : head + 1], key[head : head + 1], block.scale)
-            own = sums[rivals:].sum(0) / len(trace.calls)
-            yield resize(own.unflatten(-1, block.grid)[None], finest)[0]
+    return [resize(each.unflatten(-1, trace.blocks[name].grid)[None], finest)[0] for (name, _), each in found.items()]
 
 
 def fit(trial: Trial, traces: Sequence[Trace], masks: Sequence[Mask], name: str) -> Fitted:

@@ -38,7 +38,7 @@ def tune(
         traces: Of the model that is measured.
         classes: On which it is chosen.
         count: Number of validation scenes.
-        rates: Of gradient descent.
+        rates: Of gradient descent; without any the word's threshold alone is chosen.
         iterations: One descent goes as far as the greatest; what it is at the others is what shorter ones give.
     """
     plan = Plan("validation", (), classes, draws=1, count=count)
@@ -48,17 +48,20 @@ def tune(
     of_word = [_counts(words.fitted(task.name, word), task, traces) for task in track(tasks, "word")]
     threshold, reached = best_threshold(of_word)
     tried = [each for rate in rates for each in _tried(rate, iterations, tasks, traces)]
-    best = max(tried, key=lambda each: each["mIoU"])
-    chosen = {key: best[key] for key in ("rate", "iterations", "threshold")}
     return {
         WORD: {"threshold": threshold},
-        TUNED: asdict(_settings(**chosen)),
+        **({TUNED: _best(tried)} if tried else {}),
         "model": traces.model,
         "classes": list(classes),
         "scenes": count,
         "word, mIoU": reached,
         "tried": tried,
     }
+
+
+def _best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    best = max(tried, key=lambda each: each["mIoU"])
+    return asdict(_settings(best["rate"], best["iterations"], best["threshold"]))
 
 
 def _settings(rate: float, iterations: int, threshold: float) -> authors.Settings:
