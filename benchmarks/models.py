@@ -1,4 +1,4 @@
-"""The pipelines that are measured: the embedded model, and random weights of Stable Diffusion 1.5's size."""
+"""The pipelines that are measured: the embedded model, random weights of published sizes, and tiny ones."""
 
 import functools
 from dataclasses import dataclass
@@ -77,3 +77,71 @@ def full_size(steps: int) -> Model:
     call = {"num_inference_steps": steps, "guidance_scale": 1.0, "height": side, "width": side}
     weights = f"random SD 1.5 size, torch seed {FULL_SIZE_SEED}"
     return Model("UNet of SD 1.5 size", weights, pipe, {**call, "output_type": "latent"})
+
+
+@functools.cache
+def full_size_xl(steps: int) -> Model:
+    """A UNet as large as Stable Diffusion XL's, at 64x64 latents and in bfloat16; otherwise as `full_size`."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from tests.tiny import autoencoder, text_encoder, tokenizer
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(FULL_SIZE_SEED)
+    words = tokenizer()
+    torch.set_default_dtype(torch.bfloat16)  # at once: weights in float32 first would take 10 GB
+    try:
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wide = {"hidden_size": 1280, "projection_dim": 1280}
+    pipe = StableDiffusionXLPipeline(
+        vae=autoencoder().to(torch.bfloat16),
+        text_encoder=text_encoder(words, hidden_size=768).to(torch.bfloat16),
+        text_encoder_2=text_encoder(words, CLIPTextModelWithProjection, **wide).to(torch.bfloat16),
+        tokenizer=words,
+        tokenizer_2=words,
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    side = 64 * pipe.vae_scale_factor
+    call = {"num_inference_steps": steps, "guidance_scale": 1.0, "height": side, "width": side}
+    weights = f"random SDXL size in bfloat16, torch seed {FULL_SIZE_SEED}"
+    return Model("UNet of SDXL size", weights, pipe, {**call, "output_type": "latent"})
+
+
+TINY_STEPS, TINY_SIDE = 20, 32
+
+
+def tiny_ones() -> dict[str, Model]:
+    """One tiny random pipeline of each family, in which a capture's own work is nearly all there is to see."""
+    from tests import tiny
+
+    makers = {
+        "Stable Diffusion 1.x": tiny.sd1,
+        "Stable Diffusion XL": tiny.sdxl,
+        "PixArt alpha": tiny.pixart_alpha,
+        "Stable Diffusion 3": tiny.sd3,
+        "FLUX.1": tiny.flux,
+    }
+    found = {}
+    for name, make in makers.items():
+        pipe = make()
+        pipe.set_progress_bar_config(disable=True)
+        call = {"num_inference_steps": TINY_STEPS, "guidance_scale": 1.0, "output_type": "latent"}
+        own = {"use_resolution_binning": False, "clean_caption": False} if make is tiny.pixart_alpha else {}
+        found[name] = Model(name, "tiny random, seed 0", pipe, {**call, **own, "height": TINY_SIDE, "width": TINY_SIDE})
+    return found
