@@ -107,7 +107,8 @@ class Session:
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
-        if arguments.get("latents") is not None or given is None:
+        unseeded = read_as(self.backbone.pipe) in self.backbone.unseeded
+        if arguments.get("latents") is not None or given is None or unseeded:
             return
         drawn = result[0] if isinstance(result, tuple) else result  # some families return positions beside the latents
         if isinstance(given, list):
