@@ -1,13 +1,19 @@
 """Pipelines as people set them up: with image prompts, fused, offloaded, narrow, quantised, compiled or patched."""
 
 import logging
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
 
 import accelerate
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, SiglipVisionConfig, SiglipVisionModel
 
 import ovam
 import tiny
@@ -46,6 +52,53 @@ def with_image_prompt(pipe):
     return pipe
 
 
+def with_joint_image_prompt(pipe):
+    """The same beside joint attention: Stable Diffusion 3's reads the time step too, FLUX's sees two streams alone."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    image, width = {"image_size": 30, "patch_size": 15}, pipe.transformer.inner_dim
+    if isinstance(pipe, StableDiffusion3Pipeline):
+        encoder = SiglipVisionModel(SiglipVisionConfig(**sizes, **image))
+        projection = IPAdapterTimeImageProjection(16, width, 24, heads=1, num_queries=4, timestep_in_dim=8)
+        head = pipe.transformer.config.attention_head_dim
+        each = [SD3IPAdapterJointAttnProcessor2_0(width, width, head, 24) for _ in pipe.transformer.attn_processors]
+    else:
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=12, **sizes, **image))
+        vectors = pipe.transformer.config.joint_attention_dim
+        projection = nn.ModuleDict({"proj": nn.Linear(12, 4 * vectors), "norm": nn.LayerNorm(vectors)})
+        each = [
+            nn.ModuleDict({f"to_{part}_ip": nn.Linear(vectors, width) for part in "kv"})
+            for _ in pipe.transformer.transformer_blocks
+        ]
+    pipe.register_modules(image_encoder=encoder.eval())
+    weights = {"image_proj": projection.state_dict(), "ip_adapter": nn.ModuleList(each).state_dict()}
+    pipe.load_ip_adapter(weights, "")
+    pipe.set_ip_adapter_scale(1.0)
+    return pipe
+
+
+@contextmanager
+def spied_outputs(block, kept):
+    """Keep what attention's kernel puts out for the rows of text and image, not those of an image prompt."""
+    kernel = F.scaled_dot_product_attention
+
+    def spy(query, key, *args, **kwargs):
+        output = kernel(query, key, *args, **kwargs)
+        if running and key.shape[2] == query.shape[2]:
+            kept.append(output.detach().transpose(1, 2).flatten(2))
+        return output
+
+    running = []
+    handles = [
+        block.register_forward_pre_hook(lambda *_: running.append(True)),
+        block.register_forward_hook(lambda *_: running.clear()),
+    ]
+    with patch.object(F, "scaled_dot_product_attention", spy):
+        yield
+    for handle in handles:
+        handle.remove()
+
+
 class TestImagePrompt:
     @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
     def test_the_image_has_keys_of_its_own(self, make):
@@ -57,6 +110,41 @@ class TestImagePrompt:
         unseen, _ = assert_exact(pipe, shown, row=1)
         name = [*trace.blocks][-1]
         assert not torch.equal(trace.blocks[name].query["cond"], unseen.blocks[name].query["cond"])
+
+    @pytest.mark.parametrize(
+        ("make", "row"),
+        [(tiny.sd3, 1), (partial(tiny.sd3, newer=True), 1), (tiny.flux, 0)],
+        ids=["sd3", "sd35", "flux"],
+    )
+    def test_beside_joint_attention(self, make, row):
+        pipe, picture = with_joint_image_prompt(make()), torch.rand(1, 3, 30, 30)
+        shown = {**JOINT_RUN, "ip_adapter_image": picture}
+        trace, kernel = assert_exact(pipe, shown, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)
+        pipe.set_ip_adapter_scale(0.0)
+        unseen, _ = assert_exact(pipe, shown, row=row)
+        name = [*trace.blocks][-1]
+        assert not torch.equal(trace.blocks[name].query["cond"], unseen.blocks[name].query["cond"])
+        assert not torch.equal(trace.maps("a boat").token_maps, unseen.maps("a boat").token_maps)
+
+    def test_flux_adds_it_behind_the_attention_outputs(self):
+        pipe, picture = with_joint_image_prompt(tiny.flux()), torch.rand(1, 3, 30, 30)
+        block, inputs = pipe.transformer.transformer_blocks[1].attn, []
+        arguments = {**JOINT_RUN, "ip_adapter_image": picture, "num_inference_steps": 1}
+        with spied_outputs(block, inputs):
+            trace, _ = assert_exact(pipe, arguments, row=0, outputs=True)
+        kept = trace.blocks["transformer_blocks.1.attn"].output["cond"][:, 0].transpose(0, 1).flatten(1)
+        assert torch.equal(kept, inputs[-1][0, -len(kept) :])
+
+    @pytest.mark.user_error
+    def test_sd3_mixes_it_into_the_attention_outputs_which_are_refused(self):
+        pipe = with_joint_image_prompt(tiny.sd3())
+        shown = {**JOINT_RUN, "ip_adapter_image": torch.rand(1, 3, 30, 30)}
+        for watching in (ovam.capture(pipe, outputs=True), ovam.stream(pipe, "a dog", strategy="output")):
+            with watching, pytest.raises(UnsupportedPipelineError, match="IP-Adapter of Stable Diffusion 3 mixes"):
+                run(pipe, shown)
+        pipe.set_ip_adapter_scale(0.0)
+        assert_exact(pipe, shown, row=1, outputs=True)
 
 
 class TestFused:
