@@ -18,15 +18,30 @@ PROMPT = "a dog on the grass"
 PICTURE = Image.linear_gradient("L").resize((32, 32)).convert("RGB")
 MASK = Image.radial_gradient("L").resize((32, 32)).point(lambda value: 255 * (value < 100))
 
-# the schedulers of some families copy tensors into arrays as numpy 1 did
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    # the schedulers of some families copy tensors into arrays as numpy 1 did
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.FluxPosEmbed. is deprecated:FutureWarning"),  # diffusers' own ControlNet
+]
 
 
-def _controlnet(unet):
+def _controlnet(base, name):
+    """A ControlNet of the denoiser's kind, whose last layers steer: they are zeros at first."""
     torch.manual_seed(1)
-    net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    if "Flux" in name:
+        taken = inspect.signature(diffusers.FluxControlNetModel.__init__).parameters
+        config = {key: value for key, value in base.transformer.config.items() if key in taken}
+        net = diffusers.FluxControlNetModel.from_config({**config, "num_layers": 1, "num_single_layers": 1})
+        last = [net.controlnet_x_embedder, *net.controlnet_blocks, *net.controlnet_single_blocks]
+    elif "Diffusion3" in name:
+        extra = {"num_layers": 2, "extra_conditioning_channels": int("Inpaint" in name)}
+        net = diffusers.SD3ControlNetModel.from_config({**base.transformer.config, **extra})
+        last = [net.pos_embed_input.proj, *net.controlnet_blocks]
+    else:
+        net = diffusers.ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 16))
+        last = [net.controlnet_mid_block, *net.controlnet_down_blocks]
     with torch.no_grad():
-        for layer in (net.controlnet_mid_block, *net.controlnet_down_blocks):  # zeros at first, which steer nothing
+        for layer in last:
             layer.weight.normal_(std=0.3)
     return net.eval()
 
@@ -46,14 +61,17 @@ def _make(name):
     kind, parts = getattr(diffusers, name), base.components
     arguments = {"prompt": PROMPT, "num_inference_steps": 4}
     if "ControlNet" in name:
-        parts |= {"controlnet": _controlnet(base.unet)}
+        parts |= {"controlnet": _controlnet(base, name)}
     if "Img2Img" in name:
         arguments |= {"image": PICTURE, "strength": 0.75}
     if "Inpaint" in name:
         arguments |= {"image": PICTURE, "mask_image": MASK, "strength": 1.0, "height": 32, "width": 32}
     if "ControlNet" in name:
-        only = not ("Img2Img" in name or "Inpaint" in name)
+        only = not ("Img2Img" in name or "Inpaint" in name or "Flux" in name or "Diffusion3" in name)
         arguments |= {"image": PICTURE} if only else {"control_image": PICTURE}
+    if name == "StableDiffusion3ControlNetInpaintingPipeline":  # its masked image is the ControlNet's alone
+        arguments = {key: value for key, value in arguments.items() if key not in ("image", "mask_image", "strength")}
+        arguments |= {"control_mask": MASK}
     if "Flux" in name or "Diffusion3" in name:
         arguments |= {"height": 32, "width": 32, "max_sequence_length": 16}
     if name.startswith("StableDiffusionXLControlNet"):
@@ -127,6 +145,42 @@ def test_kept_queries_are_the_kernels_and_leave_the_image_alone(name):
     assert trace.source.pipeline == name
 
 
+def _of_last_block(trace):
+    """Keys of the run's prompt in the first and last block at the first call, where all runs have the same latent."""
+    vectors, names = trace.text.embed(PROMPT, padded=True).vectors, [*trace.blocks]
+    return [trace.text.keys(vectors, name, 0) for name in (names[0], names[-1])]
+
+
+JOINT_CONTROL = [name for name in READ if "ControlNet" in name and ("Diffusion3" in name or "Flux" in name)]
+
+
+@pytest.mark.parametrize("name", JOINT_CONTROL)
+def test_late_words_meet_an_image_that_a_controlnet_steers(name):
+    """What it adds stands in the kept image keys and values; its own blocks are named like the denoiser's."""
+    pipe, arguments = _make(name)
+    row = 0 if "Flux" in name else 1
+    kept = []
+    for scale in (1.0, 0.0):
+        given = {**arguments, "controlnet_conditioning_scale": scale, "output_type": "np"}
+        trace, kernel = assert_exact(pipe, given, row=row)
+        largest = max(keys.abs().max().item() for calls in kernel.values() for _, keys in calls)
+        assert_own_keys(trace, kernel, row, 1e-6 * largest)  # measured: 0 FLUX, 3.5e-7 SD3, relative to a block's own
+        kept.append(_of_last_block(trace))
+    (first, steered), (same, free) = kept
+    assert torch.equal(first, same), "nothing is added before the first block"
+    assert not torch.equal(steered, free)
+
+
+def test_true_guidance_beside_a_controlnet():
+    pipe, arguments = _make("FluxControlNetPipeline")
+    guided = {**arguments, "negative_prompt": "a cat", "true_cfg_scale": 3.0, "output_type": "np"}
+    trace, kernel = assert_exact(pipe, guided, row=0, guidance="both")
+    for name, block in trace.blocks.items():
+        kept, pixels = block.query["uncond"], block.grid[0] * block.grid[1]
+        for entry, (query, _) in enumerate(kernel[name]):  # two rows a call: the negative pass is the second
+            assert torch.equal(kept[:, entry], query[1, :, -pixels:])
+
+
 @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.sd3, tiny.flux])
 def test_what_auto_pipelines_make_of_a_supported_one_is_supported(make):
     pipe = make()
@@ -152,6 +206,12 @@ def test_a_seed_is_noted_only_where_it_makes_the_image_again():
     with ovam.capture(pipe) as traces:
         _run(pipe, arguments)
     assert traces[0].source.seed == 0
+    pipe, arguments = _make("StableDiffusion3ControlNetPipeline")  # which draws from torch's own generator besides
+    plain = _run(pipe, arguments)
+    with ovam.capture(pipe) as traces:
+        again = _run(pipe, arguments)
+    assert again.tobytes() != plain.tobytes()
+    assert traces[0].source.seed is None
 
 
 def test_words_are_streamed():

@@ -1,18 +1,25 @@
 """Pipelines as people set them up: with image prompts, fused, offloaded, narrow, quantised, compiled or patched."""
 
 import logging
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
 
 import accelerate
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, SiglipVisionConfig, SiglipVisionModel
 
 import ovam
 import tiny
 from exact import PROMPT, RUN, assert_exact, assert_own_keys, run
-from ovam.errors import UnsupportedPipelineError
+from ovam.backbones.registry import backbone_of
+from ovam.errors import SpaceMismatchError, UnsupportedPipelineError
 from ovam.testing import assert_restored, snapshot
 
 # the schedulers of some families copy tensors into arrays as numpy 1 did
@@ -46,6 +53,53 @@ def with_image_prompt(pipe):
     return pipe
 
 
+def with_joint_image_prompt(pipe):
+    """The same beside joint attention: Stable Diffusion 3's reads the time step too, FLUX's sees two streams alone."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    image, width = {"image_size": 30, "patch_size": 15}, pipe.transformer.inner_dim
+    if isinstance(pipe, StableDiffusion3Pipeline):
+        encoder = SiglipVisionModel(SiglipVisionConfig(**sizes, **image))
+        projection = IPAdapterTimeImageProjection(16, width, 24, heads=1, num_queries=4, timestep_in_dim=8)
+        head = pipe.transformer.config.attention_head_dim
+        each = [SD3IPAdapterJointAttnProcessor2_0(width, width, head, 24) for _ in pipe.transformer.attn_processors]
+    else:
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=12, **sizes, **image))
+        vectors = pipe.transformer.config.joint_attention_dim
+        projection = nn.ModuleDict({"proj": nn.Linear(12, 4 * vectors), "norm": nn.LayerNorm(vectors)})
+        each = [
+            nn.ModuleDict({f"to_{part}_ip": nn.Linear(vectors, width) for part in "kv"})
+            for _ in pipe.transformer.transformer_blocks
+        ]
+    pipe.register_modules(image_encoder=encoder.eval())
+    weights = {"image_proj": projection.state_dict(), "ip_adapter": nn.ModuleList(each).state_dict()}
+    pipe.load_ip_adapter(weights, "")
+    pipe.set_ip_adapter_scale(1.0)
+    return pipe
+
+
+@contextmanager
+def spied_outputs(block, kept):
+    """Keep what attention's kernel puts out for the rows of text and image, not those of an image prompt."""
+    kernel = F.scaled_dot_product_attention
+
+    def spy(query, key, *args, **kwargs):
+        output = kernel(query, key, *args, **kwargs)
+        if running and key.shape[2] == query.shape[2]:
+            kept.append(output.detach().transpose(1, 2).flatten(2))
+        return output
+
+    running = []
+    handles = [
+        block.register_forward_pre_hook(lambda *_: running.append(True)),
+        block.register_forward_hook(lambda *_: running.clear()),
+    ]
+    with patch.object(F, "scaled_dot_product_attention", spy):
+        yield
+    for handle in handles:
+        handle.remove()
+
+
 class TestImagePrompt:
     @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
     def test_the_image_has_keys_of_its_own(self, make):
@@ -57,6 +111,41 @@ class TestImagePrompt:
         unseen, _ = assert_exact(pipe, shown, row=1)
         name = [*trace.blocks][-1]
         assert not torch.equal(trace.blocks[name].query["cond"], unseen.blocks[name].query["cond"])
+
+    @pytest.mark.parametrize(
+        ("make", "row"),
+        [(tiny.sd3, 1), (partial(tiny.sd3, newer=True), 1), (tiny.flux, 0)],
+        ids=["sd3", "sd35", "flux"],
+    )
+    def test_beside_joint_attention(self, make, row):
+        pipe, picture = with_joint_image_prompt(make()), torch.rand(1, 3, 30, 30)
+        shown = {**JOINT_RUN, "ip_adapter_image": picture}
+        trace, kernel = assert_exact(pipe, shown, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)
+        pipe.set_ip_adapter_scale(0.0)
+        unseen, _ = assert_exact(pipe, shown, row=row)
+        name = [*trace.blocks][-1]
+        assert not torch.equal(trace.blocks[name].query["cond"], unseen.blocks[name].query["cond"])
+        assert not torch.equal(trace.maps("a boat").token_maps, unseen.maps("a boat").token_maps)
+
+    def test_flux_adds_it_behind_the_attention_outputs(self):
+        pipe, picture = with_joint_image_prompt(tiny.flux()), torch.rand(1, 3, 30, 30)
+        block, inputs = pipe.transformer.transformer_blocks[1].attn, []
+        arguments = {**JOINT_RUN, "ip_adapter_image": picture, "num_inference_steps": 1}
+        with spied_outputs(block, inputs):
+            trace, _ = assert_exact(pipe, arguments, row=0, outputs=True)
+        kept = trace.blocks["transformer_blocks.1.attn"].output["cond"][:, 0].transpose(0, 1).flatten(1)
+        assert torch.equal(kept, inputs[-1][0, -len(kept) :])
+
+    @pytest.mark.user_error
+    def test_sd3_mixes_it_into_the_attention_outputs_which_are_refused(self):
+        pipe = with_joint_image_prompt(tiny.sd3())
+        shown = {**JOINT_RUN, "ip_adapter_image": torch.rand(1, 3, 30, 30)}
+        for watching in (ovam.capture(pipe, outputs=True), ovam.stream(pipe, "a dog", strategy="output")):
+            with watching, pytest.raises(UnsupportedPipelineError, match="IP-Adapter of Stable Diffusion 3 mixes"):
+                run(pipe, shown)
+        pipe.set_ip_adapter_scale(0.0)
+        assert_exact(pipe, shown, row=1, outputs=True)
 
 
 class TestFused:
@@ -154,13 +243,61 @@ class Quantised(nn.Module):
         return F.linear(rows, self.codes.to(rows.dtype) * self.scale.to(rows.dtype), self.offset)
 
 
-def quantised(denoiser):
+class Codes(torch.Tensor):
+    """A weight of whole numbers and scales that knows little besides a linear layer, as torchao's are."""
+
+    @staticmethod
+    def __new__(cls, codes, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+    def __init__(self, codes, scale):
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self):
+        return ["codes", "scale"], None
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            return F.linear(args[0], args[1].codes * args[1].scale, *args[2:])
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].codes, args[0].scale)
+        raise NotImplementedError(func)
+
+
+def with_codes(layer):
+    made = Quantised(layer)
+    layer.weight = nn.Parameter(Codes(made.codes, made.scale), requires_grad=False)
+    return layer
+
+
+def calibrated(layer, scale):
+    """A layer whose input is rounded and cut by a scale that was fixed before."""
+    layer.register_forward_pre_hook(lambda module, args: (args[0].div(scale).round().clamp(-127, 127) * scale,))
+    made = nn.Sequential(layer)
+    made.in_features, made.out_features = layer.in_features, layer.out_features
+    return made
+
+
+def linear_layers(denoiser):
+    return [name for name, module in denoiser.named_modules() if type(module) is nn.Linear and "blocks" in name]
+
+
+def quantised(denoiser, make=Quantised):
     """All linear layers in the blocks."""
-    for name, module in [*denoiser.named_modules()]:
-        if type(module) is nn.Linear and "blocks" in name:
-            owner, _, own = name.rpartition(".")
-            setattr(denoiser.get_submodule(owner), own, Quantised(module))
+    for name in linear_layers(denoiser):
+        owner, _, own = name.rpartition(".")
+        setattr(denoiser.get_submodule(owner), own, make(denoiser.get_submodule(name)))
     return denoiser
+
+
+def dynamically(denoiser):
+    """By torch itself: weights packed in eight bits, inputs rounded as they come, by one scale for a whole batch."""
+    return torch.ao.quantization.quantize_dynamic(denoiser, {*linear_layers(denoiser)}, inplace=True)
 
 
 class TestQuantised:
@@ -188,6 +325,51 @@ class TestQuantised:
         quantised(pipe.unet)
         trace, _ = assert_exact(pipe.to(torch.bfloat16), row=1)
         assert trace.text.projections[BLOCK].dtype == torch.bfloat16
+
+    @pytest.mark.parametrize(("make", "row"), [(tiny.sd1, 1), (tiny.sd3, 1), (tiny.flux, 0)])
+    def test_weights_of_a_kind_of_their_own(self, make, row, tmp_path):
+        pipe = make()
+        quantised(backbone_of(pipe).denoiser, with_codes)
+        trace, kernel = assert_exact(pipe, RUN if make is tiny.sd1 else JOINT_RUN, row=row)
+        assert_own_keys(trace, kernel, row, 2e-5)
+        trace.save(tmp_path / "run.safetensors")
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        assert torch.equal(loaded.maps("dog").token_maps, trace.maps("dog").token_maps)
+
+    @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize:UserWarning")
+    @pytest.mark.parametrize(("make", "row"), [(tiny.sd1, 1), (tiny.sd3, 1), (tiny.flux, 0)])
+    def test_torchs_own_dynamic_quantisation(self, make, row, caplog):
+        pipe = make()
+        denoiser = dynamically(backbone_of(pipe).denoiser)
+        trace, kernel = assert_exact(pipe, RUN if make is tiny.sd1 else JOINT_RUN, row=row)
+        largest = max(keys.abs().max().item() for calls in kernel.values() for _, keys in calls)
+        assert_own_keys(trace, kernel, row, 0.06 * largest)  # measured: at most 0.028, inputs rounded by the batch
+        before = trace.maps("a boat").token_maps
+        assert not caplog.records
+        layer = next(module for name, module in denoiser.named_modules() if name.endswith(("attn2.to_k", "add_k_proj")))
+        layer.set_weight_bias(torch.quantize_per_tensor(torch.ones(layer.weight().shape), 0.1, 0, torch.qint8), None)
+        if make is tiny.sd1:
+            assert torch.equal(trace.maps("a boat").token_maps, before)
+            assert "was changed since the run" in caplog.text
+        else:
+            with pytest.raises(SpaceMismatchError, match="was changed since the run"):
+                trace.maps("a boat")
+
+    @pytest.mark.user_error
+    @pytest.mark.parametrize("scale", [0.003, 0.3], ids=["cut", "coarse"])
+    def test_scales_from_before_are_refused(self, scale):
+        pipe = tiny.sd1()
+        quantised(pipe.unet, partial(calibrated, scale=scale))
+        with pytest.raises(UnsupportedPipelineError, match="a Sequential, which makes keys, is not linear"):
+            assert_exact(pipe, row=1)
+
+    @pytest.mark.user_error
+    def test_activations_in_codes_are_refused_by_name(self):
+        pipe = tiny.sd1()
+        pipe.unet.mid_block.attentions[0].proj_in.activation_qtype = torch.int8  # as optimum-quanto marks a layer
+        with pytest.raises(UnsupportedPipelineError, match=r"optimum-quanto rounds the .*proj_in"), ovam.capture(pipe):
+            pass
 
 
 class TestChangedSince:

@@ -19,8 +19,8 @@ def check_watchable(pipe: Any, denoiser: nn.Module) -> None:
     """Whether hooks on the denoiser's layers show what its attention computes.
 
     Raises:
-        UnsupportedPipelineError: pixels are merged before attention, a part of it alone is wrapped by torch.compile, or
-            its weights are on disk between calls.
+        UnsupportedPipelineError: pixels are merged before attention, a part of it alone is wrapped by torch.compile,
+            activations are rounded by scales calibrated before, or its weights are on disk between calls.
     """
     for name, module in denoiser.named_modules():
         if type(module).__name__ == "ToMeBlock":
@@ -32,6 +32,12 @@ def check_watchable(pipe: Any, denoiser: nn.Module) -> None:
             raise UnsupportedPipelineError(
                 f"{type(pipe).__name__}: its {name!r} is wrapped by torch.compile, which gives the blocks in it other "
                 "names: expected the whole denoiser wrapped, or this part compiled in place by its own compile()"
+            )
+        if getattr(module, "activation_qtype", None) is not None:
+            raise UnsupportedPipelineError(
+                f"{type(pipe).__name__}: optimum-quanto rounds the activations of {name!r} by scales that were "
+                "calibrated before, so that its queries are codes and it has no matrix for the keys of other words: "
+                "expected the weights alone to be quantised, quantize(model, weights=...)"
             )
         if _on_disk(module):
             raise UnsupportedPipelineError(

@@ -107,7 +107,8 @@ class Session:
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
-        if arguments.get("latents") is not None or given is None:
+        unseeded = read_as(self.backbone.pipe) in self.backbone.unseeded
+        if arguments.get("latents") is not None or given is None or unseeded:
             return
         drawn = result[0] if isinstance(result, tuple) else result  # some families return positions beside the latents
         if isinstance(given, list):
@@ -303,12 +304,14 @@ def _output_of(name: str, observation: Observation) -> torch.Tensor:
     """Attention outputs of a block's pixels.
 
     Raises:
-        UnsupportedPipelineError: the backbone does not tell them.
+        UnsupportedPipelineError: the backbone does not tell them, or can't: IP-Adapters of Stable Diffusion 3 add
+            their own to them.
     """
     if observation.output is None:
         raise UnsupportedPipelineError(
-            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need: expected "
-            "`Observation.output`; ask without outputs, or let the backbone tell them"
+            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need (an IP-Adapter of "
+            "Stable Diffusion 3 mixes its own into them): expected `Observation.output`; ask without outputs, run "
+            "without the adapter's image, or let the backbone tell them"
         )
     return observation.output
 

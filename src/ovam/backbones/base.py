@@ -140,6 +140,9 @@ class Backbone(ABC):
     text_kind: ClassVar[Literal["static", "replayed"]]
     """What its text side promises; see `ovam.trace.TextSide`."""
 
+    unseeded: ClassVar[tuple[str, ...]] = ()
+    """Those of them that draw from torch's own generator besides the one they are given: its seed is not enough."""
+
     flow: ClassVar[bool] = False
     """Whether its models were trained on straight ways from image to noise and predict their velocity."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
-from ovam.backbones.offload import device_of, real_weights
+from ovam.backbones.offload import device_of, marks, real_weights
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.prompt import locate, parse, phrase
 from ovam.shapes import Embedding, Key
@@ -46,13 +46,11 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
 
     The hash is computed again only when the weights have changed.
     """
-    weights = real_weights(encoder)
     if dtype == torch.bfloat16:
-        return f"{type(encoder).__name__}:{fingerprint(weights, dtype)}"
-    state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
-    kept = _hashes.get(encoder)
+        return f"{type(encoder).__name__}:{fingerprint(real_weights(encoder), dtype)}"
+    state, kept = marks(encoder), _hashes.get(encoder)
     if kept is None or kept[0] != state:
-        _hashes[encoder] = kept = (state, fingerprint(weights))
+        _hashes[encoder] = kept = (state, fingerprint(real_weights(encoder)))
     return f"{type(encoder).__name__}:{kept[1]}"
 
 

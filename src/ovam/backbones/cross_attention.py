@@ -15,7 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from ovam.backbones.base import BlockSpec, Observation, Report, TextReader
 from ovam.backbones.clip_text import StaticText
 from ovam.backbones.common import check_lora_scale
-from ovam.backbones.offload import device_of, real_weights
+from ovam.backbones.offload import device_of, marks, real_weights
+from ovam.errors import UnsupportedPipelineError
+
+_PART, _LINEAR = 0.7, 0.02
+"""Of a vector, and how much of a layer's largest number rounding may make of it."""
 
 _copies: WeakKeyDictionary[nn.Linear, ref[Tensor]] = WeakKeyDictionary()
 
@@ -101,24 +105,33 @@ def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Ten
     """Matrix (out, in) and bias (out,) of a linear layer as the layer itself applies it.
 
     A plain layer's are copied. Adapters and quantised layers are asked: what they make of unit vectors is their matrix.
-    One that rounds its input rounds none of those; its keys of a text may then differ from these by that rounding.
+    One that rounds its input as it comes rounds none of those; its keys of a text may then differ from these by that
+    rounding.
 
     Args:
         layer: The layer.
         dtype: Type it is called with.
         rows: Only so many of its outputs, the first ones.
+
+    Raises:
+        UnsupportedPipelineError: it is not linear, as one that cuts its input at scales that were calibrated before.
     """
     if type(layer) is nn.Linear:
         weights = real_weights(layer)
-        if type(weights["weight"]) in (Tensor, nn.Parameter):  # quantisers have types of their own
+        if type(weights.get("weight")) in (Tensor, nn.Parameter):  # quantisers have tensors of other kinds or parts
             bias = weights.get("bias")
             return _copy(layer, weights["weight"][:rows]), None if bias is None else bias[:rows].clone()
     unit = torch.eye(layer.in_features, device=device_of(layer), dtype=dtype)
     offset = layer(torch.zeros_like(unit[:1]))[0, :rows]
-    matrix = layer(unit)[:, :rows]
-    if not offset.any():
-        return matrix.T.contiguous(), None
-    return (matrix - offset).T.contiguous(), offset.clone()
+    matrix = layer(unit)[:, :rows] - offset
+    less = unit * _PART
+    if (matrix * less[0, 0] - (layer(less)[:, :rows] - offset)).abs().max() > _LINEAR * matrix.abs().max():
+        raise UnsupportedPipelineError(
+            f"a {type(layer).__name__}, which makes keys, is not linear: what it makes of {_PART} of a vector is not "
+            f"{_PART} of what it makes of the vector, as where activations are rounded by scales that were calibrated "
+            "before; expected a layer with a matrix: quantise the weights alone, or activations as they come"
+        )
+    return matrix.T.contiguous(), offset.clone() if offset.any() else None
 
 
 def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:
@@ -163,8 +176,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _state(module: Any) -> object:
     """Differs after whatever may have changed a block's keys: weights, adapters, and the adapters' settings."""
     layer, _ = _key_layer(module)
-    weights = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in layer.state_dict().values()]
     settings = [
         str(getattr(layer, name, None)) for name in ("scaling", "active_adapters", "merged", "disable_adapters")
     ]
-    return id(layer), weights, settings
+    return id(layer), marks(layer), settings

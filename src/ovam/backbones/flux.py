@@ -43,7 +43,14 @@ class FluxRequest(Request):
 class FluxBackbone(Backbone):
     """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "FluxPipeline",
+        "FluxImg2ImgPipeline",
+        "FluxInpaintPipeline",
+        "FluxControlNetPipeline",
+        "FluxControlNetImg2ImgPipeline",
+        "FluxControlNetInpaintPipeline",
+    )
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
     flow: ClassVar[bool] = True
 

@@ -58,7 +58,8 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
             )
             query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
             conditioning = shared["conditioning"].expand(len(query), -1)
-            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}, taken))
+            output = None if _shares_output(module, options) else taken
+            report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}, output))
 
     yield module.register_forward_pre_hook(begin)
     for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
@@ -68,6 +69,13 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
     if projects:
         yield module.to_out[0].register_forward_pre_hook(note_output)
     yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _shares_output(module: Any, options: Mapping[str, Any]) -> bool:
+    """Whether an image prompt's attention was added before the output projection; FLUX's adapters add theirs behind."""
+    processor = module.processor
+    adapter = type(processor).__name__.startswith("SD3IPAdapter")
+    return adapter and processor.scale != 0 and options.get("ip_hidden_states") is not None
 
 
 def _noting(seen: dict[str, list[Tensor]], projection: str) -> Callable[[nn.Module, object, Tensor], None]:

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ovam.backbones.offload import real_weights
+from ovam.backbones.offload import marks, real_weights
 
 SAMPLES = 1024
 """Most numbers that are read of one tensor, at even distances."""
@@ -25,11 +25,9 @@ def sampled_hash(model: Any, dtype: torch.dtype = torch.float32) -> str:
         model: A module.
         dtype: Type to round to first; bfloat16 gives the hash of the model's bfloat16 copy.
     """
-    weights = real_weights(model)
-    state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights.values())
-    kept = _hashes.setdefault(model, {})
+    state, kept = marks(model), _hashes.setdefault(model, {})
     if dtype not in kept or kept[dtype][0] != state:
-        kept[dtype] = (state, _hash(weights, dtype))
+        kept[dtype] = (state, _hash(real_weights(model), dtype))
     return kept[dtype][1]
 
 

@@ -36,8 +36,14 @@ class SD3Backbone(Backbone):
         "StableDiffusion3Pipeline",
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
         "StableDiffusion3PAGPipeline",
         "StableDiffusion3PAGImg2ImgPipeline",
+    )
+    unseeded: ClassVar[tuple[str, ...]] = (  # they encode the control image with noise of their own
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
     )
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
     flow: ClassVar[bool] = True
