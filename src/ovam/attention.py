@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from ovam.errors import SpaceMismatchError
@@ -74,6 +74,28 @@ def weight_sums(
     if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
     return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
+
+
+def self_weights(
+    query: Float[Tensor, "head pixel head_dim"], key: Float[Tensor, "head pixel head_dim"], *, scale: float
+) -> Float32[Tensor, "pixel pixel"]:
+    """Self-attention of one block in one denoiser call, averaged over heads.
+
+    One head at a time: those of all heads together would take half a GiB at Stable Diffusion 1's finest grid.
+
+    Args:
+        query: Queries.
+        key: Keys of the same pixels.
+        scale: Factor on the scores.
+
+    Returns:
+        Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+    """
+    pixels = query.shape[1]
+    mean = torch.zeros(pixels, pixels, device=query.device)
+    for rows, columns in zip(query.float() * scale, key.float(), strict=True):
+        mean += torch.softmax(rows @ columns.mT, dim=-1)
+    return mean.div_(len(query))
 
 
 def _asks_gradients(query: Stored) -> bool:
