@@ -274,8 +274,8 @@ class Session:
         entry = len(self.run.kept) - 1
         for name, pair in self.run.pairs.items():
             assert pair.key is not None
-            for part in (pair.query, pair.key):
-                _check_pixels(name, part, plan.grids[name])
+            _check_pixels(name, pair.query, plan.grids[name])
+            _check_pixels(name, pair.key, plan.grids[name], "to")
             for half in halves.keys() & plan.halves:
                 both = zip(pair.query[halves[half]], pair.key[halves[half]], strict=True)
                 for image, (query, key) in enumerate(both):
@@ -325,10 +325,10 @@ def _output_of(name: str, observation: Observation) -> torch.Tensor:
     return observation.output
 
 
-def _check_pixels(name: str, projected: torch.Tensor, grid: Grid) -> None:
+def _check_pixels(name: str, projected: torch.Tensor, grid: Grid, way: str = "from") -> None:
     if projected.shape[-2] != grid[0] * grid[1]:
         raise UnsupportedPipelineError(
-            f"block {name!r} attends from or to {projected.shape[-2]} pixels, expected the {grid[0]} x {grid[1]} of "
+            f"block {name!r} attends {way} {projected.shape[-2]} pixels, expected the {grid[0]} x {grid[1]} of "
             "its grid: something merges, drops or adds pixels before it; take that off for the capture"
         )
 
