@@ -14,7 +14,8 @@ def softmax(scores):
     """Weights of one pixel, from its scores over the tokens that share its attention."""
     greatest = max(scores)
     powers = [math.exp(score - greatest) for score in scores]
-    return [power / sum(powers) for power in powers]
+    total = sum(powers)
+    return [power / total for power in powers]
 
 
 def pixel_weights(query, keys, scale):
@@ -64,6 +65,20 @@ def joint_weights(query, key, image_key, scale, lengths):
             for token, share in zip(tokens, shares[:length], strict=True):
                 weights[head, step, token, pixel] = share
             start += length
+    return weights
+
+
+def self_attention(calls, scale):
+    """Weights (pixel, pixel) from each pixel to each, a mean over calls and heads; the row is the one that attends.
+
+    `calls` are pairs of queries and keys, each (head, pixel, head_dim).
+    """
+    heads, pixels, _ = calls[0][0].shape
+    weights = np.zeros((pixels, pixels))
+    for (query, key), head, pixel in product(calls, range(heads), range(pixels)):
+        shares = pixel_weights(query[head, pixel], key[head], scale)
+        for other in range(pixels):
+            weights[pixel, other] += shares[other] / (heads * len(calls))
     return weights
 
 

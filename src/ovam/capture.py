@@ -73,6 +73,7 @@ def capture(
     disk: str | Path | None = None,
     limit_gib: float | None = None,
     outputs: bool = False,
+    self_attention: BlockChoice = None,
     strict: bool = True,
 ) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
@@ -97,6 +98,8 @@ def capture(
         limit_gib: Most GiB that the capture may keep in all; by default 80 % of what the device or disk has free.
         outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
             (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
+        self_attention: Self-attention blocks of a UNet, named as in `blocks`, whose weights are kept as well, averaged
+            over heads and kept denoiser calls: `Trace.self_attention`. None of them by default.
         strict: Fail at the first denoiser call in which a chosen block did not run, as caches of blocks leave some out.
             Without it such a call is left out of the traces; `traces.coverage` tells which.
 
@@ -117,9 +120,10 @@ def capture(
     """
     backbone = backbone_of(pipe)
     settings = settings_of(backbone, preset, blocks=blocks, steps=steps, dtype=dtype)
-    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs, strict=strict)
-    if outputs:
-        check_outputs(backbone)
+    choice = choice_of(
+        settings.blocks, settings.steps, guidance, outputs=outputs, self_attention=self_attention, strict=strict
+    )
+    check_offered(backbone, choice)
     traces: list[Trace] = []
     storage = storage_of(dtype=settings.dtype, device=device, disk=disk, limit_gib=limit_gib)
     recorder = QueryRecorder(backbone, traces, storage)
@@ -166,7 +170,13 @@ def stream(
 
 
 def choice_of(
-    blocks: BlockChoice, steps: StepChoice, guidance: str, *, outputs: bool = False, strict: bool = True
+    blocks: BlockChoice,
+    steps: StepChoice,
+    guidance: str,
+    *,
+    outputs: bool = False,
+    self_attention: BlockChoice = None,
+    strict: bool = True,
 ) -> Choice:
     """Check the options that say what to keep.
 
@@ -175,21 +185,26 @@ def choice_of(
     """
     if guidance not in _HALVES:
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
-    if isinstance(steps, str):
-        if steps != "middle":
-            raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
-        return Choice(blocks, steps, _HALVES[guidance], outputs, strict)
-    return Choice(blocks, None if steps is None else frozenset(steps), _HALVES[guidance], outputs, strict)
+    if isinstance(steps, str) and steps != "middle":
+        raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
+    numbers = steps if steps is None or isinstance(steps, str) else frozenset(steps)
+    return Choice(blocks, numbers, _HALVES[guidance], outputs, self_attention, strict)
 
 
-def check_outputs(backbone: Backbone) -> None:
-    """Whether there is an output space that image and text share.
+def check_offered(backbone: Backbone, choice: Choice) -> None:
+    """Whether the family has what is asked for besides queries.
 
     Raises:
-        OptionError: the family's text is not part of the attention's output.
+        OptionError: it has no output space that image and text share, or no self-attention that can be kept.
     """
-    if backbone.text_kind == "static":
+    pipeline = type(backbone.pipe).__name__
+    if choice.outputs and backbone.text_kind == "static":
         raise OptionError(
-            f"outputs=True was asked of a {type(backbone.pipe).__name__}, whose words have no attention outputs: "
-            "expected joint attention of image and text (SD3, FLUX); leave the option out"
+            f"outputs=True was asked of a {pipeline}, whose words have no attention outputs: expected joint attention "
+            "of image and text (SD3, FLUX); leave the option out"
+        )
+    if choice.self_attention is not None and not backbone.self_blocks():
+        raise OptionError(
+            f"self_attention={choice.self_attention!r} was asked of a {pipeline}, of which none can be kept: expected "
+            "a UNet (Stable Diffusion 1, 2 or XL); leave the option out"
         )

@@ -14,7 +14,7 @@ class RunCoverage:
 
     Attributes:
         blocks: Those that were watched, in the order in which the model runs them: the chosen ones, and in joint
-            attention those that their words pass before.
+            attention those that their words pass before; behind them those whose self-attention is kept.
         calls: All denoiser calls of the run.
         seen: For each call the blocks that ran in every pass whose half of guidance was to be kept.
         kept: Indices of the calls whose queries are in the traces.

@@ -15,7 +15,7 @@ from torch import Tensor
 from ovam.backbones.base import Backbone, Request
 from ovam.backbones.offload import device_of
 from ovam.backbones.registry import backbone_of
-from ovam.capture import check_outputs, choice_of
+from ovam.capture import check_offered, choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
 from ovam.noise import NoiseSchedule, path_to, schedule_of
@@ -50,6 +50,7 @@ def encode(
     disk: str | Path | None = None,
     limit_gib: float | None = None,
     outputs: bool = False,
+    self_attention: BlockChoice = None,
 ) -> Trace:
     """Make a trace of an image that the model did not generate.
 
@@ -80,6 +81,7 @@ def encode(
         disk: As in `capture`.
         limit_gib: As in `capture`.
         outputs: As in `capture`.
+        self_attention: As in `capture`.
 
     Returns:
         A trace whose picture and size are the image's own.
@@ -104,20 +106,20 @@ def encode(
     times = _times(method, timesteps, end)
     _check_options(method, noises, inversion_steps)
     _check_size(size, pipe.vae_scale_factor * backbone.latent_multiple)
-    if outputs:
-        check_outputs(backbone)
     schedule = schedule_of(backbone, moves=method == "inversion")
     if method == "inversion":
         path = path_to(times, inversion_steps, end)
         steps = [i for i, timestep in enumerate(path) if timestep in times]
     else:
         path, steps = tuple(timestep for timestep in times for _ in range(noises)), None
+    choice = choice_of(blocks, steps, "cond", outputs=outputs, self_attention=self_attention)
+    check_offered(backbone, choice)
     model_size = _native_size(backbone, picture) if size is None else size
     backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
     storage = storage_of(dtype=dtype, device=device, disk=disk, limit_gib=limit_gib)
     recorder = QueryRecorder(backbone, traces, storage)
-    session = Session(backbone, choice_of(blocks, steps, "cond", outputs=outputs), recorder)
+    session = Session(backbone, choice, recorder)
     with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
         conditions = backbone.conditions(prompt, model_size)
         clean = _latent(pipe, picture, model_size).to(device_of(denoiser))

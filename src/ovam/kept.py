@@ -1,7 +1,7 @@
 """What a capture keeps, block by block: the table of `ovam.plan`, and of a capture that is refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from ovam.quantised import Stored
@@ -21,6 +21,7 @@ class BlockBytes:
         query: Bytes of queries; 0 where the block was not chosen.
         replay: Bytes of image keys, values and modulation, which late words need in joint attention.
         output: Bytes of attention outputs, where they were asked for.
+        self_attention: Bytes of averaged self-attention, of the blocks it was asked of.
     """
 
     name: str
@@ -28,27 +29,35 @@ class BlockBytes:
     query: int
     replay: int
     output: int
+    self_attention: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return self.query + self.replay + self.output + self.self_attention
 
 
 def block_bytes(plan: Plan, layout: Mapping[tuple[str, str], Stored]) -> tuple[BlockBytes, ...]:
     """Bytes of each watched block, in running order, from the layout of one image and half."""
-    bytes_of = {name: {"query": 0, "replay": 0, "output": 0} for name in plan.watched}
+    kinds = ("query", "replay", "output", "self_attention")
+    bytes_of = {name: dict.fromkeys(kinds, 0) for name in plan.watched}
     for (name, part), kept in layout.items():
-        kind = part if part in ("query", "output") else "replay"
+        kind = part if part in kinds else "replay"
         bytes_of[name][kind] += kept.nbytes * plan.images * len(plan.halves)
     return tuple(BlockBytes(name, plan.grids[name], **parts) for name, parts in bytes_of.items())
 
 
 def table(rows: Sequence[BlockBytes]) -> str:
     """Lines of plain text; blocks in a row that are alike share one."""
-    kinds = {"queries": "query", "for replay": "replay"} | (
-        {"outputs": "output"} if any(r.output for r in rows) else {}
-    )
+    asked = {"outputs": "output", "self-attention": "self_attention"}
+    kinds = {"queries": "query", "for replay": "replay"} | {
+        kind: part for kind, part in asked.items() if any(getattr(row, part) for row in rows)
+    }
     lines: list[tuple[str, ...]] = [("block", "grid", *(f"{kind}, MiB" for kind in kinds))]
-    for alike, group in groupby(rows, key=lambda row: (row.grid, row.query, row.replay, row.output)):
+    for _, group in groupby(rows, key=lambda row: replace(row, name="")):
         first, *others = group
         names = [first.name, *(row.name for row in others)]
-        (height, width), parts = alike[0], [getattr(first, part) for part in kinds.values()]
+        (height, width), parts = first.grid, [getattr(first, part) for part in kinds.values()]
         name = names[0] if len(names) == 1 else f"{len(names)} from {names[0]} on"
         lines.append((name, f"{height}x{width}", *(f"{part / _MIB:.2f}" for part in parts)))
     wide = [max(map(len, column)) for column in zip(*lines, strict=True)]

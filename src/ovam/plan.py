@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import Guidance, check_outputs, choice_of
+from ovam.capture import Guidance, check_offered, choice_of
 from ovam.errors import OptionError
 from ovam.kept import BlockBytes, block_bytes
 from ovam.models import outline
@@ -26,7 +26,7 @@ class CapturePlan:
         pipeline: Class name of the pipeline.
         size: (height, width) of the image in pixels.
         calls: Kept denoiser calls.
-        blocks: In the order in which the model runs them.
+        blocks: In the order in which the model runs them; those whose self-attention is kept stand behind the others.
     """
 
     pipeline: str
@@ -37,7 +37,7 @@ class CapturePlan:
     @property
     def nbytes(self) -> int:
         """All of it."""
-        return sum(block.query + block.replay + block.output for block in self.blocks)
+        return sum(block.nbytes for block in self.blocks)
 
 
 def plan(
@@ -52,6 +52,7 @@ def plan(
     dtype: torch.dtype | None = None,
     preset: str | None = None,
     outputs: bool = False,
+    self_attention: BlockChoice = None,
 ) -> CapturePlan:
     """How many bytes `capture` would keep, block by block.
 
@@ -67,6 +68,7 @@ def plan(
         dtype: As in `capture`.
         preset: As in `capture`.
         outputs: As in `capture`.
+        self_attention: As in `capture`.
 
     Raises:
         ModelNotFoundError: the name is no model's.
@@ -77,9 +79,8 @@ def plan(
     pipe = outline(model) if isinstance(model, str | Path) else model
     backbone = backbone_of(pipe)
     settings = settings_of(backbone, preset, blocks=blocks, dtype=dtype)
-    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs)
-    if outputs:
-        check_outputs(backbone)
+    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs, self_attention=self_attention)
+    check_offered(backbone, choice)
     factor = pipe.vae_scale_factor
     native = native_side(pipe) * factor
     size = (native if height is None else height, native if width is None else width)
@@ -89,7 +90,7 @@ def plan(
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)
     calls = steps if choice.steps is None else 1
-    run = plan_run(backbone, choice.blocks, latent, halves=choice.halves, images=images, calls=calls, outputs=outputs)
+    run = plan_run(backbone, choice, latent, images=images, calls=calls)
     rows = block_bytes(run, kept_layout(run, storage_type(settings.dtype)))
     return CapturePlan(type(pipe).__name__, size, calls, rows)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovam.aggregate import Accumulator
 from ovam.asked import embed_words, lengths_of, merge_prompts
-from ovam.attention import weight_sums
+from ovam.attention import self_weights, weight_sums
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.kept import block_bytes, table
@@ -24,7 +24,7 @@ from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
 from ovam.storage import Storage
-from ovam.trace import BlockTrace, Half, ReplayedSide, Source, TextSide, Trace, Words
+from ovam.trace import BlockTrace, Half, ReplayedSide, SelfAttention, Source, TextSide, Trace, Words
 from ovam.word_maps import AttentionMaps
 
 _GIB = 2**30
@@ -32,7 +32,8 @@ log = logging.getLogger("ovam")
 
 
 Slot = tuple[int, Half, str, str]
-"""Where something is kept: image, half, block, and which of `query`, `output`, `key`, `value`, `conditioning` it is."""
+"""Where something is kept: image, half, block, and which of `query`, `output`, `key`, `value`, `conditioning` or
+`self_attention` it is."""
 
 
 class QueryRecorder:
@@ -40,6 +41,7 @@ class QueryRecorder:
 
     In joint attention image keys and values are kept likewise, of every block that a text passes; the vectors that
     modulate the blocks are (1, step, channel) here, and float32 whatever the type of the rest: they are small.
+    Averages of self-attention are (1, 1, pixel, pixel), float32, as of one step.
     """
 
     def __init__(self, backbone: Backbone, traces: list[Trace], storage: Storage) -> None:
@@ -69,13 +71,14 @@ class QueryRecorder:
         if needed + before > self.storage.limit:
             presets = "".join(f"preset={name!r}, " for name in PRESETS.get(type(self.backbone), {}))
             narrow = kept_bytes(plan, torch.int8)
+            coarser = ", or self_attention of fewer blocks or coarser grids" if plan.self_blocks else ""
             raise CaptureTooLargeError(
                 f"capture would keep {summary_of(plan, self.storage)}, {(needed + before) / _GIB:.3f} GiB in all with "
                 f"the runs before, over the limit of {self.storage.limit / _GIB:.3f} GiB. There are three ways out: "
                 f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
                 "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
-                "up to the last one); (2) keep it in a file, disk='a folder with room'; (3) keep the maps of words "
-                "known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
+                f"up to the last one){coarser}; (2) keep it in a file, disk='a folder with room'; (3) keep the maps of "
+                "words known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n"
                 + table(block_bytes(plan, kept_layout(plan, self.storage.dtype)))
             )
 
@@ -94,6 +97,17 @@ class QueryRecorder:
         self._keep((image, half, block, "key"), entry, stream.key)
         self._keep((image, half, block, "value"), entry, stream.value)
         self._keep((image, half, block, "conditioning"), entry, stream.conditioning[None])
+
+    def self_attention(self, block: str, half: Half, image: int, entry: int, query: Tensor, key: Tensor) -> None:
+        """Move the average on by one call; `entry` of them are in it."""
+        assert self.plan is not None
+        mean = self.buffers[image, half, block, "self_attention"][0, 0]
+        assert isinstance(mean, Tensor)
+        weights = self_weights(query, key, scale=self.plan.self_blocks[block].scale).to(mean.device)
+        if entry == 0:
+            mean.copy_(weights)  # over whatever the memory held
+        else:
+            mean.lerp_(weights, 1 / (entry + 1))
 
     def _keep(self, slot: Slot, entry: int, tensor: Tensor) -> None:
         assert self.plan is not None
@@ -130,12 +144,22 @@ class QueryRecorder:
             }
             source, picture = source_of(self.backbone.pipe, run, image), pictures[image : image + 1]
             text = self._text(run, image)
-            self.traces.append(Trace(blocks, tuple(run.kept), text, source, size, picture[0] if picture else None))
+            png, averages = picture[0] if picture else None, self._averages(image) if run.kept else {}
+            self.traces.append(Trace(blocks, tuple(run.kept), text, source, size, png, averages))
         self.buffers = {}
 
     def _kept(self, image: int, block: str, part: str) -> dict[Half, Any]:
         assert self.plan is not None
         return {half: self.buffers[image, half, block, part] for half in self.plan.halves}
+
+    def _averages(self, image: int) -> dict[str, SelfAttention]:
+        """Self-attention of one image."""
+        assert self.plan is not None
+        averages = {}
+        for name in self.plan.self_blocks:
+            weights = {half: mean[0, 0] for half, mean in self._kept(image, name, "self_attention").items()}
+            averages[name] = SelfAttention(name, self.plan.grids[name], weights)
+        return averages
 
     def _text(self, run: Run, image: int) -> TextSide:
         """The text side of one image: a replayed one runs its texts against this image's keys and values."""
@@ -164,6 +188,9 @@ def kept_layout(plan: Plan, dtype: torch.dtype) -> dict[tuple[str, str], Stored]
                 kept[name, part] = _unfilled((1, plan.calls, *shape), torch.float32)
             else:
                 kept[name, part] = _unfilled((shape[0], plan.calls, *shape[1:]), dtype)
+    for name in plan.self_blocks:
+        height, width = plan.grids[name]
+        kept[name, "self_attention"] = _unfilled((1, 1, height * width, height * width), torch.float32)
     return kept
 
 
@@ -183,9 +210,10 @@ def summary_of(plan: Plan, storage: Storage) -> str:
     """What is kept of a run, in words."""
     outputs = " with attention outputs" if plan.outputs else ""
     replayed = f" and image keys and values of {len(plan.replayed)}" if plan.replayed else ""
+    averaged = f", self-attention of {len(plan.self_blocks)} averaged over the calls" if plan.self_blocks else ""
     return (
         f"{len(plan.blocks)} blocks{outputs}{replayed} x {plan.calls} denoiser calls x {plan.images} images x "
-        f"{len(plan.halves)} halves of guidance in {str(storage.dtype).removeprefix('torch.')}: "
+        f"{len(plan.halves)} halves of guidance in {str(storage.dtype).removeprefix('torch.')}{averaged}: "
         f"{kept_bytes(plan, storage.dtype) / _GIB:.3f} GiB on {storage}"
     )
 
@@ -251,6 +279,9 @@ class MapRecorder:
         """Shares of one call."""
         shares = output_shares(output[:, None], self.keys[block].to(output.device))
         self.sums[image].add(block, shares, 1)
+
+    def self_attention(self, block: str, half: Half, image: int, entry: int, query: Tensor, key: Tensor) -> None:
+        """Never told: `ovam.stream` asks for none."""
 
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Move the words on through this block, against the image as it is now."""

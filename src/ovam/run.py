@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Request
+from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Request
 from ovam.coverage import RunCoverage
 from ovam.replay import ImageStream
 from ovam.schedule import Level
@@ -17,18 +17,31 @@ StepChoice = Iterable[int] | Literal["middle"] | None
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What to keep: see `ovam.capture`."""
+
+    blocks: BlockChoice
+    steps: frozenset[int] | Literal["middle"] | None
+    halves: tuple[Half, ...]
+    outputs: bool = False
+    self_attention: BlockChoice = None
+    strict: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run will show, known at its first denoiser call, before anything is kept.
 
     Attributes:
         blocks: The chosen blocks, in running order.
-        grids: Grids of these, and of all that are replayed.
+        grids: Grids of these, of all that are replayed, and of those whose self-attention is kept.
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
         replayed: In joint attention, every block that a text passes up to the last chosen one, in running order, and
             the shapes of what is kept of each in one call: `key`, `value` and `conditioning`.
         outputs: Whether the attention outputs of the chosen blocks' pixels are wanted.
+        self_blocks: The blocks whose self-attention is wanted, in running order.
         request: What the run was asked for, where it is known.
     """
 
@@ -39,35 +52,34 @@ class Plan:
     calls: int
     replayed: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     outputs: bool = False
+    self_blocks: Mapping[str, BlockSpec] = field(default_factory=dict)
     request: Request | None = None
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Blocks to look at, in running order: the chosen ones, and those that their words pass before."""
-        return tuple(self.replayed or self.blocks)
+        """Blocks to look at, in running order: the chosen ones, and those that their words pass before.
+
+        Those whose self-attention is wanted stand behind them.
+        """
+        return (*(self.replayed or self.blocks), *self.self_blocks)
 
 
 def plan_run(
-    backbone: Backbone,
-    blocks: BlockChoice,
-    latent: Grid,
-    *,
-    halves: tuple[Half, ...],
-    images: int,
-    calls: int,
-    outputs: bool = False,
-    request: Request | None = None,
+    backbone: Backbone, choice: Choice, latent: Grid, *, images: int, calls: int, request: Request | None = None
 ) -> Plan:
-    """The plan of a run with a latent of this size; the rest as `Plan` and `ovam.capture` name it.
+    """The plan of a run with a latent of this size; the rest as `Plan` names it.
 
     Raises:
         MissingBlockError: the choice fits no block.
     """
-    specs, grids = backbone.blocks(), backbone.grids(latent)
-    if blocks is None:
+    specs, own, grids = backbone.blocks(), backbone.self_blocks(), backbone.grids(latent)
+    if choice.blocks is None:
         names = tuple(name for name, spec in specs.items() if spec.default)
     else:
-        names = choose_blocks(grids, blocks)
+        names = choose_blocks({name: grids[name] for name in specs}, choice.blocks)
+    self_names: tuple[str, ...] = ()
+    if choice.self_attention is not None:
+        self_names = choose_blocks({name: grids[name] for name in own}, choice.self_attention)
     replayed = dict[str, dict[str, tuple[int, ...]]]()
     if backbone.text_kind == "replayed":
         for name in list(specs)[: list(specs).index(names[-1]) + 1]:
@@ -76,12 +88,13 @@ def plan_run(
             replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
     return Plan(
         blocks={name: specs[name] for name in names},
-        grids={name: grids[name] for name in (replayed or names)},
-        halves=halves,
+        grids={name: grids[name] for name in (*(replayed or names), *self_names)},
+        halves=choice.halves,
         images=images,
         calls=calls,
         replayed=replayed,
-        outputs=outputs,
+        outputs=choice.outputs,
+        self_blocks={name: own[name] for name in self_names},
         request=request,
     )
 
@@ -99,6 +112,7 @@ class Run:
     levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
+    pairs: dict[str, Observation] = field(default_factory=dict)  # of its self-attention, until it is over
     seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # to be kept, None for all
@@ -148,19 +162,13 @@ class Recorder(Protocol):
     def output(self, block: str, half: Half, image: int, entry: int, output: torch.Tensor) -> None:
         """Attention outputs likewise, told after the queries, where the plan asks for them."""
 
+    def self_attention(
+        self, block: str, half: Half, image: int, entry: int, query: torch.Tensor, key: torch.Tensor
+    ) -> None:
+        """Queries and keys (head, pixel, head_dim) of self-attention, told once the call is over, if it is kept."""
+
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """What a text of this image meets in a block; told before the block's queries, in joint attention only."""
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """The run is complete."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to keep: see `ovam.capture`."""
-
-    blocks: BlockChoice
-    steps: frozenset[int] | Literal["middle"] | None
-    halves: tuple[Half, ...]
-    outputs: bool = False
-    strict: bool = True

@@ -18,7 +18,7 @@ from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
 from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
-from ovam.run import Choice, Recorder, Run, plan_run
+from ovam.run import Choice, Plan, Recorder, Run, plan_run
 from ovam.schedule import Level, levels_from, sigma_at, steps_of
 from ovam.trace import Call, Grid, Half
 from ovam.wrapping import wrapped
@@ -149,6 +149,7 @@ class Session:
         if last is None:
             self._begin(evaluation)
         run.evaluation, run.evaluating, run.pictures, run.reported = evaluation, True, None, set()
+        run.pairs.clear()
         if last is not None and last.timestep == evaluation.timestep and not run.halves_seen & set(evaluation.halves):
             run.halves_seen |= set(evaluation.halves)  # the other half of the same call, as FLUX makes it
             return
@@ -181,33 +182,29 @@ class Session:
         if run.plan is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.plan.halves):
             return
         silent = run.note_seen(run.plan.watched)
-        if not silent or not run.keeping:
+        if not run.keeping:
             return
-        if self.choice.strict:
+        if not silent:
+            self._tell_self_attention(run.plan, run.evaluation.halves)
+        elif self.choice.strict:
             raise gap(silent, run.plan.watched, f"in denoiser call {len(run.calls) - 1}")
-        run.leave_out()
+        else:
+            run.leave_out()
 
     def _begin(self, evaluation: Evaluation) -> None:
         """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
         run.steps, calls = self._chosen_steps(evaluation)
-        plan = plan_run(
-            self.backbone,
-            self.choice.blocks,
-            evaluation.latent,
-            halves=self._halves(evaluation),
-            images=positions.stop - positions.start,
-            calls=calls,
-            outputs=self.choice.outputs,
-            request=run.request,
-        )
+        self._check_halves(evaluation)
+        images = positions.stop - positions.start
+        plan = plan_run(self.backbone, self.choice, evaluation.latent, images=images, calls=calls, request=run.request)
         self.recorder.begin(plan)
         run.plan, run.levels = plan, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
             self._watchers.callback(handle.remove)
 
-    def _halves(self, evaluation: Evaluation) -> tuple[Half, ...]:
+    def _check_halves(self, evaluation: Evaluation) -> None:
         guided = (self.run.request is not None and self.run.request.guided) or len(evaluation.halves) > 1
         there: tuple[Half, ...] = ("cond", "uncond") if guided else ("cond",)
         missing = [half for half in self.choice.halves if half not in there]
@@ -217,7 +214,6 @@ class Session:
                 "but this run has no guidance: expected a guidance scale above 1; raise it, or capture with "
                 "guidance='cond'"
             )
-        return self.choice.halves
 
     def _no_pictures(self) -> list[bytes | None]:
         return [None] * (self.run.plan.images if self.run.plan else 0)
@@ -254,6 +250,9 @@ class Session:
         run.reported.add(name)
         if not run.keeping or run.plan is None or run.evaluation is None:
             return
+        if observation.key is not None:
+            run.pairs[name] = observation  # nothing can be taken out of an average, and the call may be left out yet
+            return
         for half, positions in run.evaluation.halves.items():
             if half in run.plan.halves:
                 self._tell_recorder(name, half, observation, positions)
@@ -270,6 +269,19 @@ class Session:
                 self.recorder.observe(name, half, image, entry, query)
                 if plan.outputs:
                     self.recorder.output(name, half, image, entry, _output_of(name, observation)[positions][image])
+
+    def _tell_self_attention(self, plan: Plan, halves: Mapping[Half, slice]) -> None:
+        """The call is whole and kept: move the averages on."""
+        entry = len(self.run.kept) - 1
+        for name, pair in self.run.pairs.items():
+            assert pair.key is not None
+            _check_pixels(name, pair.query, plan.grids[name])
+            _check_pixels(name, pair.key, plan.grids[name], "to")
+            for half in halves.keys() & plan.halves:
+                both = zip(pair.query[halves[half]], pair.key[halves[half]], strict=True)
+                for image, (query, key) in enumerate(both):
+                    self.recorder.self_attention(name, half, image, entry, query, key)
+        self.run.pairs.clear()
 
     def _close(self) -> None:
         """Hand on a run that is complete, forget one that broke off before its pictures."""
@@ -316,11 +328,11 @@ def _output_of(name: str, observation: Observation) -> torch.Tensor:
     return observation.output
 
 
-def _check_pixels(name: str, query: torch.Tensor, grid: Grid) -> None:
-    if query.shape[1] != grid[0] * grid[1]:
+def _check_pixels(name: str, projected: torch.Tensor, grid: Grid, way: str = "from") -> None:
+    if projected.shape[-2] != grid[0] * grid[1]:
         raise UnsupportedPipelineError(
-            f"block {name!r} attends from {query.shape[1]} pixels, expected the {grid[0]} x {grid[1]} of its grid: "
-            "something merges, drops or adds pixels before it; take that off for the capture"
+            f"block {name!r} attends {way} {projected.shape[-2]} pixels, expected the {grid[0]} x {grid[1]} of "
+            "its grid: something merges, drops or adds pixels before it; take that off for the capture"
         )
 
 

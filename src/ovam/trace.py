@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
@@ -179,6 +179,25 @@ class BlockTrace:
         return replace(self, query=query, output=output)
 
 
+@dataclass(frozen=True, eq=False)
+class SelfAttention:
+    """Which pixels of a block attend to which, averaged over its heads and the trace's denoiser calls.
+
+    Attributes:
+        name: Module path in the pipeline's denoiser.
+        grid: Height and width of the block's pixels.
+        weights: Per half, in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+    """
+
+    name: str
+    grid: Grid
+    weights: Mapping[Half, Float32[Tensor, "pixel pixel"]] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weights.nbytes for weights in self.weights.values())
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a trace comes from; for people and for files, no answer depends on it."""
@@ -203,6 +222,7 @@ class Trace:
         source: Model, prompt, seed.
         size: (height, width) of the image in pixels.
         image_png: The picture as PNG, or None where the run ended with latents.
+        self_attention: By module path, of the blocks for which the capture was asked to keep it.
     """
 
     blocks: Mapping[str, BlockTrace]
@@ -211,6 +231,7 @@ class Trace:
     source: Source
     size: tuple[int, int]
     image_png: bytes | None = field(default=None, repr=False)
+    self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -248,11 +269,15 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all queries, and of image outputs, keys and values where there are any."""
-        return sum(block.nbytes for block in self.blocks.values()) + self.replay.nbytes
+        """Bytes of all queries, and of image outputs, keys and values and self-attention where there are any."""
+        averages = sum(part.nbytes for part in self.self_attention.values())
+        return sum(block.nbytes for block in self.blocks.values()) + averages + self.replay.nbytes
 
     def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
+
+        Self-attention stays as it is, whatever blocks are chosen. It is of all steps together: a selection of fewer
+        denoiser calls has none.
 
         Args:
             blocks: Module paths, their beginnings, or grids (a height, or height and width); None keeps all.
@@ -269,7 +294,8 @@ class Trace:
         entries = choose_steps(self.calls, steps)
         fewer = {name: block.at(entries) for name, block in kept.items()}
         calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
-        return replace(self, blocks=fewer, calls=calls, text=text)
+        averages = self.self_attention if calls == self.calls else {}
+        return replace(self, blocks=fewer, calls=calls, text=text, self_attention=averages)
 
     def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
         """The text side of a selection, without the image keys and values that it has no use for."""

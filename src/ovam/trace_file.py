@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.trace import BlockTrace, Call, Half, Source, Space, TextSide, Trace
+from ovam.trace import BlockTrace, Call, Half, SelfAttention, Source, Space, TextSide, Trace
 
 FORMAT = Format(
     name="ovam-trace",
@@ -61,22 +61,33 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         "dtype": None if trace.dtype is None else _name(trace.dtype),
         "text": about,
     }
+    if trace.self_attention:
+        header["self_attention"] = [
+            {"name": part.name, "grid": list(part.grid)} for part in trace.self_attention.values()
+        ]
+    tensors = _tensors(trace, projections if about["projections"] == "inside" else {})
+    write_file(Path(path), header, tensors, FORMAT)
+
+
+def _tensors(trace: Trace, projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a file by name; the projections are those that travel inside."""
     tensors: dict[str, Tensor] = {}
     for block in trace.blocks.values():
         for half, query in block.query.items():
             tensors |= named_tensors(f"query/{half}/{block.name}", query)
-    if about["projections"] == "inside":
-        tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
+    tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
     for block in trace.blocks.values():
         for half, stored in block.output.items():
             tensors |= named_tensors(f"output/{half}/{block.name}", stored)
+    for name, average in trace.self_attention.items():
+        tensors |= {f"self_attention/{half}/{name}": weights for half, weights in average.weights.items()}
     for name, replayed in trace.replay.blocks.items():
         for part, halves in vars(replayed).items():
             for half, stored in halves.items():
                 tensors |= named_tensors(f"replay/{half}/{name}/{part}", stored)
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
-    write_file(Path(path), header, tensors, FORMAT)
+    return tensors
 
 
 def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -131,6 +142,10 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             source=Source(**header["source"]),
             size=(header["size"][0], header["size"][1]),
             image_png=None if image is None else image.numpy().tobytes(),
+            self_attention={
+                entry["name"]: _self_attention(entry, header["halves"], tensors)
+                for entry in header.get("self_attention", [])
+            },
         )
     except OvamError:
         raise
@@ -154,6 +169,18 @@ def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping
             raise ValueError(f"{key} is {tuple(stored.shape)}, the header tells {expected} and a size")
         parts[part][cast(Half, half)] = stored
     return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
+
+
+def _self_attention(entry: Mapping[str, Any], halves: Sequence[Half], tensors: Mapping[str, Tensor]) -> SelfAttention:
+    name, (height, width) = entry["name"], entry["grid"]
+    weights = {half: tensors[f"self_attention/{half}/{name}"] for half in halves}
+    for half, found in weights.items():
+        if found.dtype != torch.float32 or found.shape != (height * width, height * width):
+            raise ValueError(
+                f"self_attention/{half}/{name} is {tuple(found.shape)} of {found.dtype}, the header tells a grid of "
+                f"{height} x {width}"
+            )
+    return SelfAttention(name, (height, width), weights)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ovam.trace import Grid, Half, Space, TextSide, TokenEmbedding
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """A cross- or joint-attention block, before anything has run.
+    """A cross-, joint- or self-attention block, before anything has run.
 
     Attributes:
         name: Module path in the denoiser.
@@ -82,11 +82,13 @@ class Observation:
         replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
         output: In joint attention, what attention gave the pixels, before any projection of it; else None.
+        key: In self-attention, keys of the same pixels, as the query; else None.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
     replay: Mapping[str, Tensor] = field(default_factory=dict)
     output: Float[Tensor, "batch head pixel head_dim"] | None = None
+    key: Float[Tensor, "batch head key_pixel head_dim"] | None = None
 
 
 Report = Callable[[str, Observation], None]
@@ -175,7 +177,14 @@ class Backbone(ABC):
 
     @abstractmethod
     def blocks(self) -> Mapping[str, BlockSpec]:
-        """Every block that can be captured, in the order the model runs them."""
+        """Every block whose queries can be captured, in the order the model runs them."""
+
+    def self_blocks(self) -> Mapping[str, BlockSpec]:
+        """Every block whose self-attention can be kept, likewise, which `grids` and `watch` then know as well.
+
+        A family has none where it can't be kept, as in joint attention, whose pixels attend to the text besides.
+        """
+        return {}
 
     @abstractmethod
     def grids(self, latent: Grid) -> Mapping[str, Grid]:

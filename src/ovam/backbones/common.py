@@ -71,6 +71,11 @@ def _parts(pipe: Any, request: Request | None) -> tuple[str, ...]:
     return (*(("uncond",) if request.guided else ()), "cond", *(("perturbed",) if perturbed else ()))
 
 
+def heads_apart(projected: Tensor, heads: int) -> Tensor:
+    """A view (batch, head, pixel, head_dim) of what a layer projected to (batch, pixel, head * head_dim)."""
+    return projected.detach().unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
 def check_lora_scale(pipe: Any, scale: float | None, part: str, modules: Iterable[nn.Module | None]) -> None:
     """Whether words will get the keys of the run: a scale given to a call is taken back at the call's end.
 

@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import BlockSpec, Observation, Report, TextReader
 from ovam.backbones.clip_text import StaticText
-from ovam.backbones.common import check_lora_scale
+from ovam.backbones.common import check_lora_scale, heads_apart
 from ovam.backbones.offload import device_of, marks, real_weights
+from ovam.backbones.self_attention import Watcher, pair_watchers
 from ovam.errors import UnsupportedPipelineError
 
 _PART, _LINEAR = 0.7, 0.02
@@ -46,11 +47,13 @@ def check_key_scale(pipe: Any, arguments: Mapping[str, Any], denoiser: nn.Module
 
 
 def watch_queries(modules: Mapping[str, Any], names: Sequence[str], report: Report) -> list[RemovableHandle]:
-    """Hooks on `to_q`; see `Backbone.watch`."""
+    """Hooks on `to_q`, and in self-attention on what makes the keys; see `Backbone.watch`."""
     handles: list[RemovableHandle] = []
     try:
         for name in names:
-            handles.append(modules[name].to_q.register_forward_hook(_reporter(name, modules[name].heads, report)))
+            watchers = _query_watcher if modules[name].is_cross_attention else pair_watchers
+            for layer, watcher in watchers(name, modules[name], report):
+                handles.append(layer.register_forward_hook(watcher))
     except BaseException:
         for handle in handles:
             handle.remove()
@@ -58,11 +61,11 @@ def watch_queries(modules: Mapping[str, Any], names: Sequence[str], report: Repo
     return handles
 
 
-def _reporter(name: str, heads: int, report: Report) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        report(name, Observation(output.detach().unflatten(-1, (heads, -1)).transpose(1, 2)))
+def _query_watcher(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:
+    def on_query(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        report(name, Observation(heads_apart(output, module.heads)))
 
-    return hook
+    return [(module.to_q, on_query)]
 
 
 def static_text(

@@ -18,7 +18,7 @@ from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
 from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
 from ovam.backbones.offload import device_of
-from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_specs
+from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.errors import UnsupportedPipelineError
 from ovam.trace import Grid
 
@@ -49,6 +49,9 @@ class SDXLBackbone(Backbone):
 
     def blocks(self) -> Mapping[str, BlockSpec]:
         return unet_specs(self.denoiser)
+
+    def self_blocks(self) -> Mapping[str, BlockSpec]:
+        return unet_self_specs(self.denoiser)
 
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
         return unet_grids(self.denoiser, latent)

@@ -5,13 +5,15 @@ from typing import Any
 
 from ovam.backbones.base import BlockSpec
 from ovam.backbones.cross_attention import block_spec, cross_attention
+from ovam.backbones.self_attention import self_attention
 from ovam.trace import Grid
 
 
 def unet_modules(unet: Any) -> dict[str, Any]:
-    """Cross-attention modules in running order."""
+    """Attention modules, those of either kind in running order."""
     order = ("down_blocks", "mid_block", "up_blocks")
-    return dict(sorted(cross_attention(unet).items(), key=lambda item: order.index(item[0].split(".")[0])))
+    modules = cross_attention(unet) | self_attention(unet)
+    return dict(sorted(modules.items(), key=lambda item: order.index(item[0].split(".")[0])))
 
 
 def unet_specs(unet: Any) -> dict[str, BlockSpec]:
@@ -19,7 +21,14 @@ def unet_specs(unet: Any) -> dict[str, BlockSpec]:
     return {
         name: block_spec(name, module, default=not name.startswith("mid_block"))
         for name, module in unet_modules(unet).items()
+        if module.is_cross_attention
     }
+
+
+def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:
+    """All self-attention blocks."""
+    modules = unet_modules(unet)
+    return {name: block_spec(name, module) for name, module in modules.items() if not module.is_cross_attention}
 
 
 def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:

@@ -1,0 +1,50 @@
+"""Self-attention of a denoiser's pixels, seen from the layers that make its queries and keys.
+
+What `to_q` and `to_k` put out is what the attention kernel receives, whichever processor runs it; where projections are
+fused, `to_qkv` puts out both, and values.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ovam.backbones.base import Observation, Report
+from ovam.backbones.common import heads_apart
+
+Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+"""A forward hook."""
+
+
+def self_attention(denoiser: nn.Module) -> dict[str, Any]:
+    """Modules by path in which pixels attend to pixels alone; adapters add others, of pixels and more."""
+    return {
+        name: module
+        for name, module in denoiser.named_modules()
+        if type(module).__name__ == "Attention" and name.endswith(".attn1") and not module.is_cross_attention
+    }
+
+
+def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:
+    """Layers to watch, and hooks for them that report the block's queries and keys together.
+
+    The processor tells whether they are fused, not the module: after `unfuse_qkv_projections` the layer is still there.
+    """
+    waiting: list[Tensor] = []  # a query whose key has not been made yet
+
+    def tell(query: Tensor, key: Tensor) -> None:
+        report(name, Observation(heads_apart(query, module.heads), key=heads_apart(key, module.heads)))
+
+    def on_query(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        waiting[:] = [output]
+
+    def on_key(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tell(waiting.pop(), output)
+
+    def on_fused(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        query, key, _ = output.chunk(3, dim=-1)
+        tell(query, key)
+
+    if type(module.processor).__name__.startswith("Fused"):
+        return [(module.to_qkv, on_fused)]
+    return [(module.to_q, on_query), (module.to_k, on_key)]
