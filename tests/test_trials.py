@@ -1,5 +1,7 @@
 """Trials of what carries an annotation further: each changes what it names; one that names nothing changes nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from benchmarks.fits.trials import Trial, TrialObjective
 from ovam.evaluate import average_precision
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import AGAINST, PULL, Objective, target_on
+from ovam.trace import SelfAttention
 from synthetic import HEADS, make_trace
 from test_tokens import planted_mask
 
@@ -89,6 +92,19 @@ def _resized(found, size):
     return torch.nn.functional.interpolate(torch.from_numpy(found)[None, None], size=size, mode="bilinear")[
         0, 0
     ].numpy()
+
+
+def test_maps_are_spread_by_the_rows_of_self_attention(trace, mask):
+    """A pixel takes what it attends to: here each attends to the one after it alone, in one block of two."""
+    grid = (3, 4)
+    onward = torch.eye(12).roll(1, dims=1)
+    blocks = {
+        name: SelfAttention(name, each, {"cond": weights})
+        for name, each, weights in (("a", grid, onward), ("b", grid, torch.eye(12)), ("c", (5, 7), torch.eye(35)))
+    }
+    maps = torch.arange(12.0).view(1, *grid)
+    found = trials.spread(replace(trace, self_attention=blocks), maps, 3)
+    assert torch.equal(found.flatten(), (maps.flatten() + maps.flatten().roll(-1)) / 2)
 
 
 def test_a_fit_of_a_trial_finds_the_mask(trace, mask):

@@ -36,7 +36,9 @@ def main(given: list[str] | None = None) -> None:
     report = json.loads(REPORT.read_text())
     model = MINI if arguments.dit_dir is None else MINI_DIT
     pipe = ovam.load(arguments.dit_dir or model)
-    traces = Traces(pipe, arguments.work_dir, encoded_of(report, model, model_hash(pipe)))
+    variants = [json.loads(each) for each in arguments.variant]
+    grids = sorted({each["spread"] for each in variants if "spread" in each})
+    traces = Traces(pipe, arguments.work_dir, encoded_of(report, model, model_hash(pipe)), grids or None)
     command, settings = command_of(words), arguments.chosen or CHOSEN[model]
     if arguments.what == "tune":
         found = tune(traces, rates=arguments.rates)

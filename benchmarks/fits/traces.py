@@ -1,5 +1,6 @@
 """Traces of scenes, encoded once and kept in a folder under names that tell what they are of."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,16 @@ class Traces:
         pipe: The model.
         folder: Work folder; traces of another model, world or choice lie in other folders of it.
         encoded: The choice: blocks and time steps, options of `encode`.
+        self_attention: Grids whose self-attention is kept as well, which not every family has.
     """
 
-    def __init__(self, pipe: Any, folder: Path, encoded: dict[str, Any]) -> None:
-        self.pipe, self.encoded = pipe, encoded
+    def __init__(
+        self, pipe: Any, folder: Path, encoded: dict[str, Any], self_attention: Sequence[int] | None = None
+    ) -> None:
+        self.pipe, self.encoded, self._self_attention = pipe, encoded, self_attention
         self.model = model_hash(pipe)
-        self.folder = folder / "traces" / f"{self.model}-{digest({'world': WORLD, **encoded})}"
+        about = {"world": WORLD, **encoded} | ({"self_attention": self_attention} if self_attention else {})
+        self.folder = folder / "traces" / f"{self.model}-{digest(about)}"
         self._held: dict[tuple[int, View], Trace] = {}
 
     def __call__(self, scene: Scene, view: View = PLAIN) -> Trace:
@@ -63,6 +68,7 @@ class Traces:
         file = self.folder / f"{scene.split}-{scene.seed}{seen}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            options = self.encoded | ({} if view.timesteps is None else {"timesteps": view.timesteps})
+            options = self.encoded | {"self_attention": self._self_attention}
+            options |= {} if view.timesteps is None else {"timesteps": view.timesteps}
             encode(self.pipe, view.of(scene.image), seed=scene.seed + _APART * view.noise, **options).save(file)
         return Trace.load(file, self.pipe)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.rivals.harness import Fitted, Mask
 from ovam.aggregate import resize
@@ -37,12 +38,15 @@ class Trial:
         weighted: Each block, or each head of each block, has a weight in the mean, which is fitted with the vectors
             and drawn towards 1 by the same pull.
         heads: Share of all heads that are kept: those in which the word's own map fits the annotation best.
+        spread: Maps are spread by the trace's averaged self-attention of this grid before they are stretched, when
+            fitted and when asked (SLiMe, arXiv:2309.03179, spreads likewise).
         pull: As in `optimize_tokens`.
     """
 
     rows: int = 1
     weighted: Weighted | None = None
     heads: float = 1.0
+    spread: int | None = None
     pull: float = PULL
 
 
@@ -85,9 +89,9 @@ class TrialObjective(Objective):
     def maps(self, trace: Trace, steps: Tensor) -> ClassMaps:
         vectors, *_ = self.split(steps)
         shares = self._shares(steps)
-        found = sum(share * each for share, each in zip(shares, of_heads(trace, vectors, self.rivals), strict=True))
-        assert isinstance(found, Tensor)
-        return found[None]
+        of_head = torch.stack(of_heads(trace, vectors, self.rivals))
+        found = (shares[:, None, None] * of_head).sum(0, keepdim=True)
+        return found if self.trial.spread is None else spread(trace, found, self.trial.spread)
 
     def _shares(self, steps: Tensor) -> Tensor:
         """Weight of each head in the mean, (head,), summing to 1."""
@@ -130,6 +134,23 @@ def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> list[Tensor]:
                 found[name, head] = found.get((name, head), 0.0) + sums / len(trace.calls)
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     return [resize(each.unflatten(-1, trace.blocks[name].grid)[None], finest)[0] for (name, _), each in found.items()]
+
+
+def spread(trace: Trace, maps: ClassMaps, side: int) -> ClassMaps:
+    """Each pixel's value becomes the mean of the pixels that it attends to, at a grid of the kept self-attention.
+
+    Args:
+        trace: With self-attention of that grid.
+        maps: At any grid.
+        side: Height of the grid; all its blocks count the same.
+
+    Returns:
+        (class, side, width), in the range that the maps had.
+    """
+    blocks = [block for block in trace.self_attention.values() if block.grid[0] == side]
+    weights = torch.stack([block.weights["cond"] for block in blocks]).mean(0)
+    coarse = F.interpolate(maps[None], size=blocks[0].grid, mode="area")[0]
+    return (coarse.flatten(1) @ weights.mT).unflatten(1, blocks[0].grid)
 
 
 def fit(trial: Trial, traces: Sequence[Trace], masks: Sequence[Mask], name: str) -> Fitted:
