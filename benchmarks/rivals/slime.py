@@ -3,7 +3,8 @@
 SLiMe fits a row for each part and for the background by a cross entropy on cross-attention maps, plus a square error on
 maps that self-attention has spread, plus a little of Stable Diffusion's own loss, with Adam.
 
-**This is not all of SLiMe.** A trace has no self-attention and no denoiser, so that
+**This is not all of SLiMe.** A trace has no denoiser, and self-attention only where a capture was asked for it, which
+those of the comparison were not (`benchmarks.fits.trials` spreads maps by it), so that
 
 * the square error is taken of the cross-attention map itself, where SLiMe takes it of that map times the averaged
   self-attention (weighted accumulated self-attention), and masks are read off the former here, off the latter there:
