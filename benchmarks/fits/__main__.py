@@ -11,9 +11,9 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import ovam
 from benchmarks.fits import page
 from benchmarks.fits.methods import Method, registry, variant
+from benchmarks.fits.opened import CHOSEN, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.table import table
@@ -22,8 +22,6 @@ from benchmarks.fits.tune import tune
 from benchmarks.measure import stamp
 from ovam.mini.scenes import CLASSES
 
-REPORT = Path("docs/results/mini/report.json")
-CHOSEN = Path(__file__).with_name("chosen.json")
 FOLDERS = ("--work-dir", "--chosen", "--output-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
@@ -32,21 +30,13 @@ def main(given: list[str] | None = None) -> None:
     """Run the command."""
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
-    report = json.loads(REPORT.read_text())
-    traces = Traces(ovam.load("mini"), arguments.work_dir, report["sections"]["choices"]["best"])
-    if traces.model != report["model"]:
-        raise SystemExit(
-            f"{REPORT} is of model {report['model']}, mini is {traces.model}: blocks and time steps were chosen for "
-            "another model; make the report again with `ovam mini report`"
-        )
+    traces, report = open_mini(arguments.work_dir)
     command = command_of(words)
     if arguments.what == "tune":
         arguments.chosen.write_text(json.dumps({**tune(traces), "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {arguments.chosen}")
         return
-    chosen = json.loads(arguments.chosen.read_text()) if arguments.chosen.exists() else {}
-    if chosen.get("model", traces.model) != traces.model:
-        raise SystemExit(f"{arguments.chosen} is of another model: choose again with `python -m benchmarks.fits tune`")
+    chosen = read_chosen(arguments.chosen, traces.model)
     _measure(arguments, traces, chosen, {**stamp(command), "model": traces.model}, report)
 
 
