@@ -45,13 +45,14 @@ def test_contenders_take_turns_and_times_are_divided_problem_by_problem():
         return reached
 
     contenders = {
+        "0": contender("0", 0.9, 0.0),
         "1": contender("1", 0.2, 1.0),
         "8": contender("8", 0.4, 2.0),
         "rival": contender("rival", 0.3, 40.0),
         "better": contender("better", 0.5, 1.0),
     }
     found = time_to_quality.compare([0, 1], contenders, "higher")
-    assert called[4:] == [(name, 0) for name in contenders] + [(name, 1) for name in reversed(contenders)]
+    assert called[3:] == [(name, 0) for name in contenders] + [(name, 1) for name in reversed(contenders)]
     assert found["ours"]["8"]["seconds"] == [2.0, 4.0]
     assert found["rivals"]["rival"]["reached with"] == "8"
     assert found["rivals"]["rival"]["sooner"]["median"] == 20.0
@@ -88,7 +89,11 @@ def test_both_fits_lower_the_common_loss_of_a_planted_mask():
 
 @pytest.fixture(scope="module")
 def quality():
-    ours = {"1": {"seconds": [0.02, 0.04], "quality": 0.3}, "40": {"seconds": [0.5, 0.6], "quality": 0.38}}
+    ours = {
+        "0": {"seconds": [0.0, 0.0], "quality": 0.29},
+        "1": {"seconds": [0.02, 0.04], "quality": 0.3},
+        "40": {"seconds": [0.5, 0.6], "quality": 0.38},
+    }
     tuned = {"seconds": [0.6, 0.8], "quality": 0.35, "reached with": None}
     sooner = {"median": 60.0, "low": 40.0, "high": 70.0, "pairs": 2}
     published = {"seconds": [7.0, 7.2], "quality": 0.25, "reached with": "1", "sooner": sooner}
@@ -104,6 +109,7 @@ def test_a_goal_that_was_not_reached_is_not_met_and_one_by_the_median_says_so(qu
     assert "| mini: as good as authors, tuned at its end at least 20x sooner | not reached | no |" in text
     published = "60.0x (40.0 to 70.0) | by the median, the interval reaches beyond |"
     assert f"at least 50x sooner | {published}" in text
+    assert "| mini | nothing fitted | mIoU 0.2900 |" in text
     assert "| mini | authors, published: 1000 iterations | mIoU 0.2500 | 7.10 s" in text
     assert "its rate, 10, is the best of 1, 10 on other queries" in text
 

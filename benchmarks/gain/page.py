@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.fits.methods import DEFAULT, WORD
 from benchmarks.gain.finding import REST, WHOLE
-from benchmarks.gain.ladder import RUNGS
+from benchmarks.gain.ladder import MAXIMUM, RUNGS
 from benchmarks.gain.table import ALL, COMPONENTS, HITS
 from benchmarks.markdown import interval, table
 
@@ -20,9 +20,10 @@ draws and scenes.
 
 SHORT = f"""## In short
 
-From the word as the authors' protocol cuts it to the token. *Normalisation* is what the word alone gains where its map
-is stretched and its threshold chosen on validation scenes; the other rows are the token minus that word, by what the
-pixels show on which they differ: more of *{HITS}*, less of anything else. The rows sum to the whole.
+From the word as the authors' protocol cuts it to the token. *Threshold* is what the word alone gains by one that is
+chosen on validation scenes, *normalisation* what stretching its map gains beside that; the other rows are the token
+minus that word, by what the pixels show on which they differ: more of *{HITS}*, less of anything else. The rows sum to
+the whole.
 """
 
 STEPS = """## Step by step
@@ -38,13 +39,13 @@ is: on {scenes} validation scenes and the ten development classes. The calibrati
 
 PIXELS = f"""## Pixel by pixel
 
-The mIoU of the default minus that of the word, by what the pixels show on which they differ: *{HITS}* counts pixels
-of the class that are won, the other rows pixels of something else that are no longer taken for it. A row is below 0
-where the token does worse than its word. An IoU is no sum over pixels: a row is what the IoU changes by when the word's
-pixels of one kind are replaced by the token's, a mean over all orders in which the kinds can be replaced, so that the
-rows sum to the gain. *Habitual ground* is the ground on which training mostly shows the class; *unnamed things* belong
-to no class of the world. On canonical ground a class of strict habits stands where it is at home, on counterfactual
-ground elsewhere.
+The mIoU of the default minus that of the word, by what the pixels show on which they differ: *{HITS}* counts
+pixels of the class that are won, the other rows pixels of something else that are no longer taken for it. A row is
+below 0 where the token does worse than its word. An IoU is no sum over pixels: a row is what the IoU changes by when
+the word's pixels of one kind are replaced by the token's, a mean over all orders in which the kinds can be replaced, so
+that the rows sum to the gain. *Habitual ground* is the ground on which training mostly shows the class; *unnamed
+things* belong to no class of the world. On canonical ground a class of strict habits stands where it is at home, on
+counterfactual ground elsewhere.
 """
 
 FALSE = """The share of the pixels of each kind that is taken for the class: pooled over a class's scenes that show the
@@ -95,7 +96,7 @@ def write(found: Mapping[str, Any]) -> str:
 
 def _short(rungs: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     whole = rungs[DEFAULT]["climbed"]
-    parts = {"normalisation": rungs[WORD]["climbed"], **made}
+    parts = {"threshold": rungs[MAXIMUM]["step"], "normalisation": rungs[WORD]["step"], **made}
     rows = [(name, interval(part), _share(part, whole)) for name, part in parts.items()]
     return table(("Of the gain", "mIoU", "share"), [*rows, ("whole", interval(whole), "")])
 
@@ -165,4 +166,6 @@ def _pair(share: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _share(part: Sequence[float] | None, whole: Sequence[float]) -> str:
     """A share of a whole that is surely above 0; else there is nothing to divide."""
-    return "" if part is None or whole[1] <= 0 else f"{part[0] / whole[0]:.0%}"
+    if part is None or whole[1] <= 0:
+        return ""
+    return f"{round(part[0] / whole[0], 2) + 0.0:.0%}"  # + 0.0: what rounds to -0% is 0%
