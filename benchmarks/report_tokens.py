@@ -27,7 +27,8 @@ first number may be so from the start, which has everyday words beside the class
 * **mini**: {classes} annotations, one of each class, at the blocks and time steps of mini's report; quality is the IoU
   on the first {scenes} validation scenes, pooled over a class's, mean over classes.
 * **SD 1.5 size**: random queries, {calls} denoiser calls, a disc as the mask; quality is the mask's cross entropy given
-  the class's map, under the best scale and offset for that map: a loss that is neither fit's own. The re-tuned protocol
+  the class's map, under the best scale and offset for that map: a loss that is neither fit's own. Fits have `pull=0`
+  there: it holds steps back for other images' sake, and random queries have none. The re-tuned protocol
   keeps its number of iterations of mini; its rate, {rate:g}, is the best of {rates} on other queries.
 """
 
@@ -91,7 +92,8 @@ def _rows(problem: Result, label: str) -> list[list[str]]:
     def row(name: str, found: Result) -> list[str]:
         return [label, name, f"{kind} {found['quality']:.4f}", _seconds(middle(found["seconds"]))]
 
-    names = {given: "nothing fitted" if given == START else f"`evaluations={given}`" for given in problem["ours"]}
+    names = {given: f"`evaluations={given}`" if given.isdigit() else given for given in problem["ours"]}
+    names |= {START: "nothing fitted"}
     rows = [[*row(names[n], found), "", "", str(len(found["seconds"]))] for n, found in problem["ours"].items()]
     for name, found in problem["rivals"].items():
         iterations, given = problem["settings"][name]["iterations"], found["reached with"]

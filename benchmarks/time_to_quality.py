@@ -6,7 +6,7 @@ could make; the rivals are timed to their ends. Scoring is outside the clock.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from ovam.calibration import stretched
 from ovam.mini.scenes import CLASSES
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.loss import Target
-from ovam.tokens.optimize import AGAINST, EVALUATIONS, Objective, optimize_tokens, target_on
+from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, optimize_tokens, target_on
 from ovam.tokens.shares import class_maps
 from ovam.trace import Trace
 
@@ -43,6 +43,8 @@ WORD = "thing"
 WORK_DIR = Path("runs/fits")
 START = "0"
 """Beside them where a fit begins, with nothing fitted: shown, so that nobody takes it for the fit's work."""
+PULLED = f"`evaluations={EVALUATIONS}` with the default pull"
+"""At full size fits have no pull: it holds steps back for other images' sake, and random queries have none."""
 
 QUICK_ITERATIONS, QUICK_GIVEN = 30, (1, 5, EVALUATIONS)
 
@@ -97,7 +99,7 @@ def on_mini(rivals: Rivals, given: Sequence[int], options: Options) -> dict[str,
 
     contenders = {name: partial(reached, method=method) for name, method in methods.items()}
     return {
-        **compare([task for task in tasks if task.scored], contenders, "higher"),
+        **compare([task for task in tasks if task.scored], contenders, rivals, "higher"),
         "weights": traces.model,
         "encoded": traces.encoded,
         "scenes": count,
@@ -112,26 +114,36 @@ def at_full_size(rivals: Rivals, given: Sequence[int], options: Options) -> dict
     best = min(tried, key=lambda each: each["loss"])["rate"]
     settings = {**rivals, TUNED: replace(rivals[TUNED], rate=best)}
     contenders: dict[str, Callable[[Drawn], Reached]] = {START: start_ours}
-    contenders |= {str(number): partial(fit_ours, evaluations=number) for number in given}
+    contenders |= {str(number): partial(fit_ours, evaluations=number, pull=0.0) for number in given}
+    contenders[PULLED] = partial(fit_ours, evaluations=EVALUATIONS, pull=PULL)
     contenders |= {name: partial(fit_rival, settings=each) for name, each in settings.items()}
     return {
-        **compare(range(options.pairs), _drawing(contenders, calls), "lower"),
+        **compare(range(options.pairs), _drawing(contenders, calls), rivals, "lower"),
         "calls": calls,
         "settings": {name: asdict(each) for name, each in settings.items()},
         "tried": tried,
     }
 
 
-def compare(problems: Sequence[P], contenders: Mapping[str, Callable[[P], Reached]], better: Better) -> dict[str, Any]:
+def compare(
+    problems: Sequence[P], contenders: Mapping[str, Callable[[P], Reached]], rivals: Collection[str], better: Better
+) -> dict[str, Any]:
     """Every contender on every problem, in turns, after a round of this library's that is not counted.
+
+    Args:
+        problems: The pairs.
+        contenders: By name: numbers of evaluations, rivals, and others that are only shown.
+        rivals: Names of those whose quality is to be reached.
+        better: Which quality is.
 
     Returns:
         For each number of evaluations and each rival the seconds of every problem and the mean quality; for each rival
         the least number of evaluations from which on this library's mean quality is as good, and how much sooner that
         is, pair by pair.
     """
-    for name in filter(str.isdigit, contenders):
-        contenders[name](problems[0])
+    for name in contenders:
+        if name not in rivals:
+            contenders[name](problems[0])
     reached: dict[str, list[Reached]] = {name: [] for name in contenders}
     for number, problem in enumerate(problems):
         for name in contenders if number % 2 == 0 else reversed(list(contenders)):
@@ -143,15 +155,14 @@ def compare(problems: Sequence[P], contenders: Mapping[str, Callable[[P], Reache
         }
         for name, every in reached.items()
     }
-    ours = {name: each for name, each in found.items() if name.isdigit()}
-    rivals = {name: each for name, each in found.items() if name not in ours}
-    return {"better": better, "ours": ours, "rivals": {n: {**r, **_sooner(ours, r, better)} for n, r in rivals.items()}}
+    ours = {name: each for name, each in found.items() if name not in rivals}
+    ends = {name: {**found[name], **_sooner(ours, found[name], better)} for name in rivals}
+    return {"better": better, "ours": ours, "rivals": ends}
 
 
 def _sooner(ours: Mapping[str, Any], rival: Mapping[str, Any], better: Better) -> dict[str, Any]:
-    name = first_as_good(
-        {name: each["quality"] for name, each in ours.items() if name != START}, rival["quality"], better
-    )
+    qualities = {name: each["quality"] for name, each in ours.items() if name.isdigit() and name != START}
+    name = first_as_good(qualities, rival["quality"], better)
     if name is None:
         return {"reached with": None}
     return {"reached with": name, "sooner": asdict(ratio(rival["seconds"], ours[name]["seconds"]))}
@@ -209,10 +220,10 @@ def start_ours(drawn: Drawn) -> Reached:
     return Reached(seconds, common_loss(drawn, start))
 
 
-def fit_ours(drawn: Drawn, evaluations: int) -> Reached:
-    """`optimize_tokens` with its defaults and so many evaluations."""
+def fit_ours(drawn: Drawn, evaluations: int, pull: float) -> Reached:
+    """`optimize_tokens` with so many evaluations and such a pull."""
     begin = time.perf_counter()
-    tokens = optimize_tokens(drawn.trace, {WORD: drawn.mask}, evaluations=evaluations)
+    tokens = optimize_tokens(drawn.trace, {WORD: drawn.mask}, evaluations=evaluations, pull=pull)
     seconds = time.perf_counter() - begin
     return Reached(seconds, common_loss(drawn, tokens.groups[0].vectors))
 
