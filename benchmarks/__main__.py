@@ -10,13 +10,25 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from benchmarks import bytes_kept, capture_overhead, layout, maps, report, storage_types, tokens
+from benchmarks import (
+    bytes_kept,
+    capture_overhead,
+    end_to_end,
+    layout,
+    maps,
+    report,
+    storage_types,
+    time_to_quality,
+    tokens,
+)
 from benchmarks.measure import stamp
 from benchmarks.options import Options
 
 BENCHMARKS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "maps": maps.run,  # first: while this process is small, and the machine's memory all but empty
     "token_iteration": tokens.run,
+    "time_to_quality": time_to_quality.run,
+    "end_to_end": end_to_end.run,
     "capture_overhead": capture_overhead.run,
     "bytes_kept": bytes_kept.run,
     "storage_types": storage_types.run,

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -64,10 +64,15 @@ def alternately(contenders: Mapping[str, Contender], rounds: int) -> dict[str, l
 
 def ratio(above: list[float], below: list[float]) -> Ratio:
     """Median of above / below, pair by pair."""
-    ratios = np.asarray(above) / np.asarray(below)
-    picks = np.random.default_rng(BOOTSTRAP_SEED).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))
+    return middle(np.asarray(above) / np.asarray(below))
+
+
+def middle(values: Sequence[float] | np.ndarray) -> Ratio:
+    """Median of some numbers."""
+    numbers = np.asarray(values)
+    picks = np.random.default_rng(BOOTSTRAP_SEED).integers(len(numbers), size=(RESAMPLES, len(numbers)))
+    low, high = np.percentile(np.median(numbers[picks], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(numbers)), float(low), float(high), len(numbers))
 
 
 def ratios(seconds: Mapping[str, list[float]], pairs: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """This library on the synthetic queries."""
 
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -17,13 +18,15 @@ SPACE = Space("synthetic", "last", WIDTH)
 
 
 class _Reader:
-    """Reads any word as one token of a random vector, between start and end."""
+    """Reads any word as one token of a random vector of its own, between start and end."""
 
     space, limit = SPACE, 3
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         prompt = AttributionPrompt(text, ("<start>", text, "<end>"), (Span(text, (1,)),))
-        return TokenEmbedding(make_vectors(0, self.limit), prompt, SPACE)
+        vectors = make_vectors(0, self.limit)
+        vectors[1] = make_vectors(zlib.crc32(text.encode()), 1)[0]
+        return TokenEmbedding(vectors, prompt, SPACE)
 
     def check_length(self, text: str) -> None:
         """Every text is one word."""

@@ -1,9 +1,12 @@
 """docs/performance.md, written from the JSON of the measurements: every word of it comes from here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import report_tokens
+from benchmarks.markdown import table
 from benchmarks.measure import Ratio
+from benchmarks.report_tokens import verdict
 from benchmarks.tokens import STORED, USUAL
 from ovam.tokens.optimize import AGAINST
 
@@ -91,6 +94,8 @@ def write(results: Mapping[str, Result]) -> str:
         "storage_types": _storage,
         "maps": _maps,
         "token_iteration": _iteration,
+        "time_to_quality": report_tokens.quality,
+        "end_to_end": report_tokens.end,
         "layout": _layout,
     }
     parts = [HEAD, _goals(results)]
@@ -100,14 +105,9 @@ def write(results: Mapping[str, Result]) -> str:
     return "\n".join(parts)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _goals(results: Mapping[str, Result]) -> str:
     rows = [row for name, goals in _GOALS.items() if name in results for row in goals(results[name])]
-    return "## Goals\n\n" + _table(["Goal", "Measured", "Met"], rows)
+    return "## Goals\n\n" + table(["Goal", "Measured", "Met"], rows)
 
 
 def _capture_goals(result: Result) -> list[list[str]]:
@@ -118,7 +118,7 @@ def _capture_goals(result: Result) -> list[list[str]]:
             rows.append([goal, measured["skipped"], "not measured"])
         else:
             found = Ratio(**measured["ratios"]["capture over plain"])
-            rows.append([goal, str(found), _verdict(found.median <= CAPTURE_GOAL, found.high <= CAPTURE_GOAL)])
+            rows.append([goal, str(found), verdict(found.median <= CAPTURE_GOAL, found.high <= CAPTURE_GOAL)])
     return rows
 
 
@@ -129,7 +129,7 @@ def _maps_goals(result: Result) -> list[list[str]]:
         [
             f"8 tokens within {FLOOR_GOAL:g}x the floor",
             str(floor),
-            _verdict(floor.median <= FLOOR_GOAL, floor.high <= FLOOR_GOAL),
+            verdict(floor.median <= FLOOR_GOAL, floor.high <= FLOOR_GOAL),
         ]
     ]
     for tokens, goal, text in ((8, 1.0, "not slower than"), (77, SPEED_GOAL, f"at least {SPEED_GOAL:g}x as fast as")):
@@ -137,7 +137,7 @@ def _maps_goals(result: Result) -> list[list[str]]:
         goal_text = f"{tokens} tokens {text} the authors' code"
         if name in found:
             faster = found[name]
-            rows.append([goal_text, str(faster), _verdict(faster.median >= goal, faster.low >= goal)])
+            rows.append([goal_text, str(faster), verdict(faster.median >= goal, faster.low >= goal)])
         else:
             rows.append([goal_text, "no peer was given", "not measured"])
     return [*rows, _memory_goal(result)]
@@ -161,20 +161,20 @@ def _storage_goals(result: Result) -> list[list[str]]:
         [
             f"int8: maps within {ERROR_GOAL:.0%} of their range, mean of the maps (worst)",
             f"{eight['error']:.2%} ({eight['worst error']:.2%})",
-            _verdict(eight["error"] <= ERROR_GOAL, eight["worst error"] <= ERROR_GOAL),
+            verdict(eight["error"] <= ERROR_GOAL, eight["worst error"] <= ERROR_GOAL),
         ]
     ]
     for name, found, goal in (("int8", eight, INT8_GOAL), ("preset small", small, SMALL_GOAL)):
         loss, low, high = found["loss"]
         text = f"{loss:.4f} ({low:.4f} to {high:.4f})"
-        rows.append([f"{name}: at most {goal:g} mIoU lost on mini", text, _verdict(loss <= goal, high <= goal)])
+        rows.append([f"{name}: at most {goal:g} mIoU lost on mini", text, verdict(loss <= goal, high <= goal)])
     return rows
 
 
 def _iteration_goals(result: Result) -> list[list[str]]:
     found = Ratio(**result["ratios"]["float32 over floor"])
     goal = f"one iteration of a token's fit, one row of background, within {ITERATION_GOAL:g}x the floor"
-    return [[goal, str(found), _verdict(found.median <= ITERATION_GOAL, found.high <= ITERATION_GOAL)]]
+    return [[goal, str(found), verdict(found.median <= ITERATION_GOAL, found.high <= ITERATION_GOAL)]]
 
 
 _GOALS = {
@@ -182,13 +182,9 @@ _GOALS = {
     "storage_types": _storage_goals,
     "maps": _maps_goals,
     "token_iteration": _iteration_goals,
+    "time_to_quality": report_tokens.quality_goals,
+    "end_to_end": report_tokens.end_goals,
 }
-
-
-def _verdict(median_meets: bool, bound_meets: bool) -> str:
-    if bound_meets:
-        return "yes"
-    return "by the median, the interval reaches beyond" if median_meets else "no"
 
 
 def _capture(result: Result) -> str:
@@ -203,7 +199,7 @@ def _capture(result: Result) -> str:
         same = "bit for bit" if measured["identical"] else "NO"
         steps = str(measured["steps"])
         rows.append([measured["model"], measured["weights"], steps, *times, str(found), str(found.pairs), same])
-    return f"{CAPTURE}\n" + (_table(header, rows) if rows else "") + skipped + _added(result.get("added", {}))
+    return f"{CAPTURE}\n" + (table(header, rows) if rows else "") + skipped + _added(result.get("added", {}))
 
 
 def _added(added: Mapping[str, Result]) -> str:
@@ -220,7 +216,7 @@ def _added(added: Mapping[str, Result]) -> str:
         for name, found in added.items()
     ]
     text = ADDED.format(pairs=len(first["seconds"]["plain"]), calls=first["calls"])
-    return f"\n{text}\n" + _table(["Family", "Blocks", "Microseconds a call", "a block and call"], rows)
+    return f"\n{text}\n" + table(["Family", "Blocks", "Microseconds a call", "a block and call"], rows)
 
 
 def _bytes(result: Result) -> str:
@@ -243,7 +239,7 @@ def _bytes(result: Result) -> str:
                 f"{1 + (sum(memory.values()) - memory['queries']) / (50 * own / weighed['steps']):.3f}x",
             ]
         )
-    return f"{BYTES}\n" + (_table(header, rows) if rows else "") + skipped
+    return f"{BYTES}\n" + (table(header, rows) if rows else "") + skipped
 
 
 def _storage(result: Result) -> str:
@@ -271,7 +267,7 @@ def _storage(result: Result) -> str:
                 f"{loss:.4f} ({low:.4f} to {high:.4f})",
             ]
         )
-    return f"{text}\n{_table(header, rows)}"
+    return f"{text}\n{table(header, rows)}"
 
 
 def _maps(result: Result) -> str:
@@ -300,7 +296,7 @@ def _maps(result: Result) -> str:
     floors = ", ".join(
         f"{_median(result['seconds'][f'{name} floor']):.3f} s for {name}" for name in ("float32", "float16")
     )
-    return f"{text}\n{_table(header, rows)}\nThe floor itself: {floors}.\n\n{_differences(result)}"
+    return f"{text}\n{table(header, rows)}\nThe floor itself: {floors}.\n\n{_differences(result)}"
 
 
 def _maps_row(result: Result, name: str, label: str, tokens: str) -> list[str]:
@@ -329,7 +325,7 @@ def _differences(result: Result) -> str:
         "float16": "ours with float16 queries",
         "peer": "the authors' code, its sum divided by the number of terms",
     }
-    return _table(
+    return table(
         header,
         [[label, *(f"{found[name][t]:.1e}" for t in ("8", "77"))] for name, label in labels.items() if name in found],
     )
@@ -351,7 +347,7 @@ def _iteration(result: Result) -> str:
             time = f"{_median(result['seconds'][name]):.3f}"
             rows.append([label, time, str(floor), str(Ratio(**against)) if against else "", str(floor.pairs)])
     floors = ", ".join(f"{_median(result['seconds'][f'{name} floor']):.3f} s for {name}" for name in STORED)
-    return f"{text}\n{_table(header, rows)}\nThe floor itself: {floors}.\n"
+    return f"{text}\n{table(header, rows)}\nThe floor itself: {floors}.\n"
 
 
 def _layout(result: Result) -> str:
@@ -361,7 +357,7 @@ def _layout(result: Result) -> str:
         work, dtype = name.split()
         seconds = _median(result["seconds"][f"{name} head-major"])
         rows.append([work, dtype, str(Ratio(**found)), f"{seconds:.3f}", str(found["pairs"])])
-    return f"{LAYOUT}\n{_table(header, rows)}"
+    return f"{LAYOUT}\n{table(header, rows)}"
 
 
 def _stamp(name: str, result: Result) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import ovam
 from benchmarks.fits import page
 from benchmarks.fits.methods import Method, registry, variant
+from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, open_dit, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.table import table
@@ -21,10 +21,8 @@ from benchmarks.fits.traces import Traces
 from benchmarks.fits.tune import RATES, tune
 from benchmarks.measure import stamp
 from ovam.mini.scenes import CLASSES
-from ovam.models import MINI, MINI_DIT, model_hash
+from ovam.models import MINI, MINI_DIT
 
-REPORT = Path("docs/results/mini/report.json")
-CHOSEN = {MINI: Path(__file__).with_name("chosen.json"), MINI_DIT: Path(__file__).with_name("chosen-mini-dit.json")}
 FOLDERS = ("--work-dir", "--chosen", "--output-dir", "--dit-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
@@ -33,37 +31,25 @@ def main(given: list[str] | None = None) -> None:
     """Run the command."""
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
-    report = json.loads(REPORT.read_text())
     model = MINI if arguments.dit_dir is None else MINI_DIT
-    pipe = ovam.load(arguments.dit_dir or model)
-    variants = [json.loads(each) for each in arguments.variant]
-    grids = sorted({each["spread"] for each in variants if "spread" in each})
-    traces = Traces(pipe, arguments.work_dir, encoded_of(report, model, model_hash(pipe)), grids or None)
-    command, settings = command_of(words), arguments.chosen or CHOSEN[model]
+    traces, report = _opened(arguments)
+    command, settings = command_of(words), arguments.chosen or {MINI: CHOSEN, MINI_DIT: CHOSEN_FOR_DIT}[model]
     if arguments.what == "tune":
         found = tune(traces, rates=arguments.rates)
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {settings}")
         return
-    chosen = json.loads(settings.read_text()) if settings.exists() else {}
-    if chosen.get("model", traces.model) != traces.model:
-        raise SystemExit(f"{settings} is of another model: choose again with `python -m benchmarks.fits tune`")
     headroom = report["sections"]["headroom"]["gain"][0]
     made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom}
-    _measure(arguments, traces, chosen, made)
+    _measure(arguments, traces, read_chosen(settings, traces.model), made)
 
 
-def encoded_of(report: dict[str, Any], model: str, found: str) -> dict[str, Any]:
-    """Blocks and time steps that the report of mini chose for a model on validation scenes."""
-    known = report[{MINI: "model", MINI_DIT: "mini-dit"}[model]]
-    if known != found:
-        raise SystemExit(
-            f"{REPORT} is of {model} {known}, this one is {found}: blocks and time steps were chosen for another "
-            "model; make the report again with `ovam mini report`"
-        )
-    sections = report["sections"]
-    encoded: dict[str, Any] = sections["choices"]["best"] if model == MINI else sections["joint"]["encoded"]
-    return encoded
+def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
+    if arguments.dit_dir is not None:
+        return open_dit(arguments.dit_dir, arguments.work_dir)
+    variants = [json.loads(each) for each in arguments.variant]
+    grids = sorted({each["spread"] for each in variants if "spread" in each})
+    return open_mini(arguments.work_dir, grids or None)
 
 
 def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any]) -> None:

@@ -14,19 +14,20 @@ class Store:
     Args:
         folder: Work folder.
         basis: What all outcomes of a run share: model, code, split, scenes.
+        kind: Class of the outcomes, with `as_json` and `from_json`.
     """
 
-    def __init__(self, folder: Path, basis: dict[str, Any]) -> None:
-        self.folder, self.basis = folder / "outcomes", basis
+    def __init__(self, folder: Path, basis: dict[str, Any], kind: Any = Outcome) -> None:
+        self.folder, self.basis, self.kind = folder / "outcomes", basis, kind
 
-    def get(self, key: dict[str, Any]) -> Outcome | None:
+    def get(self, key: dict[str, Any]) -> Any:
         """The outcome of a key on this basis, or None where it is not made yet."""
         file = self._file(key)
         if not file.exists():
             return None
-        return Outcome.from_json(json.loads(file.read_text())["outcome"])
+        return self.kind.from_json(json.loads(file.read_text())["outcome"])
 
-    def put(self, key: dict[str, Any], outcome: Outcome) -> None:
+    def put(self, key: dict[str, Any], outcome: Any) -> None:
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".partial")

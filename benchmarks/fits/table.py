@@ -96,19 +96,30 @@ def _paired(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> list[tuple[Ou
 
 
 def _mean_gap(rows: np.ndarray, groups: np.ndarray) -> float:
-    """Mean over drawn classes, and in each over its drawn annotations, of the difference of pooled IoU.
+    return mean_over_cells(rows, groups, lambda sums: sums[0] / sums[1] - sums[2] / sums[3])
+
+
+def mean_over_cells(rows: np.ndarray, groups: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Mean over drawn classes, and in each over its drawn annotations, of something of pooled counts.
 
     An annotation that was drawn twice counts twice: each weighs by its number of rows, which is the same for all.
+
+    Args:
+        rows: (row, column): counts, and the number of the annotation last.
+        groups: (row,): number of the drawn class.
+        of: From the counts' sums, (column, cell), to a number for each annotation of each class; NaN where they do
+            not tell, which is left out.
     """
-    width = int(rows[:, 4].max()) + 1
-    cells = groups * width + rows[:, 4]
+    counts, width = rows.shape[1] - 1, int(rows[:, -1].max()) + 1
+    cells = groups * width + rows[:, -1]
     size = (int(groups.max()) + 1) * width
-    sums = [np.bincount(cells, rows[:, column], size) for column in range(4)]
     weight = np.bincount(cells, minlength=size)
     with np.errstate(invalid="ignore", divide="ignore"):
-        gaps = np.where(weight > 0, sums[0] / sums[1] - sums[2] / sums[3], 0.0)
-    by_class, weights = (each.reshape(-1, width) for each in (gaps * weight, weight))
-    return float(np.mean(by_class.sum(1) / weights.sum(1)))
+        values = of(np.stack([np.bincount(cells, rows[:, column], size) for column in range(counts)]))
+        weight = np.where(np.isnan(values), 0, weight)
+        by_class = np.where(weight > 0, values * weight, 0.0).reshape(-1, width).sum(1)
+        means = by_class / weight.reshape(-1, width).sum(1)
+    return float(means[~np.isnan(means)].mean()) if not np.isnan(means).all() else float("nan")
 
 
 def _slice(name: str, word: OfClass, default: OfClass, resamples: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def tune(
     every = [plan.task_of(name, plan.annotated[name][:1]) for name in classes]
     tasks = [task for task in every if task.scored]
     word = words.Settings(threshold=0.5)
-    of_word = [_counts(words.fitted(task.name, word), task, traces) for task in track(tasks, "word")]
+    of_word = [counts_of(words.fitted(task.name, word), task, traces) for task in track(tasks, "word")]
     threshold, reached = best_threshold(of_word)
     tried = [each for rate in rates for each in _tried(rate, iterations, tasks, traces)]
     return {
@@ -91,7 +91,7 @@ def _tried(rate: float, iterations: Sequence[int], tasks: Sequence[Task], traces
         shown, masks = traces(task.annotated[0]), mask_of(task.annotated[0], task.name)
         authors.fit([shown], [masks], task.name, settings, watch)
         for number, vectors in kept.items():
-            found[number].append(_counts(authors.fitted(vectors, settings), task, traces))
+            found[number].append(counts_of(authors.fitted(vectors, settings), task, traces))
     rows = ((number, *best_threshold(counts)) for number, counts in found.items())
     return [
         {"rate": rate, "iterations": number, "threshold": threshold, "mIoU": reached}
@@ -99,7 +99,7 @@ def _tried(rate: float, iterations: Sequence[int], tasks: Sequence[Task], traces
     ]
 
 
-def _counts(fitted: Fitted, task: Task, traces: Traces) -> Counts:
+def counts_of(fitted: Fitted, task: Task, traces: Traces) -> Counts:
     """Summed over a class's scored scenes."""
     return np.sum([counts_at(fitted(traces(scene)), mask_of(scene, task.name)) for scene in task.scored], axis=0)
 

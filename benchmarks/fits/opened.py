@@ -1,0 +1,49 @@
+"""What every measurement of fits begins with: a model as its report chose to look with it, and what was chosen."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ovam
+from benchmarks.fits.traces import Traces
+from ovam.models import MINI, MINI_DIT, model_hash
+
+REPORT = Path("docs/results/mini/report.json")
+CHOSEN, CHOSEN_FOR_DIT = (Path(__file__).with_name(f"{name}.json") for name in ("chosen", "chosen-mini-dit"))
+"""What `python -m benchmarks.fits tune` writes and every measurement reads, of mini and of mini-dit."""
+
+
+def open_mini(work_dir: Path, self_attention: Sequence[int] | None = None) -> tuple[Traces, dict[str, Any]]:
+    """Traces of mini in a work folder, and the report of mini, which must be of the same model.
+
+    Args:
+        work_dir: The folder.
+        self_attention: Grids whose self-attention the traces keep.
+    """
+    pipe, report = ovam.load(MINI), json.loads(REPORT.read_text())
+    _check(MINI, report["model"], model_hash(pipe))
+    return Traces(pipe, work_dir, report["sections"]["choices"]["best"], self_attention), report
+
+
+def open_dit(folder: Path, work_dir: Path) -> tuple[Traces, dict[str, Any]]:
+    """The same of mini-dit, from the folder that `ovam mini export` wrote; the report must have measured it."""
+    pipe, report = ovam.load(folder), json.loads(REPORT.read_text())
+    _check(MINI_DIT, report["mini-dit"], model_hash(pipe))
+    return Traces(pipe, work_dir, report["sections"]["joint"]["encoded"]), report
+
+
+def _check(name: str, known: str | None, found: str) -> None:
+    if known != found:
+        raise SystemExit(
+            f"{REPORT} is of {name} {known}, this one is {found}: blocks and time steps were chosen for another "
+            "model; make the report again with `ovam mini report`"
+        )
+
+
+def read_chosen(file: Path, model: str) -> dict[str, Any]:
+    """What was chosen for this model; nothing where the file is not there."""
+    chosen = json.loads(file.read_text()) if file.exists() else {}
+    if chosen.get("model", model) != model:
+        raise SystemExit(f"{file} is of another model: choose again with `python -m benchmarks.fits tune`")
+    return chosen

@@ -1,0 +1,145 @@
+"""The benchmarks of tokens: when a quality counts as reached, by what loss, and what the page makes of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import end_to_end, report, report_tokens, time_to_quality
+from benchmarks.fits.methods import PUBLISHED, TUNED
+from benchmarks.fits.scenes import annotation_scenes, of_split
+from benchmarks.measure import middle
+from benchmarks.rivals import authors
+
+import ovam
+from ovam.tokens.annotations import annotation_of
+from ovam.tokens.loss import Target
+from ovam.tokens.optimize import target_on
+from synthetic import make_trace
+from test_tokens import planted_mask
+
+STAMP = {
+    "command": "python -m benchmarks", "date": "2025-01-31", "quick": False, "threads": 1, "cores": 2,
+    "processor": "a processor", "python": "3.11", "load_at_start": 0.1, "bootstrap_seed": 0, "versions": {},
+}  # fmt: skip
+
+
+def test_a_quality_is_reached_from_the_first_number_on_that_is_not_lost_again():
+    qualities = {"1": 0.30, "5": 0.36, "12": 0.33, "20": 0.34, "40": 0.38}
+    assert time_to_quality.first_as_good(qualities, 0.34, "higher") == "20"
+    assert time_to_quality.first_as_good(qualities, 0.30, "higher") == "1"
+    assert time_to_quality.first_as_good(qualities, 0.39, "higher") is None
+    losses = {"1": 0.7, "5": 0.5}
+    assert time_to_quality.first_as_good(losses, 0.5, "lower") == "5"
+    assert time_to_quality.first_as_good(losses, float("nan"), "lower") is None
+
+
+def test_contenders_take_turns_and_times_are_divided_problem_by_problem():
+    called = []
+
+    def contender(name, quality, seconds):
+        def reached(problem):
+            called.append((name, problem))
+            return time_to_quality.Reached(seconds * (problem + 1), quality)
+
+        return reached
+
+    contenders = {
+        "0": contender("0", 0.9, 0.0),
+        "1": contender("1", 0.2, 1.0),
+        "8": contender("8", 0.4, 2.0),
+        "shown": contender("shown", 0.9, 0.1),
+        "rival": contender("rival", 0.3, 40.0),
+        "better": contender("better", 0.5, 1.0),
+    }
+    found = time_to_quality.compare([0, 1], contenders, ["rival", "better"], "higher")
+    assert called[4:] == [(name, 0) for name in contenders] + [(name, 1) for name in reversed(contenders)]
+    assert found["ours"]["8"]["seconds"] == [2.0, 4.0]
+    assert found["rivals"]["rival"]["reached with"] == "8"
+    assert found["rivals"]["rival"]["sooner"]["median"] == 20.0
+    assert found["rivals"]["better"] == {"seconds": [1.0, 2.0], "quality": 0.5, "reached with": None}
+
+
+def test_the_common_loss_is_the_least_that_any_scale_and_offset_give():
+    random = torch.Generator().manual_seed(0)
+    right = torch.rand(6, 8, generator=random)
+    noise = torch.rand(6, 8, generator=random)
+    target = Target(torch.stack([1 - right, right]), torch.ones(6, 8))
+    class_map = 0.3 * right + 0.1 * noise
+    found = time_to_quality.least_cross_entropy(class_map, target)
+    assert found == pytest.approx(time_to_quality.least_cross_entropy(5 * class_map + 2, target), abs=1e-4)
+    values = (class_map - class_map.min()) / (class_map.max() - class_map.min())
+    for scale in np.linspace(0.5, 6, 12):
+        for offset in np.linspace(-3, 3, 13):
+            share = (scale * values + offset).sigmoid()
+            assert found <= float(-(right * share.log() + (1 - right) * (1 - share).log()).mean()) + 1e-6
+    assert found < time_to_quality.least_cross_entropy(torch.zeros(6, 8), target)
+
+
+def test_both_fits_lower_the_common_loss_of_a_planted_mask():
+    trace = make_trace()
+    mask = planted_mask(trace).numpy()
+    target = target_on(trace, annotation_of({"a": mask}, trace.size), ("a",))
+    drawn = time_to_quality.Drawn(trace, mask, target)
+    first, last = (time_to_quality.fit_ours(drawn, number, 0.0).quality for number in (1, 40))
+    assert last < 0.9 * first
+    settings = authors.Settings(iterations=12, scale="mean", loss="shares", keep="best")
+    begin, end = time_to_quality.tried_rates(drawn, settings, (0.0, 30.0))
+    assert end["loss"] < 0.99 * begin["loss"]
+
+
+@pytest.fixture(scope="module")
+def quality():
+    ours = {
+        "0": {"seconds": [0.0, 0.0], "quality": 0.29},
+        "1": {"seconds": [0.02, 0.04], "quality": 0.3},
+        "40": {"seconds": [0.5, 0.6], "quality": 0.38},
+    }
+    tuned = {"seconds": [0.6, 0.8], "quality": 0.35, "reached with": None}
+    sooner = {"median": 60.0, "low": 40.0, "high": 70.0, "pairs": 2}
+    published = {"seconds": [7.0, 7.2], "quality": 0.25, "reached with": "1", "sooner": sooner}
+    settings = {TUNED: {"iterations": 100, "rate": 10.0}, PUBLISHED: {"iterations": 1000}}
+    problem = {"better": "higher", "ours": ours, "rivals": {TUNED: tuned, PUBLISHED: published}, "settings": settings}
+    full = {**problem, "better": "lower", "calls": 3, "tried": [{"rate": 1.0}, {"rate": 10.0}]}
+    problems = {"mini": {**problem, "scenes": 200}, "full_size": full}
+    return {"stamp": STAMP, "model": "mini", "seed": 1, "problems": problems}
+
+
+def test_a_goal_that_was_not_reached_is_not_met_and_one_by_the_median_says_so(quality):
+    text = report.write({"time_to_quality": quality})
+    assert "| mini: as good as authors, tuned at its end at least 20x sooner | not reached | no |" in text
+    published = "60.0x (40.0 to 70.0) | by the median, the interval reaches beyond |"
+    assert f"at least 50x sooner | {published}" in text
+    assert "| mini | nothing fitted | mIoU 0.2900 |" in text
+    assert "| mini | authors, published: 1000 iterations | mIoU 0.2500 | 7.10 s" in text
+    assert "its rate, 10, is the best of 1, 10 on other queries" in text
+
+
+def test_the_whole_way_is_the_sum_of_its_parts_of_each_class():
+    figures = {"encoding": [1.0, 2.0, 4.0], "fitting": [0.5, 0.5, 0.5], "saving": [0.0, 1.0, 0.0], "mIoU": 0.3}
+    settings = {"as by default": figures, "int8": {**figures, "minus default": [-0.01, -0.02, 0.0]}}
+    models = {"mini": {"model": "mini", "weights": "0123"}}
+    result = {"stamp": STAMP, "seed": 0, "models": models, "scenes": 60, "settings": settings}
+    (whole, fit) = report_tokens.end_goals(result)
+    assert whole[1:] == ["3.50 s (1.50 to 4.50)", "no"]
+    assert fit[2] == "yes"
+    assert "| int8 | 3.50 s (1.50 to 4.50) | 2.00 |" in report.write({"end_to_end": result})
+
+
+def test_the_middle_has_the_numbers_own_spread():
+    found = middle([1.0, 2.0, 9.0])
+    assert (found.median, found.low, found.high, found.pairs) == (2.0, 1.0, 9.0, 3)
+
+
+def test_a_token_is_made_from_files_and_scored_as_it_is_read(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    pipe = ovam.load("mini")
+    (scene,) = annotation_scenes(["car"], 1)["car"]
+    encoded = end_to_end.settings()["int8"]
+    made = end_to_end.make(pipe, scene, "car", encoded)
+    assert made.own[0] / made.own[1] > 0.4
+    assert all(seconds > 0 for seconds in made.seconds)
+    scored = [of_split("validation")(index) for index in range(8)]
+    shown = [each.seed for each in scored if each.mask("car").mean() > 0.01]
+    (outcome,) = end_to_end.score(pipe, {"car": made}, encoded, scored)["car"]
+    assert [row.seed for row in outcome.rows] == shown
