@@ -105,6 +105,10 @@ def test_maps_are_spread_by_the_rows_of_self_attention(trace, mask):
     maps = torch.arange(12.0).view(1, *grid)
     found = trials.spread(replace(trace, self_attention=blocks), maps, 3)
     assert torch.equal(found.flatten(), (maps.flatten() + maps.flatten().roll(-1)) / 2)
+    even = {"a": SelfAttention("a", grid, {"cond": torch.full((12, 12), 1 / 12)})}  # all that is spread becomes flat
+    kept = replace(trace, self_attention=even)
+    for trial in (Trial(spread=3), Trial(spread_asked=3)):
+        assert trials.fit(trial, [kept], [mask], "dog")(kept).max() < 0.5
 
 
 def test_a_fit_of_a_trial_finds_the_mask(trace, mask):

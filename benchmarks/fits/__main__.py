@@ -48,7 +48,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
     if arguments.dit_dir is not None:
         return open_dit(arguments.dit_dir, arguments.work_dir)
     variants = [json.loads(each) for each in arguments.variant]
-    grids = sorted({each["spread"] for each in variants if "spread" in each})
+    grids = sorted({each[key] for each in variants for key in ("spread", "spread_asked") if key in each})
     return open_mini(arguments.work_dir, grids or None)
 
 

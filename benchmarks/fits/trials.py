@@ -40,6 +40,7 @@ class Trial:
         heads: Share of all heads that are kept: those in which the word's own map fits the annotation best.
         spread: Maps are spread by the trace's averaged self-attention of this grid before they are stretched, when
             fitted and when asked (SLiMe, arXiv:2309.03179, spreads likewise).
+        spread_asked: The same only when asked, of vectors and a border that were fitted without.
         pull: As in `optimize_tokens`.
     """
 
@@ -47,6 +48,7 @@ class Trial:
     weighted: Weighted | None = None
     heads: float = 1.0
     spread: int | None = None
+    spread_asked: int | None = None
     pull: float = PULL
 
 
@@ -161,7 +163,10 @@ def fit(trial: Trial, traces: Sequence[Trace], masks: Sequence[Mask], name: str)
 
     @torch.no_grad()
     def scores(trace: Trace) -> np.ndarray:
-        fine = resize(stretched(objective.maps(trace, best)), trace.size)[0]
+        maps = objective.maps(trace, best)
+        if trial.spread_asked is not None:
+            maps = spread(trace, maps, trial.spread_asked)
+        fine = resize(stretched(maps), trace.size)[0]
         found: np.ndarray = calibrations[name](fine).numpy()
         return found
 
