@@ -34,13 +34,19 @@ def test_an_example_draws_its_words(name, tmp_path, monkeypatch, capsys):
     assert "cat" in capsys.readouterr().out
 
 
-def test_one_annotation_is_drawn_beside_other_scenes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["one_annotation.py", str(tmp_path / "sheet.png")])
-    runpy.run_path(str(EXAMPLES / "one_annotation.py"), run_name="__main__")
+# least width and height: four rows of four pictures, each with its caption; two rows of four
+SHEETS = {"one_annotation": ("train", (1000, 1100)), "painted": ("car", (1000, 500))}
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_what_one_annotation_finds_elsewhere_is_drawn(name, tmp_path, monkeypatch, capsys):
+    thing, least = SHEETS[name]
+    monkeypatch.setattr("sys.argv", [f"{name}.py", str(tmp_path / "sheet.png")])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.height > sheet.width > 500  # four rows of four pictures, each with its caption
-    assert "tokens for train" in capsys.readouterr().out
+        assert (sheet.width > least[0], sheet.height > least[1]) == (True, True)
+    assert f"tokens for {thing}" in capsys.readouterr().out
 
 
 def test_every_example_is_run():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, "one_annotation"}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, *SHEETS}
