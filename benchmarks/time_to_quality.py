@@ -38,7 +38,7 @@ from ovam.trace import Trace
 GIVEN = (1, 2, 3, 5, 8, 12, 20, EVALUATIONS)
 """Values of `evaluations`; a line search that is under way is ended, so that a few more may be made."""
 
-CALLS, RATES, TUNING_SEED = 3, (1.0, 10.0, 100.0, 1e3, 1e4, 1e5), 1000
+CALLS, RATES, TUNING_SEED = 1, (1.0, 10.0, 100.0, 1e3, 1e4, 1e5), 1000
 WORD = "thing"
 WORK_DIR = Path("runs/fits")
 START = "0"
