@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ovam.mini.training import alignment, matching
+from ovam.mini.training import alignment
 from ovam.mini.training.loop import DEVICE, Average, Log, batches, load_tensors, save_tensors
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE
@@ -39,10 +39,12 @@ class Objective(ABC):
     Attributes:
         model: The denoiser.
         alignment: Head on its features; trained with it, and dropped after training.
+        mismatch_weight: Of that part of the loss.
     """
 
     model: Any
     alignment: alignment.Alignment
+    mismatch_weight: float
 
     @abstractmethod
     def losses(self, clean: Tensor, pictures: Tensor, texts: Texts) -> dict[str, Tensor]:
@@ -149,7 +151,7 @@ class DenoiserTraining:
                 optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, end)
                 optimiser.zero_grad(set_to_none=True)
                 total = losses["loss"] + alignment.WEIGHT * losses["misaligned"]
-                (total + matching.WEIGHT * losses["mismatched"]).backward()
+                (total + self.objective.mismatch_weight * losses["mismatched"]).backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
                 self.iteration += 1

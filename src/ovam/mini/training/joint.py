@@ -62,14 +62,16 @@ class BiasedAttention:
 class JointMatching:
     """Words are looked for by image queries and text keys; see `matching`.
 
-    The first block is left out: nothing there has seen more of the picture than its own patch.
+    In the later half of the blocks: told to all but the first, the loss stayed for 1700 iterations where it is when
+    nothing is known of a word, also with ten times the weight; features tell the classes from the third block on.
     """
 
     def __init__(self, transformer: SD3Transformer2DModel) -> None:
         transformer.set_attn_processor(
             {name: BiasedAttention() for name in transformer.attn_processors}  # one each: each keeps what it saw
         )
-        self._layers = [block.attn for block in transformer.transformer_blocks[1:]]
+        blocks = transformer.transformer_blocks
+        self._layers = [block.attn for block in blocks[len(blocks) // 2 :]]
 
     def loss(self, belongs: Tensor, bias: Tensor, weights: Tensor) -> Tensor:
         """`mismatch` of the last evaluation.

@@ -13,7 +13,6 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-WEIGHT = 0.15
 FOUND_IN = 16  # a word is found where it has the attention of a 16th of the picture
 
 

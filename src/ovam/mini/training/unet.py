@@ -68,6 +68,8 @@ class NoisePrediction(Objective):
     finest grid takes part.
     """
 
+    mismatch_weight = 0.15
+
     def __init__(self, encoder: CLIPTextModel, tower: PictureTower) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
