@@ -36,7 +36,7 @@ from ovam.mini.training.loop import DEVICE, half_precision
 from ovam.mini.training.text_tower import PictureTower
 from ovam.mini.training.texts import Texts
 
-PHASES = (Phase(1700, ((64, 64),)), Phase(1500, ((128, 32),)))
+PHASES = (Phase(1700, ((64, 64),)), Phase(900, ((128, 32),)))
 HEADS, HEAD_DIM, LAYERS, PATCH = 6, 32, 6, 2
 TOWER_WIDTH, BLANK_WIDTH = 192, 8
 Encoder = TypeVar("Encoder", bound=nn.Module)
