@@ -98,9 +98,10 @@ class TestInversion:
         last = seen[-1][0]
         back = sampled(pipe, last, range(400, -1, -10))
         moved, error = ((other - clean).abs().mean() / clean.std() for other in (last, back))
-        # in standard deviations of the latent; measured: 0.003 (sd3) to 0.02 (sd2), and moved by 0.19 (sd2) to 0.58
+        # in standard deviations of the latent; measured: 0.003 (sd3) to 0.02 (sd2), and moved by 0.19 (sd2; 0.14 with
+        # the oldest libraries) to 0.58
         assert error <= 0.04
-        assert moved > 0.15
+        assert moved > 0.1
 
     def test_kept_are_the_time_steps_asked_for(self, pipes):
         """Those on the way between are not, and one more changes none of the others."""
