@@ -6,6 +6,7 @@ On tiny pipelines, where little else is done, as microseconds for each block in 
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.measure import alternately, ratios, timed
 from benchmarks.models import PROMPT, Model, full_size, full_size_xl, mini, tiny_ones
@@ -38,7 +39,7 @@ def _measure(model: Model, pairs: int) -> dict[str, Any]:
         "guidance": model.call.get("guidance_scale", "the pipeline's default"),
         "seconds": seconds,
         "ratios": ratios(seconds, {"capture over plain": ("capture", "plain")}),
-        "identical": bool(np.array_equal(np.asarray(images["plain"]), np.asarray(images["capture"]))),
+        "identical": bool(torch.equal(torch.as_tensor(images["plain"]), torch.as_tensor(images["capture"]))),
     }
 
 
