@@ -281,12 +281,7 @@ def _maps(result: Result) -> str:
         "Peak memory, MB",
         "Pairs",
     ]
-    names = {
-        "float32": "float32, one row of background",
-        "float16": "float16, one row of background",
-        USUAL: f"float32, {1 + len(AGAINST)} rows of background, as by default",
-        "peer": "the authors' code, float32",
-    }
+    names = {"float32": "float32", "float16": "float16", "peer": "the authors' code, float32"}
     rows = [
         _maps_row(result, name, label, tokens)
         for tokens in ("8", "77")
