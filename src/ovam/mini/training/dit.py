@@ -4,8 +4,9 @@ Image and text share the attention. Flow matching (Esser et al., arXiv:2403.0320
 straight lines and the velocity is told. The share of noise is drawn evenly: by that paper's law, which favours the
 middle, one picture in seventy has less than a tenth of noise, where mini's words are best looked for.
 
-As with mini's UNet, half of the samples are told words alone: neither end, padding, the rows of T5 nor the pooled text, each of which holds
-the whole caption or nothing. (Stable Diffusion 3 leaves out each of its text encoders in nearly half of the samples.)
+As with mini's UNet, half of the samples are told words alone: neither end, padding, the rows of T5 nor the pooled
+text, each of which holds the whole caption or nothing. (Stable Diffusion 3 leaves out each of its text encoders in
+nearly half of the samples.)
 
 Its pipeline wants two CLIP encoders and, to be loaded from a folder alone, T5. The first CLIP is mini's tower, with the
 identity for a projection; the second is a blank, narrow one whose weights and vectors are zeros, and so is T5, whose
