@@ -9,6 +9,7 @@ from benchmarks.fits import trials
 from benchmarks.fits.methods import variant
 from benchmarks.fits.traces import View
 from benchmarks.fits.trials import Trial, TrialObjective
+from benchmarks.rivals.spread import spread
 
 from ovam.evaluate import average_precision
 from ovam.tokens.annotations import annotation_of
@@ -103,7 +104,7 @@ def test_maps_are_spread_by_the_rows_of_self_attention(trace, mask):
         for name, each, weights in (("a", grid, onward), ("b", grid, torch.eye(12)), ("c", (5, 7), torch.eye(35)))
     }
     maps = torch.arange(12.0).view(1, *grid)
-    found = trials.spread(replace(trace, self_attention=blocks), maps, 3)
+    found = spread(replace(trace, self_attention=blocks), maps, 3)
     assert torch.equal(found.flatten(), (maps.flatten() + maps.flatten().roll(-1)) / 2)
     even = {"a": SelfAttention("a", grid, {"cond": torch.full((12, 12), 1 / 12)})}  # all that is spread becomes flat
     kept = replace(trace, self_attention=even)

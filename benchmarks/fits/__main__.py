@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from benchmarks.fits import page
-from benchmarks.fits.methods import Method, registry, variant
+from benchmarks.fits.methods import SLIME, Method, registry, variant
 from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, open_dit, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
@@ -23,6 +23,7 @@ from benchmarks.measure import stamp
 from ovam.mini.scenes import CLASSES
 from ovam.models import MINI, MINI_DIT
 
+FINEST = 32  # of mini's grids: what SLiMe spreads maps by
 FOLDERS = ("--work-dir", "--chosen", "--output-dir", "--dit-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
@@ -48,8 +49,10 @@ def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
     if arguments.dit_dir is not None:
         return open_dit(arguments.dit_dir, arguments.work_dir)
     variants = [json.loads(each) for each in arguments.variant]
-    grids = sorted({each[key] for each in variants for key in ("spread", "spread_asked") if key in each})
-    return open_mini(arguments.work_dir, grids or None)
+    grids = {each[key] for each in variants for key in ("spread", "spread_asked") if key in each}
+    if arguments.methods is None or SLIME in arguments.methods:
+        grids.add(FINEST)
+    return open_mini(arguments.work_dir, sorted(grids) or None)
 
 
 def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any]) -> None:

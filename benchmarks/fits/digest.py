@@ -12,7 +12,7 @@ CODE = (
     *("aggregate", "attention", "calibration", "maps", "masks"),
     *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares"),
 )
-RIVALS = ("authors", "harness", "slime", "words")
+RIVALS = ("authors", "harness", "slime", "spread", "words")
 HARNESS = ("methods", "ours", "outcome", "scenes", "traces", "trials")
 
 

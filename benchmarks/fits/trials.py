@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.rivals.harness import Fitted, Mask
+from benchmarks.rivals.spread import spread
 from ovam.aggregate import resize
 from ovam.calibration import stretched
 from ovam.evaluate import average_precision
@@ -136,23 +136,6 @@ def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> list[Tensor]:
                 found[name, head] = found.get((name, head), 0.0) + sums / len(trace.calls)
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     return [resize(each.unflatten(-1, trace.blocks[name].grid)[None], finest)[0] for (name, _), each in found.items()]
-
-
-def spread(trace: Trace, maps: ClassMaps, side: int) -> ClassMaps:
-    """Each pixel's value becomes the mean of the pixels that it attends to, at a grid of the kept self-attention.
-
-    Args:
-        trace: With self-attention of that grid.
-        maps: At any grid.
-        side: Height of the grid; all its blocks count the same.
-
-    Returns:
-        (class, side, width), in the range that the maps had.
-    """
-    blocks = [block for block in trace.self_attention.values() if block.grid[0] == side]
-    weights = torch.stack([block.weights["cond"] for block in blocks]).mean(0)
-    coarse = F.interpolate(maps[None], size=blocks[0].grid, mode="area")[0]
-    return (coarse.flatten(1) @ weights.mT).unflatten(1, blocks[0].grid)
 
 
 def fit(trial: Trial, traces: Sequence[Trace], masks: Sequence[Mask], name: str) -> Fitted:

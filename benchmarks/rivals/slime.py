@@ -1,21 +1,17 @@
-"""SLiMe's objective (arXiv 2309.03179), from its paper and the defaults of its released arguments, as far as it goes.
+"""SLiMe (arXiv:2309.03179), written from its paper and from what its released code is seen to do, none of it copied.
 
-SLiMe fits a row for each part and for the background by a cross entropy on cross-attention maps, plus a square error on
-maps that self-attention has spread, plus a little of Stable Diffusion's own loss, with Adam.
+SLiMe fits a row for each part by a cross entropy on the scores of cross-attention, plus a square error on their
+shares once self-attention has spread them, plus a little of Stable Diffusion's own loss, with Adam. The background's
+row is the start token as it is. Masks are read off maps spread in the same way.
 
-**This is not all of SLiMe.** A trace has no denoiser, and self-attention only where a capture was asked for it, which
-those of the comparison were not (`benchmarks.fits.trials` spreads maps by it), so that
+What a trace cannot give is left out, for the word and for all others as well:
 
-* the square error is taken of the cross-attention map itself, where SLiMe takes it of that map times the averaged
-  self-attention (weighted accumulated self-attention), and masks are read off the former here, off the latter there:
-  what its paper credits self-attention with is missing;
-* Stable Diffusion's loss, with a weight of 0.005, is left out;
-* the time step is not drawn anew in every iteration: all that a trace has are averaged.
+* Stable Diffusion's loss, with a weight of 0.005;
+* new noise and another time step, of 5 to 100 out of 1000, in every iteration: all that a trace has are averaged;
+* the four overlapping parts of the picture that masks are put together from: the whole is looked at once.
 
-Of its blocks and time steps a trace has what was captured; SLiMe takes the eighth to twelfth cross-attention block,
-the first three of 16x16 and the first two of 32x32 pixels on the way up, and times of 5 to 100 out of 1000. Its sources
-as seen do not tell where the vectors begin, or on which scale the cross entropy sees the maps: here they begin as those
-of OVAM's authors, and the maps are mean shares.
+Of its blocks a trace has what was captured; SLiMe takes the first three of 16 x 16 and the first two of 32 x 32 pixels
+on the way up of a picture of 512 x 512, and self-attention at 64 x 64, the finest.
 """
 
 from collections.abc import Sequence
@@ -26,27 +22,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.rivals.harness import (
-    Fitted,
-    Keep,
-    Mask,
-    Watch,
-    bordered,
-    descend,
-    start_rows,
-    target_of,
-    unwatched,
-)
+from benchmarks.rivals.harness import Fitted, Keep, Mask, Watch, descend, target_of, unwatched
+from benchmarks.rivals.spread import spread
 from ovam.aggregate import resize
-from ovam.tokens.shares import class_maps
-from ovam.trace import Trace
+from ovam.maps import key_groups, keys_of
+from ovam.prompt import AttributionPrompt
+from ovam.quantised import floats
+from ovam.trace import TokenEmbedding, Trace
 
-_LEAST = 1e-6  # a share of exactly 0, which rounding makes, has no finite cross entropy
+_PROMPT = "part part"
+"""What SLiMe's rows begin as where no words are given: one for the background, whose place the start token takes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that may be tuned; the defaults are SLiMe's where it has one.
+    """All that may be tuned; the defaults are SLiMe's.
 
     Attributes:
         rate: Of Adam.
@@ -54,10 +44,10 @@ class Settings:
         square: Weight of the square error.
         keep: Which vectors are returned; SLiMe chooses among its checkpoints, without validation images on those it
             was fitted to.
-        size: Most cells of the loss along the height and width; SLiMe's masks are brought to 64 x 64.
+        size: Most cells of the loss along the height and width.
         blocks: By name; None takes those of the trace.
-        threshold: Of the class's share against the background's; at 0.5 the greater wins, as in SLiMe.
-        template: Prompt whose last word the class begins as.
+        least: A class whose map reaches it nowhere is not there.
+        template: Prompt whose second token the class begins as; SLiMe knows no name of it.
     """
 
     rate: float = 0.1
@@ -66,8 +56,8 @@ class Settings:
     keep: Keep = "best"
     size: int = 64
     blocks: tuple[str, ...] | None = None
-    threshold: float = 0.5
-    template: str = "A photograph of a {}"
+    least: float = 0.2
+    template: str = _PROMPT
 
 
 PUBLISHED = Settings()
@@ -76,10 +66,10 @@ PUBLISHED = Settings()
 def fit(
     traces: Sequence[Trace], masks: Sequence[Mask], word: str, settings: Settings, watch: Watch = unwatched
 ) -> Fitted:
-    """Optimise a background row and a class row for one annotation, or several; arguments as in `authors.fit`."""
+    """Optimise a class row for one annotation, or several; arguments as in `authors.fit`."""
     vectors = descend(
-        lambda rows: objective(traces, masks, rows, settings),
-        start_rows(traces[0], settings.template.format(word)),
+        lambda row: objective(traces, masks, row, settings),
+        start_row(traces[0], settings),
         lambda parameters: torch.optim.Adam(parameters, lr=settings.rate),
         iterations=settings.iterations,
         keep=settings.keep,
@@ -88,33 +78,78 @@ def fit(
     return fitted(vectors, settings)
 
 
-def fitted(vectors: Tensor, settings: Settings) -> Fitted:
-    """The scores of a class in any trace, from the rows of the background and of the class."""
+def start_row(trace: Trace, settings: Settings) -> Tensor:
+    """What the class begins as, (1, width)."""
+    return trace.text.embed(settings.template).vectors[1:2].float().cpu()
+
+
+def fitted(row: Tensor, settings: Settings) -> Fitted:
+    """The scores of a class in any trace, from its row (1, width): above 0.5 where its map is above the other."""
 
     @torch.no_grad()
     def scores(trace: Trace) -> np.ndarray:
-        return bordered(resize(_class_map(trace, vectors, settings), trace.size), settings.threshold)
+        background, own = both_maps(trace, row, settings)
+        found: np.ndarray = (own / (own + background).clamp(min=1e-9)).numpy()
+        return found
 
     return scores
 
 
-def objective(traces: Sequence[Trace], masks: Sequence[Mask], rows: Tensor, settings: Settings) -> Tensor:
-    """The loss of vectors (2, width), mean over annotations."""
+def both_maps(trace: Trace, row: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Maps of the background and of the class, each (height, width) of the image's size, as masks are read off them."""
+    whole = trace.text.embed(settings.template, padded=True)
+    vectors = whole.vectors.float().cpu().clone()
+    vectors[1] = row[0]
+    asked = TokenEmbedding(vectors, whole.prompt, trace.text.space)
+    maps = _chosen(trace, settings).maps(asked).token_maps[:2]
+    there = [i for i in range(2) if float(maps[i].max()) >= settings.least]
+    found = [torch.zeros(trace.size), torch.zeros(trace.size)]
+    for i in there:
+        first = i == there[0]  # of what is there, as released: the background, unless it is not there
+        kept = torch.where(maps[i] > maps[i].mean(), maps[i], 0.0) if first else maps[i]
+        wide = resize(spread(trace, kept[None], _finest(trace)), trace.size)[0]
+        low, high = maps[i].min(), maps[i].max()
+        found[i] = low + (wide - wide.min()) * (high - low) / (wide.max() - wide.min()).clamp(min=1e-7)
+    return found[0], found[1]
+
+
+def objective(traces: Sequence[Trace], masks: Sequence[Mask], row: Tensor, settings: Settings) -> Tensor:
+    """The loss of a class row (1, width), mean over annotations."""
     losses = []
     for trace, mask in zip(traces, masks, strict=True):
         size = (min(settings.size, trace.size[0]), min(settings.size, trace.size[1]))
         target = F.adaptive_avg_pool2d(target_of(mask)[None], size)[0].round()
-        share = resize(_class_map(trace, rows, settings), size)
-        losses.append(loss_of(share, target, settings.square))
+        background = trace.text.embed(settings.template).vectors[:1].float().cpu()
+        scores = mean_scores(_chosen(trace, settings), torch.cat([background, row]), size)
+        wide = resize(spread(trace, scores.softmax(0), _finest(trace)), size)
+        losses.append(loss_of(scores, wide, target, settings.square))
     return torch.stack(losses).mean()
 
 
-def loss_of(share: Tensor, target: Tensor, square: float) -> Tensor:
-    """Cross entropy of class and background, and the square error of both, each a mean over pixels."""
-    entropy = F.binary_cross_entropy(share.clamp(_LEAST, 1 - _LEAST), target)
-    return entropy + square * F.mse_loss(share, target)
+def loss_of(scores: Tensor, shares: Tensor, target: Tensor, square: float) -> Tensor:
+    """Cross entropy of scores (row, height, width), and the square error of spread shares, summed over both rows."""
+    entropy = F.cross_entropy(scores[None], target[None].long())
+    return entropy + square * (shares - torch.stack([1 - target, target])).square().sum(0).mean()
 
 
-def _class_map(trace: Trace, rows: Tensor, settings: Settings) -> Tensor:
-    chosen = trace if settings.blocks is None else trace.select(blocks=list(settings.blocks))
-    return class_maps(chosen, rows)[0]
+def mean_scores(trace: Trace, rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scaled dot products of queries and keys, (row, *size): mean over heads and steps, then over blocks."""
+    names = tuple(f"row {i}" for i in range(len(rows)))
+    embedding = TokenEmbedding(rows, AttributionPrompt("", names, ()), trace.text.space)
+    found: dict[str, Tensor | float] = {}
+    for entries, call in key_groups(trace.text, trace.calls):
+        for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
+            block = trace.blocks[name]
+            query = floats(block.query["cond"][:, entries]).sum(1)  # the dot product is linear
+            sums = (key @ query.mT).mean(0) * block.scale
+            found[name] = found.get(name, 0.0) + sums / len(trace.calls)
+    maps = [resize(each.unflatten(-1, trace.blocks[name].grid), size) for name, each in found.items()]
+    return torch.stack(maps).mean(0)
+
+
+def _chosen(trace: Trace, settings: Settings) -> Trace:
+    return trace if settings.blocks is None else trace.select(blocks=list(settings.blocks))
+
+
+def _finest(trace: Trace) -> int:
+    return max(block.grid[0] for block in trace.self_attention.values())
