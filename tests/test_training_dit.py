@@ -15,6 +15,7 @@ from ovam.errors import ModelNotFoundError, OptionError, PromptTooLongError
 from ovam.mini.measures import joint
 from ovam.mini.measures.asking import untrained
 from ovam.mini.measures.words import scenes_of
+from ovam.mini.scenes import CLASSES
 from ovam.mini.training import dit, recipe
 from ovam.mini.training.denoiser import DenoiserTraining, Phase, checkpoint_of
 from ovam.mini.training.dit import FlowMatching
@@ -266,6 +267,15 @@ def test_the_report_asks_scenes_both_ways(pipe):
     assert found["late minus given"] == ious[joint.LATE] - ious[joint.GIVEN]
     assert abs(found["late minus given"]) < joint.WITHIN
     assert 0 < found["furthest"] < 1e-3 * expected.max()  # measured: 2e-5 of it, the storage in float16
+
+
+def test_the_output_space_is_asked_for_all_classes_and_gives_the_asked_ones(pipe):
+    (scene,) = scenes_of("test", 1, least=2)
+    views = joint.views_of(pipe, scene, (100, 500), seed=0)
+    every = joint.WAYS[joint.OUTPUT](pipe, views, CLASSES, None)
+    assert np.abs(every.sum(0) - 1).max() < 1e-5  # measured: 2e-7
+    asked = joint.WAYS[joint.OUTPUT](pipe, views, ["sofa", "cat"], None)
+    assert np.array_equal(asked, every[[CLASSES.index("sofa"), CLASSES.index("cat")]])
 
 
 def test_the_untrained_sibling_differs_in_its_denoiser_alone(pipe):

@@ -15,7 +15,7 @@ from ovam.mini.measures.choices import choose
 from ovam.mini.measures.curves import THRESHOLD, class_ious
 from ovam.mini.measures.words import SMALLEST, WordRow, look_at_words, scenes_of, spread_of, summary
 from ovam.mini.oracle import as_input
-from ovam.mini.scenes import Scene
+from ovam.mini.scenes import CLASSES, Scene
 from ovam.models import model_hash
 
 WITHIN = 0.02
@@ -136,9 +136,19 @@ def _given(dit: Any, views: Sequence[View], words: Sequence[str], blocks: Sequen
     return np.mean([each.stacked().numpy() for each in maps], axis=0)
 
 
-LATE, GIVEN = "replayed after the run", "given at capture"
+def _in_output_space(dit: Any, views: Sequence[View], words: Sequence[str], blocks: Sequence[str] | None) -> np.ndarray:
+    """Shares of the attention outputs, for which the words of all classes compete: a word alone would have them all."""
+    with capture(dit, blocks=blocks, outputs=True) as traces:
+        for view in views:
+            _run(dit, view)
+    shares = [trace.maps(list(CLASSES), strategy="output").stacked().numpy() for trace in traces]
+    return np.mean(shares, axis=0)[[CLASSES.index(word) for word in words]]
+
+
+LATE, GIVEN, OUTPUT = "replayed after the run", "given at capture", "in the output space, among all classes"
 WAYS: Mapping[str, Callable[[Any, Sequence[View], Sequence[str], Sequence[str] | None], np.ndarray]] = {
     LATE: _late,
     GIVEN: _given,
+    OUTPUT: _in_output_space,
 }
 """Ways to ask: from the pipeline, views of a scene, words and blocks to maps (word, height, width), means of views."""
