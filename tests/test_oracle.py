@@ -15,6 +15,7 @@ from ovam.mini.measures.generation import agreement, measure_generation
 from ovam.mini.measures.oracles import rulers
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.training import oracles as stage
+from ovam.mini.training.examples import Examples
 from ovam.mini.training.loop import Average, load_tensors
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.recipe import train
@@ -151,7 +152,7 @@ def test_an_imitation_strays_further_the_more_noise_it_went_through(monkeypatch)
 def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_CHECKPOINT_EVERY", 1)
     pool, checkpoint = Pool(tmp_path, 4), tmp_path / "b.checkpoint.safetensors"
-    train = functools.partial(stage._trained, "b", stage._Examples(pool, pool.images, pool.labels), checkpoint)
+    train = functools.partial(stage._trained, "b", Examples(pool, pool.images, pool.labels), checkpoint)
     train(1)
     before = load_tensors(checkpoint)
     assert int(before["iteration"]) == 1
@@ -171,20 +172,48 @@ class _Pool(Pool):
         self.images, self.labels, self.captions = images, labels, [[]] * len(images)
 
 
-def test_examples_keep_their_labels_when_they_are_mirrored():
-    """Pictures whose brightness tells the label: scenes, imitations, mirrored or not."""
-    labels = np.zeros((6, 16, 16), np.uint8)
-    labels[:, :, :5] = 3
-    labels[3:, 4:] += 1
+def _striped(size=32):
+    """Pictures whose brightness tells the label: three scenes of classes 3 and 0, three imitations of 4 and 1."""
+    labels = np.zeros((6, size, size), np.uint8)
+    labels[:, :, : size // 2 - 4] = 3
+    labels[3:] += 1
     images = np.repeat(20 * labels[..., None], 3, -1)
-    examples = stage._Examples(_Pool(images[:3], labels[:3]), images[3:], labels[3:])
-    pictures, truth = examples.batch(np.random.default_rng(0))
+    return Examples(_Pool(images[:3], labels[:3]), images[3:], labels[3:])
+
+
+def test_examples_keep_their_labels_whether_they_are_whole_or_mirrored():
+    pictures, truth = _striped().batch(np.random.default_rng(0), 40, 32)
+    assert pictures.shape == (40, 3, 32, 32)
     for picture, own in zip(pictures, truth, strict=True):
         values = {int(label): picture[0, own == label].unique() for label in own.unique()}
+        assert len(values) == 2, "the whole width"
         assert all(len(of) == 1 for of in values.values()), "one brightness a label"
     columns = {int((own[0] == 3).nonzero()[0, 0]) for own in truth if (own[0] == 3).any()}
-    assert columns == {0, 11}, "some mirrored, some not"
-    assert examples.weights.argmin() == 0
+    assert columns == {0, 20}, "some mirrored, some not"
+
+
+def test_windows_show_their_classes_at_several_scales():
+    """Windows of 16 to 32 pixels at a side of 16: brightness goes with the label but where two are averaged."""
+    pictures, truth = _striped().batch(np.random.default_rng(0), 60, 16)
+    assert truth.shape == (60, 16, 16)
+    widths, shown = set(), set()
+    for picture, own in zip(pictures, truth, strict=True):
+        values = [picture[0, own == label] for label in own.unique()]
+        assert all((each - each.median()).abs().median() < 1e-5 for each in values), "one brightness a label"
+        shown |= {int(label) for label in own.unique()} & {1, 3, 4}
+        widths.add(int((own[0] >= 3).sum()))
+    assert shown == {1, 3, 4}
+    assert len(widths) > 4
+
+
+def test_each_class_is_shown_as_often_as_another():
+    """One scene of ten has the rare class; it is in half of the examples."""
+    labels = np.full((10, 16, 16), 1, np.uint8)
+    labels[9] = 2
+    images = np.zeros((10, 16, 16, 3), np.uint8)
+    examples = Examples(_Pool(images, labels), images, labels)
+    _, truth = examples.batch(np.random.default_rng(0), 200, 8)
+    assert 0.4 < float((truth == 2).float().mean()) < 0.6
 
 
 @pytest.mark.user_error

@@ -67,12 +67,13 @@ def oracles(
     output_dir: Annotated[Path, typer.Option(help="Folder that the oracles are written to.")],
     work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
     model: Annotated[str, typer.Option(help="The trained model, which imitates: mini or a folder.")] = "mini",
+    start: Annotated[Path | None, typer.Option(help="Oracles to go on from; without them from nothing.")] = None,
 ) -> None:
     """Train the two networks that label generated pictures: an hour and more on two cores."""
     with quiet():
         from ovam.mini.training.recipe import train_oracles_in as run
 
-        run(work_dir, output_dir, model)
+        run(work_dir, output_dir, model, start)
 
 
 @mini_app.command()

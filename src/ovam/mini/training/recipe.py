@@ -117,8 +117,8 @@ def _check(work: Path, identity: dict[str, int]) -> None:
     stamp.write_text(json.dumps(identity))
 
 
-def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
-    """Train the oracles on the scenes in `work`, with the pictures of a trained model.
+def train_oracles_in(work: Path, folder: Path, model: str | Path, start: Path | None = None) -> None:
+    """Train the oracles on the scenes in `work`, with a trained model's pictures, on from `start` or from nothing.
 
     Raises:
         OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
@@ -127,7 +127,7 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path) -> None:
     if not (work / "identity.json").exists():
         _check(work, {"world": WORLD, "seed": 0})
     _check(work, _identity(work) | {"world": WORLD})
-    train_oracles(Pool(work, SCENES), Pool(work, JUDGED, "judging"), load(model), work, folder)
+    train_oracles(Pool(work, SCENES), Pool(work, JUDGED, "judging"), load(model), work, folder, start=start)
 
 
 def _identity(work: Path) -> dict[str, int]:
