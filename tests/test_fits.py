@@ -8,17 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks.fits import __main__ as command
-from benchmarks.fits import page, plan, scenes, table, tune
+from benchmarks.fits import generated, page, plan, scenes, table, tune
 from benchmarks.fits.bars import bars
 from benchmarks.fits.methods import registry, variant
 from benchmarks.fits.outcome import Outcome, Row, row_of
 from benchmarks.fits.store import Store
 
 from ovam.errors import OptionError
+from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.tokens.optimize import PULL
 
 ROOT = Path(__file__).parents[1]
+CAT = LABELS["cat"]
 
 
 def scene_of(*names, share):
@@ -85,6 +87,30 @@ def test_counts_are_of_pixels_above_the_border(twins):
     row = row_of(np.array([[0.9, 0.6, 0.5], [0.7, 0.1, 0.2]]), replace(twins, labels=labels), "cat")
     assert (row.both, row.either) == (2, 4)
     assert abs(row.precision - (1 / 1 + 2 / 3 + 3 / 4) / 3) < 1e-12  # ranks 1, 3 and 4 are right
+
+
+def test_pixels_on_which_the_oracles_differ_count_for_nothing():
+    """Of four pixels of cat, one is unsure to the oracles; so is one that is neither's."""
+    labels = np.array([[CAT, CAT, CAT], [IGNORE, IGNORE, 0]], dtype=np.uint8)
+    picture = generated.Picture(7, np.zeros((2, 3, 3), np.uint8), labels, [SimpleNamespace(name="cat")])
+    row = row_of(np.array([[0.9, 0.6, 0.5], [0.99, 0.1, 0.7]]), picture, "cat")
+    assert (row.both, row.either) == (2, 4)
+    assert abs(row.precision - (1 / 1 + 2 / 3 + 3 / 4) / 3) < 1e-12  # of four ranks the first, third and fourth
+    assert row.slices == (scenes.ALONE,)
+    pair = replace(picture, objects=[SimpleNamespace(name=name) for name in ("cat", "dog")])
+    assert scenes.slices_of(pair, "cat") == (scenes.TOGETHER,)
+    assert list(scenes.scored_with([picture], "cat")) == list(scenes.without([picture], "dog")) == [picture]
+
+
+def test_a_truth_is_what_its_oracles_agree_on(monkeypatch):
+    """Two oracles that differ in one pixel's class, and in a ground, which is background to both."""
+    seen = {"a": [[CAT, CAT, LABELS["sand"]]], "b": [[CAT, LABELS["dog"], LABELS["grass"]]]}
+    monkeypatch.setattr(generated, "load_oracles", lambda: seen)
+    monkeypatch.setattr(generated, "label_maps", lambda oracle, images: np.array([oracle], dtype=np.uint8))
+    images = np.zeros((1, 1, 3, 3), np.uint8)
+    found = {truth: generated.labels_of(images, names)[0, 0].tolist() for truth, names in generated.TRUTHS.items()}
+    dog = LABELS["dog"]
+    assert found == {"generated": [CAT, IGNORE, 0], "generated-a": [CAT, CAT, 0], "generated-b": [CAT, dog, 0]}
 
 
 def outcome(*counts, slices=((),) * 9, own=(1, 2), elsewhere=0.1, seconds=1.0, precision=0.5):
@@ -232,7 +258,11 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
     assert "`python -m benchmarks.fits`" in text
     found = {"test": MEASURED, "validation": {**MEASURED, "split": "validation"}}
     found["mini-dit-test"] = {**MEASURED, "stamp": {**MEASURED["stamp"], "family": "mini-dit"}}
+    found |= {name: {**MEASURED, "split": name} for name in ("generated", "generated-b")}
     every = page.write(found)
+    assert every.count("default minus word, mIoU") == 3  # a bar for each truth as well
+    assert "| generated-b | 0.060 (0.030 to 0.090) |" in every
+    assert every.index("where both oracles agree") < every.index("by oracle B alone")
     assert "not been looked at" not in every
     assert every.index("On test scenes\n") < every.index("On validation scenes") < every.index("scenes, mini-dit")
 

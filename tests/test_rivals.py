@@ -205,6 +205,17 @@ def test_slime_compares_spread_maps_of_the_whole_prompt_in_their_own_ranges(look
     assert np.array_equal(scores > 0.5, (own > background).numpy())
 
 
+def test_slime_tuned_cuts_the_stretched_map_at_its_threshold(looking):
+    settings = slime.Settings(threshold=0.7, size=9)
+    row = slime.start_row(looking, settings)
+    rows = torch.cat([looking.text.embed("part part").vectors[:1], row])
+    scores = np.moveaxis(looped_scores(looking, rows, (9, 9)), 0, -1)
+    shares = looped_spread(looking, np.apply_along_axis(reference.softmax, -1, scores))[..., 1]
+    stretched = reference.min_max(reference.resize(shares, looking.size))
+    away = np.abs(stretched - 0.7) > 1e-4  # not decided by rounding
+    assert np.array_equal((slime.fitted(row, settings)(looking) > 0.5)[away], (stretched > 0.7)[away])
+
+
 def test_slime_takes_a_class_whose_map_is_low_for_absent(looking):
     settings = slime.Settings(least=0.99)
     assert not slime.fitted(slime.start_row(looking, settings), settings)(looking).any()

@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from benchmarks.fits import page
-from benchmarks.fits.methods import SLIME, Method, registry, variant
+from benchmarks.fits.methods import SLIME, SLIME_TUNED, Method, registry, variant
 from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, open_dit, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
@@ -24,7 +24,7 @@ from ovam.mini.scenes import CLASSES
 from ovam.models import MINI, MINI_DIT
 
 FINEST = 32  # of mini's grids: what SLiMe spreads maps by
-FOLDERS = ("--work-dir", "--chosen", "--output-dir", "--dit-dir")
+FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir", "--dit-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
 
@@ -50,7 +50,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
         return open_dit(arguments.dit_dir, arguments.work_dir)
     variants = [json.loads(each) for each in arguments.variant]
     grids = {each[key] for each in variants for key in ("spread", "spread_asked") if key in each}
-    if arguments.methods is None or SLIME in arguments.methods:
+    if arguments.methods is None or {SLIME, SLIME_TUNED} & {*arguments.methods}:
         grids.add(FINEST)
     return open_mini(arguments.work_dir, sorted(grids) or None)
 
@@ -59,12 +59,12 @@ def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, An
     for name in QUICK if arguments.quick else ():
         setattr(arguments, name, QUICK[name])
     methods = _methods(arguments, chosen)
-    plan = Plan(arguments.split, methods, arguments.classes, arguments.draws, arguments.scenes)
+    plan = Plan(arguments.split, methods, arguments.classes, arguments.draws, arguments.scenes, arguments.images_dir)
     outcomes = plan.run(traces, Store(arguments.work_dir, plan.basis(traces)))
     found = {
         "stamp": {**made, "quick": arguments.quick},
         "split": plan.split,
-        "scenes": plan.count,
+        "scenes": len(plan.scored),
         "draws": plan.draws,
         "encoded": traces.encoded,
         "settings": {method.name: dict(method.settings) for method in methods},
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes of the split (default: {SCENES})")
     parser.add_argument("--quick", action="store_true", help="one class, to see that it runs; not for publication")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/fits"), help="keeps traces and outcomes")
+    parser.add_argument("--images-dir", type=Path, default=Path("runs/images"), help="generated pictures")
     parser.add_argument("--chosen", type=Path, help="what `tune` writes and the rivals read")
     parser.add_argument("--dit-dir", type=Path, help="folder of mini-dit, as export wrote it, in mini's place")
     parser.add_argument(

@@ -24,7 +24,7 @@ def bars(found: Mapping[str, Any], headroom: float) -> list[Bar]:
         return [Bar("all bars", "the word or the default was not measured", False)]
     ours, word = methods[DEFAULT], methods[WORD]
     return [
-        _over_word(Interval(*ours[f"minus {WORD}"]), headroom),
+        over_word(found, headroom),
         _over_rival(methods, TUNED, OVER_TUNED),
         _over_rival(methods, PUBLISHED, OVER_PUBLISHED),
         Bar(
@@ -41,8 +41,14 @@ def bars(found: Mapping[str, Any], headroom: float) -> list[Bar]:
     ]
 
 
-def _over_word(gain: Interval, headroom: float) -> Bar:
-    """The lesser of two bars; of the interval the first asks for +5, the second for no more than a gain at all."""
+def over_word(found: Mapping[str, Any], headroom: float) -> Bar:
+    """The lesser of two bars; of the interval the first asks for +5, the second for no more than a gain at all.
+
+    Args:
+        found: Figures of `table`, with the word and the default.
+        headroom: As in `bars`.
+    """
+    gain = Interval(*found["methods"][DEFAULT][f"minus {WORD}"])
     share = HEADROOM_SHARE * headroom
     if share < GAIN:
         asked = f"default minus word, mIoU: {HEADROOM_SHARE:.0%} of the headroom of {headroom:.3f}, {share:.3f}"

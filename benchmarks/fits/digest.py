@@ -13,7 +13,7 @@ CODE = (
     *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares"),
 )
 RIVALS = ("authors", "harness", "slime", "spread", "words")
-HARNESS = ("methods", "ours", "outcome", "scenes", "traces", "trials")
+HARNESS = ("generated", "methods", "ours", "outcome", "scenes", "traces", "trials")
 
 
 def digest(value: Any) -> str:

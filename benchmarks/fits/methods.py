@@ -14,13 +14,14 @@ from benchmarks.rivals.harness import Fitted, Mask
 from ovam.tokens.optimize import PULL, optimize_tokens
 from ovam.trace import Trace
 
-WORD, DEFAULT, TUNED, PUBLISHED, SCRIPT, SLIME, TWENTY, OWN = (
+WORD, DEFAULT, TUNED, PUBLISHED, SCRIPT, SLIME, SLIME_TUNED, TWENTY, OWN = (
     "word",
     "default",
     "authors, tuned",
     "authors, published",
     "authors, script",
     "SLiMe, published",
+    "SLiMe, tuned",
     "20 annotations",
     "own mask",
 )
@@ -69,6 +70,8 @@ def registry(chosen: Mapping[str, Any]) -> dict[str, Method]:
         found.insert(0, _rival(WORD, words, words.Settings(**chosen[WORD]), drawn=False))
     if TUNED in chosen:
         found.insert(2, _rival(TUNED, authors, authors.Settings(**chosen[TUNED])))
+    if SLIME_TUNED in chosen:
+        found.append(_rival(SLIME_TUNED, slime, slime.Settings(**chosen[SLIME_TUNED])))
     return {method.name: method for method in found}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fits.methods import Method
-from benchmarks.fits.scenes import mask_of, slices_of
+from benchmarks.fits.scenes import Scored, counted_in, mask_of, slices_of
 from benchmarks.fits.traces import Traces
 from benchmarks.rivals.harness import Fitted
 from ovam.evaluate import average_precision
@@ -70,14 +70,14 @@ class Task:
     Attributes:
         name: The class.
         annotated: Scenes of the annotations.
-        scored: Scenes with the class.
-        without: Scenes without it.
+        scored: Scenes, or generated pictures, with the class.
+        without: Those without it.
     """
 
     name: str
     annotated: Sequence[Scene]
-    scored: Sequence[Scene]
-    without: Sequence[Scene]
+    scored: Sequence[Scored]
+    without: Sequence[Scored]
 
 
 def reach(method: Method, task: Task, traces: Traces) -> Outcome:
@@ -100,7 +100,7 @@ def _on_own_masks(method: Method, task: Task, traces: Traces) -> Outcome:
     return Outcome(tuple(rows), pooled(rows), None, float(np.mean(times)))
 
 
-def _timed_fit(method: Method, scenes: Sequence[Scene], name: str, traces: Traces) -> tuple[Fitted, float]:
+def _timed_fit(method: Method, scenes: Sequence[Scored], name: str, traces: Traces) -> tuple[Fitted, float]:
     seen = [(scene, view) for scene in scenes for view in method.views]
     shown, masks = [traces(*each) for each in seen], [view.of(mask_of(scene, name)) for scene, view in seen]
     begin = time.perf_counter()
@@ -108,9 +108,11 @@ def _timed_fit(method: Method, scenes: Sequence[Scene], name: str, traces: Trace
     return fitted, time.perf_counter() - begin
 
 
-def row_of(scores: np.ndarray, scene: Scene, name: str) -> Row:
-    """Scores (height, width) with the border at 0.5, against a scene's exact mask of a class."""
-    truth, found = mask_of(scene, name), scores > BORDER
+def row_of(scores: np.ndarray, scene: Scored, name: str) -> Row:
+    """Scores (height, width) with the border at 0.5, against a class's mask, where it is known."""
+    counted = counted_in(scene)
+    truth, scores = mask_of(scene, name)[counted], scores[counted]
+    found = scores > BORDER
     both, either = int((found & truth).sum()), int((found | truth).sum())
     return Row(scene.seed, both, either, average_precision(truth, scores), slices_of(scene, name))
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.fits.bars import bars
+from benchmarks.fits.bars import bars, over_word
+from benchmarks.fits.generated import TRUTHS
 from benchmarks.fits.methods import DEFAULT, OWN, TWENTY, WORD
 from benchmarks.fits.outcome import OWN_SCENES
 from benchmarks.fits.scenes import LEAST_ANNOTATED, LEAST_SCORED, MOST_WITHOUT, UNUSED
@@ -11,8 +12,15 @@ from ovam.evaluate import Interval
 from ovam.mini.measures.bars import Bar
 from ovam.models import MINI_DIT
 
-SPLITS = ("test", "validation")
+SPLITS = ("test", "validation", *TRUTHS)
 MODEL = "mini"
+TITLES = {
+    "test": "On test scenes",
+    "validation": "On validation scenes",
+    "generated": "On generated pictures, where both oracles agree",
+    "generated-a": "On generated pictures, by oracle A alone",
+    "generated-b": "On generated pictures, by oracle B alone",
+}
 
 HEAD = f"""# Tokens, measured
 
@@ -24,8 +32,11 @@ and the same masks.
   thing alone, on {LEAST_ANNOTATED:.0%} of the pixels or more. Draw d of a class is its d-th such scene: fixed in
   advance, none left out.
 * **Scored** are the first scenes of a split; each for the classes that cover more than {LEAST_SCORED:.0%} of it.
-* Every scene enters through `ovam.encode` with the empty prompt and noise seeded by the scene, at the blocks and time
-  steps that the report of {MODEL} chose on validation scenes.
+* Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles),
+  whose errors stand on their page; pixels on whose class they differ count for nothing. Annotations are scenes there
+  too, and thresholds those of scenes.
+* Every scene or picture enters through `ovam.encode` with the empty prompt and noise seeded by the scene, at the
+  blocks and time steps that the report of {MODEL} chose on validation scenes.
 * The class is known and asked alone; a pixel is the class's where its score is above the method's own border. The
   word and the authors' protocol re-tuned need a threshold, one for all classes: `python -m benchmarks.fits tune`
   chose it on validation scenes and ten classes, and it is frozen in `benchmarks/fits/chosen.json`.
@@ -68,9 +79,13 @@ def write(results: Mapping[str, Mapping[str, Any]]) -> str:
 def _bars(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Judged on the test split where that was measured, else on validation, which says so."""
     split = next(split for split in NAMES if split in results)
-    judged = bars(results[split], results[split]["stamp"]["headroom"])
-    rows = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in judged]
-    return f"## Bars\n\n{_verdict(judged, split)}\n\n" + _table(("Bar", f"Measured on {split}", "Met"), rows)
+    judged = [(split, bar) for bar in bars(results[split], results[split]["stamp"]["headroom"])]
+    for truth in TRUTHS:
+        if truth in results:
+            judged.append((truth, over_word(results[truth], results[truth]["stamp"]["headroom"])))
+    rows = [(bar.asked, on, bar.found, "yes" if bar.met else "**no**") for on, bar in judged]
+    verdict = _verdict([bar for _, bar in judged], split)
+    return f"## Bars\n\n{verdict}\n\n" + _table(("Bar", "On", "Measured", "Met"), rows)
 
 
 def _verdict(judged: Sequence[Bar], split: str) -> str:
@@ -87,11 +102,12 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     made, split = result["stamp"], result["split"]
     of_sibling = "" if made["family"] == MODEL else f", {made['family']}"
     quick = " **A quick run, not for publication.**" if made["quick"] else ""
+    scored = f"{result['scenes']} pictures" if split in TRUTHS else f"The first {result['scenes']} scenes of the split"
     intro = (
-        f"The first {result['scenes']} scenes of the split; {_scenes(result)} pairs of a scene and a class; "
+        f"{scored}; {_scenes(result)} pairs of one and a class; "
         f"{len(next(iter(result['methods'].values()))['classes'])} classes, {result['draws']} draws.{quick}"
     )
-    parts = [f"## On {split} scenes{of_sibling}\n\n{intro}\n", _methods(result["methods"])]
+    parts = [f"## {TITLES[split]}{of_sibling}\n\n{intro}\n", _methods(result["methods"])]
     if result.get("slices"):
         parts.append(_slices(result["slices"]))
     parts.append(_classes(result["methods"]))

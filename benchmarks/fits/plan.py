@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rich.progress import track
 
+from benchmarks.fits import generated
 from benchmarks.fits.digest import code
 from benchmarks.fits.methods import Method
 from benchmarks.fits.outcome import Outcome, Task, reach
-from benchmarks.fits.scenes import annotation_scenes, of_split, scored_with, without
+from benchmarks.fits.scenes import Scored, annotation_scenes, of_split, scored_with, without
 from benchmarks.fits.store import Store
 from benchmarks.fits.traces import Traces
 from ovam.mini.scenes import WORLD, Scene, Split
@@ -26,18 +28,20 @@ class Plan:
     """What is measured.
 
     Attributes:
-        split: Of the scored scenes.
+        split: Of the scored scenes, or one of `generated.TRUTHS`.
         methods: The rows.
         classes: Those asked.
         draws: Number of annotation draws.
-        count: Number of scored scenes, the first of the split.
+        count: Number of scored scenes, the first of the split; of generated pictures all are taken.
+        images_dir: Where generated pictures lie, or are made.
     """
 
-    split: Split
+    split: str
     methods: Sequence[Method]
     classes: Sequence[str]
     draws: int = DRAWS
     count: int = SCENES
+    images_dir: Path = Path("runs/images")
 
     def keys(self) -> Iterator[tuple[Method, dict[str, Any]]]:
         """Every fit, with the key of its outcome, class by class."""
@@ -53,11 +57,14 @@ class Plan:
     def basis(self, traces: Traces) -> dict[str, Any]:
         """What all outcomes depend on."""
         about = {"split": self.split, "scenes": self.count, "world": WORLD, "code": code()}
+        about |= {"oracles": generated.oracle_hashes()} if self.split in generated.TRUTHS else {}
         return {"model": traces.model, "encoded": traces.encoded, **about}
 
     @cached_property
-    def scored(self) -> list[Scene]:
-        draw = of_split(self.split)
+    def scored(self) -> list[Scored]:
+        if self.split in generated.TRUTHS:
+            return [*generated.pictures(self.images_dir, self.split)]
+        draw = of_split(cast("Split", self.split))
         return [draw(index) for index in range(self.count)]
 
     @cached_property

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from benchmarks.fits.generated import Picture
+from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import Scene, Split, render, seed_of
 from ovam.mini.scenes.company import choose_company
 from ovam.mini.scenes.slices import slices
@@ -29,6 +31,9 @@ SLICES = (ALONE, TOGETHER, *LOOKS.values(), *GROUNDS.values())
 
 Draw = Callable[[int], Scene]
 """From an index to a scene."""
+
+Scored = Scene | Picture
+"""What a fit is asked of."""
 
 
 def of_split(split: Split) -> Draw:
@@ -69,24 +74,31 @@ def annotation_scenes(
     return found
 
 
-def scored_with(scenes: Sequence[Scene], name: str) -> Iterator[Scene]:
+def scored_with(scenes: Sequence[Scored], name: str) -> Iterator[Scored]:
     """Scenes on which a class is scored."""
     return (scene for scene in scenes if scene.mask(name).mean() > LEAST_SCORED)
 
 
-def without(scenes: Sequence[Scene], name: str) -> Iterator[Scene]:
+def without(scenes: Sequence[Scored], name: str) -> Iterator[Scored]:
     """The first scenes on which nothing of a class is in view."""
     return itertools.islice((scene for scene in scenes if not scene.mask(name).any()), MOST_WITHOUT)
 
 
-def slices_of(scene: Scene, name: str) -> tuple[str, ...]:
-    """Slices of a class on a scene; of twins those that both belong to."""
+def slices_of(scene: Scored, name: str) -> tuple[str, ...]:
+    """Slices of a class on a scene; of twins those that both belong to. Of a picture by what its prompt names."""
+    if isinstance(scene, Picture):
+        return (ALONE if len(scene.objects) == 1 else TOGETHER,)
     things = [set(slices(scene, thing)) for thing in scene.objects if thing.name == name]
     shared = set.intersection(*things)
     named = [text for key, text in (LOOKS | GROUNDS).items() if key in shared]
     return (ALONE if len(scene.objects) == 1 else TOGETHER, *named)
 
 
-def mask_of(scene: Scene, name: str) -> np.ndarray:
-    """A class's exact mask: bool, (height, width)."""
+def mask_of(scene: Scored, name: str) -> np.ndarray:
+    """A class's mask: bool, (height, width)."""
     return np.ascontiguousarray(scene.mask(name))
+
+
+def counted_in(scene: Scored) -> np.ndarray:
+    """Pixels whose class is known: bool, (height, width)."""
+    return np.ascontiguousarray(scene.labels != IGNORE)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fits.digest import digest
+from benchmarks.fits.scenes import Scored
 from ovam.encode import encode
-from ovam.mini.scenes import WORLD, Scene
+from ovam.mini.scenes import WORLD
 from ovam.models import model_hash
 from ovam.trace import Trace
 
@@ -51,24 +52,24 @@ class Traces:
     def __init__(
         self, pipe: Any, folder: Path, encoded: dict[str, Any], self_attention: Sequence[int] | None = None
     ) -> None:
-        self.pipe, self.encoded, self._self_attention = pipe, encoded, self_attention
+        self.pipe, self.encoded, self.self_attention = pipe, encoded, self_attention
         self.model = model_hash(pipe)
         about = {"world": WORLD, **encoded} | ({"self_attention": self_attention} if self_attention else {})
         self.folder = folder / "traces" / f"{self.model}-{digest(about)}"
         self._held: dict[tuple[int, View], Trace] = {}
 
-    def __call__(self, scene: Scene, view: View = PLAIN) -> Trace:
+    def __call__(self, scene: Scored, view: View = PLAIN) -> Trace:
         """The trace of a scene, which stays in memory."""
         if (scene.seed, view) not in self._held:
             self._held[scene.seed, view] = self._found(scene, view)
         return self._held[scene.seed, view]
 
-    def _found(self, scene: Scene, view: View) -> Trace:
+    def _found(self, scene: Scored, view: View) -> Trace:
         seen = "" if view == PLAIN else f"-{digest(astuple(view))}"
         file = self.folder / f"{scene.split}-{scene.seed}{seen}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            options = self.encoded | {"self_attention": self._self_attention}
+            options = self.encoded | {"self_attention": self.self_attention}
             options |= {} if view.timesteps is None else {"timesteps": view.timesteps}
             encode(self.pipe, view.of(scene.image), seed=scene.seed + _APART * view.noise, **options).save(file)
         return Trace.load(file, self.pipe)

@@ -1,24 +1,25 @@
 """What the rivals need chosen: on validation scenes, the ten development classes and one draw of annotations."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
-from benchmarks.fits.methods import TUNED, WORD
+from benchmarks.fits.methods import SLIME_TUNED, TUNED, WORD
 from benchmarks.fits.outcome import Task
 from benchmarks.fits.plan import SCENES, Plan
 from benchmarks.fits.scenes import mask_of
 from benchmarks.fits.traces import Traces
-from benchmarks.rivals import authors, words
+from benchmarks.rivals import authors, slime, words
 from benchmarks.rivals.harness import Fitted
 from ovam.mini.measures.choices import DEVELOPMENT
 
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
 RATES = (1.0, 10.0, 100.0, 1000.0)
 ITERATIONS = (100, 300, 800)
+SLIME_RATES, SLIME_ITERATIONS = (0.003, 0.01, 0.03, 0.1), (50, 200)
 
 Counts = np.ndarray
 """Pixels in both and in either at each threshold: (threshold, 2)."""
@@ -32,13 +33,15 @@ def tune(
     rates: Sequence[float] = RATES,
     iterations: Sequence[int] = ITERATIONS,
 ) -> dict[str, Any]:
-    """The word's threshold, and the settings of the authors' protocol without its defects, with all that was tried.
+    """The word's threshold, and the settings of both rivals without their defects, with all that was tried.
+
+    SLiMe, which needs self-attention, is left out where the traces have none.
 
     Args:
         traces: Of the model that is measured.
         classes: On which it is chosen.
         count: Number of validation scenes.
-        rates: Of gradient descent; without any the word's threshold alone is chosen.
+        rates: Of the authors' descent; without any the word's threshold alone is chosen.
         iterations: One descent goes as far as the greatest; what it is at the others is what shorter ones give.
     """
     plan = Plan("validation", (), classes, draws=1, count=count)
@@ -47,10 +50,20 @@ def tune(
     word = words.Settings(threshold=0.5)
     of_word = [counts_of(words.fitted(task.name, word), task, traces) for task in track(tasks, "word")]
     threshold, reached = best_threshold(of_word)
-    tried = [each for rate in rates for each in _tried(rate, iterations, tasks, traces)]
+    descents = {TUNED: _Descent(authors, _of_authors, iterations, rates)}
+    if rates and traces.self_attention:
+        descents[SLIME_TUNED] = _Descent(slime, _of_slime, SLIME_ITERATIONS, SLIME_RATES)
+    tried = {
+        name: [row for rate in descent.rates for row in _tried(descent, rate, tasks, traces)]
+        for name, descent in descents.items()
+    }
+    best = {name: max(rows, key=lambda row: row["mIoU"]) for name, rows in tried.items() if rows}
     return {
         WORD: {"threshold": threshold},
-        **({TUNED: _best(tried)} if tried else {}),
+        **{
+            name: asdict(descents[name].settings(row["rate"], row["iterations"], row["threshold"]))
+            for name, row in best.items()
+        },
         "model": traces.model,
         "classes": list(classes),
         "scenes": count,
@@ -59,12 +72,17 @@ def tune(
     }
 
 
-def _best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    best = max(tried, key=lambda each: each["mIoU"])
-    return asdict(_settings(best["rate"], best["iterations"], best["threshold"]))
+@dataclass(frozen=True)
+class _Descent:
+    """A rival, its settings by rate, iterations and threshold, and what of them is tried."""
+
+    rival: Any
+    settings: Callable[[float, int, float], Any]
+    iterations: Sequence[int]
+    rates: Sequence[float]
 
 
-def _settings(rate: float, iterations: int, threshold: float) -> authors.Settings:
+def _of_authors(rate: float, iterations: int, threshold: float) -> authors.Settings:
     """The protocol with every defect turned off."""
     return authors.Settings(
         rate=rate,
@@ -78,10 +96,15 @@ def _settings(rate: float, iterations: int, threshold: float) -> authors.Setting
     )
 
 
-def _tried(rate: float, iterations: Sequence[int], tasks: Sequence[Task], traces: Traces) -> list[dict[str, Any]]:
-    settings = _settings(rate, max(iterations), 0.5)
+def _of_slime(rate: float, iterations: int, threshold: float) -> slime.Settings:
+    return slime.Settings(rate=rate, iterations=iterations, threshold=threshold)
+
+
+def _tried(descent: _Descent, rate: float, tasks: Sequence[Task], traces: Traces) -> list[dict[str, Any]]:
+    rival, iterations = descent.rival, descent.iterations
+    settings = descent.settings(rate, max(iterations), 0.5)
     found: dict[int, list[Counts]] = {number: [] for number in iterations}
-    for task in track(tasks, f"authors at a rate of {rate:g}"):
+    for task in track(tasks, f"{rival.__name__} at a rate of {rate:g}"):
         kept: dict[int, Any] = {}
 
         def watch(iteration: int, seconds: float, vectors: Any, kept: dict[int, Any] = kept) -> None:
@@ -89,9 +112,9 @@ def _tried(rate: float, iterations: Sequence[int], tasks: Sequence[Task], traces
                 kept[iteration] = vectors
 
         shown, masks = traces(task.annotated[0]), mask_of(task.annotated[0], task.name)
-        authors.fit([shown], [masks], task.name, settings, watch)
+        rival.fit([shown], [masks], task.name, settings, watch)
         for number, vectors in kept.items():
-            found[number].append(counts_of(authors.fitted(vectors, settings), task, traces))
+            found[number].append(counts_of(rival.fitted(vectors, settings), task, traces))
     rows = ((number, *best_threshold(counts)) for number, counts in found.items())
     return [
         {"rate": rate, "iterations": number, "threshold": threshold, "mIoU": reached}

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.rivals.harness import Fitted, Keep, Mask, Watch, descend, target_of, unwatched
+from benchmarks.rivals.harness import Fitted, Keep, Mask, Watch, bordered, descend, target_of, unwatched
 from benchmarks.rivals.spread import spread
 from ovam.aggregate import resize
+from ovam.calibration import stretched
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import floats
@@ -48,6 +49,7 @@ class Settings:
         blocks: By name; None takes those of the trace.
         least: A class whose map reaches it nowhere is not there.
         template: Prompt whose second token the class begins as; SLiMe knows no name of it.
+        threshold: Of the class's spread share, stretched to [0, 1]; None compares both maps as published.
     """
 
     rate: float = 0.1
@@ -58,6 +60,7 @@ class Settings:
     blocks: tuple[str, ...] | None = None
     least: float = 0.2
     template: str = _PROMPT
+    threshold: float | None = None
 
 
 PUBLISHED = Settings()
@@ -84,10 +87,17 @@ def start_row(trace: Trace, settings: Settings) -> Tensor:
 
 
 def fitted(row: Tensor, settings: Settings) -> Fitted:
-    """The scores of a class in any trace, from its row (1, width): above 0.5 where its map is above the other."""
+    """The scores of a class in any trace, from its row (1, width): above 0.5 where its map is above the other.
+
+    With a threshold, where its stretched map is above that.
+    """
 
     @torch.no_grad()
     def scores(trace: Trace) -> np.ndarray:
+        if settings.threshold is not None:
+            shares = _scores_of_both(trace, row, settings, _size(trace, settings)).softmax(0)
+            wide = resize(spread(trace, shares[1:], _finest(trace)), trace.size)
+            return bordered(stretched(wide)[0], settings.threshold)
         background, own = both_maps(trace, row, settings)
         found: np.ndarray = (own / (own + background).clamp(min=1e-9)).numpy()
         return found
@@ -117,13 +127,18 @@ def objective(traces: Sequence[Trace], masks: Sequence[Mask], row: Tensor, setti
     """The loss of a class row (1, width), mean over annotations."""
     losses = []
     for trace, mask in zip(traces, masks, strict=True):
-        size = (min(settings.size, trace.size[0]), min(settings.size, trace.size[1]))
+        size = _size(trace, settings)
         target = F.adaptive_avg_pool2d(target_of(mask)[None], size)[0].round()
-        background = trace.text.embed(settings.template).vectors[:1].float().cpu()
-        scores = mean_scores(_chosen(trace, settings), torch.cat([background, row]), size)
+        scores = _scores_of_both(trace, row, settings, size)
         wide = resize(spread(trace, scores.softmax(0), _finest(trace)), size)
         losses.append(loss_of(scores, wide, target, settings.square))
     return torch.stack(losses).mean()
+
+
+def _scores_of_both(trace: Trace, row: Tensor, settings: Settings, size: tuple[int, int]) -> Tensor:
+    """`mean_scores` of the start token and of the class's row."""
+    background = trace.text.embed(settings.template).vectors[:1].float().cpu()
+    return mean_scores(_chosen(trace, settings), torch.cat([background, row]), size)
 
 
 def loss_of(scores: Tensor, shares: Tensor, target: Tensor, square: float) -> Tensor:
@@ -149,6 +164,11 @@ def mean_scores(trace: Trace, rows: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _chosen(trace: Trace, settings: Settings) -> Trace:
     return trace if settings.blocks is None else trace.select(blocks=list(settings.blocks))
+
+
+def _size(trace: Trace, settings: Settings) -> tuple[int, int]:
+    """Of the loss."""
+    return (min(settings.size, trace.size[0]), min(settings.size, trace.size[1]))
 
 
 def _finest(trace: Trace) -> int:

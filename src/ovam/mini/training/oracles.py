@@ -24,7 +24,7 @@ from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_t
 from ovam.mini.training.pool import SIZE, Pool
 from ovam.models import model_hash
 
-ITERATIONS, PEAK_RATE = 11_000, 2e-3
+ITERATIONS, PEAK_RATE = 9000, 2e-3
 WINDOW, WINDOWS, BATCH = 64, 32, 16  # side and number of windows a batch, and number of whole pictures
 OF_WINDOWS = 0.78  # of the iterations, the first ones: a window costs a quarter of a picture
 JUDGED = 24_000  # scenes of the split "judging"
