@@ -123,6 +123,9 @@ def full_size_xl(steps: int) -> Model:
     return Model("UNet of SDXL size", weights, pipe, {**call, "output_type": "latent"})
 
 
+MODELS = {"mini": mini, "full_size": full_size, "full_size_xl": full_size_xl}
+"""By name, each made for a number of steps."""
+
 TINY_STEPS, TINY_SIDE = 20, 32
 
 

@@ -1,15 +1,15 @@
-"""One subject in one process, told what to do by lines of JSON: so that times alternate and memory is its own."""
+"""One subject of the questions about maps and fits, in a process of its own."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from benchmarks.process import Process, serve
 
 SMALL_ALLOCATION = 1 << 16
 """With this, glibc returns freed buffers to the system at once, so that no earlier call hides a later one's peak."""
@@ -32,52 +32,19 @@ class Setting:
     seed: int
 
 
-class Worker(AbstractContextManager["Worker"]):
+class Worker(Process):
     """The parent's end of a process that holds one subject."""
 
     def __init__(self, setting: Setting, *, for_memory: bool = False) -> None:
-        environment = dict(os.environ)
-        if for_memory:
-            environment["MALLOC_MMAP_THRESHOLD_"] = environment["MALLOC_TRIM_THRESHOLD_"] = str(SMALL_ALLOCATION)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(setting))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self._answer()  # ready
-
-    def ask(self, **task: Any) -> Any:
-        """Have one task done and return its answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(task) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the measured process ended with status {self.process.wait()}: see its message above")
-        return json.loads(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if for_memory else ()
+        environment = dict.fromkeys(names, str(SMALL_ALLOCATION))
+        super().__init__("benchmarks.worker", json.dumps(asdict(setting)), environment=environment)
 
 
 def _serve(setting: Setting) -> None:
     """Do tasks until the parent closes its end."""
     subject = _subject(setting)
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        task = json.loads(line)
-        print(json.dumps(_TASKS[task.pop("do")](subject, setting, **task)), flush=True)
+    serve({name: partial(task, subject, setting) for name, task in _TASKS.items()})
 
 
 def _subject(setting: Setting) -> Any:

@@ -77,13 +77,14 @@ def static_text(
 ) -> StaticText:
     """Text side with copies of the key projections of these blocks, and of layers that all of them read through."""
     weights: dict[str, Tensor] = {}
+    dtype = denoiser.dtype  # once: diffusers looks through all of the model's parts for it
     for name in names:
-        weights[name], bias = key_projection(modules[name], denoiser.dtype)
+        weights[name], bias = key_projection(modules[name], dtype)
         weights |= {} if bias is None else {f"{name}.bias": bias}
     for name, layer in (shared or {}).items():
-        matrix, bias = affine(layer, denoiser.dtype)
+        matrix, bias = affine(layer, dtype)
         weights |= {f"{name}.weight": matrix} | ({} if bias is None else {f"{name}.bias": bias})
-    sources = {name: KeySource(modules[name], denoiser.dtype) for name in names}
+    sources = {name: KeySource(modules[name], dtype) for name in names}
     return StaticText(weights, {name: modules[name].heads for name in names}, reader, sources=sources)
 
 
