@@ -103,7 +103,12 @@ def command_of(words: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fits", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", nargs="?", choices=("measure", "tune"), default="measure")
-    parser.add_argument("--split", choices=page.SPLITS, default="validation", help="test: for the final table only")
+    parser.add_argument(
+        "--split",
+        choices=page.SPLITS,
+        default="validation",
+        help="test: for the final table only; generated: pictures, by the oracles",
+    )
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="rows of the table (default: all)")
     parser.add_argument(
         "--variant", action="append", default=[], metavar="JSON", help="a further row, as in '{\"pull\": 3}'"

@@ -14,7 +14,6 @@ from rich.progress import track
 from benchmarks.fits.digest import digest
 from benchmarks.fits.methods import WORD
 from benchmarks.fits.opened import CHOSEN, open_mini, read_chosen
-from benchmarks.fits.page import SPLITS
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.traces import Traces
@@ -87,7 +86,9 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gain", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--split", choices=SPLITS, default="validation", help="test: for the final page only")
+    parser.add_argument(
+        "--split", choices=("test", "validation"), default="validation", help="test: for the final page only"
+    )
     parser.add_argument("--quick", action="store_true", help="two classes, to see that it runs; not for publication")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/fits"), help="keeps traces and findings")
     parser.add_argument("--chosen", type=Path, default=CHOSEN, help="what `python -m benchmarks.fits tune` writes")
