@@ -10,14 +10,16 @@ from safetensors.torch import save_file
 import ovam
 from ovam.encode import encode
 from ovam.errors import OptionError
+from ovam.evaluate import average_precision
 from ovam.mini import imitation, oracle
 from ovam.mini.baselines import GATE
-from ovam.mini.measures import choices, curves, headroom, images, memory, oracles, report, words
+from ovam.mini.measures import choices, curves, encoding, headroom, images, memory, oracles, report, words
 from ovam.mini.measures.asking import Asking, untrained
 from ovam.mini.measures.bars import bars
 from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
 from ovam.mini.measures.page import page
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
+from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import may_meet
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
 from ovam.trace import BlockTrace, Trace
@@ -292,6 +294,34 @@ def annotated_and_word():
     return annotated, Asking(pipe).embedding("cat")
 
 
+def test_ways_of_encoding_are_compared_on_the_same_words(monkeypatch):
+    pipe, options = ovam.load("mini"), {"blocks": None, "timesteps": (50, 250)}
+    (scene,) = words.scenes_of("test", 1, least=2)
+    found = encoding.measure_encoding({"mini": (pipe, options)}, scenes=1)["mini"]
+    assert list(found) == list(encoding.WAYS)
+    names = [name for name, _ in encoding._asked(scene, np.random.default_rng(0))]
+    assert names == sorted({thing.name for thing in scene.objects})  # all of them are large enough here
+    traces = {
+        "noise": ovam.encode(pipe, scene.image, timesteps=(50, 250)),
+        "inversion": ovam.encode(pipe, scene.image, timesteps=(50, 250), method="inversion"),
+        encoding.CLEAN: ovam.encode(pipe, scene.image, timesteps=(50,), method="clean"),
+    }
+    own = {way: np.mean([_precision(trace, scene, name) for name in names]) for way, trace in traces.items()}
+    for way, value in own.items():
+        assert abs(found[way]["own"] - value) < 1e-6
+        assert abs(found[way]["above noise"][0] - (value - own["noise"])) < 1e-6
+    assert found["noise"]["above noise"] == [0, 0, 0]
+    assert len(set(own.values())) == 3
+
+
+def _precision(trace, scene, name):
+    template = f'a photograph of {with_article(name).removesuffix(name)}"{name}"'
+    fine = torch.nn.functional.interpolate(
+        trace.maps(template)[name][None, None], scene.labels.shape, mode="bilinear", align_corners=False
+    )
+    return average_precision(scene.mask(name), fine[0, 0].numpy())
+
+
 def _row(own):
     others = dict.fromkeys(("absent", *words.GROUND_BASELINES), 0.25)
     return {"count": 3, "own": own, "gap": [0.3, 0.2, 0.4], "others": others, "own beside": others}
@@ -328,6 +358,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
             },
             "above mini": [0.05, -0.01, 0.11],
         },
+        "encoding": {"mini": {"inversion": {"own": 0.375, "lead": [0.125, 0.1, 0.2], "gain": [-0.25, -0.5, 0.0]}}},
         "masses": {"end": 0.125, "padding": 0.125, "start": 0.5, "words": 0.25},
         "speed": 2.0,
     }  # fmt: skip
@@ -360,6 +391,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "time steps 100 of `transformer_blocks.1.attn`",
         "Late minus given: +0.0002 mIoU; no value of a map differs by more than 1.0e-03",
         "| mini-dit | 3 | 0.550 |",
+        "| mini | inversion | 0.375 | 0.125 (0.100 to 0.200) | -0.250 (-0.500 to 0.000) |",
         "AP on the same objects: 0.050 (-0.010 to 0.110)",
         "| mini | 0.500 | 0.250 | 0.125 | 0.125 |",
         "| b, after the autoencoder | 0.700 |",

@@ -122,6 +122,12 @@ def _joint(found: Figures) -> tuple[str, ...]:
     )
 
 
+def _encoding(found: Figures) -> tuple[str, ...]:
+    """A row for each model and way."""
+    rows = [(name, way, *row.values()) for name, ways in found.items() for way, row in ways.items()]
+    return (_table(("model", "method", "own word", "above an absent one", "above noise"), rows),)
+
+
 def _masses(found: Figures) -> tuple[str, ...]:
     kinds = ("start", "words", "end", "padding")
     return (_table(("model", *kinds), [("mini", *(found[kind] for kind in kinds))]),)
@@ -179,6 +185,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "headroom": (("headroom", "headroom_classes", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
     "joint": (("ways", "joint_words", "joint_grounds"), _joint),
+    "encoding": (("encoding",), _encoding),
     "masses": (("masses",), _masses),
     "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median).\n",)),
 }

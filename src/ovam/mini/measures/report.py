@@ -18,6 +18,7 @@ from ovam.errors import OptionError
 from ovam.mini.baselines import gates
 from ovam.mini.measures.choices import choose
 from ovam.mini.measures.curves import measure_curves
+from ovam.mini.measures.encoding import measure_encoding
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
 from ovam.mini.measures.images import Entry, make_images, read_images
@@ -34,15 +35,15 @@ from ovam.mini.measures.samples import (
 )
 from ovam.mini.measures.words import measure_words
 from ovam.mini.oracle import has_oracles, load_oracles
-from ovam.models import load, mini_dit_folder, mini_folder, model_hash
+from ovam.models import MINI, MINI_DIT, load, mini_dit_folder, mini_folder, model_hash
 from ovam.recorders import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
-_CHOSEN_BEFORE = ("words", "joint", "headroom")
-SECTIONS = ("sheet", "speed", "masses", "gates", "choices", "words", "joint", "headroom", "memory", *_JUDGED)
+_CHOSEN_BEFORE = ("words", "joint", "encoding", "headroom")
+SECTIONS = ("sheet", "speed", "masses", "gates", "choices", *_CHOSEN_BEFORE, "memory", *_JUDGED)
 
 
 def make_image_sets(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
@@ -150,12 +151,19 @@ def _measures(
         "choices": lambda: choose(pipe, scenes=few if quick else 60),
         "words": lambda: measure_words(pipe, scenes=few, **sections["choices"]["best"]),
         "joint": lambda: measure_joint(pipe, dit, scenes=few if quick else 60, **sections["choices"]["best"]),
+        "encoding": lambda: measure_encoding(_encoded(pipe, dit, sections), scenes=few if quick else 60),
         "headroom": lambda: measure_headroom(pipe, **sections["choices"]["best"], **(_QUICK_HEADROOM if quick else {})),
         "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=training),
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
         "generation": lambda: measure_generation(*pictures.all),
         "transfer": lambda: measure_curves(pipe, pictures.entries("simple")[: 2 if quick else 100]),
     }
+
+
+def _encoded(pipe: Any, dit: Any, sections: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Models whose blocks and time steps are chosen, and those."""
+    found = {MINI: (pipe, sections["choices"]["best"])}
+    return found | ({MINI_DIT: (dit, sections["joint"]["encoded"])} if dit is not None and "joint" in sections else {})
 
 
 def _pipeline() -> Any:
@@ -226,7 +234,7 @@ def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
         if known["oracles"] != stamp["oracles"]:
             kept -= set(_JUDGED)
         if known.get("mini-dit") != stamp["mini-dit"]:
-            kept -= {"joint"}
+            kept -= {"joint", "encoding"}
     return {
         **stamp,
         **{
