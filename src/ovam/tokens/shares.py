@@ -78,7 +78,7 @@ class _ShareSums(torch.autograd.Function):
         shares = difference.new_empty(heads, difference.shape[1], steps, pixels)
         for span, part, rows in _by_piece(query, difference.dtype):
             piece = shares[:, :, span, part]
-            piece.copy_(_against_zero(difference @ rows.mT).view_as(piece))
+            piece.copy_(_against_zero(_scores(difference, rows)).view_as(piece))
         ctx.query = query  # no output of this function, and not always a tensor
         ctx.save_for_backward(shares)
         return shares.sum((0, 2))
@@ -91,6 +91,11 @@ class _ShareSums(torch.autograd.Function):
             share, slope = shares[:, :, span, part], grad[..., part]
             found += (share * (slope - (share * slope).sum(1, keepdim=True))).flatten(2) @ rows
         return found, None
+
+
+def _scores(difference: Tensor, rows: Tensor) -> Tensor:
+    """Dot products, (head, class, row); one class from the rows' side, which takes two thirds of the time."""
+    return (rows @ difference.mT).mT if difference.shape[1] == 1 else difference @ rows.mT
 
 
 def _by_piece(query: Stored, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
