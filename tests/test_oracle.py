@@ -135,6 +135,12 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
     assert json.loads((tmp_path / "oracles" / "training.json").read_text())["model"] in kept.name
     loaded = oracle.load_oracles(tmp_path / "oracles")
     assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, 128, 128)
+    again = tmp_path / "again"  # goes on from those, for no iteration at all
+    stage.train_oracles(pool, judged, pipe, tmp_path, again, start=tmp_path / "oracles", iterations=0, count=1)
+    for name in oracle.NAMES:
+        one, other = (load_tensors(folder / f"{name}.safetensors") for folder in (tmp_path / "oracles", again))
+        assert all(torch.equal(other[key], value) for key, value in one.items())
+    assert set(json.loads((again / "training.json").read_text())["start"]) == {"a", "b"}
 
 
 def test_an_imitation_strays_further_the_more_noise_it_went_through(monkeypatch):
