@@ -36,7 +36,7 @@ def main(given: list[str] | None = None) -> None:
     traces, report = _opened(arguments)
     command, settings = command_of(words), arguments.chosen or {MINI: CHOSEN, MINI_DIT: CHOSEN_FOR_DIT}[model]
     if arguments.what == "tune":
-        found = tune(traces, rates=arguments.rates)
+        found = tune(traces, rates=arguments.rates, known=read_chosen(settings, traces.model))
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {settings}")
         return
@@ -102,7 +102,13 @@ def command_of(words: list[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fits", description=__doc__, allow_abbrev=False)
-    parser.add_argument("what", nargs="?", choices=("measure", "tune"), default="measure")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("measure", "tune"),
+        default="measure",
+        help="tune keeps what was tried before on the same model",
+    )
     parser.add_argument(
         "--split",
         choices=page.SPLITS,

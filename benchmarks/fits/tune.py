@@ -1,6 +1,6 @@
 """What the rivals need chosen: on validation scenes, the ten development classes and one draw of annotations."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ def tune(
     count: int = SCENES,
     rates: Sequence[float] = RATES,
     iterations: Sequence[int] = ITERATIONS,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The word's threshold, and the settings of both rivals without their defects, with all that was tried.
 
@@ -43,6 +44,7 @@ def tune(
         count: Number of validation scenes.
         rates: Of the authors' descent; without any the word's threshold alone is chosen.
         iterations: One descent goes as far as the greatest; what it is at the others is what shorter ones give.
+        known: What an earlier call found on the same model; rivals that it tried are not tried again.
     """
     plan = Plan("validation", (), classes, draws=1, count=count)
     every = [plan.task_of(name, plan.annotated[name][:1]) for name in classes]
@@ -53,8 +55,9 @@ def tune(
     descents = {TUNED: _Descent(authors, _of_authors, iterations, rates)}
     if rates and traces.self_attention:
         descents[SLIME_TUNED] = _Descent(slime, _of_slime, SLIME_ITERATIONS, SLIME_RATES)
+    before = (known or {}).get("tried", {})
     tried = {
-        name: [row for rate in descent.rates for row in _tried(descent, rate, tasks, traces)]
+        name: before.get(name) or [row for rate in descent.rates for row in _tried(descent, rate, tasks, traces)]
         for name, descent in descents.items()
     }
     best = {name: max(rows, key=lambda row: row["mIoU"]) for name, rows in tried.items() if rows}
