@@ -1,7 +1,7 @@
 """The measurement of how far tokens carry: which scenes it takes, how it adds up, and what it takes from its files."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +13,9 @@ from benchmarks.fits.bars import bars
 from benchmarks.fits.methods import registry, variant
 from benchmarks.fits.outcome import Outcome, Row, row_of
 from benchmarks.fits.store import Store
+from benchmarks.fits.traces import Traces
 
+import ovam
 from ovam.errors import OptionError
 from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import LABELS, render, seed_of
@@ -182,6 +184,16 @@ def test_the_threshold_is_that_of_the_best_mean_over_classes():
     threshold, reached = tune.best_threshold(counts)
     assert (round(threshold, 3), reached) == (0.6, 1.0)
     assert counts[0][0].tolist() == [2, 4]
+
+
+def test_a_tuning_keeps_what_was_tried_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "_tried", lambda *given: pytest.fail("tried again"))
+    traces = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)})
+    tried = [{"rate": rate, "iterations": 7, "threshold": 0.4, "mIoU": rate / 10} for rate in (1.0, 3.0, 2.0)]
+    found = tune.tune(traces, classes=["car"], count=8, known={"tried": {"authors, tuned": tried}})
+    assert found["authors, tuned"] == asdict(tune._of_authors(3.0, 7, 0.4))
+    assert found["tried"] == {"authors, tuned": tried}
+    assert "SLiMe, tuned" not in found  # these traces have no self-attention
 
 
 def test_outcomes_are_found_again_by_all_that_they_depend_on_and_no_others(tmp_path):
