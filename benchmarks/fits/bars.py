@@ -57,6 +57,12 @@ def over_word(found: Mapping[str, Any], headroom: float) -> Bar:
     return Bar(asked, str(gain), gain.value >= GAIN and gain.low > SURE)
 
 
+def holds_alone(found: Mapping[str, Any]) -> Bar:
+    """A gain on generated pictures is claimed only where each oracle alone sees one."""
+    gain = Interval(*found["methods"][DEFAULT][f"minus {WORD}"])
+    return Bar("the same by one oracle alone: the interval above 0", str(gain), gain.low > 0)
+
+
 def _over_rival(methods: Mapping[str, Any], rival: str, least: float) -> Bar:
     asked = f"default minus {rival}, mIoU at least {least:g}"
     if rival not in methods:
