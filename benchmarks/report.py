@@ -28,11 +28,12 @@ pairs, and in brackets its 95 % bootstrap interval. Absolute times hold for this
 CAPTURE = """## Capture over the plain pipeline
 
 The whole pipeline call inside `with capture(pipe)`, float16 storage, default blocks, over the same call without it,
-alternately, each in a process of its own: in one process a plain run would profit from the memory that the captured
-one before it gave back. The large models have random weights, which changes no time, and run in their harder case:
-without guidance, so that the denoiser does half the usual work for the same queries, and for one step only, so that
-what a capture does once a run is not spread over many. Goal: at most 1.02x. Read beside it: the authors' code 1.006x,
-attention-map-diffusers 1.0.0 1.22x, as measured once by earlier work on another machine and not measured here.
+alternately, in one process whose allocator has fixed thresholds: left to itself, glibc lets a plain run profit from
+the memory that the captured one before it gave back. The large models have random weights, which changes no time, and
+run in their harder case: without guidance, so that the denoiser does half the usual work for the same queries, and for
+one step only, so that what a capture does once a run is not spread over many. Goal: at most 1.02x. Read beside it: the
+authors' code 1.006x, attention-map-diffusers 1.0.0 1.22x, as measured once by earlier work on another machine and not
+measured here.
 """
 
 ADDED = """What a capture adds on tiny random pipelines, where little else is done: the median difference of {pairs}
