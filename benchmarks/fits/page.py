@@ -34,7 +34,7 @@ and the same masks.
 * **Scored** are the first scenes of a split; each for the classes that cover more than {LEAST_SCORED:.0%} of it.
 * Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles),
   whose errors stand on their page; pixels on whose class they differ count for nothing. Annotations are scenes there
-  too, and thresholds those of scenes.
+  too, and thresholds those of scenes. **As long as the oracles miss their own bars, no claim rests on these figures.**
 * Every scene or picture enters through `ovam.encode` with the empty prompt and noise seeded by the scene, at the
   blocks and time steps that the report of {MODEL} chose on validation scenes.
 * The class is known and asked alone; a pixel is the class's where its score is above the method's own border. The
