@@ -124,5 +124,5 @@ def _figures(
     figures = {"encoding": encoding, "fitting": fitting, "saving": saving, "mIoU": float(np.mean(draws_of(outcomes)))}
     if usual is not None:
         gap = difference(outcomes, usual)
-        figures["minus default"] = [gap.value, gap.low, gap.high]
+        figures["minus default"] = gap.listed()
     return figures

@@ -30,7 +30,7 @@ def table(outcomes: Outcomes, *, resamples: int = RESAMPLES) -> dict[str, Any]:
         for rival, base in ((WORD, word), (DEFAULT, default)):
             if base is not None and rival != name:
                 gap = difference(of_class, base, resamples=resamples)
-                found["methods"][name][f"minus {rival}"] = [gap.value, gap.low, gap.high]
+                found["methods"][name][f"minus {rival}"] = gap.listed()
     if word is not None and default is not None:
         found["slices"] = {name: _slice(name, word, default, resamples) for name in SLICES}
     return found
@@ -131,7 +131,7 @@ def _slice(name: str, word: OfClass, default: OfClass, resamples: int) -> dict[s
     if not count:
         return {"scenes": 0}
     means = {WORD: float(np.mean(draws_of(word, chosen))), DEFAULT: float(np.mean(draws_of(default, chosen)))}
-    return {"scenes": count, **means, "difference": [gap.value, gap.low, gap.high]}
+    return {"scenes": count, **means, "difference": gap.listed()}
 
 
 def _mean_of_known(values: Sequence[float | None]) -> float | None:

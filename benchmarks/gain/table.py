@@ -62,7 +62,7 @@ def _rungs(outcomes: Mapping[str, Mapping[str, Sequence[Outcome]]], resamples: i
         }
         for key, base in (("step", below), ("climbed", names[0])) if below else ():
             gap = difference(of_class, outcomes[base], resamples=resamples)
-            found[name][key] = [gap.value, gap.low, gap.high]
+            found[name][key] = gap.listed()
     return found
 
 
@@ -187,5 +187,4 @@ def _interval(rows: np.ndarray, classes: np.ndarray, of: Statistic, resamples: i
     def statistic(drawn: np.ndarray, groups: np.ndarray) -> float:
         return mean_over_cells(drawn, groups, of)
 
-    found = paired_bootstrap(rows, [classes, rows[:, -1]], statistic=statistic, resamples=resamples)
-    return [found.value, found.low, found.high]
+    return paired_bootstrap(rows, [classes, rows[:, -1]], statistic=statistic, resamples=resamples).listed()

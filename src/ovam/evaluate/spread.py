@@ -17,6 +17,10 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
+    def listed(self) -> list[float]:
+        """Value, low and high, as reports keep them."""
+        return [self.value, self.low, self.high]
+
 
 def paired_bootstrap(
     rows: np.ndarray,

@@ -8,7 +8,7 @@ from rich.progress import track
 from scipy.stats import rankdata
 
 from ovam.capture import capture
-from ovam.evaluate import Interval, paired_bootstrap
+from ovam.evaluate import paired_bootstrap
 from ovam.mini.measures.asking import enlarged
 from ovam.mini.measures.generation import LEAST_AREA
 from ovam.mini.measures.images import Entry, regenerated
@@ -173,7 +173,7 @@ def across_settings(overlaps: np.ndarray, classes: np.ndarray, known: Sequence[f
     def statistic(rows: np.ndarray, draws: np.ndarray) -> float:
         return _spearman(np.mean([_pooled(rows[draws == draw]) for draw in np.unique(draws)], axis=0), known)
 
-    return _bounds(paired_bootstrap(overlaps, [classes], statistic=statistic, resamples=1000))
+    return paired_bootstrap(overlaps, [classes], statistic=statistic, resamples=1000).listed()
 
 
 def across_classes(overlaps: np.ndarray, classes: np.ndarray, known: np.ndarray) -> list[float]:
@@ -184,17 +184,13 @@ def across_classes(overlaps: np.ndarray, classes: np.ndarray, known: np.ndarray)
         return _spearman(np.array([_pooled(each[:, :2]) for each in drawn]), np.array([each[0, 2] for each in drawn]))
 
     rows = np.column_stack([overlaps, known[classes]])
-    return _bounds(paired_bootstrap(rows, [classes], statistic=statistic, resamples=1000))
+    return paired_bootstrap(rows, [classes], statistic=statistic, resamples=1000).listed()
 
 
 def _pooled(overlaps: np.ndarray) -> np.ndarray | np.floating[Any]:
     """IoU of pictures (picture, ..., 2) together."""
     both, either = np.moveaxis(overlaps.sum(0), -1, 0)
     return both / np.maximum(1, either)
-
-
-def _bounds(found: Interval) -> list[float]:
-    return [found.value, found.low, found.high]
 
 
 def _spearman(found: np.ndarray, known: Sequence[float] | np.ndarray) -> float:

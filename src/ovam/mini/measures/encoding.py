@@ -71,5 +71,4 @@ def _asked(scene: Scene, random: np.random.Generator) -> Iterator[tuple[str, str
 
 
 def _bounds(differences: np.ndarray, groups: np.ndarray) -> list[float]:
-    found = paired_bootstrap(differences, [groups], resamples=1000)
-    return [found.value, found.low, found.high]
+    return paired_bootstrap(differences, [groups], resamples=1000).listed()

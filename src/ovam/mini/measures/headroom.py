@@ -133,7 +133,7 @@ def summary(scored: Mapping[str, Mapping[str, Scored]], grid: tuple[int, int]) -
             method: {ruler: float(np.nanmean([row[method][ruler] for row in classes.values()])) for ruler in rulers}
             for method, rulers in first.items()
         },
-        "gain": [gain.value, gain.low, gain.high],
+        "gain": gain.listed(),
         "word below 0.45": sum(row["word"]["IoU"] < 0.45 for row in classes.values()),
     }
 

@@ -58,7 +58,7 @@ def measure_joint(pipe: Any, dit: Any, *, scenes: int = 60, **options: Any) -> d
             }
             for name, seen in found.items()
         },
-        "above mini": [gain.value, gain.low, gain.high],
+        "above mini": gain.listed(),
     }
 
 

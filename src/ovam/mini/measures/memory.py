@@ -46,7 +46,7 @@ def measure_memory(pictures: np.ndarray, folder: Path, *, training: int) -> dict
         found[f"{name} lowest twentieth"] = float(np.quantile(to_known, 0.05))
         found[f"{name} nearest"] = float(to_known.min())
         nearer = paired_bootstrap((to_known < to_unused).astype(float), [])
-        found[f"{name} nearer to training"] = [nearer.value, nearer.low, nearer.high]
+        found[f"{name} nearer to training"] = nearer.listed()
     return found
 
 

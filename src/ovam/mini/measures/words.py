@@ -239,7 +239,7 @@ def summary(rows: Sequence[WordRow]) -> dict[str, Any]:
     return {
         "count": len(rows),
         "own": float(np.mean([value for _, value in own])),
-        "gap": [gap.value, gap.low, gap.high],
+        "gap": gap.listed(),
         "others": {kind: float(np.mean([value for _, value in pairs])) for kind, pairs in maps.items()},
         "own beside": {kind: float(np.mean([row.own for row, _ in pairs])) for kind, pairs in maps.items()},
     }
