@@ -36,7 +36,7 @@ def training(tmp_path):
 
     def start() -> DenoiserTraining:
         def make() -> NoisePrediction:
-            return NoisePrediction(clip.encoder, tower)
+            return NoisePrediction(clip.encoder, tower, clip.tokenizer)
 
         return DenoiserTraining(tmp_path / "unet", make, latents, _Pool(), clip.tokenizer)
 
@@ -94,7 +94,7 @@ def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never
         len(drawn.tokenizer(text).input_ids) - 1 for text in (caption, joined)
     ]  # with the start, without the end
     masked = attended[~attended[:, -1]]
-    assert 120 < len(masked) < 240  # half of the nine tenths that have a caption
+    assert 100 < len(masked) < 180  # half of the seven tenths that have a caption
     alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
     assert (alone | two).all()
     assert 0.4 < two.float().mean() < 0.6  # half of those that have one
@@ -104,7 +104,7 @@ def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never
 def test_the_denoiser_is_drawn_to_what_the_picture_tower_sees_and_the_tower_is_not(tmp_path):
     torch.manual_seed(0)
     tower = PictureTower(8)
-    objective = NoisePrediction(text_of("mini").encoder, tower)
+    objective = NoisePrediction(text_of("mini").encoder, tower, text_of("mini").tokenizer)
     unet, alignment = objective.model, objective.alignment
     assert not any(name.startswith("_tower") for name, _ in alignment.named_parameters())
     optimiser = torch.optim.Adam([*unet.parameters(), *alignment.parameters()], 1e-3)
@@ -137,9 +137,9 @@ def test_captions_are_left_out_foreign_joined_or_the_scene_s_own():
     drawn, random = captions("own", "other", "other"), np.random.default_rng(0)
     shares = Counter(drawn.pair(0, random) for _ in range(3000))
     assert shares.keys() == {("", ""), ("own", ""), ("", "other"), ("", "own"), ("own", "other"), ("own", "own")}
-    assert shares["", ""] / 3000 == pytest.approx(0.1, abs=0.02)
-    assert shares["", "other"] / 3000 == pytest.approx(0.1 * 2 / 3, abs=0.02)
-    assert shares["own", "other"] / 3000 == pytest.approx(0.45 * 2 / 3, abs=0.03)
+    assert shares["", ""] / 3000 == pytest.approx(0.3, abs=0.03)
+    assert shares["", "other"] / 3000 == pytest.approx(0.05 * 2 / 3, abs=0.015)
+    assert shares["own", "other"] / 3000 == pytest.approx(0.35 * 2 / 3, abs=0.03)
 
 
 def test_words_of_joined_captions_belong_to_their_own_alone():

@@ -5,10 +5,10 @@ Half size first, where a picture costs a third, then both in turns, full size al
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ovam.mini.training import alignment
-from ovam.mini.training.loop import DEVICE, Average, Log, batches, load_tensors, save_tensors
+from ovam.mini.training.loop import DEVICE, Average, Log, load_tensors, save_tensors
+from ovam.mini.training.naming import even_shares
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE
 from ovam.mini.training.texts import Captions, Texts
@@ -39,16 +40,16 @@ class Objective(ABC):
     Attributes:
         model: The denoiser.
         alignment: Head on its features; trained with it, and dropped after training.
-        mismatch_weight: Of that part of the loss.
+        weights: Of the parts of the loss.
     """
 
     model: Any
     alignment: alignment.Alignment
-    mismatch_weight: float
+    weights: ClassVar[Mapping[str, float]]
 
     @abstractmethod
     def losses(self, clean: Tensor, pictures: Tensor, texts: Texts) -> dict[str, Tensor]:
-        """The parts of the loss, `loss`, `misaligned` and `mismatched`, each a mean over the batch.
+        """The parts of the loss by the names in `weights`, each a mean over the batch.
 
         Args:
             clean: Scaled latents, (sample, 4, side, side).
@@ -133,25 +134,18 @@ class DenoiserTraining:
         log = Log(self.folder.with_suffix(".log.jsonl"))
         resumed_at, end_of_phase, end = self.iteration, 0, sum(phase.iterations for phase in phases)
         random = np.random.default_rng(self.seed + self.iteration)
-        of_size = {
-            (size, batch): batches(
-                len(self.latents[size]), batch, torch.Generator().manual_seed(self.seed + self.iteration)
-            )
-            for phase in phases
-            for size, batch in phase.sizes
-        }
+        shares, draws = even_shares(self.captions.names), torch.Generator().manual_seed(self.seed + self.iteration)
         for phase in phases:
             end_of_phase += phase.iterations
             while self.iteration < end_of_phase:
                 size, batch = phase.sizes[self.iteration % len(phase.sizes)]
-                indices = next(of_size[size, batch])
+                indices = torch.multinomial(shares, batch, generator=draws)
                 pictures = self.pool.pictures(indices.numpy(), PICTURE_SIZE).to(DEVICE)
                 texts = self.captions.texts(indices, random)
                 losses = self.objective.losses(self.latents[size][indices].to(DEVICE).float(), pictures, texts)
                 optimiser.param_groups[0]["lr"] = _rate(self.iteration, self.iteration - resumed_at, end)
                 optimiser.zero_grad(set_to_none=True)
-                total = losses["loss"] + alignment.WEIGHT * losses["misaligned"]
-                (total + self.objective.mismatch_weight * losses["mismatched"]).backward()
+                torch.stack([self.objective.weights[name] * part for name, part in losses.items()]).sum().backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
                 self.iteration += 1

@@ -13,7 +13,8 @@ identity for a projection; the second is a blank, narrow one whose weights and v
 tokenizer finds no token in any text: the denoiser is handed 256 rows of zeros, as where a pipeline has no T5.
 """
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -26,12 +27,13 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
 )
 
-from ovam.mini.training.alignment import Alignment
+from ovam.mini.training.alignment import WEIGHT, Alignment
 from ovam.mini.training.denoiser import Objective, Phase
 from ovam.mini.training.joint import T5_ROWS, JointMatching, column_bias
 from ovam.mini.training.loop import DEVICE, half_precision
@@ -112,9 +114,9 @@ def _blank(encoder: Encoder) -> Encoder:
 class FlowMatching(Objective):
     """The transformer, told by the tower's last hidden states but one and its pooled text."""
 
-    mismatch_weight = 1.0
+    weights: ClassVar[Mapping[str, float]] = {"loss": 1.0, "misaligned": WEIGHT, "mismatched": 1.0}
 
-    def __init__(self, encoder: CLIPTextModel, tower: PictureTower) -> None:
+    def __init__(self, encoder: CLIPTextModel, tower: PictureTower, tokenizer: CLIPTokenizer) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.model = build_dit().to(DEVICE)
         self.alignment = Alignment(tower, HEADS * HEAD_DIM).to(DEVICE)

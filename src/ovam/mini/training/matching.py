@@ -33,15 +33,15 @@ def mismatch(attentions: Iterable[Tensor], belongs: Tensor, weights: Tensor) -> 
     own, other = weights * (belongs > 0), weights * (belongs < 0)
     losses = []
     for attention in attentions:
-        found = _most(attention).clamp(1e-4, 1 - 1e-4)
+        found = most(attention).clamp(1e-4, 1 - 1e-4)
         misses = -(found.log() * own).sum() / own.sum().clamp(min=1)
         false_finds = -((1 - found).log() * other).sum() / other.sum().clamp(min=1)
         losses.append(misses + false_finds)
     return torch.stack(losses).mean()
 
 
-def _most(attention: Tensor) -> Tensor:
-    """Each token's attention where it has most: (sample, position)."""
+def most(attention: Tensor) -> Tensor:
+    """Attention of each token or word, (sample, pixel, position), where it has most: (sample, position)."""
     return attention.topk(max(1, attention.shape[1] // FOUND_IN), dim=1).values.mean(1)
 
 

@@ -32,7 +32,7 @@ class _Denoiser:
     """What tells one model of the family from another; the rest of the recipe is the same."""
 
     part: str  # of the pipeline, and the name of its checkpoint
-    objective: Callable[[CLIPTextModel, PictureTower], Objective]
+    objective: Callable[[CLIPTextModel, PictureTower, CLIPTokenizer], Objective]
     phases: tuple[Phase, ...]
 
 
@@ -95,7 +95,7 @@ def train(
     }
     tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
     run = DenoiserTraining(
-        work / denoiser.part, lambda: denoiser.objective(encoder, tower), latents, pool, tokenizer, seed=seed
+        work / denoiser.part, lambda: denoiser.objective(encoder, tower, tokenizer), latents, pool, tokenizer, seed=seed
     )
     run.run(phases)
 

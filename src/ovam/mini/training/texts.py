@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-CAPTION_SHARES, MASKED_ENDS = (0.1, 0.1, 0.45, 0.35), 0.5  # none, foreign, joined, own
+from ovam.mini.training.naming import named
+
+CAPTION_SHARES, MASKED_ENDS = (0.3, 0.05, 0.35, 0.3), 0.5  # none, foreign, joined, own
 NAME_NOTHING = "a an the of and with in on to under next front big photograph photo picture image,"  # not looked for
 
 
@@ -27,11 +29,13 @@ class Texts:
             holds the whole caption, may not: a denoiser may then not do without the words.
         belongs: Where two captions are joined, 1 for tokens of the own alone and -1 for those of the other alone;
             else 0.
+        names: (sample, name), of `naming.named`, where nothing is told; else 0 throughout.
     """
 
     ids: Tensor
     attended: Tensor
     belongs: Tensor
+    names: Tensor
 
 
 class Captions:
@@ -45,6 +49,7 @@ class Captions:
     def __init__(self, tokenizer: CLIPTokenizer, of_scenes: Sequence[Sequence[str]]) -> None:
         self.tokenizer, self.of_scenes = tokenizer, of_scenes
         self._names_nothing = self._tokens(NAME_NOTHING)
+        self.names = named(of_scenes)
 
     def texts(self, scenes: Tensor, random: np.random.Generator) -> Texts:
         """A text for each of these scenes."""
@@ -53,8 +58,10 @@ class Captions:
         joined = [", ".join(filter(None, pair)) for pair in shuffled]
         ids = self.tokenizer(joined, padding="max_length", truncation=True, return_tensors="pt").input_ids
         ends = (ids == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
-        unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | (ends == 1)  # 1: no word at all
-        return Texts(ids, unmasked | (torch.arange(ids.shape[1]) < ends), self.belonging(captions, ids))
+        wordless = ends == 1
+        unmasked = torch.from_numpy(random.random((len(ids), 1)) >= MASKED_ENDS) | wordless
+        attended = unmasked | (torch.arange(ids.shape[1]) < ends)
+        return Texts(ids, attended, self.belonging(captions, ids), self.names[scenes] * wordless)
 
     def pair(self, scene: int, random: np.random.Generator) -> tuple[str, str]:
         """A caption of the scene, and one of any other scene; either may be empty."""

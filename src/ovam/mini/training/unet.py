@@ -5,15 +5,20 @@ caption, so that a denoiser may do without the words: without masking, padding t
 With masking alone a class word's map was still no better on its object than an absent word's, hence the alignment.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from ovam.mini.training.alignment import Alignment
+from ovam.mini.training.alignment import WEIGHT, Alignment
 from ovam.mini.training.denoiser import Objective, Phase
 from ovam.mini.training.loop import DEVICE, half_precision
 from ovam.mini.training.matching import Matching
+from ovam.mini.training.naming import Naming
 from ovam.mini.training.text_tower import PictureTower
 from ovam.mini.training.texts import Texts
 
@@ -21,6 +26,8 @@ PHASES = (
     Phase(4000, ((64, 64),)),
     Phase(3500, ((128, 32), (64, 64))),
     Phase(1500, ((128, 32),)),
+    Phase(1500, ((128, 32), (64, 64))),
+    Phase(1000, ((128, 32),)),
 )
 
 
@@ -68,14 +75,15 @@ class NoisePrediction(Objective):
     finest grid takes part.
     """
 
-    mismatch_weight = 0.15
+    weights: ClassVar[Mapping[str, float]] = {"loss": 1.0, "misaligned": WEIGHT, "mismatched": 0.15, "misnamed": 0.3}
 
-    def __init__(self, encoder: CLIPTextModel, tower: PictureTower) -> None:
+    def __init__(self, encoder: CLIPTextModel, tower: PictureTower, tokenizer: CLIPTokenizer) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.model, self.scheduler = build_unet().to(DEVICE), build_scheduler()
         tapped = self.model.up_blocks[1].attentions[-1]
         self.alignment = Alignment(tower, tapped.in_channels).to(DEVICE)
-        self.matching = Matching(self.model)
+        self.matching, self.naming = Matching(self.model), Naming(self.model, encoder, tokenizer)
+        self._random = np.random.default_rng(torch.initial_seed())
         self._features = torch.empty(0)
         tapped.register_forward_hook(self._keep)
 
@@ -85,13 +93,20 @@ class NoisePrediction(Objective):
     def losses(self, clean: Tensor, pictures: Tensor, texts: Texts) -> dict[str, Tensor]:
         states = self.encoder(texts.ids.to(DEVICE)).last_hidden_state.detach()
         noise = torch.randn_like(clean)
-        timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(clean),), device=DEVICE)
+        names = texts.names.to(DEVICE)
+        timesteps = self._timesteps((names != 0).any(1))
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         signal = self.scheduler.alphas_cumprod.to(DEVICE)[timesteps]
         with half_precision():
             predicted = self.model(noisy, timesteps, states, encoder_attention_mask=texts.attended.to(DEVICE)).sample
             misaligned = self.alignment.loss(self._features, pictures)
             mismatched = self.matching.loss(texts.belongs.to(DEVICE), signal)
+            misnamed = self.naming.loss(names, signal, self._random)
         errors = (predicted.float() - noise).square().mean((1, 2, 3))
         wrong = (errors * _loss_weights(self.scheduler, timesteps)).mean()
-        return {"loss": wrong, "misaligned": misaligned, "mismatched": mismatched}
+        return {"loss": wrong, "misaligned": misaligned, "mismatched": mismatched, "misnamed": misnamed}
+
+    def _timesteps(self, asked: Tensor) -> Tensor:
+        """Time steps (sample,), even but for samples that are asked for names: of those there is less noise on most."""
+        chance = torch.rand(len(asked), device=DEVICE)
+        return (self.scheduler.config.num_train_timesteps * torch.where(asked, chance.square(), chance)).long()
