@@ -35,6 +35,21 @@ class _Seeing(nn.Module):
         return scores
 
 
+class _LeftAlone(nn.Module):
+    """Is sure of label 1 on the left of a picture, and leans to 2 on the right, whatever is shown."""
+
+    def forward(self, pictures):
+        scores = torch.zeros(len(pictures), oracle.LABEL_COUNT, *pictures.shape[-2:])
+        half = pictures.shape[-1] // 2
+        scores[:, 1, :, :half], scores[:, 2, :, half:] = 9.0, 1.0
+        return scores
+
+
+def test_an_oracle_sees_the_same_in_the_mirror():
+    labels = oracle.label_maps(_LeftAlone(), np.zeros((3, 4, 8, 3), dtype=np.uint8))
+    assert (labels == 1).all()  # left and right are each the sure one's in one of the two looks
+
+
 @pytest.fixture
 def half_bright():
     images = np.zeros((2, 8, 8, 3), dtype=np.uint8)

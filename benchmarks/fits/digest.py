@@ -11,6 +11,7 @@ import ovam
 CODE = (
     *("aggregate", "attention", "calibration", "maps", "masks"),
     *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares"),
+    "mini/oracle",
 )
 RIVALS = ("authors", "harness", "slime", "spread", "words")
 HARNESS = ("generated", "methods", "ours", "outcome", "scenes", "traces", "trials")

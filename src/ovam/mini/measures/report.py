@@ -215,9 +215,9 @@ def _write(file: Path, figures: Mapping[str, Any]) -> None:
 
 
 def _code_hash() -> str:
-    """Hash of what the figures depend on beside the weights: the world, the rulers, the baselines, the measures."""
+    """Hash of what the figures depend on beside the weights: world, rulers, baselines, judges, measures."""
     digest, package = hashlib.sha256(), Path(__file__).parents[2]
-    alone = ("mini/baselines.py", "mini/imitation.py")
+    alone = ("mini/baselines.py", "mini/imitation.py", "mini/oracle.py")
     for files in ("evaluate/*.py", "mini/scenes/*.*", "mini/measures/*.py", *alone):
         for file in sorted(package.glob(files)):
             digest.update(file.read_bytes())
