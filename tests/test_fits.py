@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks.fits import __main__ as command
-from benchmarks.fits import generated, page, plan, scenes, table, tune
+from benchmarks.fits import generated, opened, page, plan, scenes, table, tune
 from benchmarks.fits.bars import bars, holds_alone
 from benchmarks.fits.methods import registry, variant
 from benchmarks.fits.outcome import Outcome, Row, row_of
@@ -305,3 +305,13 @@ def test_a_run_writes_the_page_and_a_second_one_fits_nothing(tmp_path, monkeypat
     (tmp_path / "chosen.json").write_text(json.dumps({"word": {"threshold": 0.4}}))
     with pytest.raises(OptionError):  # another threshold is another method
         command.main(given)
+
+
+def test_what_was_chosen_for_another_model_is_read_by_no_measurement_and_kept_by_no_tuning(tmp_path):
+    file = tmp_path / "chosen.json"
+    assert opened.read_chosen(file, "now") == {}
+    file.write_text(json.dumps({"model": "before", "word": {"threshold": 0.5}}))
+    assert opened.known_choices(file, "before") == opened.read_chosen(file, "before") != {}
+    assert opened.known_choices(file, "now") == {}
+    with pytest.raises(SystemExit, match="choose again"):
+        opened.read_chosen(file, "now")

@@ -13,7 +13,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from benchmarks.fits import page
 from benchmarks.fits.methods import SLIME, SLIME_TUNED, Method, registry, variant
-from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, open_dit, open_mini, read_chosen
+from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, known_choices, open_dit, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.table import table
@@ -36,7 +36,7 @@ def main(given: list[str] | None = None) -> None:
     traces, report = _opened(arguments)
     command, settings = command_of(words), arguments.chosen or {MINI: CHOSEN, MINI_DIT: CHOSEN_FOR_DIT}[model]
     if arguments.what == "tune":
-        found = tune(traces, rates=arguments.rates, known=read_chosen(settings, traces.model))
+        found = tune(traces, rates=arguments.rates, known=known_choices(settings, traces.model))
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {settings}")
         return

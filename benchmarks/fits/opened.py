@@ -43,7 +43,13 @@ def _check(name: str, known: str | None, found: str) -> None:
 
 def read_chosen(file: Path, model: str) -> dict[str, Any]:
     """What was chosen for this model; nothing where the file is not there."""
-    chosen = json.loads(file.read_text()) if file.exists() else {}
-    if chosen.get("model", model) != model:
+    chosen = known_choices(file, model)
+    if file.exists() and not chosen:
         raise SystemExit(f"{file} is of another model: choose again with `python -m benchmarks.fits tune`")
     return chosen
+
+
+def known_choices(file: Path, model: str) -> dict[str, Any]:
+    """What was chosen for this model; nothing where the file is not there or was chosen for another one."""
+    chosen: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return chosen if chosen.get("model", model) == model else {}
