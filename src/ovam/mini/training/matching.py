@@ -58,7 +58,7 @@ class Matching:
     """Reads the cross attention of the UNet's two finer grids on the way up, as it is in the evaluation itself.
 
     Told to all grids but the finest on the way down, with weight 0.25 for the last 1000 of 10,000 iterations, it put
-    the words of the coarsest grid beside their things (docs/mini.md has the figures).
+    the words of the coarsest grid beside their things (docs/mini.md).
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
