@@ -43,7 +43,7 @@ def training(folder):
     clip, latents = text_of("mini"), {64: torch.randn(8, 4, 16, 16).half()}
     return DenoiserTraining(
         folder / "transformer",
-        lambda: FlowMatching(clip.encoder, PictureTower(8), clip.tokenizer),
+        lambda: FlowMatching(clip.encoder, PictureTower(8)),
         latents,
         _Pool(),
         clip.tokenizer,
@@ -121,7 +121,7 @@ def test_its_averaged_weights_are_exported_and_no_tower_twice(folder, work):
 def test_training_tells_the_denoiser_what_the_pipeline_does(pipe):
     """The one row that stands for T5's has the effect of all 256 in the pipeline's own attention."""
     ids = pipe.tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
-    objective = FlowMatching(text_of("mini").encoder, PictureTower(8), text_of("mini").tokenizer)
+    objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
     attended = torch.ones(ids.shape, dtype=torch.bool)
     rows, pooled = objective._told(ids, attended)
     objective.model.load_state_dict(pipe.transformer.state_dict())
@@ -148,7 +148,7 @@ def test_a_prompt_that_the_tower_can_t_read_is_refused_though_the_blank_encoder_
 def test_words_alone_are_told_to_half_of_the_samples():
     """What may not be attended changes nothing, wherever it is changed."""
     torch.manual_seed(0)
-    objective = FlowMatching(text_of("mini").encoder, PictureTower(8), text_of("mini").tokenizer)
+    objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
     sharpened(objective.model)
     ids = text_of("mini").tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
     attended = torch.ones(ids.shape, dtype=torch.bool)
@@ -184,7 +184,7 @@ def _found(query, key, bias):
 def test_the_loss_is_that_of_the_definition(monkeypatch):
     monkeypatch.setattr(dit, "half_precision", nullcontext)
     torch.manual_seed(0)
-    objective = FlowMatching(text_of("mini").encoder, PictureTower(8), text_of("mini").tokenizer)
+    objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
     sharpened(objective.model)
     texts = Captions(text_of("mini").tokenizer, _Pool().captions).texts(torch.arange(8), np.random.default_rng(3))
     clean, pictures = torch.randn(8, 4, 16, 16), torch.rand(8, 3, 64, 64) * 2 - 1
@@ -222,7 +222,7 @@ def test_the_loss_is_that_of_the_definition(monkeypatch):
 
 def test_a_fresh_denoiser_tells_nothing_and_each_part_of_it_learns():
     torch.manual_seed(0)
-    objective = FlowMatching(text_of("mini").encoder, PictureTower(8), text_of("mini").tokenizer)
+    objective = FlowMatching(text_of("mini").encoder, PictureTower(8))
     texts = Captions(text_of("mini").tokenizer, _Pool().captions).texts(torch.arange(8), np.random.default_rng(3))
     clean, pictures = torch.randn(8, 4, 16, 16), torch.rand(8, 3, 64, 64) * 2 - 1
     trained = [*objective.model.parameters(), *objective.alignment.parameters()]

@@ -1,7 +1,7 @@
 """Stage 3: a denoiser's training, phase after phase; it can be broken off and taken up again at any iteration.
 
-Half size first, where a picture costs a third, then both in turns, full size alone last. Captions are dropped in
-10 % of samples, for guidance, see `texts`. No mask of a thing supervises the attention.
+Half size first, where a picture costs a third, then both in turns, full size alone last. What is told of a
+scene, if anything, `texts` says. No mask of a thing supervises the attention.
 """
 
 from abc import ABC, abstractmethod

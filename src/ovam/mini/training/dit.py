@@ -27,7 +27,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -116,7 +115,7 @@ class FlowMatching(Objective):
 
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0, "misaligned": WEIGHT, "mismatched": 1.0}
 
-    def __init__(self, encoder: CLIPTextModel, tower: PictureTower, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, encoder: CLIPTextModel, tower: PictureTower) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.model = build_dit().to(DEVICE)
         self.alignment = Alignment(tower, HEADS * HEAD_DIM).to(DEVICE)

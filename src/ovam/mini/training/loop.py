@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -76,10 +75,3 @@ class Log:
         with self.path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         print(self.path.stem, json.dumps(row), flush=True)
-
-
-def batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices below `count`, each index once a pass."""
-    while True:
-        order = torch.randperm(count, generator=generator)
-        yield from order[: count - count % batch].view(-1, batch)

@@ -38,7 +38,7 @@ class _Denoiser:
 
 _DENOISERS = {
     MINI: _Denoiser("unet", unet.NoisePrediction, unet.PHASES),
-    MINI_DIT: _Denoiser("transformer", dit.FlowMatching, dit.PHASES),
+    MINI_DIT: _Denoiser("transformer", lambda encoder, tower, _: dit.FlowMatching(encoder, tower), dit.PHASES),
 }
 
 
