@@ -59,12 +59,12 @@ class Subject:
         """Mean over (step, block, head), (token, height, width)."""
         return attention_maps(self.trace, vectors).token_maps
 
-    def fit(self, mask: Tensor, against: Sequence[str] = ()) -> None:
-        """The objective of one class, and of further rows of the background, ready for `iteration`."""
+    def fit(self, mask: Tensor, against: Sequence[str] = (), rows: int = 1) -> None:
+        """The objective of one class of so many rows, and of further rows of the background, ready for `iteration`."""
         classes = ("thing",)
         annotation = annotation_of({"thing": mask}, self.trace.size)
         target = target_on(self.trace, annotation, classes)
-        self.objective = Objective([self.trace], [target], classes, against=against)
+        self.objective = Objective([self.trace], [target], classes, against=against, rows=rows)
         self.steps = torch.zeros(self.objective.parameters, requires_grad=True)
 
     def iteration(self) -> None:

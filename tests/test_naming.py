@@ -8,7 +8,7 @@ import ovam
 from ovam.mini.measures.asking import Asking
 from ovam.mini.scenes import CLASSES, GROUNDS
 from ovam.mini.training.matching import FOUND_IN
-from ovam.mini.training.naming import WORDS, Naming, even_shares, named
+from ovam.mini.training.naming import WORDS, Naming, levelled_shares, named
 from ovam.mini.training.texts import Captions
 from ovam.mini.training.unet import build_unet
 from ovam.models import load, text_of
@@ -32,11 +32,11 @@ def test_grounds_are_missing_only_where_the_captions_name_grounds():
     assert {name for name in said if name in GROUNDS} == {"grass", "sky"}
 
 
-def test_scenes_of_rare_classes_are_drawn_as_often_as_those_of_common_ones():
+def test_scenes_of_rare_classes_are_drawn_more_often_by_the_root_of_their_rarity():
     cats, dog, nothing = [("a cat", "a kitten")] * 3, [("a dog", "a dog")], [("an animal", "an animal")]
-    shares = even_shares(named([*cats, *dog, *nothing]))
+    shares = levelled_shares(named([*cats, *dog, *nothing]))
     assert shares.sum() == pytest.approx(1)
-    assert shares[:3].sum() == pytest.approx(float(shares[3]))
+    assert shares[3] == pytest.approx(3**0.5 * float(shares[0]))
     assert shares[4] == pytest.approx(float(shares[0]))  # no scene is never seen
 
 

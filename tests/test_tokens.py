@@ -17,7 +17,7 @@ from ovam.quantised import quantised
 from ovam.tokens import optimize
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens.loss import Target, loss_of
-from ovam.tokens.optimize import AGAINST, Objective, optimize_tokens
+from ovam.tokens.optimize import AGAINST, PHRASES, Objective, optimize_tokens
 from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from synthetic import WIDTH, make_trace
@@ -114,7 +114,7 @@ class TestObjective:
 
         def expected(at):
             vectors, scales, offsets = (part.double().numpy() for part in objective.split(at))
-            fine = reference.resize(reference.min_max(reference_maps(trace, vectors)[0]), weight.shape)
+            fine = reference.resize(reference.min_max(reference_maps(trace, vectors).sum(0)), weight.shape)
             return reference.token_loss((scales[0] * fine + offsets[0])[None], shares, weight)
 
         loss = objective.loss(steps.requires_grad_(), 0.0)
@@ -141,19 +141,22 @@ class TestFit:
     def test_words_against_are_rows_of_the_background(self, trace, mask):
         """They begin as the words do, take part in the softmax, and have no map of their own."""
         (group,) = optimize_tokens(trace, {"whisker": mask}, against=["sky", "hot dog"], evaluations=3).groups
-        assert group.rows == (BACKGROUND, BACKGROUND, BACKGROUND, "whisker")
+        assert group.rows == (*[BACKGROUND] * 3, *["whisker"] * len(PHRASES))
         (usual,) = optimize_tokens(trace, {"sky": mask}, evaluations=1).groups
-        assert Counter(usual.rows) == {BACKGROUND: len(AGAINST), "sky": 1}, "the start token's, and all but the class"
+        others = len(AGAINST)  # the start token's, and all but the class
+        assert Counter(usual.rows) == {BACKGROUND: others, "sky": len(PHRASES)}
         target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
         objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"))
-        starts = [optimize.start_of(trace, [word])[0] for word in ("sky", "hot dog", "whisker")]
+        words = ("sky", "hot dog", "whisker", "a photograph of the whisker", "the whisker")
+        starts = [optimize.start_of(trace, [word])[0] for word in words]
         assert torch.allclose(objective.start, torch.stack([starts[0][0], *(rows[1] for rows in starts)]))
-        expected = reference_maps(trace, group.vectors.double().numpy())[-1]
+        expected = reference_maps(trace, group.vectors.double().numpy())[-len(PHRASES) :].sum(0)
         found = trace.maps(TokenSet((group,), trace.text.space))
         assert found.words == ("whisker",)
         assert np.abs(found["whisker"].numpy() - expected).max() < 1e-6  # measured: 4e-8
         (begun,) = objective.logits(torch.zeros(objective.parameters))
-        expected = reference.min_max(reference_maps(trace, objective.start.double().numpy())[-1])
+        begin = reference_maps(trace, objective.start.double().numpy())[-len(PHRASES) :].sum(0)
+        expected = reference.min_max(begin)
         fine, one = (
             reference.resize(expected, tuple(target.weight.shape)),
             objective.unpacked(begun.new_zeros(objective.parameters))[1],
@@ -173,7 +176,7 @@ class TestFit:
         monkeypatch.undo()
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
-        again = class_maps(trace, group.vectors)
+        again = class_maps(trace, group.vectors).sum(0, keepdim=True)
         target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
         one = group.calibrations["whisker"]
         fine = torch.nn.functional.interpolate(
@@ -210,7 +213,7 @@ class TestFit:
         strong = planted.amax(0) > planted.amax(0).quantile(0.4)
         masks = {"sky": (winner == 0) & strong, "hot dog": (winner == 1) & strong}
         tokens = optimize_tokens(trace, masks, against=(), evaluations=200, pull=0.0, distance=0.01)
-        assert tokens.groups[0].rows == (BACKGROUND, "sky", "hot dog")
+        assert tokens.groups[0].rows == (BACKGROUND, *["sky"] * len(PHRASES), *["hot dog"] * len(PHRASES))
         labels = trace.segment(tokens).labels
         right = masks["sky"] + 2 * masks["hot dog"]
         assert (labels == right).float().mean() > 0.8  # chance of the greatest label: 0.4
@@ -275,7 +278,10 @@ class TestRefusals:
             errors.AnnotationError, ["1 annotations", "2 traces"], lambda: optimize_tokens([trace] * 2, both[:1])
         )
 
-    @pytest.mark.parametrize("option", [{"evaluations": 0}, {"pull": -1.0}, {"pull": float("nan")}, {"distance": 0.0}])
+    @pytest.mark.parametrize(
+        "option",
+        [{"rows": 0}, {"rows": 4}, {"evaluations": 0}, {"pull": -1.0}, {"pull": float("nan")}, {"distance": 0.0}],
+    )
     def test_options(self, trace, mask, option):
         told = f"{next(iter(option))}={next(iter(option.values()))}"
         assert_refuses(errors.OptionError, [told], lambda: optimize_tokens(trace, {"sky": mask}, **option))

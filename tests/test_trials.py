@@ -70,7 +70,8 @@ def test_weights_are_those_of_the_mean_and_are_held_back(weighted, trace, mask):
             for i, heads in enumerate(HEADS.values())
         ]
     )
-    maps = trace.maps(vectors, keep=("head",)).token_maps[..., -1, :, :].reshape(sum(HEADS.values()), -1)
+    maps = trace.maps(vectors, keep=("head",)).token_maps[..., -tried.rows :, :, :]
+    maps = maps.sum(-3).reshape(sum(HEADS.values()), -1)
     right = (of_head[:, None] * maps).sum(0) / of_head.sum()
     assert (tried.maps(trace, steps).flatten() - right).abs().max() < 1e-6  # measured: 6e-8
     free = torch.cat([steps[: -tried.weights], torch.zeros(tried.weights)])
@@ -113,20 +114,20 @@ def test_maps_are_spread_by_the_rows_of_self_attention(trace, mask):
 
 
 def test_a_fit_of_a_trial_finds_the_mask(trace, mask):
-    scores = trials.fit(Trial(rows=2, weighted="heads", pull=0.0), [trace], [mask], "dog")(trace)
+    scores = trials.fit(Trial(weighted="heads", pull=0.0), [trace], [mask], "dog")(trace)
     found = scores > 0.5
     assert (found & mask).sum() / (found | mask).sum() > 0.6  # measured: 0.86
 
 
 def test_several_views_of_one_annotation_pull_as_one_does():
-    one, three = variant({"rows": 2}), variant({"rows": 2, "noises": 3})
+    one, three = variant({"heads": 0.5}), variant({"heads": 0.5, "noises": 3})
     assert one.fit.args[0].pull == PULL
     assert three.fit.args[0].pull == 3 * PULL  # which is divided by the number of traces
     assert [view.noise for view in three.views] == [0, 1, 2]
     assert variant({"mirrored": True}).fit.args[0] == {"pull": 2 * PULL}
     assert variant({"timesteps": [10, 300]}).views == [View(timesteps=(10, 300))]
     with pytest.raises(TypeError):
-        variant({"rows": 2, "against": []})  # a trial has no such option, and would leave it out without a word
+        variant({"heads": 0.5, "against": []})  # a trial has no such option, and would leave it out without a word
 
 
 def test_a_mirrored_view_mirrors_pictures_and_masks_alike():

@@ -90,7 +90,7 @@ def variant(options: Mapping[str, Any]) -> Method:
         own["pull"] = len(views) * own.get("pull", PULL)
     known = inspect.signature(optimize_tokens).parameters.values()
     settings = {each.name: each.default for each in known if each.default is not each.empty} | dict(options)
-    tried = {each.name for each in fields(trials.Trial)} - {"pull"}
+    tried = {each.name for each in fields(trials.Trial)} - {"pull", "rows"}
     fit = partial(trials.fit, trials.Trial(**own)) if tried & own.keys() else partial(ours.fit, own)
     return Method(text or DEFAULT, fit, settings, views=views)
 

@@ -19,12 +19,9 @@ from ovam.evaluate import average_precision
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.tokens.annotations import annotation_of
-from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, descend, start_of, target_on
+from ovam.tokens.optimize import AGAINST, EVALUATIONS, PHRASES, PULL, Objective, descend, target_on
 from ovam.tokens.shares import ClassMaps, share_sums
 from ovam.trace import TokenEmbedding, Trace
-
-PHRASES = ("{}", "a photograph of a {}", "the {}", "two {}s")
-"""Where the rows of a class begin: the last token of its name in each."""
 
 Weighted = Literal["blocks", "heads"]
 
@@ -34,7 +31,7 @@ class Trial:
     """What is done otherwise; these defaults are those of `optimize_tokens`.
 
     Attributes:
-        rows: Vectors of the class, at most one a phrase.
+        rows: As in `optimize_tokens`.
         weighted: Each block, or each head of each block, has a weight in the mean, which is fitted with the vectors
             and drawn towards 1 by the same pull.
         heads: Share of all heads that are kept: those in which the word's own map fits the annotation best.
@@ -44,7 +41,7 @@ class Trial:
         pull: As in `optimize_tokens`.
     """
 
-    rows: int = 1
+    rows: int = len(PHRASES)
     weighted: Weighted | None = None
     heads: float = 1.0
     spread: int | None = None
@@ -65,10 +62,9 @@ class TrialObjective(Objective):
     def __init__(self, traces: Sequence[Trace], masks: Sequence[Mask], name: str, trial: Trial) -> None:
         marks = [annotation_of({name: mask}, trace.size) for trace, mask in zip(traces, masks, strict=True)]
         targets = [target_on(trace, mark, (name,)) for trace, mark in zip(traces, marks, strict=True)]
-        super().__init__(traces, targets, (name,), against=[word for word in AGAINST if word != name])
-        self.trial, self.rivals = trial, len(self.start) - 2
-        others = [start_of(traces[0], [phrase.format(name)])[0][1:] for phrase in PHRASES[1 : trial.rows]]
-        self.start = torch.cat([self.start, *others])
+        against = [word for word in AGAINST if word != name]
+        super().__init__(traces, targets, (name,), against=against, rows=trial.rows)
+        self.trial, self.rivals = trial, len(against)
         heads = [block.heads for block in traces[0].blocks.values()]
         self.owner = torch.repeat_interleave(torch.tensor(heads))  # the block of each head
         self.weights = {None: 0, "blocks": len(heads), "heads": sum(heads)}[trial.weighted]

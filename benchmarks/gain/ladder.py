@@ -33,7 +33,7 @@ RUNGS = {
     FIXED: f"the word's map over its greatest value, cut at {PUBLISHED_THRESHOLD:g}, as the paper's authors do",
     MAXIMUM: "the same, at the best threshold of validation scenes",
     WORD: "the map stretched to [0, 1] by its least and greatest value, at the threshold of `chosen.json`",
-    START: "the word's last token against the start token and everyday words: where a fit begins, nothing fitted",
+    START: "the word's last token, in a few phrases, against the start token and everyday words: where a fit begins",
     CALIBRATED: "scale and offset fitted to the annotation as in a fit, all vectors as they began",
     DEFAULT: "the whole fit, vectors and calibration",
 }
@@ -124,7 +124,7 @@ def _against(word: str) -> tuple[str, ...]:
 
 def _scores_of(objective: Objective, steps: Tensor) -> Fitted:
     vectors, calibrations = objective.unpacked(steps)
-    rows = (*[BACKGROUND] * (len(vectors) - 1), *objective.classes)
+    rows = (*[BACKGROUND] * (len(vectors) - objective.rows), *objective.classes * objective.rows)
     group = TokenGroup(rows, vectors, calibrations, Fit("mini"))
     tokens = TokenSet((group,), objective.traces[0].text.space)
     return partial(_scores, tokens)

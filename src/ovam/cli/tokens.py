@@ -37,6 +37,7 @@ def optimize(
     model: TraceModel = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Vectors of each class.", show_default="3")] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="40")
     ] = None,
@@ -48,7 +49,7 @@ def optimize(
     as_json: AsJson = False,
 ) -> None:
     """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
-    fit = given(ignore=ignore, evaluations=evaluations, pull=pull, licence=licence)
+    fit = given(rows=rows, ignore=ignore, evaluations=evaluations, pull=pull, licence=licence)
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps))
     with running() as progress:
         from ovam.commands.tokens import optimize as run

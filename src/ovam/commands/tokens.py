@@ -19,7 +19,7 @@ from ovam.models import MINI, text_of
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.tokens.card import facts
 from ovam.tokens.legacy import import_tokens
-from ovam.tokens.optimize import EVALUATIONS, PULL, optimize_tokens
+from ovam.tokens.optimize import EVALUATIONS, PHRASES, PULL, optimize_tokens
 from ovam.tokens.token_set import TokenSet, merge
 from ovam.trace import BlockChoice, Trace
 
@@ -34,6 +34,7 @@ def optimize(
     labels: Sequence[int] = (),
     model: str | Path | None = None,
     against: Sequence[str] | None = None,
+    rows: int = len(PHRASES),
     ignore: int = IGNORE,
     blocks: BlockChoice = None,
     steps: Iterable[int] | None = None,
@@ -59,6 +60,7 @@ def optimize(
         labels: Where masks are label maps, the number of each word in them.
         model: For images mini by default; for traces as in `maps`.
         against: As in `ovam.optimize_tokens`.
+        rows: As in `ovam.optimize_tokens`.
         ignore: Number of pixels that count for nothing.
         blocks: As in `ovam.optimize_tokens`.
         steps: As in `ovam.optimize_tokens`.
@@ -90,6 +92,7 @@ def optimize(
         [opened[path] for path in named],
         marks,
         against=against,
+        rows=rows,
         blocks=blocks,
         steps=steps,
         evaluations=evaluations,

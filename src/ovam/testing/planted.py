@@ -16,7 +16,9 @@ _SHARE = 0.3  # of the image, where the planted map is strongest
 def assert_recovered(trace: Trace, word: str) -> None:
     """Fit tokens to the mask of a random token, beginning at a word, and compare what they find with that mask."""
     mask = planted_mask(trace, word)
-    tokens = optimize_tokens(trace, {word: mask}, against=(), evaluations=EVALUATIONS, pull=0.0, distance=DISTANCE)
+    tokens = optimize_tokens(
+        trace, {word: mask}, against=(), rows=1, evaluations=EVALUATIONS, pull=0.0, distance=DISTANCE
+    )
     found = trace.segment(tokens)[word]
     overlap = float((found & mask).sum() / (found | mask).sum())
     fit = tokens.groups[0].fit

@@ -23,6 +23,8 @@ from ovam.trace import BlockChoice, Half, Space, Trace
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""
+PHRASES = ("{}", "a photograph of the {}", "the {}")
+"""Where the rows of a class begin: the last token of its name in each. Text encoders give it other vectors in each."""
 EVALUATIONS = 40
 PULL = 10.0
 _BORDER = 0.6  # of the stretched map, at first
@@ -41,6 +43,7 @@ def optimize_tokens(
     annotations: Annotations | Sequence[Annotations],
     *,
     against: str | Sequence[str] | None = None,
+    rows: int = len(PHRASES),
     ignore: int = IGNORE,
     half: Half | None = None,
     blocks: BlockChoice = None,
@@ -50,10 +53,11 @@ def optimize_tokens(
     distance: float = 1.0,
     licence: str | None = None,
 ) -> TokenSet:
-    """Fit one vector for each class and one for the background, so that the classes' maps become their masks.
+    """Fit a few vectors for each class and for the background, so that the classes' maps become their masks.
 
     All classes are fitted jointly, with one background that they share; what no mask covers is background. Start is
-    each class name's own last token, and the start token. The loss is taken on calibrated maps, so that 0.5, or the
+    each class name's own last token, in a few phrases, and the start token. A class's map is the sum of its rows'
+    maps. The loss is taken on calibrated maps, so that 0.5, or the
     greatest, is the border without tuning; it fits the calibration's two numbers as well. Quasi-Newton steps
     (L-BFGS) read the queries twice each; no copy of them is made, and the model's weights get no gradients.
 
@@ -64,6 +68,7 @@ def optimize_tokens(
         against: Words for what else pictures show, such as ["sky", "grass"]: further rows of the background, which
             begin as these. `AGAINST` without the classes when None; an empty list leaves one row, whose fit is faster
             and, on mini, worse.
+        rows: Vectors of each class, at most one a phrase of `PHRASES`: several tell several looks of one class.
         ignore: Number in the masks of pixels that count for nothing.
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
@@ -89,7 +94,7 @@ def optimize_tokens(
         The errors of `Trace.maps` for the class names.
     """
     chosen, marks = _pairs(traces, annotations, ignore)
-    _check_options(evaluations, pull, distance)
+    _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
         asked = None if steps is None else list(steps)
         chosen = [trace.select(blocks=blocks, steps=asked) for trace in chosen]
@@ -99,7 +104,7 @@ def optimize_tokens(
     _check_shown(classes, marks)
     rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
-    objective = Objective(chosen, targets, classes, against=rivals, half=which, distance=distance)
+    objective = Objective(chosen, targets, classes, against=rivals, rows=rows, half=which, distance=distance)
     best, losses, stopped = descend(objective, evaluations, pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
@@ -113,8 +118,8 @@ def optimize_tokens(
         annotations=tuple(mark.digest(trace) for trace, mark in zip(chosen, marks, strict=True)),
         versions={package: version(package) for package in ("ovam", "torch")},
     )
-    rows = (*[BACKGROUND] * (1 + len(rivals)), *classes)
-    return TokenSet((TokenGroup(rows, vectors, calibrations, fit, licence),), space)
+    names = (*[BACKGROUND] * (1 + len(rivals)), *(name for name in classes for _ in range(rows)))
+    return TokenSet((TokenGroup(names, vectors, calibrations, fit, licence),), space)
 
 
 class Objective:
@@ -127,11 +132,13 @@ class Objective:
         classes: Sequence[str],
         *,
         against: Sequence[str] = (),
+        rows: int = len(PHRASES),
         half: Half = "cond",
         distance: float = 1.0,
     ) -> None:
-        self.traces, self.targets, self.classes, self.half = traces, targets, classes, half
-        words, spread = start_of(traces[0], [*against, *classes])
+        self.traces, self.targets, self.classes, self.rows, self.half = traces, targets, classes, rows, half
+        phrases = [phrase.format(name) for name in classes for phrase in PHRASES[:rows]]
+        words, spread = start_of(traces[0], [*against, *phrases])
         self.start, self.unit = words[:1] + distance * (words - words[:1]), distance * spread
 
     @property
@@ -154,7 +161,8 @@ class Objective:
     def maps(self, trace: Trace, steps: Tensor) -> ClassMaps:
         """The classes' maps in a trace, at its finest grid, before calibration."""
         vectors, *_ = self.split(steps)
-        return class_maps(trace, vectors, self.half)[-len(self.classes) :]
+        of_rows = class_maps(trace, vectors, self.half)[-len(self.classes) * self.rows :]
+        return of_rows.unflatten(0, (len(self.classes), self.rows)).sum(1)
 
     def logits(self, steps: Tensor) -> list[Logits]:
         """Log-odds of every class, one stack an annotation, on the lattice of its target."""
@@ -269,7 +277,9 @@ def _pairs(
     return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
 
 
-def _check_options(evaluations: int, pull: float, distance: float) -> None:
+def _check_options(rows: int, evaluations: int, pull: float, distance: float) -> None:
+    if not 1 <= rows <= len(PHRASES):
+        raise OptionError(f"rows={rows}: expected 1 to {len(PHRASES)}, one for each phrase that a row can begin in")
     if evaluations < 1:
         raise OptionError(f"evaluations={evaluations}: expected at least 1")
     if not 0 <= pull < float("inf"):

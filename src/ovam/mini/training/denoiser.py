@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from ovam.mini.training import alignment
 from ovam.mini.training.loop import DEVICE, Average, Log, load_tensors, save_tensors
-from ovam.mini.training.naming import even_shares
+from ovam.mini.training.naming import levelled_shares
 from ovam.mini.training.pool import Pool
 from ovam.mini.training.text_tower import PICTURE_SIZE
 from ovam.mini.training.texts import Captions, Texts
@@ -134,7 +134,7 @@ class DenoiserTraining:
         log = Log(self.folder.with_suffix(".log.jsonl"))
         resumed_at, end_of_phase, end = self.iteration, 0, sum(phase.iterations for phase in phases)
         random = np.random.default_rng(self.seed + self.iteration)
-        shares, draws = even_shares(self.captions.names), torch.Generator().manual_seed(self.seed + self.iteration)
+        shares, draws = levelled_shares(self.captions.names), torch.Generator().manual_seed(self.seed + self.iteration)
         for phase in phases:
             end_of_phase += phase.iterations
             while self.iteration < end_of_phase:

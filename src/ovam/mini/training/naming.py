@@ -47,16 +47,17 @@ def _patterns() -> list[re.Pattern[str]]:
     return [re.compile(rf"\b(?:{'|'.join(words)})\b") for words in WORDS]
 
 
-def even_shares(names: Tensor) -> Tensor:
+def levelled_shares(names: Tensor) -> Tensor:
     """Chance of each scene, by how seldom the rarest class is named that it shows: (scene,), summing to 1.
 
-    The world shows some classes twelve times as often as others, and mini drew the rare ones badly.
+    The world shows some classes thirty times as often as others, and mini drew the rare ones badly; drawn all as often
+    as another, common ones suffered. The chance goes with the root of the rarity, so that it is six times.
 
     Args:
         names: Of `named`.
     """
     shown = (names[:, : len(CLASS_WORDS)] == 1).float()
-    chances = (shown / shown.sum(0).clamp(min=1)).amax(1)
+    chances = (shown / shown.sum(0).clamp(min=1)).amax(1).sqrt()
     chances = chances.clamp(min=float(chances[chances > 0].min()) if bool((chances > 0).any()) else 1.0)
     return chances / chances.sum()
 

@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from ovam.mini.training.naming import named
 
-CAPTION_SHARES, MASKED_ENDS = (0.3, 0.05, 0.35, 0.3), 0.5  # none, foreign, joined, own
+CAPTION_SHARES, MASKED_ENDS = (0.35, 0.0, 0.1, 0.55), 0.5  # none, foreign, joined, own
 NAME_NOTHING = "a an the of and with in on to under next front big photograph photo picture image,"  # not looked for
 
 
