@@ -5,7 +5,7 @@ import zlib
 
 import torch
 
-from ovam.backbones.clip_text import ClipText, StaticText
+from ovam.backbones.clip_text import StaticText
 from ovam.prompt import locate, parse, phrase
 from ovam.trace import BlockTrace, Call, Source, Space, TokenEmbedding, Trace
 
@@ -15,14 +15,11 @@ GRIDS = {"fine": (5, 7), "coarse": (3, 4), "again": (5, 7)}
 HEADS = {"fine": 2, "coarse": 3, "again": 1}
 
 
-class Pieces(ClipText):
+class Pieces:
     """Reads a text in pieces of three letters at most, each with a vector of its own at every position."""
 
     space = SPACE
     limit = PADDED
-
-    def __init__(self):
-        super().__init__(tokenizer=None, encoder=None)
 
     def embed(self, text, *, as_phrase=False, padded=False):
         plain, units = phrase(text) if as_phrase else parse(text)

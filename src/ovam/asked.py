@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.map_options import SoftmaxOver
+from ovam.phrases import embed_phrases
 from ovam.prompt import AttributionPrompt, Span, listed
 from ovam.shapes import Embedding
 from ovam.trace import Fitted, Listed, Space, TextSide, TokenEmbedding, Words
@@ -35,7 +36,7 @@ def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "promp
     if isinstance(words, Tensor):
         return [_named_vectors(words, text)]
     if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
-        return [prompt for entry in entries_of(words) for prompt in _prompts_of(entry, text, padded)]
+        return _prompts_of(entries_of(words), text, padded)
     raise EmptyWordsError(
         f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
         "a TokenEmbedding or a tensor (token, width)"
@@ -52,12 +53,18 @@ def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
     return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
 
 
-def _prompts_of(entry: str | Fitted, text: TextSide, padded: bool) -> Sequence[TokenEmbedding]:
-    """The attribution prompts of a listed word, one, or of a set of tokens, one a group."""
-    if isinstance(entry, str):
-        return [text.embed(entry, as_phrase=True, padded=padded)]
-    check_space_of(entry, text.space)
-    return entry.prompts()
+def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:
+    """The attribution prompts of each listed word, one, and of each set of tokens, one a group."""
+    words = [entry for entry in entries if isinstance(entry, str)]
+    of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
+    prompts = list[TokenEmbedding]()
+    for entry in entries:
+        if isinstance(entry, str):
+            prompts.append(next(of_words))
+        else:
+            check_space_of(entry, text.space)
+            prompts += entry.prompts()
+    return prompts
 
 
 def check_space_of(tokens: Fitted, space: Space) -> None:

@@ -15,12 +15,15 @@ from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
 from ovam.backbones.offload import device_of, marks, real_weights
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
-from ovam.prompt import locate, parse, phrase
+from ovam.phrases import embed_phrases
+from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
 from ovam.shapes import Embedding, Key
 from ovam.trace import Half, Space, TokenEmbedding
 
 CAPTION = "caption_projection"
 """PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
+_AT_ONCE = 32
+"""Texts in one run of an encoder."""
 
 log = logging.getLogger("ovam")
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
@@ -98,14 +101,32 @@ class ClipText:
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         added = added_names(self.tokenizer)
-        plain, units = phrase(text, added) if as_phrase else parse(text, added)
+        read = phrase(text, added) if as_phrase else parse(text, added)
+        return self._embedded([self._located(*read, padded=padded)])[0]
+
+    def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
+        """See `ovam.phrases.ReadsMany`."""
+        added = added_names(self.tokenizer)
+        read = [self._located(*phrase(text, added), padded=padded) for text in phrases]
+        return [found for i in range(0, len(read), _AT_ONCE) for found in self._embedded(read[i : i + _AT_ONCE])]
+
+    def _located(self, plain: str, units: Sequence[Unit], *, padded: bool) -> tuple[list[int], AttributionPrompt]:
+        """Token numbers of a text, and which of its tokens are each unit's."""
         ids, offsets = self._tokens(plain)
         padding = self.limit - len(ids) if padded else 0
         inside = [plain[start:stop].lower() for start, stop in offsets[1:-1]]  # CLIP reads lower case
         names = ["<start>", *inside, "<end>", *["<pad>"] * padding]
         prompt = locate(plain, units, names, [*offsets, *[(0, 0)] * padding])
-        vectors = self._hidden(torch.tensor([[*ids, *[self.tokenizer.pad_token_id] * padding]]))
-        return TokenEmbedding(vectors, prompt, self.space)
+        return [*ids, *[self.tokenizer.pad_token_id] * padding], prompt
+
+    def _embedded(self, texts: Sequence[tuple[list[int], AttributionPrompt]]) -> list[TokenEmbedding]:
+        """Texts of one run of the encoder; the shorter ones are filled up at their end, which none of them reads."""
+        longest, space = max(len(ids) for ids, _ in texts), self.space
+        rows = [[*ids, *[self.tokenizer.pad_token_id] * (longest - len(ids))] for ids, _ in texts]
+        states = self._hidden(torch.tensor(rows))
+        return [
+            TokenEmbedding(found[: len(ids)], prompt, space) for found, (ids, prompt) in zip(states, texts, strict=True)
+        ]
 
     def check_length(self, text: str) -> None:
         self._tokens(text)
@@ -118,16 +139,19 @@ class ClipText:
         return ids, offsets
 
     @torch.no_grad()
-    def _hidden(self, ids: Tensor) -> Embedding:
-        """What the pipeline hands to its denoiser; CLIP is causal, so leaving padding out changes no token."""
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """What the pipeline hands to its denoiser, (text, token, width).
+
+        CLIP is causal, so leaving padding out changes no token.
+        """
         outputs = self.encoder(ids.to(device_of(self.encoder)), output_hidden_states=self.layer != "last")
         if self.layer == "last":
-            return outputs.last_hidden_state[0].float()
+            return outputs.last_hidden_state.float()
         kind, depth = self.layer.split("-")
         if kind == "hidden":
-            return outputs.hidden_states[-int(depth)][0].float()
+            return outputs.hidden_states[-int(depth)].float()
         model = getattr(self.encoder, "text_model", self.encoder)
-        return model.final_layer_norm(outputs.hidden_states[-(int(depth) + 1)])[0].float()
+        return model.final_layer_norm(outputs.hidden_states[-(int(depth) + 1)]).float()
 
 
 class ClipTexts:
@@ -155,7 +179,14 @@ class ClipTexts:
         Raises:
             UnsupportedPipelineError: the tokenizers cut the text into other tokens, which no position joins.
         """
-        read = [part.embed(text, as_phrase=as_phrase, padded=padded) for part in self.parts]
+        return self._joined(text, [part.embed(text, as_phrase=as_phrase, padded=padded) for part in self.parts])
+
+    def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
+        """See `ovam.phrases.ReadsMany`; it raises what `embed` does."""
+        of_parts = [part.embed_phrases(phrases, padded=padded) for part in self.parts]
+        return [self._joined(text, read) for text, *read in zip(phrases, *of_parts, strict=True)]
+
+    def _joined(self, text: str, read: Sequence[TokenEmbedding]) -> TokenEmbedding:
         if any(embedding.prompt != read[0].prompt for embedding in read):
             cuts = " and ".join(str(len(embedding.prompt.tokens)) for embedding in read)
             raise UnsupportedPipelineError(
@@ -227,6 +258,15 @@ class StaticText:
             NoTextEncoderError: the trace came from a file and no text encoder was given.
             SpaceMismatchError: the text encoder's weights were changed since.
         """
+        return replace(self._checked(text).embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
+
+    def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
+        """See `ovam.phrases.ReadsMany`; it raises what `embed` does."""
+        reader = self._checked(", ".join(phrases))
+        return [replace(found, space=self.space) for found in embed_phrases(reader, phrases, padded=padded)]
+
+    def _checked(self, text: str) -> TextReader:
+        """The reader, whose encoder is still that of the run."""
         if self.reader is None:
             raise NoTextEncoderError(
                 f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
@@ -237,7 +277,7 @@ class StaticText:
                 f"the text encoder was changed since the run, from {self._encoder} to {self.reader.space}: expected "
                 "the weights the run was made with; take adapters and training back, or run the pipeline again"
             )
-        return replace(self.reader.embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
+        return self.reader
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
         """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""

@@ -9,15 +9,16 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ovam.errors import SpaceMismatchError, TokenFileError
+from ovam.phrases import Reads
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import Space, TokenEmbedding
+from ovam.trace import Space
 
 _MOST_BYTES = 2**26
 _FLOATS = {"f2", "f4", "f8"}
@@ -26,16 +27,6 @@ _INSTRUCTIONS = frozenset(
     "BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL "
     "STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET".split()
 )
-
-
-@runtime_checkable
-class Reads(Protocol):
-    """A text side or a text reader: it makes vectors of texts, in its space."""
-
-    @property
-    def space(self) -> Space: ...
-
-    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding: ...
 
 
 def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> TokenSet:

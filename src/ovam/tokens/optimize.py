@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ovam.calibration import Calibration, logits, stretched
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
+from ovam.phrases import embed_phrases
 from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
@@ -250,7 +251,7 @@ def start_of(trace: Trace, words: Sequence[str]) -> tuple[Embedding, float]:
     The background begins as the start token, which has no meaning of its own, or where a tokenizer has none, as the
     end token.
     """
-    prompts = [trace.text.embed(name, as_phrase=True) for name in words]
+    prompts = embed_phrases(trace.text, words)
     first = prompts[0]
     tokens, vectors = first.prompt.tokens, first.taken_rows()
     background = vectors[0] if tokens[0] == "<start>" else vectors[-1]
