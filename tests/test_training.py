@@ -94,10 +94,10 @@ def test_ends_and_padding_are_masked_out_of_half_of_the_captions_and_words_never
         len(drawn.tokenizer(text).input_ids) - 1 for text in (caption, joined)
     ]  # with the start, without the end
     masked = attended[~attended[:, -1]]
-    assert 100 < len(masked) < 180  # half of the seven tenths that have a caption
+    assert 100 < len(masked) < 180  # half of the two thirds that have a caption
     alone, two = ((masked == (torch.arange(77) < length)).all(1) for length in lengths)
     assert (alone | two).all()
-    assert 0.4 < two.float().mean() < 0.6  # half of those that have one
+    assert 0.05 < two.float().mean() < 0.3  # two of thirteen of those that have one
     assert attended[attended[:, -1]].all()
 
 
@@ -133,13 +133,12 @@ def test_the_picture_tower_comes_back_from_half_precision(tmp_path):
     assert torch.allclose(again(picture), tower(picture), atol=1e-2)  # measured 4e-4
 
 
-def test_captions_are_left_out_foreign_joined_or_the_scene_s_own():
+def test_captions_are_left_out_joined_or_the_scene_s_own():
     drawn, random = captions("own", "other", "other"), np.random.default_rng(0)
     shares = Counter(drawn.pair(0, random) for _ in range(3000))
-    assert shares.keys() == {("", ""), ("own", ""), ("", "other"), ("", "own"), ("own", "other"), ("own", "own")}
-    assert shares["", ""] / 3000 == pytest.approx(0.3, abs=0.03)
-    assert shares["", "other"] / 3000 == pytest.approx(0.05 * 2 / 3, abs=0.015)
-    assert shares["own", "other"] / 3000 == pytest.approx(0.35 * 2 / 3, abs=0.03)
+    assert shares.keys() == {("", ""), ("own", ""), ("own", "other"), ("own", "own")}
+    assert shares["", ""] / 3000 == pytest.approx(0.35, abs=0.03)
+    assert shares["own", "other"] / 3000 == pytest.approx(0.1 * 2 / 3, abs=0.02)
 
 
 def test_words_of_joined_captions_belong_to_their_own_alone():

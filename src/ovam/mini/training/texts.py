@@ -1,8 +1,9 @@
-"""What the denoisers are told of a scene: its own caption, another one's, both joined, or nothing.
+"""What the denoisers are told of a scene: its own caption, that joined with another scene's, or nothing.
 
-In some samples the caption is joined with that of another scene or gives way to it, as captions from the web name
-much that is not in their picture: only there must the denoiser find out which words are true of what it sees. It did
-not by itself, so that it is told which of the words belong to the picture: see `matching`.
+In some samples the caption is joined with that of another scene, as captions from the web name much that is not in
+their picture: only there must the denoiser find out which words are true of what it sees. It did not by itself, so
+that it is told which of the words belong to the picture: see `matching`. They are few, since what is asked for is not
+drawn half of the time otherwise.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from ovam.mini.training.naming import named
 
-CAPTION_SHARES, MASKED_ENDS = (0.35, 0.0, 0.1, 0.55), 0.5  # none, foreign, joined, own
+CAPTION_SHARES, MASKED_ENDS = (0.35, 0.1, 0.55), 0.5  # none, joined, own
 NAME_NOTHING = "a an the of and with in on to under next front big photograph photo picture image,"  # not looked for
 
 
@@ -64,12 +65,12 @@ class Captions:
         return Texts(ids, attended, self.belonging(captions, ids), self.names[scenes] * wordless)
 
     def pair(self, scene: int, random: np.random.Generator) -> tuple[str, str]:
-        """A caption of the scene, and one of any other scene; either may be empty."""
-        kind = random.choice(["none", "foreign", "joined", "own"], p=CAPTION_SHARES)
+        """A caption of the scene, and one of any other scene; the latter or both may be empty."""
+        kind = random.choice(["none", "joined", "own"], p=CAPTION_SHARES)
         other = int(random.integers(len(self.of_scenes)))
         return (
-            str(random.choice(self.of_scenes[scene])) if kind in ("joined", "own") else "",
-            str(random.choice(self.of_scenes[other])) if kind in ("joined", "foreign") else "",
+            str(random.choice(self.of_scenes[scene])) if kind != "none" else "",
+            str(random.choice(self.of_scenes[other])) if kind == "joined" else "",
         )
 
     def belonging(self, captions: Sequence[tuple[str, str]], ids: Tensor) -> Tensor:
