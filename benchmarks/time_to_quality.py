@@ -215,9 +215,9 @@ def _drawing(contenders: Mapping[str, Callable[[Drawn], Reached]], calls: int) -
 def start_ours(drawn: Drawn) -> Reached:
     """Where a fit begins."""
     begin = time.perf_counter()
-    start = Objective([drawn.trace], [], (WORD,), against=AGAINST).start
+    objective = Objective([drawn.trace], [], (WORD,), against=AGAINST)
     seconds = time.perf_counter() - begin
-    return Reached(seconds, common_loss(drawn, start))
+    return Reached(seconds, common_loss(drawn, objective.start, objective.rows))
 
 
 def fit_ours(drawn: Drawn, evaluations: int, pull: float) -> Reached:
@@ -225,7 +225,8 @@ def fit_ours(drawn: Drawn, evaluations: int, pull: float) -> Reached:
     begin = time.perf_counter()
     tokens = optimize_tokens(drawn.trace, {WORD: drawn.mask}, evaluations=evaluations, pull=pull)
     seconds = time.perf_counter() - begin
-    return Reached(seconds, common_loss(drawn, tokens.groups[0].vectors))
+    (group,) = tokens.groups
+    return Reached(seconds, common_loss(drawn, group.vectors, group.rows.count(WORD)))
 
 
 def fit_rival(drawn: Drawn, settings: authors.Settings) -> Reached:
@@ -238,7 +239,7 @@ def fit_rival(drawn: Drawn, settings: authors.Settings) -> Reached:
     begin = time.perf_counter()
     authors.fit([drawn.trace], [drawn.mask], WORD, settings, watch)
     seconds = time.perf_counter() - begin
-    return Reached(seconds, common_loss(drawn, kept[0]))
+    return Reached(seconds, common_loss(drawn, kept[0], 1))
 
 
 def tried_rates(drawn: Drawn, settings: authors.Settings, rates: Sequence[float]) -> list[dict[str, float]]:
@@ -246,15 +247,16 @@ def tried_rates(drawn: Drawn, settings: authors.Settings, rates: Sequence[float]
     return [{"rate": rate, "loss": fit_rival(drawn, replace(settings, rate=rate)).quality} for rate in rates]
 
 
-def common_loss(drawn: Drawn, vectors: Tensor) -> float:
+def common_loss(drawn: Drawn, vectors: Tensor, rows: int) -> float:
     """What both fits are judged by: the mask's cross entropy given the class's map.
 
-    Neither fit's own: the map of the last row is stretched, and the scale and offset that are best for it make it a
-    probability, as a fit of ours ends with but the rival has not. The map of a fit that ran away counts as empty.
+    Neither fit's own: the map of the class, whose rows are the last, is stretched, and the scale and offset that are
+    best for it make it a probability, as a fit of ours ends with but the rival has not. The map of a fit that ran
+    away counts as empty.
     """
     with torch.no_grad():
-        class_map = class_maps(drawn.trace, vectors)[-1:]
-    return least_cross_entropy(class_map[0].nan_to_num(), drawn.target)
+        class_map = class_maps(drawn.trace, vectors)[-rows:].sum(0)
+    return least_cross_entropy(class_map.nan_to_num(), drawn.target)
 
 
 def least_cross_entropy(class_map: Tensor, target: Target) -> float:
