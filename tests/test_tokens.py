@@ -102,6 +102,18 @@ class TestObjective:
         assert abs(loss_of([logits], [target]).item() - expected) < 1e-12  # measured: 4e-16
         assert torch.autograd.gradcheck(lambda logits: loss_of([logits], [target]), logits)
 
+    def test_the_pull_is_on_the_mean_square_of_all_steps_calibrations_ten_times(self, trace, mask):
+        target = optimize.target_on(trace, optimize.annotation_of({"sky": mask}, trace.size), ("sky",))
+        objective = Objective([trace], [target], ("sky",), against=("dog",))
+        steps = 0.1 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(0))
+        vectors, scales, offsets = objective.split(steps)
+        _, first, _ = objective.split(torch.zeros_like(steps))
+        away = ((vectors - objective.start) / objective.unit).square().mean()
+        steeper = torch.expm1(scales / 4 - 1).log() - torch.expm1(first / 4 - 1).log()
+        border = (-offsets / scales).logit() - torch.tensor(0.6).logit()
+        held = torch.cat([steeper, border]).square().mean()
+        assert abs(objective.strain(steps) - (away + 10 * held)) < 1e-4 * (away + 10 * held)
+
     def test_the_whole_gradient_is_that_of_plain_loops(self):
         """Text side, shares, mean, calibration and loss together, along three directions."""
         trace = make_trace(**SMALL)
@@ -109,7 +121,7 @@ class TestObjective:
         labels[2:9, 3:8], labels[0] = 1, IGNORE
         annotation = Annotation(labels, ("sky",))
         objective = Objective([trace], [optimize.target_on(trace, annotation, ("sky",))], ("sky",))
-        steps = 0.3 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(1))
+        steps = 0.1 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(1))
         shares, weight = objective.targets[0].shares.double().numpy(), objective.targets[0].weight.double().numpy()
 
         def expected(at):

@@ -79,11 +79,6 @@ class TrialObjective(Objective):
     def split(self, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return super().split(steps[: super().parameters])
 
-    def strain(self, steps: Tensor) -> Tensor:
-        own, weights = steps.split([super().parameters, self.weights])
-        found = super().strain(own)
-        return found + weights.square().mean() if self.weights else found
-
     def maps(self, trace: Trace, steps: Tensor) -> ClassMaps:
         vectors, *_ = self.split(steps)
         shares = self._shares(steps)
@@ -95,7 +90,7 @@ class TrialObjective(Objective):
         """Weight of each head in the mean, (head,), summing to 1."""
         chosen = self.kept
         if self.weights:
-            fitted = steps[super().parameters :].exp()
+            fitted = (self.weights**0.5 * steps[super().parameters :]).exp()  # the pull is on their mean square as well
             chosen = chosen * (fitted[self.owner] if self.trial.weighted == "blocks" else fitted)
         return chosen / chosen.sum()
 

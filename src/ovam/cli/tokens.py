@@ -39,7 +39,7 @@ def optimize(
     steps: KeptSteps = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Vectors of each class.", show_default="3")] = None,
     evaluations: Annotated[
-        int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="40")
+        int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="20")
     ] = None,
     pull: Annotated[float | None, typer.Option(min=0, help="Weight of staying near the word.")] = None,
     licence: Annotated[str | None, typer.Option(help="Under which the tokens may be used.")] = None,
