@@ -35,7 +35,7 @@ from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, optimize
 from ovam.tokens.shares import class_maps
 from ovam.trace import Trace
 
-GIVEN = (1, 2, 3, 5, 8, 12, 20, EVALUATIONS)
+GIVEN = (1, 2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)
 """Values of `evaluations`; a line search that is under way is ended, so that a few more may be made."""
 
 CALLS, RATES, TUNING_SEED = 1, (1.0, 10.0, 100.0, 1e3, 1e4, 1e5), 1000
