@@ -8,7 +8,7 @@ from benchmarks.markdown import table
 from benchmarks.measure import Ratio
 from benchmarks.report_tokens import verdict
 from benchmarks.tokens import STORED, USUAL
-from ovam.tokens.optimize import AGAINST
+from ovam.tokens.optimize import AGAINST, PHRASES
 
 Result = Mapping[str, Any]
 CAPTURE_GOAL, SPEED_GOAL, MEMORY_GOAL, FLOOR_GOAL = 1.02, 8.0, 0.1, 3.0
@@ -334,7 +334,7 @@ def _iteration(result: Result) -> str:
     names = {
         "float32": "float32, one row of background",
         "float16": "float16, one row of background",
-        USUAL: f"float32, {1 + len(AGAINST)} rows of background, as by default",
+        USUAL: f"float32, {1 + len(AGAINST)} rows of background and {len(PHRASES)} of the class, as by default",
         "peer": "the authors' code, float32",
     }
     rows = []
