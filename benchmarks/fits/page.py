@@ -50,12 +50,12 @@ scenes. **AP** needs no border. **Elsewhere** is the share of pixels above the b
 latter is done for {OWN_SCENES} scenes a class, so that its mIoU is not of the other rows' scenes; its differences are
 taken on the same ones.
 
-A row that is named by options is the default but for these. Options of `ovam.optimize_tokens`: `pull`, `against` and
-`rows`. Of trials that it does not offer (`benchmarks/fits/trials.py`): `noises`, the annotated picture encoded so many
-times; `mirrored`, its mirror image as well; `timesteps`, the annotated picture seen at these; `weighted`, a weight of
-each block or head that is fitted too; `heads`, only the share of heads in which the word fits the annotation best;
-`spread`, maps spread by the self-attention of that grid, in the fit and when asked; `spread_asked`, the same of an
-ordinary fit when asked alone.
+A row that is named by options is the default but for these. Options of `ovam.optimize_tokens`: `rows`, `evaluations`,
+`pull` and `against`. Of trials that it does not offer (`benchmarks/fits/trials.py`): `noises`, the annotated picture
+encoded so many times; `mirrored`, its mirror image as well; `timesteps`, the annotated picture seen at these;
+`weighted`, a weight of each block or head that is fitted too; `heads`, only the share of heads in which the word fits
+the annotation best; `spread`, maps spread by the self-attention of that grid, in the fit and when asked;
+`spread_asked`, the same of an ordinary fit when asked alone.
 """
 
 
