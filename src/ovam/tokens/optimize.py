@@ -105,7 +105,9 @@ def optimize_tokens(
     _check_shown(classes, marks)
     rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
-    objective = Objective(chosen, targets, classes, against=rivals, rows=rows, half=which, distance=distance)
+    objective = Objective(
+        chosen, targets, classes, against=rivals, rows=rows, half=which, distance=distance, pulled=pull > 0
+    )
     best, losses, stopped = descend(objective, evaluations, pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
@@ -127,7 +129,8 @@ class Objective:
     """The loss as a function of one flat vector of steps away from the start, in which the pull is a plain square.
 
     The pull bends the loss more along the calibrations than along the vectors, ten thousand times on mini. Descents go
-    as far along all directions where it bends it alike, and need a third of the evaluations.
+    as far along all directions where it bends it alike, and need a third of the evaluations. Where nothing is pulled
+    (`pulled`) calibrations take longer steps: held short, fits of sharp attention ended beside the mask.
     """
 
     def __init__(
@@ -140,10 +143,12 @@ class Objective:
         rows: int = len(PHRASES),
         half: Half = "cond",
         distance: float = 1.0,
+        pulled: bool = True,
     ) -> None:
         self.traces, self.targets, self.classes, self.rows, self.half = traces, targets, classes, rows, half
         phrases = [phrase.format(name) for name in classes for phrase in PHRASES[:rows]]
         words, spread = start_of(traces[0], [*against, *phrases])
+        self.held = (2 * len(classes) / _STIFF) ** 0.5 if pulled else 1.0
         self.start, self.unit = words[:1] + distance * (words - words[:1]), distance * spread
 
     @property
@@ -154,8 +159,7 @@ class Objective:
         """Vectors (row, width), and the calibrations' scales and offsets (class,)."""
         count = len(self.classes)
         rows, steepness, borders = steps.split([self.start.numel(), count, count])
-        rows, held = self.start.numel() ** 0.5 * rows, (2 * count / _STIFF) ** 0.5
-        steepness, borders = held * steepness, held * borders
+        rows, steepness, borders = self.start.numel() ** 0.5 * rows, self.held * steepness, self.held * borders
         scales = _LEAST_SCALE * (1 + F.softplus(_BEGIN + steepness))
         offsets = -scales * (math.log(_BORDER / (1 - _BORDER)) + borders).sigmoid()  # a border in the map's range
         return self.start + self.unit * rows.view_as(self.start), scales, offsets
