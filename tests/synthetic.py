@@ -30,6 +30,12 @@ class Pieces:
         vectors = torch.stack([self._vector(name, i) for i, name in enumerate(names)])
         return TokenEmbedding(vectors, locate(plain, units, names, offsets), self.space)
 
+    def space_in(self, dtype):
+        return SPACE
+
+    def check_length(self, text):
+        """Every text is read whole."""
+
     def _vector(self, name, position):
         return torch.randn(WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()) + position))
 
