@@ -58,9 +58,9 @@ def optimize_tokens(
 
     All classes are fitted jointly, with one background that they share; what no mask covers is background. Start is
     each class name's own last token, in a few phrases, and the start token. A class's map is the sum of its rows'
-    maps. The loss is taken on calibrated maps, so that 0.5, or the
-    greatest, is the border without tuning; it fits the calibration's two numbers as well. Quasi-Newton steps
-    (L-BFGS) read the queries twice each; no copy of them is made, and the model's weights get no gradients.
+    maps. The loss is taken on calibrated maps, so that 0.5, or the greatest, is the border without tuning; it fits the
+    calibration's two numbers as well. Quasi-Newton steps (L-BFGS) read the queries twice each; no copy of them is
+    made, and the model's weights get no gradients.
 
     Args:
         traces: Of one image or of several, generated or encoded, of one text encoder.
