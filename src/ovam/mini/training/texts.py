@@ -2,8 +2,8 @@
 
 In some samples the caption is joined with that of another scene, as captions from the web name much that is not in
 their picture: only there must the denoiser find out which words are true of what it sees. It did not by itself, so
-that it is told which of the words belong to the picture: see `matching`. They are few: a
-denoiser that is often told of what is not there learns not to draw what is asked.
+that it is told which of the words belong to the picture: see `matching`. They are few: a denoiser that is often told
+of what is not there learns not to draw what is asked.
 """
 
 from collections.abc import Sequence
