@@ -17,6 +17,7 @@ from benchmarks.fits.opened import REPORT
 from benchmarks.fits.outcome import Outcome, pooled, row_of
 from benchmarks.fits.scenes import annotation_scenes, mask_of, of_split, scored_with
 from benchmarks.fits.table import difference, draws_of
+from benchmarks.narrowed import narrowed
 from benchmarks.options import Options
 from ovam.encode import TIMESTEPS
 from ovam.mini.scenes import CLASSES, Scene
@@ -30,6 +31,9 @@ QUICK_CLASSES, QUICK_SCORED = CLASSES[6:9], 12
 
 Encoded = dict[str, Any]
 """Options of `encode`."""
+
+NARROW = {"half of the channels of each head": 0.5, "a quarter of the channels of each head": 0.25}
+"""Settings whose fits see so much of the queries; what is asked later is whole."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def run(options: Options) -> dict[str, Any]:
     make(pipe, annotated[classes[0]], classes[0], known[USUAL])  # not counted
     for number, name in enumerate(classes):
         for setting in known if number % 2 == 0 else reversed(list(known)):
-            made[setting][name] = make(pipe, annotated[name], name, known[setting])
+            made[setting][name] = make(pipe, annotated[name], name, known[setting], NARROW.get(setting, 1.0))
     scored = [of_split("validation")(index) for index in range(count)]
     outcomes = {setting: score(pipe, made[setting], known[setting], scored) for setting in known}
     return {
@@ -76,14 +80,16 @@ def settings() -> dict[str, Encoded]:
     return {
         USUAL: {},
         "float32": {"dtype": torch.float32},
+        "bfloat16": {"dtype": torch.bfloat16},
         "int8": {"dtype": torch.int8},
         f"{len(FEWER)} of {len(TIMESTEPS)} time steps": {"timesteps": FEWER},
         f"the {len(best['timesteps'])} time steps of mini's report": best,
+        **{setting: {"dtype": torch.float32} for setting in NARROW},
     }
 
 
-def make(pipe: Any, scene: Scene, name: str, encoded: Encoded) -> Made:
-    """One token, from files to a file."""
+def make(pipe: Any, scene: Scene, name: str, encoded: Encoded, channels: float = 1.0) -> Made:
+    """One token, from files to a file; `channels` is the share of each head's that the fit sees."""
     with tempfile.TemporaryDirectory() as folder:
         image, mask, file = (Path(folder) / each for each in ("image.png", "mask.png", "tokens.safetensors"))
         Image.fromarray(scene.image).save(image)
@@ -91,7 +97,7 @@ def make(pipe: Any, scene: Scene, name: str, encoded: Encoded) -> Made:
         times = [time.perf_counter()]
         trace = ovam.encode(pipe, image, seed=scene.seed, **encoded)
         times.append(time.perf_counter())
-        tokens = ovam.optimize_tokens(trace, {name: mask})
+        tokens = ovam.optimize_tokens(trace if channels == 1 else narrowed(trace, channels), {name: mask})
         times.append(time.perf_counter())
         tokens.save(file)
         times.append(time.perf_counter())

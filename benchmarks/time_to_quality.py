@@ -41,7 +41,12 @@ GIVEN = (1, 2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)
 CALLS, RATES, TUNING_SEED = 1, (1.0, 10.0, 100.0, 1e3, 1e4, 1e5), 1000
 WORD = "thing"
 WORK_DIR = Path("runs/fits")
-START = "0"
+USUAL, ONE_ROW = "as by default", "one row each"
+SERIES: dict[str, dict[str, Any]] = {USUAL: {}, ONE_ROW: {"rows": 1, "against": []}}
+"""Options of fits: those that a user has, and as many vectors as the rivals fit, one of the class and one of the
+background."""
+
+START = "nothing fitted"
 """Beside them where a fit begins, with nothing fitted: shown, so that nobody takes it for the fit's work."""
 PULLED = f"`evaluations={EVALUATIONS}` with the default pull"
 """At full size fits have no pull: it holds steps back for other images' sake, and random queries have none."""
@@ -88,7 +93,7 @@ def on_mini(rivals: Rivals, given: Sequence[int], options: Options) -> dict[str,
     plan = Plan("validation", (), classes, draws=1, count=count)
     tasks = [replace(plan.task_of(name, plan.annotated[name]), without=()) for name in classes]
     methods = {START: next(rung for rung in ladder.rungs(chosen, 0.5) if rung.name == ladder.START)}
-    methods |= {str(number): variant({"evaluations": number}) for number in given}
+    methods |= {name: variant(options) for name, options in _fits(given).items()}
     for name, settings in rivals.items():
         methods[name] = Method(name, partial(authors.fit, settings=settings), asdict(settings))
 
@@ -114,8 +119,8 @@ def at_full_size(rivals: Rivals, given: Sequence[int], options: Options) -> dict
     best = min(tried, key=lambda each: each["loss"])["rate"]
     settings = {**rivals, TUNED: replace(rivals[TUNED], rate=best)}
     contenders: dict[str, Callable[[Drawn], Reached]] = {START: start_ours}
-    contenders |= {str(number): partial(fit_ours, evaluations=number, pull=0.0) for number in given}
-    contenders[PULLED] = partial(fit_ours, evaluations=EVALUATIONS, pull=PULL)
+    contenders |= {name: partial(fit_ours, options={**own, "pull": 0.0}) for name, own in _fits(given).items()}
+    contenders[PULLED] = partial(fit_ours, options={"evaluations": EVALUATIONS, "pull": PULL})
     contenders |= {name: partial(fit_rival, settings=each) for name, each in settings.items()}
     return {
         **compare(range(options.pairs), _drawing(contenders, calls), rivals, "lower"),
@@ -132,14 +137,14 @@ def compare(
 
     Args:
         problems: The pairs.
-        contenders: By name: numbers of evaluations, rivals, and others that are only shown.
+        contenders: By name: those of `_fits`, rivals, and others that are only shown.
         rivals: Names of those whose quality is to be reached.
         better: Which quality is.
 
     Returns:
-        For each number of evaluations and each rival the seconds of every problem and the mean quality; for each rival
-        the least number of evaluations from which on this library's mean quality is as good, and how much sooner that
-        is, pair by pair.
+        For each fit and each rival the seconds of every problem and the mean quality; for each rival and series of
+        fits the least number of evaluations from which on this library's mean quality is as good, and how much sooner
+        that is, pair by pair.
     """
     for name in contenders:
         if name not in rivals:
@@ -156,16 +161,28 @@ def compare(
         for name, every in reached.items()
     }
     ours = {name: each for name, each in found.items() if name not in rivals}
-    ends = {name: {**found[name], **_sooner(ours, found[name], better)} for name in rivals}
+    ends = {name: {**found[name], "reached": _reached(ours, found[name], better)} for name in rivals}
     return {"better": better, "ours": ours, "rivals": ends}
 
 
-def _sooner(ours: Mapping[str, Any], rival: Mapping[str, Any], better: Better) -> dict[str, Any]:
-    qualities = {name: each["quality"] for name, each in ours.items() if name.isdigit() and name != START}
-    name = first_as_good(qualities, rival["quality"], better)
-    if name is None:
-        return {"reached with": None}
-    return {"reached with": name, "sooner": asdict(ratio(rival["seconds"], ours[name]["seconds"]))}
+def _reached(ours: Mapping[str, Any], rival: Mapping[str, Any], better: Better) -> dict[str, Any]:
+    """For each series of fits with which of them a rival's end is reached, and how much sooner; None where it isn't."""
+    reached: dict[str, Any] = {}
+    for series in SERIES:
+        qualities = {name: ours[name]["quality"] for name in _fits(GIVEN, series) if name in ours}
+        name = first_as_good(qualities, rival["quality"], better)
+        reached[series] = name and {"with": name, "sooner": asdict(ratio(rival["seconds"], ours[name]["seconds"]))}
+    return reached
+
+
+def _fits(given: Sequence[int], *series: str) -> dict[str, dict[str, Any]]:
+    """Options of fits by their names in the tables, of all series unless some are named."""
+    found = {}
+    for options in (SERIES[each] for each in series or SERIES):
+        for number in given:
+            every = {"evaluations": number, **options}
+            found["`" + ", ".join(f"{name}={value}" for name, value in every.items()) + "`"] = every
+    return found
 
 
 def first_as_good(qualities: Mapping[str, float], target: float, better: Better) -> str | None:
@@ -220,10 +237,10 @@ def start_ours(drawn: Drawn) -> Reached:
     return Reached(seconds, common_loss(drawn, objective.start, objective.rows))
 
 
-def fit_ours(drawn: Drawn, evaluations: int, pull: float) -> Reached:
-    """`optimize_tokens` with so many evaluations and such a pull."""
+def fit_ours(drawn: Drawn, options: Mapping[str, Any]) -> Reached:
+    """`optimize_tokens` with such options."""
     begin = time.perf_counter()
-    tokens = optimize_tokens(drawn.trace, {WORD: drawn.mask}, evaluations=evaluations, pull=pull)
+    tokens = optimize_tokens(drawn.trace, {WORD: drawn.mask}, **options)
     seconds = time.perf_counter() - begin
     (group,) = tokens.groups
     return Reached(seconds, common_loss(drawn, group.vectors, group.rows.count(WORD)))

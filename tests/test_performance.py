@@ -9,6 +9,7 @@ from benchmarks import end_to_end, report, report_tokens, time_to_quality
 from benchmarks.fits.methods import PUBLISHED, TUNED
 from benchmarks.fits.scenes import annotation_scenes, of_split
 from benchmarks.measure import middle
+from benchmarks.narrowed import narrowed
 from benchmarks.rivals import authors
 
 import ovam
@@ -44,20 +45,27 @@ def test_contenders_take_turns_and_times_are_divided_problem_by_problem():
 
         return reached
 
+    one_row = "`evaluations=8, rows=1, against=[]`"
     contenders = {
-        "0": contender("0", 0.9, 0.0),
-        "1": contender("1", 0.2, 1.0),
-        "8": contender("8", 0.4, 2.0),
+        time_to_quality.START: contender(time_to_quality.START, 0.9, 0.0),
+        "`evaluations=1`": contender("`evaluations=1`", 0.2, 1.0),
+        "`evaluations=8`": contender("`evaluations=8`", 0.4, 2.0),
+        one_row: contender(one_row, 0.35, 0.5),
         "shown": contender("shown", 0.9, 0.1),
         "rival": contender("rival", 0.3, 40.0),
         "better": contender("better", 0.5, 1.0),
     }
     found = time_to_quality.compare([0, 1], contenders, ["rival", "better"], "higher")
-    assert called[4:] == [(name, 0) for name in contenders] + [(name, 1) for name in reversed(contenders)]
-    assert found["ours"]["8"]["seconds"] == [2.0, 4.0]
-    assert found["rivals"]["rival"]["reached with"] == "8"
-    assert found["rivals"]["rival"]["sooner"]["median"] == 20.0
-    assert found["rivals"]["better"] == {"seconds": [1.0, 2.0], "quality": 0.5, "reached with": None}
+    assert called[5:] == [(name, 0) for name in contenders] + [(name, 1) for name in reversed(contenders)]
+    assert found["ours"]["`evaluations=8`"]["seconds"] == [2.0, 4.0]
+    reached = found["rivals"]["rival"]["reached"]
+    assert {series: each["with"] for series, each in reached.items()} == {
+        time_to_quality.USUAL: "`evaluations=8`",
+        time_to_quality.ONE_ROW: one_row,
+    }
+    assert [each["sooner"]["median"] for each in reached.values()] == [20.0, 80.0]
+    nowhere = {time_to_quality.USUAL: None, time_to_quality.ONE_ROW: None}
+    assert found["rivals"]["better"] == {"seconds": [1.0, 2.0], "quality": 0.5, "reached": nowhere}
 
 
 def test_the_common_loss_is_the_least_that_any_scale_and_offset_give():
@@ -81,7 +89,7 @@ def test_both_fits_lower_the_common_loss_of_a_planted_mask():
     mask = planted_mask(trace).numpy()
     target = target_on(trace, annotation_of({"a": mask}, trace.size), ("a",))
     drawn = time_to_quality.Drawn(trace, mask, target)
-    first, last = (time_to_quality.fit_ours(drawn, number, 0.0).quality for number in (1, 40))
+    first, last = (time_to_quality.fit_ours(drawn, {"evaluations": n, "pull": 0.0}).quality for n in (1, 40))
     assert last < 0.9 * first
     settings = authors.Settings(iterations=12, scale="mean", loss="shares", keep="best")
     begin, end = time_to_quality.tried_rates(drawn, settings, (0.0, 30.0))
@@ -91,13 +99,14 @@ def test_both_fits_lower_the_common_loss_of_a_planted_mask():
 @pytest.fixture(scope="module")
 def quality():
     ours = {
-        "0": {"seconds": [0.0, 0.0], "quality": 0.29},
-        "1": {"seconds": [0.02, 0.04], "quality": 0.3},
-        "40": {"seconds": [0.5, 0.6], "quality": 0.38},
+        time_to_quality.START: {"seconds": [0.0, 0.0], "quality": 0.29},
+        "`evaluations=1`": {"seconds": [0.02, 0.04], "quality": 0.3},
+        "`evaluations=40`": {"seconds": [0.5, 0.6], "quality": 0.38},
     }
-    tuned = {"seconds": [0.6, 0.8], "quality": 0.35, "reached with": None}
     sooner = {"median": 60.0, "low": 40.0, "high": 70.0, "pairs": 2}
-    published = {"seconds": [7.0, 7.2], "quality": 0.25, "reached with": "1", "sooner": sooner}
+    reached = {time_to_quality.USUAL: {"with": "`evaluations=1`", "sooner": sooner}, time_to_quality.ONE_ROW: None}
+    tuned = {"seconds": [0.6, 0.8], "quality": 0.35, "reached": dict.fromkeys(time_to_quality.SERIES)}
+    published = {"seconds": [7.0, 7.2], "quality": 0.25, "reached": reached}
     settings = {TUNED: {"iterations": 100, "rate": 10.0}, PUBLISHED: {"iterations": 1000}}
     problem = {"better": "higher", "ours": ours, "rivals": {TUNED: tuned, PUBLISHED: published}, "settings": settings}
     full = {**problem, "better": "lower", "calls": 3, "tried": [{"rate": 1.0}, {"rate": 10.0}]}
@@ -107,9 +116,12 @@ def quality():
 
 def test_a_goal_that_was_not_reached_is_not_met_and_one_by_the_median_says_so(quality):
     text = report.write({"time_to_quality": quality})
-    assert "| mini: as good as authors, tuned at its end at least 20x sooner | not reached | no |" in text
+    assert (
+        "| mini, as by default: as good as authors, tuned at its end at least 20x sooner | not reached | no |" in text
+    )
     published = "60.0x (40.0 to 70.0) | by the median, the interval reaches beyond |"
-    assert f"at least 50x sooner | {published}" in text
+    assert f"mini, as by default: as good as authors, published at its end at least 50x sooner | {published}" in text
+    assert "mini, one row each: as good as authors, published at its end at least 50x sooner | not reached" in text
     assert "| mini | nothing fitted | mIoU 0.2900 |" in text
     assert "| mini | authors, published: 1000 iterations | mIoU 0.2500 | 7.10 s" in text
     assert "its rate, 10, is the best of 1, 10 on other queries" in text
@@ -143,3 +155,16 @@ def test_a_token_is_made_from_files_and_scored_as_it_is_read(monkeypatch):
     shown = [each.seed for each in scored if each.mask("car").mean() > 0.01]
     (outcome,) = end_to_end.score(pipe, {"car": made}, encoded, scored)["car"]
     assert [row.seed for row in outcome.rows] == shown
+
+
+def test_a_narrowed_trace_loses_only_what_its_queries_have_elsewhere():
+    trace = make_trace(head_dim=4)
+    turned = narrowed(trace, 1.0).maps("the sky").token_maps
+    assert (turned - trace.maps("the sky").token_maps).abs().max() < 2e-6  # measured: 1.8e-7
+    for block in trace.blocks.values():
+        block.query["cond"][..., 2:] = block.query["cond"][..., :2]  # two directions alone
+    half = narrowed(trace, 0.5)
+    assert {block.query["cond"].shape[-1] for block in half.blocks.values()} == {2}
+    whole = trace.maps("the sky").token_maps
+    assert (half.maps("the sky").token_maps - whole).abs().max() < 1e-6  # measured: 8.9e-8
+    assert (narrowed(trace, 0.25).maps("the sky").token_maps - whole).abs().max() > 0.01  # measured: 0.28

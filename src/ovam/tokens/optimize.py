@@ -1,5 +1,6 @@
 """Token optimisation: vectors of classes and of one background, fitted to annotations of one or several images."""
 
+import functools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ def optimize_tokens(
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
-        evaluations: Most evaluations of the loss.
+        evaluations: Most evaluations of the loss; a line search that is under way is ended, which may take a few more.
         pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
             the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
             all tell something.
@@ -119,7 +120,7 @@ def optimize_tokens(
         losses=tuple(losses),
         stopped=stopped,
         annotations=tuple(mark.digest(trace) for trace, mark in zip(chosen, marks, strict=True)),
-        versions={package: version(package) for package in ("ovam", "torch")},
+        versions=_versions(),
     )
     names = (*[BACKGROUND] * (1 + len(rivals)), *(name for name in classes for _ in range(rows)))
     return TokenSet((TokenGroup(names, vectors, calibrations, fit, licence),), space)
@@ -274,6 +275,12 @@ def target_on(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> T
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     size = (min(trace.size[0], _FINER * finest[0]), min(trace.size[1], _FINER * finest[1]))
     return Target(*target_of(annotation, classes, size))
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of what a fit depends on; to look them up takes as long as an evaluation on a small model."""
+    return {package: version(package) for package in ("ovam", "torch")}
 
 
 def _pairs(

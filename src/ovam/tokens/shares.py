@@ -1,7 +1,7 @@
 """How pixels divide their attention between a background row and class rows, with the gradient: two reads in all.
 
-The attention of two rows is a sigmoid of `query . (key 1 - key 0)`; of more it is a softmax of such differences and 0.
-For the gradient only the shares are kept, one number for each query: no copy of the queries, and no graph over them.
+The attention of two rows is a sigmoid of `query . (key 1 - key 0)`; of more it is a softmax of such differences. For
+the gradient only the shares are kept, a number for each query and row: no copy of the queries, no graph over them.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from ovam.quantised import Stored, floats
 from ovam.shapes import Embedding, Key
 from ovam.trace import Half, TokenEmbedding, Trace
 
-_COPIED = 2**20  # floats at a time: 4 MB, which stay in a cache
+_FLOATS = 2**21  # at a time, queries and scores: 8 MB, which stay in a cache
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 
@@ -66,48 +66,62 @@ def share_sums(query: Stored, key: Key, scale: float) -> Float[Tensor, "class pi
         key: Keys of one group's rows; the sums have their type, float64 for an exact comparison.
         scale: Factor on the scores.
     """
-    difference = (key[:, 1:] - key[:, :1]).to(query.device) * scale
+    difference = (key - key[:, :1]).to(query.device) * scale
+    if key.shape[1] == 2:
+        difference = difference[:, 1:]
     sums: Tensor = _ShareSums.apply(difference, query)  # type: ignore[no-untyped-call]
-    return sums
+    return sums[1 - key.shape[1] :]
 
 
 class _ShareSums(torch.autograd.Function):
+    """Of one row its share against a score of 0, by a sigmoid; of several the share of each, by a softmax."""
+
     @staticmethod
     def forward(ctx: Any, difference: Tensor, query: Stored) -> Tensor:
-        heads, steps, pixels, _ = query.shape
-        shares = difference.new_empty(heads, difference.shape[1], steps, pixels)
-        for span, part, rows in _by_piece(query, difference.dtype):
-            piece = shares[:, :, span, part]
-            piece.copy_(_against_zero(_scores(difference, rows)).view_as(piece))
+        sums, kept = difference.new_zeros(difference.shape[1], query.shape[2]), list[Tensor]()
+        for part, count, rows in _by_piece(query, difference):
+            shares = _shares(difference, rows)
+            sums[:, part] += shares.unflatten(-1, (count, -1)).sum((0, 2))
+            kept.append(shares)
         ctx.query = query  # no output of this function, and not always a tensor
-        ctx.save_for_backward(shares)
-        return shares.sum((0, 2))
+        ctx.save_for_backward(difference, *kept)
+        return sums
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        query, (shares,), grad = ctx.query, ctx.saved_tensors, grads[0][:, None]  # (class, 1, pixel)
-        found = shares.new_zeros(query.shape[0], shares.shape[1], query.shape[-1])
-        for span, part, rows in _by_piece(query, shares.dtype):
-            share, slope = shares[:, :, span, part], grad[..., part]
-            found += (share * (slope - (share * slope).sum(1, keepdim=True))).flatten(2) @ rows
+        difference, *kept = ctx.saved_tensors
+        found = torch.zeros_like(difference)
+        for shares, (part, count, rows) in zip(kept, _by_piece(ctx.query, difference), strict=True):
+            slope = grads[0][:, None, part].expand(-1, count, -1).flatten(1)  # (class, row)
+            found += _slopes_of_scores(shares, slope) @ rows
         return found, None
 
 
-def _scores(difference: Tensor, rows: Tensor) -> Tensor:
-    """Dot products, (head, class, row); one class from the rows' side, which takes two thirds of the time."""
-    return (rows @ difference.mT).mT if difference.shape[1] == 1 else difference @ rows.mT
+def _shares(difference: Tensor, rows: Tensor) -> Tensor:
+    """(head, class, row); one class is multiplied from the rows' side, which takes two thirds of the time."""
+    if difference.shape[1] == 1:
+        return (rows @ difference.mT).mT.sigmoid_()
+    return (difference @ rows.mT).softmax(1)
 
 
-def _by_piece(query: Stored, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Steps, pixels and their rows (head, step * pixel, head_dim): a view, or small copies where narrow."""
+def _slopes_of_scores(shares: Tensor, slope: Tensor) -> Tensor:
+    """What slopes of shares are as slopes of the scores."""
+    if shares.shape[1] == 1:
+        return torch.addcmul(shares, shares, shares, value=-1).mul_(slope)
+    slopes = shares * slope
+    return slopes.sub_(shares * slopes.sum(1, keepdim=True))
+
+
+def _by_piece(query: Stored, difference: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
+    """Pixels, a number of steps, and their rows (head, step * pixel, head_dim).
+
+    Rows are small copies where queries are narrow, else a view: of all for one class, which is done with them as soon
+    as they are read, of some for several, whose scores then stay in a cache.
+    """
     heads, steps, pixels, head_dim = query.shape
-    at_once = steps * pixels if query.dtype == dtype else max(1, _COPIED // (heads * head_dim))
+    several = difference.shape[1] if difference.shape[1] > 1 else 0
+    whole = query.dtype == difference.dtype and not several
+    at_once = steps * pixels if whole else max(1, _FLOATS // (heads * (head_dim + several)))
     for span, part in pieces(steps, pixels, at_once):
-        yield span, part, floats(query[:, span, part]).to(dtype).flatten(1, 2)
-
-
-def _against_zero(scores: Tensor) -> Tensor:
-    """Softmax over the classes and one score of 0."""
-    if scores.shape[1] == 1:
-        return scores.sigmoid()
-    return torch.cat([scores, torch.zeros_like(scores[:, :1])], 1).softmax(1)[:, :-1]
+        rows = floats(query[:, span, part]).to(difference.dtype).flatten(1, 2)
+        yield part, len(range(steps)[span]), rows
