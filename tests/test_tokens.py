@@ -163,10 +163,12 @@ class TestFit:
         others = len(AGAINST)  # the start token's, and all but the class
         assert Counter(usual.rows) == {BACKGROUND: others, "sky": len(PHRASES)}
         target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
-        objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"))
+        objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"), distance=1.0)
         words = ("sky", "hot dog", "whisker", "a photograph of the whisker", "the whisker")
         starts = [optimize.start_of(trace, [word])[0] for word in words]
         assert torch.allclose(objective.start, torch.stack([starts[0][0], *(rows[1] for rows in starts)]))
+        nearer = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"), distance=0.25)
+        assert torch.allclose(nearer.start, starts[0][0] + 0.25 * (objective.start - starts[0][0]))
         expected = reference_maps(trace, group.vectors.double().numpy())[-len(PHRASES) :].sum(0)
         found = trace.maps(TokenSet((group,), trace.text.space))
         assert found.words == ("whisker",)
