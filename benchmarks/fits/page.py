@@ -51,10 +51,10 @@ latter is done for {OWN_SCENES} scenes a class, so that its mIoU is not of the o
 taken on the same ones.
 
 A row that is named by options is the default but for these. Options of `ovam.optimize_tokens`: `rows`, `evaluations`,
-`pull`, `distance` and `against`. Of trials that it does not offer (`benchmarks/fits/trials.py`): `noises`, the annotated picture
-encoded so many times; `mirrored`, its mirror image as well; `timesteps`, the annotated picture seen at these;
-`weighted`, a weight of each block or head that is fitted too; `heads`, only the share of heads in which the word fits
-the annotation best; `spread`, maps spread by the self-attention of that grid, in the fit and when asked;
+`pull`, `distance` and `against`. Of trials that it does not offer (`benchmarks/fits/trials.py`): `noises`, the
+annotated picture encoded so many times; `mirrored`, its mirror image as well; `timesteps`, the annotated picture seen
+at these; `weighted`, a weight of each block or head that is fitted too; `heads`, only the share of heads in which the
+word fits the annotation best; `spread`, maps spread by the self-attention of that grid, in the fit and when asked;
 `spread_asked`, the same of an ordinary fit when asked alone.
 """
 

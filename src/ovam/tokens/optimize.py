@@ -29,7 +29,6 @@ PHRASES = ("{}", "a photograph of the {}", "the {}")
 """Where the rows of a class begin: the last token of its name in each. Text encoders give it other vectors in each."""
 EVALUATIONS = 20
 PULL = 10.0
-DISTANCE = 0.2
 _BORDER = 0.6  # of the stretched map, at first
 _LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
 _BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
@@ -53,7 +52,7 @@ def optimize_tokens(
     steps: Iterable[int] | None = None,
     evaluations: int = EVALUATIONS,
     pull: float = PULL,
-    distance: float = DISTANCE,
+    distance: float = 1.0,
     licence: str | None = None,
 ) -> TokenSet:
     """Fit a few vectors for each class and for the background, so that the classes' maps become their masks.
@@ -80,9 +79,8 @@ def optimize_tokens(
         pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
             the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
             all tell something.
-        distance: Where all rows begin on the way from the background's start, 0, to their words, 1. Near 0 attention is
-            even, and changes more evenly with the vectors: such fits carry a little farther, and are easier where
-            attention is sharp.
+        distance: Where all rows begin on the way from the background's start, 0, to their words, 1. Where attention is
+            sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the words.
         licence: Under which the tokens may be used.
 
     Returns:
@@ -145,7 +143,7 @@ class Objective:
         against: Sequence[str] = (),
         rows: int = len(PHRASES),
         half: Half = "cond",
-        distance: float = DISTANCE,
+        distance: float = 1.0,
         pulled: bool = True,
     ) -> None:
         self.traces, self.targets, self.classes, self.rows, self.half = traces, targets, classes, rows, half
