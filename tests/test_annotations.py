@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 import reference
 from ovam import errors
-from ovam.tokens.annotations import IGNORE, annotation_from_labels, annotation_of
+from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.tokens.coco import polygon_mask, rle_mask, unpacked
 from test_errors import assert_refuses
 
@@ -167,3 +167,46 @@ def test_what_does_not_go_together():
     assert_refuses(errors.AnnotationError, ["'Cat'", "twice"], lambda: annotation_of({"Cat": MASK, "cat": ~MASK}, SIZE))
     assert_refuses(errors.AnnotationError, ["empty"], lambda: annotation_of({}, SIZE))
     assert_refuses(errors.AnnotationError, ["'<start>'"], lambda: annotation_of({"<start>": MASK}, SIZE))
+
+
+def test_an_overlap_is_told_of_beside_what_is_ignored():
+    """The other class's outline is ignored, as in Pascal VOC, and comes first in reading order."""
+    ringed = np.zeros(SIZE, dtype=np.uint8)
+    ringed[0:4, 0:4], ringed[1:3, 1:3] = 255, 1
+    over = np.zeros(SIZE, dtype=bool)
+    over[0:3, 0:3] = True
+    told = ["'cat'", "'dog'", "overlap in 4 pixels"]
+    assert_refuses(errors.AnnotationError, told, lambda: annotation_of({"cat": ringed, "dog": over}, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "told"),
+    [
+        (MASK * 7, ("cat",), ["holds 7", "cat"]),
+        (MASK * 1, ("cat", "Cat"), ["twice"]),
+        (MASK * 1, ("<background>",), ["<background>"]),
+        (MASK * 0.5, ("cat",), ["float64", "whole numbers"]),
+    ],
+)
+def test_an_annotation_made_by_hand_is_checked(labels, classes, told):
+    assert_refuses(errors.AnnotationError, told, lambda: annotation_of(Annotation(labels, classes), SIZE))
+
+
+def test_rows_of_numbers_are_no_polygons():
+    """Their width is even and above 6, as a polygon's numbers of coordinates are."""
+    wide = np.zeros((4, 8), dtype=np.uint8)
+    wide[1:3, 2:5] = 1
+    assert np.array_equal(annotation_of({"cat": wide.tolist()}, (4, 8)).labels, wide)
+
+
+@pytest.mark.parametrize("value", [7.9, float("nan")])
+def test_label_maps_have_whole_numbers(value):
+    labels = np.where(MASK, value, 0.0)
+    told = ["label map", "not whole"]
+    assert_refuses(errors.AnnotationError, told, lambda: annotation_from_labels(labels, {7: "cat"}, SIZE, others=True))
+
+
+@pytest.mark.parametrize(("number", "told"), [(255, "ignored"), (0, "background")])
+def test_a_class_has_a_number_of_its_own(number, told):
+    names = {number: "cat"}
+    assert_refuses(errors.AnnotationError, ["'cat'", told], lambda: annotation_from_labels(MASK * 255, names, SIZE))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,7 @@ def annotation_of(
             numbers, is empty or full, or two masks overlap.
     """
     if isinstance(masks, Annotation):
-        _check_size(masks.labels, size, "label map")
-        _check_share(masks.labels, "label map")
+        _check_labels(masks, size)
         return masks
     if not isinstance(masks, Mapping) or not masks:
         told = "empty" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
@@ -72,15 +71,15 @@ def annotation_of(
     classes = tuple(_names(masks))
     labels = np.zeros(size, dtype=np.uint8)
     for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
-        values = _binary(_pixels(mask, size, name), ignore, name)
+        values = _binary(_pixels(mask, size, f"mask of {name!r}"), ignore, name)
         _check_size(values, size, f"mask of {name!r}")
         _check_share(values, f"mask of {name!r}")
-        clash = int(((values == 1) & (labels > 0) & (labels != IGNORE)).sum())
-        if clash:
-            other = classes[int(labels[(values == 1) & (labels > 0)][0]) - 1]
+        clash = (values == 1) & (labels > 0) & (labels != IGNORE)
+        if clash.any():
+            other = classes[int(labels[clash][0]) - 1]
             raise AnnotationError(
-                f"masks of {name!r} and {other!r} overlap in {clash} pixels: expected one class a pixel; give each "
-                f"pixel to one of them, or mark it with the ignored number {ignore}"
+                f"masks of {name!r} and {other!r} overlap in {int(clash.sum())} pixels: expected one class a "
+                f"pixel; give each pixel to one of them, or mark it with the ignored number {ignore}"
             )
         labels[values == IGNORE] = IGNORE
         labels[(values == 1) & (labels != IGNORE)] = number
@@ -105,19 +104,29 @@ def annotation_from_labels(
         others: Whether further numbers may occur, and are background.
 
     Raises:
-        AnnotationError: see `annotation_of`.
+        AnnotationError: see `annotation_of`; or a class has the ignored number, or that of the background.
     """
-    values = _pixels(labels, size, "labels").astype(np.int64)
+    values = _pixels(labels, size, "label map")
     _check_size(values, size, "label map")
+    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also where it is not a number
+        raise AnnotationError(
+            "label map holds numbers that are not whole: expected the number of a class in each pixel"
+        )
+    for number in names:
+        if number in (0, ignore):
+            told = "the background's" if number == 0 else "what is ignored"
+            raise AnnotationError(
+                f"class {names[number]!r} has the number {number}, which is {told}: expected another one for a class; "
+                "give `ignore` another number where the label map has a class there"
+            )
+    values = values.astype(np.int64)
     unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]
     if unknown and not others:
         raise AnnotationError(
             f"label map holds {_some(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
             f"{_some(list(names))}; name the other numbers as well, or set their pixels to one of these"
         )
-    classes = tuple(_names(dict.fromkeys(names.values())))
-    if len(classes) != len(names):
-        raise AnnotationError(f"label map has names {list(names.values())}: expected each class once")
+    classes = tuple(_names(names.values()))
     found = np.zeros(size, dtype=np.uint8)
     for position, number in enumerate(names, start=1):
         found[values == number] = position
@@ -126,7 +135,7 @@ def annotation_from_labels(
     return Annotation(found, classes)
 
 
-def _names(masks: Mapping[str, Any]) -> list[str]:
+def _names(masks: Iterable[str]) -> list[str]:
     names = [str(name).strip() for name in masks]
     folded = [name.casefold() for name in names]
     for name in names:
@@ -139,16 +148,34 @@ def _names(masks: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _pixels(mask: MaskLike, size: tuple[int, int], name: str) -> np.ndarray:
+def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
+    """Whether an annotation that was made by hand is one."""
+    _check_size(annotation.labels, size, "label map")
+    if annotation.labels.dtype.kind not in "iu":
+        raise AnnotationError(f"label map is of {annotation.labels.dtype}: expected whole numbers")
+    _names(annotation.classes)
+    known = range(len(annotation.classes) + 1)
+    unknown = [int(value) for value in np.unique(annotation.labels) if value not in (*known, IGNORE)]
+    if unknown:
+        raise AnnotationError(
+            f"label map holds {_some(unknown)}: expected 0 for background, 1 to {len(annotation.classes)} for the "
+            f"classes {', '.join(annotation.classes)}, and {IGNORE} for what is ignored"
+        )
+    _check_share(annotation.labels, "label map")
+
+
+def _pixels(mask: MaskLike, size: tuple[int, int], what: str) -> np.ndarray:
     """Numbers (height, width) of any kind of mask."""
     if isinstance(mask, str | Path):
-        mask = _file(Path(mask), name)
+        mask = _file(Path(mask), what)
     if isinstance(mask, Mapping) and "segmentation" in mask:
         mask = mask["segmentation"]  # an object of COCO's annotations
     if isinstance(mask, Mapping):
-        return rle_mask(mask, f"mask of {name!r}")
+        return rle_mask(mask, what)
     if isinstance(mask, Image.Image):
-        mask = _grey(mask, name)
+        mask = _grey(mask, what)
+    if isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask):
+        mask = np.asarray(mask)  # no polygon: so many with as many corners each are not met with
     if (
         isinstance(mask, list)
         and mask
@@ -162,13 +189,17 @@ def _pixels(mask: MaskLike, size: tuple[int, int], name: str) -> np.ndarray:
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
         told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
         raise AnnotationError(
-            f"mask of {name!r} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
+            f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
             "pixel, or COCO's RLE or polygons"
         )
     return mask
 
 
-def _file(path: Path, name: str) -> Any:
+def _is_row(row: object, width: int) -> bool:
+    return isinstance(row, list) and len(row) == width and all(isinstance(number, int | float) for number in row)
+
+
+def _file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
@@ -184,11 +215,11 @@ def _file(path: Path, name: str) -> Any:
         Image.DecompressionBombError,
     ) as e:
         raise AnnotationError(
-            f"mask {path} of {name!r} can't be read ({e}): expected a PNG file, or JSON with COCO's RLE or polygons"
+            f"{what}, {path}, can't be read ({e}): expected a PNG file, or JSON with COCO's RLE or polygons"
         ) from e
 
 
-def _grey(picture: Image.Image, name: str) -> np.ndarray:
+def _grey(picture: Image.Image, what: str) -> np.ndarray:
     """One number a pixel: of a palette the number itself, of a picture in black and white its level."""
     if picture.mode in ("1", "P", "L", "I", "I;16"):
         return np.asarray(picture)
@@ -196,7 +227,7 @@ def _grey(picture: Image.Image, name: str) -> np.ndarray:
     colours, opaque = channels[..., :3], channels[..., 3] == 255
     if not opaque.all() or (colours != colours[..., :1]).any():
         raise AnnotationError(
-            f"mask of {name!r} has colours or transparent pixels (mode {picture.mode}): expected black and white, one "
+            f"{what} has colours or transparent pixels (mode {picture.mode}): expected black and white, one "
             "number a pixel; fill the object with white and all else with black, and save it as PNG"
         )
     return colours[..., 0]

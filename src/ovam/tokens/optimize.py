@@ -98,11 +98,13 @@ def optimize_tokens(
     chosen, marks = _pairs(traces, annotations, ignore)
     _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
+        wanted = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
         asked = None if steps is None else list(steps)
-        chosen = [trace.select(blocks=blocks, steps=asked) for trace in chosen]
+        chosen = [trace.select(blocks=wanted, steps=asked) for trace in chosen]
     which = half_of(chosen[0], half)
     space = _check_alike(chosen, which)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
+    _check_spelling(classes, marks)
     _check_shown(classes, marks)
     rivals = _rivals(against, classes)
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
@@ -327,13 +329,27 @@ def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
 
 
 def _rivals(against: str | Sequence[str] | None, classes: Sequence[str]) -> tuple[str, ...]:
+    known = {name.casefold() for name in classes}
     if against is None:
-        return tuple(word for word in AGAINST if word not in classes)
+        return tuple(word for word in AGAINST if word not in known)
     rivals = listed([against] if isinstance(against, str) else against) if against else ()
-    for name in classes:
-        if name in rivals:
+    for name in rivals:
+        if name.casefold() in known:
             raise OptionError(f"class {name!r} is in `against` as well: expected words for what is not annotated there")
     return tuple(dict.fromkeys(rivals))
+
+
+def _check_spelling(classes: Sequence[str], marks: Sequence[Annotation]) -> None:
+    """Text encoders read all letters as small ones, so that such classes would be one."""
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            where = [next(i for i, mark in enumerate(marks) if each in mark.classes) for each in (other, name)]
+            raise AnnotationError(
+                f"class {other!r} of annotation {where[0]} is {name!r} in annotation {where[1]}: expected one spelling "
+                "of a class; capitals make no other class"
+            )
 
 
 def _check_shown(classes: Sequence[str], marks: Sequence[Annotation]) -> None:
