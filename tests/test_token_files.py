@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ovam import errors
 from ovam.calibration import Calibration
+from ovam.tokens.card import model_card
 from ovam.tokens.hub import FILE, push_to_hub
 from ovam.tokens.legacy import import_tokens, read_arrays
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
@@ -78,11 +79,11 @@ class TestFile:
             raise OSError("disk full")
 
         monkeypatch.setattr("ovam.tensor_file.save_file", half_written)
-        with pytest.raises(OSError, match="disk full"):
-            tokens.save(path)
+        assert_refuses(errors.TokenFileError, ["a.safetensors", "disk full"], lambda: tokens.save(path))
         assert path.read_bytes() == before
         assert [found.name for found in tmp_path.iterdir()] == ["a.safetensors"]
         assert_refuses(errors.TokenFileError, ["absent"], lambda: tokens.save(tmp_path / "absent" / "a.safetensors"))
+        assert_refuses(errors.TokenFileError, ["is a folder"], lambda: tokens.save(tmp_path))
 
     def test_every_truncation_is_refused(self, tokens, tmp_path):
         tokens.save(tmp_path / "a.safetensors")
@@ -130,6 +131,11 @@ class TestFile:
         for name in ("text.safetensors", "inversion.safetensors", "absent.safetensors"):
             assert_refuses(errors.TokenFileError, [name], lambda name=name: TokenSet.load(tmp_path / name))
 
+    def test_another_layer_than_encoders_are_asked_for(self, tokens, tmp_path):
+        other = replace(tokens, space=replace(SPACE, layer="../last"))
+        other.save(tmp_path / "a.safetensors")
+        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(tmp_path / "a.safetensors"))
+
     def test_sets_of_two_spaces_are_not_merged(self, tokens):
         other = replace(tokens, space=Space("Other:1", "last", WIDTH))
         assert_refuses(errors.SpaceMismatchError, [str(SPACE), "Other:1"], lambda: tokens.merged(other))
@@ -162,6 +168,28 @@ class TestHub:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", FILE]
         assert_same(TokenSet.from_pretrained(tmp_path), tokens)
         assert (tmp_path / "README.md").read_text().startswith("---\nlibrary_name: ovam\n")
+
+    def test_a_refused_upload_is_told(self, tokens, monkeypatch):
+        class Api:
+            def __init__(self, token=None): ...
+
+            def create_repo(self, repo_id, private, exist_ok):
+                raise OSError("401 Client Error")
+
+        monkeypatch.setattr("huggingface_hub.HfApi", Api)
+        assert_refuses(errors.TokenFileError, ["'cats'", "401", "logged in"], lambda: push_to_hub(tokens, "cats"))
+
+    @pytest.mark.parametrize(
+        ("licence", "told"),
+        [
+            ("CC-BY-4.0", "license: cc-by-4.0\n"),
+            ("Ours, for research", "license: other\nlicense_name: ours-for-research\n"),
+            (None, "license: other\nlicense_name: other\n"),
+        ],
+    )
+    def test_the_hub_is_told_a_licence_in_its_own_words(self, tokens, licence, told):
+        groups = tuple(replace(group, licence=licence) for group in tokens.groups)
+        assert told in model_card(replace(tokens, groups=groups))
 
     def test_what_is_not_there(self, tmp_path):
         refused = (lambda: TokenSet.from_pretrained(tmp_path), lambda: TokenSet.from_pretrained("nobody/nothing"))
@@ -220,6 +248,13 @@ HOSTILE = {
 
 
 class TestForeign:
+    @pytest.mark.parametrize("damage", [(b")", b" "), (b"'descr'", b"\n  'des")], ids=["bracket", "indent"])
+    def test_a_damaged_header_is_refused(self, tmp_path, damage):
+        path = tmp_path / "tokens.npy"
+        np.save(path, np.ones((2, 4), dtype=np.float32))
+        path.write_bytes(path.read_bytes().replace(*damage))
+        assert_refuses(errors.TokenFileError, [str(path)], lambda: read_arrays(path))
+
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_hostile_files_are_refused_and_not_run(self, tmp_path, kind):
         path = tmp_path / "tokens.npy"

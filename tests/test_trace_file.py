@@ -332,7 +332,7 @@ class TestWriting:
             raise OSError("No space left on device")
 
         monkeypatch.setattr("ovam.tensor_file.save_file", disk_full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(TraceFileError, match="No space left"):
             trace.save(path)
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]

@@ -1,6 +1,7 @@
 """Files of the project's own: safetensors with one JSON header that names the format. Never pickle."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,18 +40,36 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     """Write a file; it appears whole or not at all, and equal contents give equal bytes.
 
     Raises:
-        The format's error: the folder is not there.
+        The format's error: the folder is not there, or the file can't be written to it.
     """
-    if not path.parent.is_dir():
-        raise form.error(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
+    check_writable(path, form)
     temporary = path.with_name(path.name + ".partial")
     try:
         # one metadata entry only: safetensors writes several in an order that changes from run to run
         metadata = {"ovam": json.dumps(header, sort_keys=True)}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise form.error(
+            f"{path} can't be written ({error}): expected a folder with room that may be written to; what was there "
+            "before is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, form: Format) -> None:
+    """Find out beforehand what would keep a file from being written, but for a full disk.
+
+    Raises:
+        The format's error: it is a folder, its folder is not there, or may not be written to.
+    """
+    if path.is_dir():
+        raise form.error(f"{path} can't be written: expected the name of a file, but it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise form.error(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise form.error(f"{path} can't be written: expected a folder that you may write to; choose another one")
 
 
 def read_file(path: Path, form: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -81,6 +100,8 @@ def _opened(path: Path, form: Format) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
+    except OSError as error:
+        raise form.error(f"{path} can't be read ({error}): expected a file that you may read") from error
     except SafetensorError as error:
         raise form.error(
             f"{path} is not a readable safetensors file ({error}): it is damaged, cut short, or of another kind; "

@@ -4,6 +4,7 @@ Nothing here knows a model. A trace answers through its `TextSide`, which turns 
 methods `maps`, `segment`, `save` and `load` are doors to functions of later stages, imported when called.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +51,16 @@ class Space:
 
     def __str__(self) -> str:
         return f"{self.encoder}, layer {self.layer}, width {self.width}"
+
+
+def check_layer(space: Space) -> None:
+    """Whether the layer that a file names is one that text encoders are asked for.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
+        raise ValueError(f"layer {space.layer!r} of the text encoder")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,6 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.trace import BlockTrace, Call, Half, SelfAttention, Source, Space, TextSide, Trace
+from ovam.trace import BlockTrace, Call, Half, SelfAttention, Source, Space, TextSide, Trace, check_layer
 
 FORMAT = Format(
     name="ovam-trace",
@@ -195,8 +194,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
     about = header["text"]
     space, reader = Space(**about["space"]), None
-    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
-        raise ValueError(f"layer {space.layer!r} of the text encoder")
+    check_layer(space)
     heads = {entry["name"]: int(entry["heads"]) for entry in header["blocks"]}
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
     inside = about["projections"] == "inside"

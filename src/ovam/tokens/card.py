@@ -1,10 +1,17 @@
 """A TokenSet in words."""
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ovam.tokens.token_set import TokenGroup, TokenSet
+
+LICENCES = frozenset(
+    "apache-2.0 mit bsd-2-clause bsd-3-clause unlicense wtfpl gpl-3.0 lgpl-3.0 agpl-3.0 cc0-1.0 cc-by-4.0 "
+    "cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 openrail openrail++ "
+    "creativeml-openrail-m".split()
+)
+"""Those of the Hub's names for licences that pictures and models mostly come under."""
 
 
 def facts(tokens: TokenSet) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def model_card(tokens: TokenSet) -> str:
     """The card as a repository of the Hub has it, `README.md`."""
     licences = {group.licence for group in tokens.groups}
     licence = next(iter(licences)) if len(licences) == 1 else None
-    head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", f"license: {json.dumps(licence or 'other')}", "---"]
+    head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", *_licence_of(licence or "other"), "---"]
     use = [
         "```python",
         "import ovam",
@@ -74,3 +81,11 @@ def model_card(tokens: TokenSet) -> str:
         "```",
     ]
     return "\n".join([*head, "", "# Attention tokens", "", "```", card(tokens).strip(), "```", "", *use]) + "\n"
+
+
+def _licence_of(licence: str) -> list[str]:
+    """The Hub takes names of its own list, and of others a name in small letters and dashes; the card has the words."""
+    known = licence.casefold().strip()
+    if known in LICENCES:
+        return [f"license: {known}"]
+    return ["license: other", f"license_name: {re.sub('[^a-z0-9.]+', '-', known).strip('-') or 'other'}"]

@@ -25,7 +25,9 @@ def save_pretrained(tokens: TokenSet, folder: str | Path) -> None:
             f"folder {folder} can't be made ({error}): expected a new or an existing folder"
         ) from error
     save_tokens(tokens, folder / FILE)
-    (folder / "README.md").write_text(model_card(tokens), encoding="utf-8")
+    temporary = folder / "README.md.partial"
+    temporary.write_text(model_card(tokens), encoding="utf-8")
+    temporary.replace(folder / "README.md")
 
 
 def from_pretrained(
@@ -64,10 +66,9 @@ def from_pretrained(
             local_files_only=local_files_only,
         )
     except (OSError, ValueError) as error:  # all of the Hub's errors derive from these
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TokenFileError(
-            f"tokens {str(name)!r} could not be read ({reason}): expected a folder with {filename}, or the name "
-            "owner/repository of one on the Hub"
+            f"tokens {str(name)!r} could not be read ({_reason(error)}): expected a folder with {filename}, or the "
+            "name owner/repository of one on the Hub"
         ) from error
     return load_tokens(found)
 
@@ -95,18 +96,31 @@ def push_to_hub(
 
     Returns:
         Address of the commit.
+
+    Raises:
+        TokenFileError: the Hub refuses the name, the token or the files, or can't be reached.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(tokens, folder)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-        )
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            save_pretrained(tokens, folder)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+    except (OSError, ValueError) as error:  # all of the Hub's errors derive from these
+        raise TokenFileError(
+            f"tokens could not be uploaded to {repo_id!r} ({_reason(error)}): expected a name owner/repository that "
+            "you may write to, and to be logged in (`hf auth login`, or token=...)"
+        ) from error
     return str(commit.commit_url)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,6 +8,7 @@ even numpy's own functions can be called by a file.
 import io
 import pickle
 import pickletools
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
     except (OSError, EOFError, MemoryError, OverflowError, RecursionError, pickle.UnpicklingError) as error:
         raise _refused(path, error) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _refused(path, error) from error
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy reads headers as Python's own
         raise _refused(path, error) from error
 
 

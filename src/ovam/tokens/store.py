@@ -16,7 +16,7 @@ from ovam.calibration import KIND, Calibration
 from ovam.errors import OvamError, TokenFileError
 from ovam.tensor_file import Format, read_file, write_file
 from ovam.tokens.token_set import Fit, TokenGroup, TokenSet
-from ovam.trace import Space
+from ovam.trace import Space, check_layer
 
 FORMAT = Format(
     name="ovam-tokens",
@@ -72,6 +72,7 @@ def load_tokens(path: str | Path) -> TokenSet:
     header, tensors = read_file(Path(path), FORMAT)
     try:
         space = Space(**header["space"])
+        check_layer(space)
         groups = [_group(entry, tensors[f"group/{i}"], space) for i, entry in enumerate(header["groups"])]
         if not groups:
             raise ValueError("no groups")
