@@ -282,6 +282,19 @@ class TestFit:
         assert abs(float(slope) - (ends[0] - ends[1]) / 2e-3) < 0.02 * abs(float(slope))
         assert all(weight.grad is None for weight in pipe.transformer.parameters())
 
+    def test_a_choice_of_blocks_may_be_read_once_only(self, trace, mask):
+        both = [{"sky": mask}] * 2
+        (group,) = optimize_tokens([trace] * 2, both, blocks=iter(["fine"]), evaluations=1).groups
+        assert group.fit.blocks == ("fine",)
+
+    def test_runs_in_inference_mode_can_be_fitted_to(self):
+        pipe = tiny.sd1()
+        with torch.inference_mode(), ovam.capture(pipe) as traces:
+            pipe("a cat", num_inference_steps=1, height=32, width=32)
+        half = np.arange(32)[:, None].repeat(32, 1) < 16
+        (group,) = optimize_tokens(traces[0], {"cat": half}, evaluations=2).groups
+        assert group.fit.losses[-1] < group.fit.losses[0]
+
 
 class TestRefusals:
     def test_traces_that_do_not_go_together(self, trace, mask):
@@ -311,6 +324,17 @@ class TestRefusals:
             ["'sky'", "against"],
             lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", "sky"]),
         )
+        assert_refuses(
+            errors.OptionError, ["'sky'", "against"], lambda: optimize_tokens(trace, {"Sky": mask}, against=["sky"])
+        )
+        (usual,) = optimize_tokens(trace, {"Sky": mask}, evaluations=1).groups
+        assert usual.rows.count(BACKGROUND) == len(AGAINST)  # the start token's, and all but the class
+
+    def test_two_spellings_of_a_class(self, trace, mask):
+        told = ["'sky' of annotation 0", "'Sky' in annotation 1"]
+        both = [{"sky": mask}, {"Sky": mask}]
+        assert_refuses(errors.AnnotationError, told, lambda: optimize_tokens([trace] * 2, both))
+
         assert_refuses(errors.EmptyWordsError, [], lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", " "]))
 
     def test_a_class_that_no_annotation_shows(self, trace):

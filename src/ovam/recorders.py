@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.kept import block_bytes, table
 from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
-from ovam.models import MINI, mini_folder
+from ovam.models import short_name
 from ovam.output_space import output_shares, word_outputs, words_alone
 from ovam.presets import PRESETS
 from ovam.quantised import Quantised, Stored, put
@@ -50,6 +49,9 @@ class QueryRecorder:
         self.buffers: dict[Slot, Stored] = {}
         self.text: TextSide | None = None
 
+    @torch.inference_mode(
+        False
+    )  # where a run is in that mode: tensors made in it are of no use for a token's gradients
     def begin(self, plan: Plan) -> None:
         """Announce the size, refuse what is over the limit, reserve the room."""
         log.info("capture keeps %s", summary_of(plan, self.storage))
@@ -115,6 +117,7 @@ class QueryRecorder:
             self._make_room(2 * entry)
         put(self.buffers[slot][:, entry], tensor)
 
+    @torch.inference_mode(False)
     def _make_room(self, calls: int) -> None:
         """Move what is kept to where so many calls fit, image by image."""
         assert self.plan is not None
@@ -345,10 +348,7 @@ def source_of(pipe: Any, run: Run, image: int) -> Source:
 
 def model_name(pipe: Any) -> str:
     """The id a pipeline was loaded by, "mini", or the last part of its folder's name."""
-    name = str(getattr(pipe.config, "_name_or_path", "") or "unnamed")
-    if Path(name) == mini_folder():
-        return MINI
-    return Path(name).name if Path(name).exists() else name
+    return short_name(str(getattr(pipe.config, "_name_or_path", "") or "unnamed"))
 
 
 def versions() -> dict[str, str]:

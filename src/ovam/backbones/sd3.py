@@ -6,6 +6,7 @@ and then the conditional one. `attn2` of 3.5 is attention among pixels alone and
 keys of the text but gives no text on.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -125,8 +126,9 @@ class SD3Backbone(Backbone):
         return {"encoder_hidden_states": vectors.to(device, dtype), "pooled_projections": pooled.to(device, dtype)}
 
     def reader(self, layer: str | None = None) -> JointText:
-        """Reads as many tokens as the pipeline does by default."""
-        skipped = getattr(self.pipe, "_clip_skip", None) if layer is None else int(layer.removeprefix("hidden-")) - 2
+        """Reads as many tokens as the pipeline does by default; its own layer where another family's is named."""
+        named = re.fullmatch(r"hidden-(\d+)", layer or "")
+        skipped = int(named[1]) - 2 if named else getattr(self.pipe, "_clip_skip", None)
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
 
 
