@@ -336,7 +336,6 @@ def test_a_trace_without_its_projections_is_answered_by_its_model(made, model, t
 
 def test_mini_is_found_again_by_its_name(model, tmp_path, monkeypatch):
     monkeypatch.setattr("ovam.models.mini_folder", lambda: model)
-    monkeypatch.setattr("ovam.recorders.mini_folder", lambda: model)
     succeed("generate", PROMPT, "--words", "cat", "--output-dir", tmp_path, *SMALL)
     result = succeed("maps", tmp_path / "run.safetensors", "--words", "sky")
     assert result["model"] == "mini"

@@ -1,6 +1,7 @@
 """Tokens on the command line: from an annotated image to a file, and from the file to maps and masks."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,6 +88,12 @@ def test_show_merge_and_check(made, model, tmp_path):
     assert succeed("tokens", "check", file, "--model", model)["notes"] == []
     assert succeed("tokens", "check", file, "--trace", out / "run.safetensors", "--model", model)["notes"] == []
     assert_fails(call("tokens", "check", file, "--model", "mini"), "CLIPTextModel", "same text encoder")
+    shutil.copytree(model, tmp_path / "tuned")
+    (note,) = succeed("tokens", "check", file, "--model", tmp_path / "tuned")["notes"]
+    assert "'tiny-sd1'" in note
+    assert "'tuned'" in note
+    tiny.sd3().save_pretrained(tmp_path / "sd3")
+    assert_fails(call("tokens", "check", file, "--model", tmp_path / "sd3"), "CLIPTextModel", "same text encoder")
     assert_fails(call("tokens", "merge", file, file, "--output", tmp_path / "no.safetensors"), "'cat'", "twice")
     assert not (tmp_path / "no.safetensors").exists()
 
@@ -114,3 +121,27 @@ def test_what_is_refused_leaves_nothing(made, model, tmp_path):
     assert_fails(call("tokens", "show", tmp_path / "cut.safetensors"), "cut.safetensors")
     assert json.loads((out / "result.json").read_text())["command"] == "generate"
     assert not output.exists()
+    same = ("--image", out / "image.png", "--mask", out / "labels.png", "--mask", out / "labels.png", "--label", 8)
+    assert_fails(call(*whole, *same, "--word", "cat", "--word", "dog"), "label 8", "'cat'", "'dog'")
+    folder = ("optimize", "--image", out / "image.png", "--model", "absent", "--output", tmp_path)
+    assert_fails(call(*folder, "--word", "cat", "--mask", out / "mask.png"), "is a folder")
+    late = ("optimize", "--image", out / "image.png", "--model", "absent", "--output", output)
+    assert_fails(
+        call(*late, "--word", "cat", "--mask", tmp_path / "empty.png"), "empty"
+    )  # before a model is looked for
+
+
+def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path):
+    out, _ = made
+    trace = ovam.Trace.load(out / "run.safetensors", text=model)
+    block = next(iter(trace.blocks))
+    fit = ("--mask", out / "mask.png", "--word", "cat", "--evaluations", 5, "--model", model, "--blocks", block)
+    output = tmp_path / "one.safetensors"
+    result = succeed("optimize", "--trace", out / "run.safetensors", *fit, "--output", output)
+    tokens, mask = TokenSet.load(output), np.asarray(Image.open(out / "mask.png")) > 0
+    mine = trace.segment(tokens, blocks=[block])["cat"].numpy()
+    assert result["fitted on"][0]["IoU of cat"] == round(float((mine & mask).sum() / (mine | mask).sum()), 4)
+    asked = ("segment", out / "run.safetensors", "--model", model, "--tokens", output)
+    assert succeed(*asked, "--blocks", block, "--output-dir", tmp_path / "s")["notes"] == []
+    (note,) = succeed(*asked, "--output-dir", tmp_path / "s")["notes"]
+    assert f"fitted on 1 blocks, asked of {len(trace.blocks)}, 1 of them alike" in note

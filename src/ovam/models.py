@@ -136,6 +136,13 @@ def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
     )
 
 
+def short_name(name: str) -> str:
+    """A model's name as traces have it: "mini", an id, or of a folder the last part of its name."""
+    if Path(name) == mini_folder():
+        return MINI
+    return Path(name).name if Path(name).exists() else name
+
+
 def model_hash(pipe: Any) -> str:
     """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ovam import pictures
+from ovam.asked import fitted_in
 from ovam.commands.files import safe_names, write_bytes, write_picture
 from ovam.map_options import Strategy
 from ovam.maps import attention_maps
@@ -92,3 +93,9 @@ def write_all(
         "files": {**files, **mapped["files"], **masked["files"]},
         "words": merged,
     }
+
+
+def notes_of(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:
+    """What differs between the fits of tokens and this trace, where tokens are asked."""
+    tokens = fitted_in(list(words))
+    return {"notes": [note for one in tokens for note in one.notes(trace)]} if tokens else {}

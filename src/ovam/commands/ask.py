@@ -12,7 +12,7 @@ from ovam import __version__
 from ovam.asked import entries_of, fitted_in
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
-from ovam.commands.answers import write_all, write_maps, write_masks
+from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
 from ovam.encode import Method, encode, read_image
@@ -74,7 +74,8 @@ def maps(
             "expected one of the two; ask the tokens by themselves"
         )
     trace = open_trace(path, model, progress)
-    found = attention_maps(trace, attribution_prompt or list(words), blocks=blocks, steps=steps, strategy=strategy)
+    asked_of = trace.select(blocks=blocks, steps=steps)
+    found = attention_maps(asked_of, attribution_prompt or list(words), strategy=strategy)
     if attribution_prompt and words:
         found = _only(found, names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
@@ -87,7 +88,7 @@ def maps(
         "prompt": trace.source.prompt,
         "attribution_prompt": attribution_prompt,
         "strategy": strategy,
-        **_notes(trace, words),
+        **notes_of(asked_of, words),
         "output_dir": str(folder),
         **write_maps(trace, found, folder),
         "seconds": round(time.monotonic() - begun, 2),
@@ -163,8 +164,8 @@ def segment_file(
         _refuse_for_trace(path, **looking, **running)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        found = segment(trace, asked, **asking, blocks=blocks, steps=steps)
-        answers = write_masks(trace, found, prepared(folder))
+        asked_of = trace.select(blocks=blocks, steps=steps)
+        answers = write_masks(trace, segment(asked_of, asked, **asking), prepared(folder))
     else:
         picture = read_image(path)
         model, device = MINI if model is None else model, "cpu" if device is None else device
@@ -174,7 +175,7 @@ def segment_file(
         kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
         looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0}
         trace = encode(pipe, picture, prompt or "", **looks, **kept, outputs=outputs or strategy == "output")
-        trace = trace if steps is None else trace.select(steps=steps)
+        trace = asked_of = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
         answers = write_all(trace, asked, prepared(folder), **asking)
     result = {
@@ -184,7 +185,7 @@ def segment_file(
         "model": trace.source.model,
         "prompt": trace.source.prompt,
         "against": list(names_of(rivals)),
-        **_notes(trace, [*asked, *rivals]),
+        **notes_of(asked_of, [*asked, *rivals]),
         "threshold": threshold,
         "strategy": strategy,
         "output_dir": str(folder),
@@ -193,12 +194,6 @@ def segment_file(
     }
     write_json(folder / "result.json", result)
     return result
-
-
-def _notes(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:
-    """What differs between the fits of tokens and this trace, where tokens are asked."""
-    tokens = fitted_in(list(words))
-    return {"notes": [note for one in tokens for note in one.notes(trace)]} if tokens else {}
 
 
 def _refuse_for_trace(path: Path, **image_options: object) -> None:

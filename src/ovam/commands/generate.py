@@ -12,7 +12,7 @@ from ovam.asked import check_space_of
 from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.answers import write_all
+from ovam.commands.answers import notes_of, write_all
 from ovam.commands.files import prepared, write_json
 from ovam.errors import OptionError
 from ovam.map_options import Strategy, check_joint
@@ -132,6 +132,7 @@ def generate(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "against": list(names_of(rivals)),
+        **notes_of(traces[0], [*asked, *rivals]),
         "threshold": threshold,
         "strategy": strategy,
         "output_dir": str(folder),

@@ -1,7 +1,7 @@
 """Tokens on the command line: fit them to annotated images or traces, show, merge, check and import them."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
 from ovam.errors import AnnotationError, OptionError
 from ovam.masks import segment
-from ovam.models import MINI, text_of
+from ovam.models import MINI, short_name, text_of
+from ovam.tensor_file import check_writable
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.tokens.card import facts
 from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import EVALUATIONS, PHRASES, PULL, optimize_tokens
+from ovam.tokens.store import FORMAT
 from ovam.tokens.token_set import TokenSet, merge
 from ovam.trace import BlockChoice, Trace
 
@@ -77,16 +79,25 @@ def optimize(
 
     Raises:
         OptionError: sources, masks and words do not go in pairs.
+        TokenFileError: the output can't be written.
         The errors of `ovam.optimize_tokens`, `ovam.encode` and `ovam.Trace.load`.
     """
     begun = time.monotonic()
     sources = [*map(Path, images), *map(Path, traces)]
     named = _by_source(sources, masks, words, labels)
-    output = Path(output)
-    if not output.parent.is_dir():
-        raise OptionError(f"output {output}: expected a file in a folder that is there; make {output.parent} first")
-    opened = _opened(images, traces, named, model=model, seed=seed, dtype=dtype, device=device, progress=progress)
-    marks = [_annotation(named[path], opened[path].size, ignore) for path in named]
+    check_writable(Path(output), FORMAT)
+    blocks = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
+    steps = None if steps is None else list(steps)
+    pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
+    opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
+    sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}
+    sizes |= {path: trace.size for path, trace in opened.items()}
+    marks = [_annotation(masks, sizes[path], ignore) for path, masks in named.items()]  # before a model is loaded
+    if pictures:
+        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
+        for done, (path, picture) in enumerate(pictures.items()):
+            progress("encoding images", done, len(pictures))
+            opened[path] = encode(pipe, picture, seed=seed, blocks=blocks)
     progress("optimising tokens", 0, 0)
     tokens = optimize_tokens(
         [opened[path] for path in named],
@@ -100,12 +111,16 @@ def optimize(
         licence=licence,
     )
     tokens.save(output)
+    reached = [
+        _reached(path, opened[path].select(blocks=blocks, steps=steps), mark, tokens)
+        for path, mark in zip(named, marks, strict=True)
+    ]
     return {
         "command": "optimize",
         "version": __version__,
         "output": str(output),
         **facts(tokens),
-        "fitted on": [_reached(path, opened[path], mark, tokens) for path, mark in zip(named, marks, strict=True)],
+        "fitted on": reached,
         "seconds": round(time.monotonic() - begun, 2),
     }
 
@@ -130,29 +145,14 @@ def _by_source(
     for source, mask, word, number in zip(sources, masks, words, numbers, strict=True):
         if word in named.setdefault(source, {}):
             raise OptionError(f"word {word!r} is given twice for {source}: expected one mask for each class")
+        clash = [other for other, (_, taken) in named[source].items() if taken == number and number is not None]
+        if clash:
+            raise OptionError(
+                f"label {number} of {source} is given to {clash[0]!r} and to {word!r}: expected a number of its "
+                "own for each class; give --label once for each --mask"
+            )
         named[source][word] = (Path(mask), number)
     return named
-
-
-def _opened(
-    images: Sequence[str | Path],
-    traces: Sequence[str | Path],
-    named: Mapping[Path, Masks],
-    *,
-    model: str | Path | None,
-    seed: int,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    progress: Progress,
-) -> dict[Path, Trace]:
-    pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
-    opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
-    if pictures:
-        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
-        for done, (path, picture) in enumerate(pictures.items()):
-            progress("encoding images", done, len(pictures))
-            opened[path] = encode(pipe, picture, seed=seed)
-    return opened
 
 
 def _annotation(masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
@@ -213,8 +213,8 @@ def check(path: str | Path, *, model: str | Path | None = None, trace: str | Pat
         check_space_of(tokens, opened.text.space)
         notes += tokens.notes(opened)
     elif model is not None:
-        space = text_of(model, tokens.space.layer).space
-        check_space_of(tokens, space)
+        check_space_of(tokens, text_of(model, tokens.space.layer).space)
+        notes += tokens.notes_of(short_name(str(model)), None)
     return {"file": str(path), "usable with": str(trace or model or "not asked"), "notes": notes, **facts(tokens)}
 
 

@@ -138,13 +138,20 @@ class TokenSet:
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
         """What differs between the fits and this trace, in words; none of it is an error."""
+        return self.notes_of(trace.source.model, tuple(trace.blocks))
+
+    def notes_of(self, model: str, blocks: Sequence[str] | None) -> tuple[str, ...]:
+        """The same of a model, and of the blocks that will be asked where they are known."""
         notes = []
         for group in self.groups:
             names, fit = ", ".join(group.classes), group.fit
-            if fit.model and fit.model != trace.source.model:
-                notes.append(f"tokens {names}: fitted on {fit.model!r}, asked of {trace.source.model!r}")
-            if fit.blocks and set(fit.blocks) != set(trace.blocks):
-                notes.append(f"tokens {names}: fitted on {len(fit.blocks)} blocks, asked of {len(trace.blocks)} others")
+            if fit.model and fit.model != model:
+                notes.append(f"tokens {names}: fitted on {fit.model!r}, asked of {model!r}")
+            if fit.blocks and blocks is not None and set(fit.blocks) != set(blocks):
+                alike = len(set(fit.blocks) & set(blocks))
+                notes.append(
+                    f"tokens {names}: fitted on {len(fit.blocks)} blocks, asked of {len(blocks)}, {alike} of them alike"
+                )
         return tuple(notes)
 
     def card(self) -> str:
