@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score, roc_auc_score
 
+from ovam import errors
 from ovam import evaluate as ruler
 from ovam.errors import GroundTruthError
+from test_errors import assert_refuses
 
 RNG = np.random.default_rng(0)
+MASK, SCORES = np.arange(32).reshape(4, 8) % 3 == 0, np.linspace(0, 1, 32).reshape(4, 8)
 EXACT = 1e-12  # measured: at most 3e-16; both sides are float64
 
 
@@ -148,6 +151,20 @@ def test_boundary_f_forgives_what_is_near_and_nothing_else():
     assert math.isnan(ruler.boundary_f(empty, empty))
 
 
+def test_boundary_f_of_a_truth_that_is_ringed_by_ignored_pixels():
+    """As every object of Pascal VOC is: the outline's place in the ring is open, all else counts."""
+    truth, ring = np.zeros((40, 40), dtype=bool), np.zeros((40, 40), dtype=bool)
+    truth[10:30, 10:30], ring[7:33, 7:33] = True, True
+    ring &= ~truth
+    eroded = np.zeros_like(truth)
+    eroded[15:25, 15:25] = True
+    assert ruler.boundary_f(truth, truth, ring) == 1
+    assert ruler.boundary_f(truth | ring, truth, ring) == 1
+    assert ruler.boundary_f(eroded, truth, ring) == 0
+    assert ruler.boundary_f(np.roll(truth, 9, 1), truth, ring) < 0.6
+    assert math.isnan(ruler.boundary_f(ring, np.zeros_like(truth), ring))
+
+
 def test_boundary_f_by_hand():
     truth, predicted = np.zeros((9, 20), dtype=bool), np.zeros((9, 20), dtype=bool)
     truth[4, 2:10] = True  # thin lines are their own outlines
@@ -178,6 +195,42 @@ def test_risk_falls_with_coverage_where_confidence_tells_something():
     order = np.argsort(-confidence)
     assert risks.tolist() == [float((~correct[order[:n]]).mean()) for n in (100, 500, 1000)]
     assert risks[0] < risks[1] < risks[2]
+
+
+def test_equally_confident_pixels_count_alike_wherever_they_stand():
+    correct = np.repeat([True, False], 50)
+    assert ruler.risk_coverage(np.ones(100), correct, np.array([0.1, 1.0])).tolist() == [0.5, 0.5]
+    confidence = np.where(np.arange(100) < 20, 1.0, 0.5)
+    assert ruler.risk_coverage(confidence, correct, np.array([0.2, 0.4])).tolist() == [0.0, 20 * 50 / 80 / 40]
+
+
+def test_ignored_pixels_are_neither_calibrated_nor_decided():
+    probability, truth = np.array([[0.9, 0.1], [0.2, 0.2]]), np.array([[True, False], [True, True]])
+    ignore = np.array([[False, False], [True, True]])
+    assert ruler.calibration_error(probability, truth, ignore) == pytest.approx(0.1)
+    assert ruler.risk_coverage(probability, truth, np.array([0.5]), ignore).tolist() == [0.0]
+    assert math.isnan(ruler.calibration_error(probability, truth, np.ones((2, 2), dtype=bool)))
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda: ruler.boundary_f(MASK.astype(np.uint8), MASK), ["uint8", "expected bool"]),
+        (lambda: ruler.binary_iou(MASK, MASK * 255), ["int64", "expected bool"]),
+        (lambda: ruler.average_precision(MASK * 255, SCORES), ["expected bool"]),
+        (lambda: ruler.calibration_error(SCORES.T, MASK), ["(4, 8)", "(8, 4)"]),
+        (lambda: ruler.calibration_error(SCORES + 1, MASK), ["[0, 1]"]),
+        (lambda: ruler.risk_coverage(SCORES, MASK, np.array([1.5])), ["1.5", "at most 1"]),
+        (lambda: ruler.risk_coverage(SCORES, MASK * 1, np.array([0.5])), ["expected bool"]),
+    ],
+)
+def test_what_is_no_mask_is_refused(ask, told):
+    assert_refuses(errors.GroundTruthError, told, ask)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    scores = np.where(MASK, np.nan, SCORES)
+    assert_refuses(errors.NotFiniteError, ["NaN"], lambda: ruler.average_precision(MASK, scores))
 
 
 def test_bootstrap_of_a_plain_sample_has_the_textbook_width():

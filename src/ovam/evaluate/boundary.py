@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 
-from ovam.evaluate.overlap import check_sizes
+from ovam.evaluate.overlap import check_masks
 
 
 def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
@@ -32,20 +32,18 @@ def boundary_f(
     Args:
         predicted: Bool, (height, width).
         truth: Bool, (height, width).
-        ignore: Bool, (height, width); outlines there count for nothing. Nor does the picture's own frame.
+        ignore: Bool, (height, width); these pixels are taken out of both masks, which then end there alike, as in
+            Pascal VOC, whose every object is ringed by some. Nor does the picture's own frame count as an outline.
         tolerance: In pixels; an outline pixel is right where the other outline is at most this far away.
 
     Raises:
-        GroundTruthError: the sizes differ.
+        GroundTruthError: the sizes differ, or a mask is not of booleans.
     """
-    check_sizes(predicted, truth, ignore)
-    counted = np.ones(truth.shape, dtype=bool) if ignore is None else ~binary_dilation(ignore)
-    outlines = [mask & ~binary_erosion(mask, border_value=1) for mask in (predicted, truth)]
-    if not (outlines[0] & counted).any() and not (outlines[1] & counted).any():
-        return float("nan")
+    check_masks(predicted, truth, ignore)
+    masks = [mask if ignore is None else mask & ~ignore for mask in (predicted, truth)]
+    outlines = [mask & ~binary_erosion(mask, border_value=1) for mask in masks]
     if not outlines[0].any() or not outlines[1].any():
-        return 0.0
+        return 0.0 if outlines[0].any() or outlines[1].any() else float("nan")
     distances = [distance_transform_edt(~outline) for outline in outlines]
-    near = [distances[1][outlines[0] & counted] <= tolerance, distances[0][outlines[1] & counted] <= tolerance]
-    precision, recall = (float(side.mean()) if side.size else 0.0 for side in near)
+    precision, recall = (float((distances[1 - i][outlines[i]] <= tolerance).mean()) for i in (0, 1))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -20,8 +20,21 @@ def check_sizes(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Non
             )
 
 
+def check_masks(*masks: Mask | None) -> None:
+    """Raises GroundTruthError where masks that belong together differ in size or hold other than booleans.
+
+    Numbers are refused, since 255 is true and its negation, 0 of eight bits, is not.
+    """
+    given = [mask for mask in masks if mask is not None]
+    if len(given) > 1:
+        check_sizes(*given)
+    for mask in given:
+        if mask.dtype != bool:
+            raise GroundTruthError(f"a mask is of {mask.dtype}: expected bool; give mask > 0, or labels == number")
+
+
 def _counts(predicted: Mask, truth: Mask, ignore: Mask | None) -> tuple[int, int]:
-    check_sizes(predicted, truth, ignore)
+    check_masks(predicted, truth, ignore)
     kept = True if ignore is None else ~ignore
     return int((predicted & truth & kept).sum()), int(((predicted | truth) & kept).sum())
 
@@ -35,7 +48,7 @@ def binary_iou(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> floa
         ignore: Bool, (height, width); pixels that count for nothing.
 
     Raises:
-        GroundTruthError: the sizes differ.
+        GroundTruthError: the sizes differ, or a mask is not of booleans.
     """
     both, either = _counts(predicted, truth, ignore)
     return both / either if either else float("nan")

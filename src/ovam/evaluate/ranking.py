@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from ovam.errors import GroundTruthError
+from ovam.errors import GroundTruthError, NotFiniteError
+from ovam.evaluate.overlap import check_masks
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
@@ -18,8 +19,12 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
         score: Same shape; higher means more likely True.
 
     Raises:
-        GroundTruthError: nothing is True, or the shapes differ.
+        GroundTruthError: nothing is True, the truth is not of booleans, or the shapes differ.
+        NotFiniteError: a score is NaN.
     """
+    check_masks(truth)
+    if np.isnan(score).any():
+        raise NotFiniteError("scores contain NaN: expected numbers, of which a higher one means more likely True")
     if truth.shape != score.shape or not truth.any():
         raise GroundTruthError(
             f"average precision of a truth of shape {truth.shape} with {int(truth.sum())} pixels, "
