@@ -8,6 +8,7 @@ import typer
 from ovam.cli.arguments import words_of
 from ovam.cli.parameters import AsJson, Family, FamilyModel, ImagesDir
 from ovam.cli.terminal import quiet, running, show
+from ovam.errors import OptionError
 
 mini_app = typer.Typer(
     help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
@@ -81,7 +82,10 @@ def images(
     images_dir: ImagesDir = Path("runs/images"),
     n: Annotated[int | None, typer.Option("--n", min=1, help="Pictures of each set, if not the report's.")] = None,
 ) -> None:
-    """Generate the 400 pictures that the report judges; goes on where it was broken off: half an hour on two cores."""
+    """Generate the 400 pictures that the report judges; goes on where it was broken off: half an hour on two cores.
+
+    Small copies of scenes, which pictures are compared with, are made as well: some minutes, whatever --n is.
+    """
     with quiet():
         from ovam.mini.measures.report import COUNTS
         from ovam.mini.measures.report import make_image_sets as run
@@ -96,8 +100,9 @@ def report(
     ] = None,
     images_dir: ImagesDir = Path("runs/images"),
     dit_dir: Annotated[
-        Path, typer.Option(help="Folder of mini-dit, as export wrote it; without it joint attention is left out.")
-    ] = Path("runs/mini-dit"),
+        Path | None,
+        typer.Option(help="Folder of mini-dit, as export wrote it: runs/mini-dit, if it is there.", file_okay=False),
+    ] = None,
     only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
@@ -109,5 +114,7 @@ def report(
     with quiet():
         from ovam.mini.measures.report import report_on_mini as run
 
+        if dit_dir is not None and not dit_dir.is_dir():
+            raise OptionError(f"--dit-dir {dit_dir} is not there: expected the folder that `ovam mini export` wrote")
         folder = docs or Path("out/quick-report" if quick else "docs")
-        run(folder, images_dir, dit=dit_dir, only=words_of(only) or None, quick=quick)
+        run(folder, images_dir, dit=dit_dir or Path("runs/mini-dit"), only=words_of(only) or None, quick=quick)

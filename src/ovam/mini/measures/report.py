@@ -43,6 +43,23 @@ _QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
 _CHOSEN_BEFORE = ("words", "joint", "encoding", "headroom")
+_MEASURED_BY = (
+    *("mini/scenes/*.*", "mini/measures/*.py", "mini/baselines.py", "mini/imitation.py", "mini/oracle.py"),
+    *(
+        "evaluate/*.py",
+        "aggregate.py",
+        "asked.py",
+        "attention.py",
+        "calibration.py",
+        "encode.py",
+        "maps.py",
+        "masks.py",
+    ),
+    *("noise.py", "phrases.py", "prompt.py", "replay.py", "schedule.py", "backbones/clip_text.py"),
+    *("backbones/cross_attention.py", "backbones/joint.py", "backbones/joint_text.py", "backbones/sd3.py"),
+)
+"""Files of the package that figures depend on beside the weights: world, rulers, baselines, judges, measures, and what
+makes maps of a model. Headroom depends on what fits tokens as well."""
 SECTIONS = ("sheet", "speed", "masses", "gates", "choices", *_CHOSEN_BEFORE, "memory", *_JUDGED)
 
 
@@ -100,7 +117,8 @@ def report_on_mini(
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
-        dit: Folder of mini-dit, as `ovam mini export` writes it; by default the shipped one. It need not be there.
+        dit: Folder of mini-dit, as `ovam mini export` writes it; by default the shipped one. It need not be there:
+            what was measured of one before is kept then.
         only: Sections to measure, again where they were; every missing one when None.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
@@ -108,7 +126,7 @@ def report_on_mini(
         The figures: the stamp, `seconds` and `sections` by name.
 
     Raises:
-        OptionError: there is no such section.
+        OptionError: there is no such section, or to measure some alone would lose others that can't stand beside them.
     """
     for name in only or ():
         if name not in SECTIONS:
@@ -116,7 +134,7 @@ def report_on_mini(
     pipe, folder = _pipeline(), docs / "results" / "mini"
     folder.mkdir(parents=True, exist_ok=True)
     joint = _sibling(dit)
-    figures = _continued(_stamp(pipe, joint, quick), folder / "report.json")
+    figures = _continued(_stamp(pipe, joint, quick), folder / "report.json", only or ())
     pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
     for name, measure in _measures(pipe, joint, pictures, folder, figures, quick=quick).items():
         missing = name not in figures["sections"]
@@ -174,7 +192,7 @@ def _pipeline() -> Any:
 
 def _sibling(folder: Path | None) -> Any:
     """mini-dit if it is there, else None."""
-    there = mini_dit_folder() if folder is None or not folder.is_dir() else folder
+    there = folder if folder is not None and folder.is_dir() else mini_dit_folder()
     if not there.is_dir():
         return None
     dit = load(there)
@@ -194,7 +212,8 @@ def _stamp(pipe: Any, dit: Any, quick: bool) -> dict[str, Any]:
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
-        "code": _code_hash(),
+        "code": _code_hash(*_MEASURED_BY),
+        "fits": _code_hash("tokens/*.py"),
         "mini-dit": None if dit is None else model_hash(dit),
         "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
         "training": _training(),
@@ -214,27 +233,38 @@ def _write(file: Path, figures: Mapping[str, Any]) -> None:
     temporary.replace(file)
 
 
-def _code_hash() -> str:
-    """Hash of what the figures depend on beside the weights: world, rulers, baselines, judges, measures."""
+def _code_hash(*files: str) -> str:
+    """Hash of some files of the package."""
     digest, package = hashlib.sha256(), Path(__file__).parents[2]
-    alone = ("mini/baselines.py", "mini/imitation.py", "mini/oracle.py")
-    for files in ("evaluate/*.py", "mini/scenes/*.*", "mini/measures/*.py", *alone):
-        for file in sorted(package.glob(files)):
+    for pattern in files:
+        for file in sorted(package.glob(pattern)):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _continued(stamp: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The stamp with the sections of an earlier report, as far as they are of the same weights, code and threads."""
-    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    kept: set[str] = set()
-    alike = ("quick", "model", "code", "versions", "threads")
-    if not stamp["quick"] and all(known.get(key) == stamp[key] for key in alike):
-        kept = set(known["sections"])
-        if known["oracles"] != stamp["oracles"]:
-            kept -= set(_JUDGED)
-        if known.get("mini-dit") != stamp["mini-dit"]:
-            kept -= {"joint", "encoding"}
+def _continued(stamp: Mapping[str, Any], file: Path, only: Collection[str]) -> dict[str, Any]:
+    """The stamp with the sections of an earlier report, as far as they are of the same weights, code and threads.
+
+    Raises:
+        OptionError: where only some sections are measured, others would be lost.
+    """
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() and not stamp["quick"] else {}
+    before = set(known.get("sections", ()))
+    stamp = {**stamp, "mini-dit": stamp["mini-dit"] or known.get("mini-dit")}
+    lost = dict.fromkeys(("quick", "model", "code", "versions", "threads"), before)
+    lost |= {
+        "oracles": before & set(_JUDGED),
+        "mini-dit": before & {"joint", "encoding"},
+        "fits": before & {"headroom"},
+    }
+    lost = {key: sections for key, sections in lost.items() if known.get(key) != stamp[key]}
+    kept = before.difference(*lost.values())
+    if only and (missed := before - kept - set(only)):
+        raise OptionError(
+            f"{file} was made with {', '.join(f'{key} {known.get(key)}' for key in lost)} and not with "
+            f"{', '.join(f'{key} {stamp[key]}' for key in lost)}: sections {', '.join(sorted(missed))} of it can't "
+            "stand beside newly measured ones; measure all (leave --only out), or write elsewhere (--docs)"
+        )
     return {
         **stamp,
         **{
