@@ -1,10 +1,12 @@
 """The instrument's measures, where a slip would make a table lie: verdicts, matched resolutions, shares, fits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import ovam
@@ -23,6 +25,7 @@ from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import may_meet
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
 from ovam.trace import BlockTrace, Trace
+from test_errors import assert_refuses
 
 FIGURES = {
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
@@ -139,6 +142,39 @@ def test_pictures_are_made_once_and_again_after_another_guidance(tmp_path, monke
         entries = images.make_images(None, "simple", tmp_path, count=2, guidance_scale=guidance)
         assert (images.read_images(tmp_path / "simple", entries) == guidance).all()
     assert made == [7, 7, 5, 5, 7, 7]
+
+
+def test_pictures_that_broke_off_are_made_again(tmp_path, monkeypatch):
+    """A picture that is not whole never stands under its name, and a line that was cut short hinders nothing."""
+    made = []
+    monkeypatch.setattr(
+        images, "regenerated", lambda pipe, entry: made.append(entry.file) or np.full((8, 8, 3), 7, "u1")
+    )
+    monkeypatch.setattr(images, "model_hash", lambda pipe: "hash")
+
+    def made_of(count):
+        return images.make_images(None, "simple", tmp_path, count=count, guidance_scale=7.0)
+
+    made_of(2)
+    folder = tmp_path / "simple"
+    (folder / "00001.png").unlink()
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-9])
+    save = Image.Image.save
+
+    def broken_off(picture, file, **options):
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        made_of(2)
+    assert not (folder / "00001.png").exists()
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert (images.read_images(folder, made_of(3)) == 7).all()
+    assert made == ["00000.png", "00001.png", "00001.png", "00001.png", "00002.png"]
+    made_of(3)
+    assert len(made) == 5
 
 
 def test_a_copy_of_a_training_scene_is_found(tmp_path):
@@ -417,23 +453,67 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "oracle A, mIoU" not in shorter
 
 
+STAMPED = {
+    "model": "m",
+    "quick": False,
+    "versions": {"torch": "2"},
+    "oracles": {"a": "x"},
+    "code": "c",
+    "threads": 2,
+    "mini-dit": None,
+    "fits": "f",
+}
+
+
+def continued(stamp, file, only=()):
+    return report._continued(stamp, file, only)["sections"]
+
+
 def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
-    stamp = {"model": "m", "quick": False, "versions": {"torch": "2"}, "oracles": {"a": "x"}, "code": "c", "threads": 2}
-    stamp |= {"mini-dit": None}
     file = tmp_path / "report.json"
-    assert report._continued(stamp, file)["sections"] == {}
-    sections = {"words": 1, "transfer": 2, "joint": 3}
-    report._write(file, stamp | {"sections": sections, "seconds": sections})
-    kept = report._continued(stamp, file)["sections"]
+    assert continued(STAMPED, file) == {}
+    sections = {"words": 1, "transfer": 2, "joint": 3, "headroom": 4}
+    report._write(file, STAMPED | {"sections": sections, "seconds": sections})
+    kept = continued(STAMPED, file)
     assert kept == sections
     assert list(kept) == list(sections), "rows and columns of the page keep their order"
-    assert report._continued(stamp | {"oracles": {"a": "y"}}, file)["sections"] == {"words": 1, "joint": 3}
-    assert report._continued(stamp | {"mini-dit": "d"}, file)["sections"] == {"words": 1, "transfer": 2}
+    assert continued(STAMPED | {"oracles": {"a": "y"}}, file) == {"words": 1, "joint": 3, "headroom": 4}
+    assert continued(STAMPED | {"mini-dit": "d"}, file) == {"words": 1, "transfer": 2, "headroom": 4}
+    assert continued(STAMPED | {"fits": "g"}, file) == {"words": 1, "transfer": 2, "joint": 3}
     for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
-        assert report._continued(stamp | other, file)["sections"] == {}
-    report._write(file, stamp | {"quick": True, "sections": sections, "seconds": sections})
-    assert report._continued(stamp, file)["sections"] == {}, "a quick report's figures are of few scenes"
-    assert report._continued(stamp | {"quick": True}, file)["seconds"] == {}
+        assert continued(STAMPED | other, file) == {}
+    report._write(file, STAMPED | {"quick": True, "sections": sections, "seconds": sections})
+    assert continued(STAMPED, file) == {}, "a quick report's figures are of few scenes"
+    assert report._continued(STAMPED | {"quick": True}, file, ())["seconds"] == {}
+
+
+def test_what_was_measured_of_mini_dit_is_kept_where_it_is_not_there(tmp_path):
+    file = tmp_path / "report.json"
+    report._write(file, STAMPED | {"mini-dit": "d", "sections": {"joint": 3}, "seconds": {"joint": 9}})
+    found = report._continued(STAMPED, file, ())
+    assert (found["sections"], found["mini-dit"]) == ({"joint": 3}, "d")
+
+
+def test_sections_are_not_lost_where_some_alone_are_asked_for(tmp_path):
+    file = tmp_path / "report.json"
+    sections = {"words": 1, "headroom": 4}
+    report._write(file, STAMPED | {"sections": sections, "seconds": sections})
+    assert_refuses(
+        OptionError,
+        ["threads 2", "threads 8", "headroom", "--docs"],
+        lambda: continued(STAMPED | {"threads": 8}, file, ("words",)),
+    )
+    assert_refuses(OptionError, ["fits f", "headroom"], lambda: continued(STAMPED | {"fits": "g"}, file, ("words",)))
+    assert continued(STAMPED | {"fits": "g"}, file, ("headroom",)) == {"words": 1}
+    assert json.loads(file.read_text())["sections"] == sections
+
+
+def test_the_hash_of_the_code_sees_what_figures_depend_on(monkeypatch):
+    package, seen = Path(report.__file__).parents[2], set()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.add(str(path.relative_to(package))) or b"")
+    report._code_hash(*report._MEASURED_BY)
+    assert {"encode.py", "maps.py", "attention.py", "evaluate/ranking.py", "mini/measures/words.py"} <= seen
+    assert not any(name.startswith("tokens/") for name in seen)
 
 
 @pytest.mark.user_error

@@ -1,5 +1,6 @@
 """Image sets: generated pictures with manifests, made once, resumed where they broke off, made again from seeds."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -96,9 +97,10 @@ def make_images(pipe: Any, kind: str, folder: Path, *, count: int, guidance_scal
         if known.get(entry.file) != line or not (folder / entry.file).exists():
             (folder / entry.file).unlink(missing_ok=True)  # until its line is written no picture stands for another
             picture = regenerated(pipe, entry)
-            Image.fromarray(picture).save(folder / entry.file)
-            with manifest.open("a") as stream:
-                stream.write(line + "\n")
+            temporary = folder / f"{entry.file}.partial"
+            Image.fromarray(picture).save(temporary, format="PNG")
+            temporary.replace(folder / entry.file)
+            _append(manifest, line)
         entries.append(entry)
     return entries
 
@@ -106,7 +108,18 @@ def make_images(pipe: Any, kind: str, folder: Path, *, count: int, guidance_scal
 def _last_lines(manifest: Path) -> dict[str, str]:
     """The line that each picture was last made by; earlier ones are of pictures written over since."""
     lines = manifest.read_text().splitlines() if manifest.exists() else []
-    return {json.loads(line)["file"]: line for line in lines}
+    last: dict[str, str] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short: its picture is made again
+            last[json.loads(line)["file"]] = line
+    return last
+
+
+def _append(manifest: Path, line: str) -> None:
+    """Behind a line of its own, also where the last one was cut short."""
+    whole = not manifest.exists() or manifest.read_text().endswith(("\n",)) or not manifest.stat().st_size
+    with manifest.open("a") as stream:
+        stream.write(("" if whole else "\n") + line + "\n")
 
 
 @torch.no_grad()

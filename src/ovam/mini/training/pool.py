@@ -78,4 +78,6 @@ class Pool:
                 tower_captions.append(with_distractors)
         for array in arrays.values():
             array.flush()
-        texts.write_text(json.dumps([captions, tower_captions]))
+        temporary = texts.with_suffix(".partial")
+        temporary.write_text(json.dumps([captions, tower_captions]))
+        temporary.replace(texts)
