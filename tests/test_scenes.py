@@ -1,5 +1,6 @@
 """The hard world: scenes are functions of their seed, maps exact, habits and splits what they are said to be."""
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -7,18 +8,28 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ovam.errors import SplitError
+from ovam.errors import OptionError, SplitError
 from ovam.mini.baselines import BASELINES, class_iou
+from ovam.mini.measures import headroom
 from ovam.mini.scenes import CLASSES, LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.animals import ANIMALS
 from ovam.mini.scenes.captions import caption
 from ovam.mini.scenes.company import FREQUENCIES, HOME, choose_company
 from ovam.mini.scenes.scene import LEAST_VISIBLE, draw
-from ovam.mini.scenes.splits import HEADS, HELD_OUT, SEEDS, choose_look, looks, may_meet
+from ovam.mini.scenes.splits import HEADS, HELD_OUT, SEEDS, WORLD, choose_look, looks, may_meet
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, COLOURS, DISTRACTORS, NONSENSE
+from test_errors import assert_refuses
 
 SPLITS = ("train", "validation", "test")
 EVERY = (*SPLITS, "domain b", "judging")
+DIGESTS = {
+    "train": "b2c0d0d6027466c1",
+    "validation": "0c3100cdb87ae990",
+    "test": "071c0b5c57ce77f5",
+    "domain b": "33bf3dd5a43a813c",
+    "judging": "1155935918940128",
+}
+"""Of the maps and texts of the first three scenes of each split."""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +43,27 @@ def test_a_scene_is_a_function_of_its_seed():
         assert np.array_equal(getattr(first, name), getattr(second, name))
     assert (first.caption, first.objects, first.distractors) == (second.caption, second.objects, second.distractors)
     assert not np.array_equal(first.image, other.image)
+
+
+def test_the_world_is_what_its_version_was():
+    """What is trained, cached and scored rests on it: where this fails on purpose, WORLD gets another number."""
+    assert WORLD == 1
+    for split, expected in DIGESTS.items():
+        digest = hashlib.sha256()
+        for index in range(3):
+            scene = render(seed_of(split, index), split=split)
+            for found in (scene.labels, scene.parts, scene.instances):
+                digest.update(found.astype("<i8").tobytes())
+            digest.update(repr((scene.caption, scene.ground, scene.distractors)).encode())
+        assert digest.hexdigest()[:16] == expected, split
+
+
+def test_what_is_not_in_the_world_is_named():
+    scene = render(seed_of("train", 0), split="train")
+    assert_refuses(OptionError, ["'lion'", "aeroplane", "sky"], lambda: scene.mask("lion"))
+    assert_refuses(OptionError, ["count=4"], lambda: render(0, split="train", count=4))
+    assert_refuses(SplitError, ["'tset'", "unknown", "test"], lambda: render(0, split="tset"))
+    assert_refuses(OptionError, ["'lion'"], lambda: headroom._scenes_of(["lion"], 1))
 
 
 def test_classes_carry_the_ids_of_pascal_voc():

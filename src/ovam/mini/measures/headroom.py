@@ -20,6 +20,7 @@ from ovam.evaluate import (
 from ovam.mini.baselines import border_colours
 from ovam.mini.measures.asking import Asking
 from ovam.mini.scenes import CLASSES, Scene, render, seed_of
+from ovam.mini.scenes.vocabulary import label_of
 from ovam.tokens.optimize import optimize_tokens
 from ovam.trace import TokenEmbedding, Trace
 
@@ -176,6 +177,8 @@ def _mean_gain(rows: np.ndarray, draws: np.ndarray) -> float:
 
 def _scenes_of(classes: Sequence[str], count: int) -> dict[str, list[Scene]]:
     """The first validation scenes on which each class takes more than 1 % of the pixels."""
+    for name in classes:
+        label_of(name)  # else no scene would ever be found
     scenes: dict[str, list[Scene]] = {name: [] for name in classes}
     index = 0
     while any(len(found) < count for found in scenes.values()):

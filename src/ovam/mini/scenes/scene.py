@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ovam.errors import OptionError
 from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.animals import ANIMALS, draw_animal
 from ovam.mini.scenes.captions import caption
@@ -18,7 +19,7 @@ from ovam.mini.scenes.sketch import Figure
 from ovam.mini.scenes.splits import HEADS, Look, Split, check_split, choose_look
 from ovam.mini.scenes.sprites import load_sprites
 from ovam.mini.scenes.vehicles import VEHICLES, draw_vehicle
-from ovam.mini.scenes.vocabulary import DISTRACTORS, LABELS, PARTS, UNKNOWN_PART
+from ovam.mini.scenes.vocabulary import DISTRACTORS, LABELS, PARTS, UNKNOWN_PART, label_of
 
 _SIZES = {1: (0.45, 0.92), 2: (0.36, 0.70), 3: (0.30, 0.54)}  # longer side, as a share of the picture's
 _SMALL_SHARE, _SMALL_SIZES = 0.15, (0.16, 0.34)
@@ -89,8 +90,12 @@ class Scene:
     backdrop: str | None
 
     def mask(self, name: str) -> np.ndarray:
-        """Where the class or ground `name` is visible: bool, (height, width)."""
-        return self.labels == LABELS[name]
+        """Where the class or ground `name` is visible: bool, (height, width).
+
+        Raises:
+            OptionError: there is no such class or ground.
+        """
+        return self.labels == label_of(name)
 
     def context(self, thing: SceneObject) -> Context:
         """Whether a thing is met where training nearly always shows it, or elsewhere; "free" where it has no habit."""
@@ -142,8 +147,11 @@ def render(seed: int, *, split: Split, size: int = 128, count: int | None = None
 
     Raises:
         SplitError: the seed belongs to another split.
+        OptionError: there can't be so many things.
     """
     check_split(seed, split)
+    if count is not None and count not in _SIZES:
+        raise OptionError(f"count={count}: expected {', '.join(map(str, _SIZES))} named things in a scene, or None")
     rng = np.random.default_rng(seed)
     names, ground = choose_company(rng, split, count)
     for attempt in range(_ATTEMPTS):

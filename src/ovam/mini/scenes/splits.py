@@ -79,11 +79,15 @@ def seed_of(split: Split, index: int) -> int:
     Raises:
         SplitError: the split is unknown, or the index lies outside it, so that its seed would be another split's.
     """
-    if split not in get_args(Split):
-        raise SplitError(f"split {split!r} is unknown: expected one of {', '.join(SEEDS)}")
+    _check_name(split)
     if not 0 <= index < len(SEEDS[split]):
         raise SplitError(f"scene {index} of split {split!r}: expected a number from 0 to {len(SEEDS[split]) - 1}")
     return SEEDS[split][index]
+
+
+def _check_name(split: str) -> None:
+    if split not in get_args(Split):
+        raise SplitError(f"split {split!r} is unknown: expected one of {', '.join(SEEDS)}")
 
 
 def split_of(seed: int) -> Split:
@@ -104,6 +108,7 @@ def check_split(seed: int, split: Split) -> None:
     Raises:
         SplitError: the seed belongs to another split than `split`.
     """
+    _check_name(split)
     if split_of(seed) != split:
         raise SplitError(
             f"seed {seed} belongs to split {split_of(seed)!r}, and a scene of {split!r} was expected: "

@@ -1,5 +1,7 @@
 """The world's words: classes, their synonyms and kinds, colours, parts, grounds, and words it never shows."""
 
+from ovam.errors import OptionError
+
 CLASS_WORDS: dict[str, tuple[str, ...]] = {
     "aeroplane": ("aeroplane", "plane", "airplane"),
     "bicycle": ("bicycle", "bike"),
@@ -50,6 +52,18 @@ GROUNDS = tuple(GROUND_WORDS)
 
 LABELS: dict[str, int] = {name: i for i, name in enumerate((*CLASSES, *GROUNDS), start=1)}
 """Label of each class (1 to 20, VOC's own) and ground (21 and up); 0 is whatever has no name."""
+
+
+def label_of(name: str) -> int:
+    """Label of a class or ground.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in LABELS:
+        raise OptionError(f"class {name!r} is unknown: expected one of {', '.join(LABELS)}")
+    return LABELS[name]
+
 
 PARTS: dict[str, int] = {
     name: i
