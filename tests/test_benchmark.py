@@ -120,7 +120,7 @@ def test_perfect_maps_score_1_and_damaged_ones_as_counted_by_hand(exported, tmp_
     guess[:, 6:], guess[7, :], guess[0, 0] = 3, 255, 3  # at an ignored pixel whatever is said counts for nothing
     for name, values in (("truth", truth), ("guess", guess)):
         Image.fromarray(values).save(tmp_path / f"{name}.png")
-    done = call("evaluate", tmp_path / "guess.png", tmp_path / "truth.png", *ENTRY, "--json")
+    done = call("evaluate", tmp_path / "guess.png", tmp_path / "truth.png", "--json")
     result = json.loads(done.stdout)
     figures = result["figures"]
     bird, ground = 14 / 32, 27 / (31 + 14)  # of 32 pixels 14 are met; 27 of 31, and 14 of the bird's were taken for it
@@ -129,7 +129,7 @@ def test_perfect_maps_score_1_and_damaged_ones_as_counted_by_hand(exported, tmp_
     assert figures["miou"] == round((bird + ground) / 2, 4)
     assert figures["miou without background"] == figures["mean of per-image IoU"] == round(bird, 4)
     assert (figures["undecided"], figures["ignored"]) == (round(8 / 63, 4), round(1 / 64, 4))
-    assert result["method"] == "by hand"
+    assert result["method"] is None
     assert result["slices"] == []
 
 
@@ -349,7 +349,7 @@ def test_what_can_t_be_compared_is_named(exported, tmp_path):
         ((small / "200000003.png", one), "the ground truth is of shape (128, 128), the prediction of (4, 4)"),
         ((small, exported / "labels"), "200000004.png has no prediction in"),
         ((tmp_path, exported / "labels"), "is no PNG file and no folder with PNG files"),
-        ((exported / "images", exported / "labels"), "has colours (mode RGB): expected one number a pixel"),
+        ((exported / "images", exported / "labels"), "has several channels (mode RGB): expected one number a pixel"),
         ((one, tmp_path / "none.png"), "can't be read"),
         ((one, one, "--names", one), "names file"),
         ((one, one, "--names", nameless), "numbers are missing"),
@@ -369,3 +369,55 @@ def test_scenes_that_no_split_has_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
     far = call("mini", "scenes", "--start", 10**8, "--output-dir", tmp_path / "out")
     assert "expected a number from 0 to 99999999" in far.stderr
+
+
+def test_black_and_white_masks_are_no_label_maps(tmp_path):
+    """All of their object would be ignored, and an empty prediction perfect."""
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[2:5, 2:5] = 255
+    for name, values in (("truth", mask), ("guess", np.zeros_like(mask))):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    done = call("evaluate", tmp_path / "guess.png", tmp_path / "truth.png")
+    assert done.exit_code == 1
+    assert "0 and 255 alone" in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "told"),
+    [
+        ("x.jpg", lambda picture, path: picture.save(path), "is a JPEG"),
+        ("x.png", lambda picture, path: picture.convert("LA").save(path), "several channels (mode LA)"),
+        ("x.png", lambda picture, path: picture.convert("RGBA").save(path), "one channel, or a palette"),
+        ("x.png", lambda picture, path: path.write_bytes(_damaged(picture)), "can't be read"),
+    ],
+)
+def test_pictures_that_are_no_label_maps_are_named(tmp_path, name, save, told):
+    labels = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 5)
+    labels.save(tmp_path / "truth.png")
+    save(labels, tmp_path / name)
+    done = call("evaluate", tmp_path / name, tmp_path / "truth.png")
+    assert done.exit_code == 1, done.output
+    assert told in " ".join(done.output.split())
+    assert "unforeseen" not in done.output
+
+
+def _damaged(picture):
+    """With a wrong name for the chunk of its pixels."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return stream.getvalue().replace(b"IDAT", b"\0\0\0\0")
+
+
+def test_capitals_in_the_ending_of_a_name_change_nothing(tmp_path):
+    for folder in ("truth", "guess"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / folder / "A.PNG")
+    done = call("evaluate", tmp_path / "guess", tmp_path / "truth", "--json")
+    assert json.loads(done.stdout)["n"] == 1
+
+
+def test_an_entry_names_the_split_that_it_is_of(tmp_path):
+    Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "x.png")
+    done = call("evaluate", tmp_path / "x.png", tmp_path / "x.png", *ENTRY)
+    assert done.exit_code == 1
+    assert "tell no split" in " ".join(done.output.split())

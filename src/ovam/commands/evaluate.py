@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
@@ -52,17 +52,28 @@ def evaluate(
         NotFiniteError: a soft map contains NaN or infinity.
     """
     classes, split = _names(names)
+    if entry is not None and split is None:
+        raise GroundTruthError(
+            f"names {'of Pascal VOC' if names is None else names} tell no split: expected for an entry of a "
+            "leaderboard the names.json that `ovam mini scenes` writes; give it with --names"
+        )
     pairs = _pairs(Path(predicted), Path(truth))
     things = _things(scenes, Path(truth), classes, [right for _, right in pairs])
-    tally, soft = LabelTally(classes), ScoreTally(classes)
+    tally, soft, black_and_white = LabelTally(classes), ScoreTally(classes), True
     for done, (guess, right) in enumerate(pairs):
         progress("files", done, len(pairs))
         found, expected = _labels(guess), _labels(right)
         check_sizes(found, expected)
+        black_and_white &= set(np.unique(expected).tolist()) == {0, IGNORE}
         expected = np.where(np.isin(expected, [*classes, IGNORE]), expected, 0)
         tally.add(right.name, found, expected)
         if scores is not None:
             soft.add(_scores(Path(scores) / f"{guess.stem}.npy", (len(classes), *expected.shape)), expected)
+    if black_and_white:
+        raise GroundTruthError(
+            f"{truth} holds 0 and {IGNORE} alone, as black-and-white masks do, and {IGNORE} counts for nothing: "
+            "expected label numbers; write each object as the number of its class"
+        )
     figures, rows = tally.figures(), tally.of_classes()
     if scores is not None:
         figures |= soft.figures()
@@ -105,7 +116,7 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
             raise ValueError(f"numbers {', '.join(map(str, numbers)) or 'are missing'}")
     except (OSError, ValueError, AttributeError) as error:
         raise GroundTruthError(
-            f"names file {names} can't be read ({error}): expected JSON as {{'1': 'aeroplane', ...}}"
+            f'names file {names} can\'t be read ({error}): expected JSON as {{"1": "aeroplane", ...}}'
         ) from error
     return dict(sorted(numbers.items())), content.get("split")
 
@@ -114,7 +125,10 @@ def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
     """Files of equal names; every prediction needs its truth, a truth without a prediction is named too."""
     if predicted.is_file():
         return [(predicted, truth / predicted.name if truth.is_dir() else truth)]
-    guesses, rights = ({file.name: file for file in folder.glob("*.png")} for folder in (predicted, truth))
+    guesses, rights = (
+        {file.name: file for file in (folder.iterdir() if folder.is_dir() else ()) if file.suffix.lower() == ".png"}
+        for folder in (predicted, truth)
+    )
     if not guesses:
         raise GroundTruthError(f"{predicted} is no PNG file and no folder with PNG files: expected label maps")
     for name in sorted(guesses.keys() ^ rights.keys()):
@@ -127,11 +141,16 @@ def _labels(path: Path) -> np.ndarray:
     """Label numbers of a PNG with a palette or a single channel: (height, width) int64."""
     try:
         with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
-    except (OSError, UnidentifiedImageError) as error:
+            form, mode, values = picture.format, picture.mode, np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error
+    if form != "PNG":
+        raise GroundTruthError(f"label map {path} is a {form}: expected a PNG file, which keeps numbers as they are")
     if mode not in ("P", "L", "I", "I;16", "1"):
-        raise GroundTruthError(f"label map {path} has colours (mode {mode}): expected one number a pixel")
+        raise GroundTruthError(
+            f"label map {path} has several channels (mode {mode}): expected one number a pixel; save one channel, or a "
+            "palette"
+        )
     return values.astype(np.int64)
 
 

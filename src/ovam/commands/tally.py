@@ -54,7 +54,7 @@ class LabelTally:
             for number in np.union1d(found, expected)
             if number in self._classes
         ]
-        self._seen.update(name.encode() + expected.astype("<i8").tobytes())
+        self._seen.update(f"{name} {expected.shape} ".encode() + expected.astype("<i8").tobytes())
 
     @property
     def truth_hash(self) -> str:
