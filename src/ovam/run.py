@@ -72,13 +72,15 @@ def plan_run(
     Raises:
         MissingBlockError: the choice fits no block.
     """
-    specs, own, grids = backbone.blocks(), backbone.self_blocks(), backbone.grids(latent)
+    specs, grids = backbone.blocks(), backbone.grids(latent)
     if choice.blocks is None:
         names = tuple(name for name, spec in specs.items() if spec.default)
     else:
         names = choose_blocks({name: grids[name] for name in specs}, choice.blocks)
+    own: Mapping[str, BlockSpec] = {}
     self_names: tuple[str, ...] = ()
     if choice.self_attention is not None:
+        own = backbone.self_blocks()
         self_names = choose_blocks({name: grids[name] for name in own}, choice.self_attention)
     replayed = dict[str, dict[str, tuple[int, ...]]]()
     if backbone.text_kind == "replayed":

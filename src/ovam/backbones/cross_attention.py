@@ -4,7 +4,7 @@ Queries are the outputs of `to_q`, split into heads: what the attention kernel r
 it. Keys are `to_k` of the text, so late words are exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -27,11 +27,21 @@ _copies: WeakKeyDictionary[nn.Linear, ref[Tensor]] = WeakKeyDictionary()
 
 def cross_attention(denoiser: nn.Module) -> dict[str, Any]:
     """Cross-attention modules by path, found by type and attribute: names alone mislead in other models."""
+    return attention(denoiser, lambda name, module: is_cross(module))
+
+
+def attention(denoiser: nn.Module, wanted: Callable[[str, Any], bool]) -> dict[str, Any]:
+    """Attention modules by path, those that are wanted, in one walk through a denoiser's thousands of modules."""
     return {
         name: module
         for name, module in denoiser.named_modules()
-        if type(module).__name__ == "Attention" and module.is_cross_attention
+        if type(module).__name__ == "Attention" and wanted(name, module)
     }
+
+
+def is_cross(module: Any) -> bool:
+    """Whether an attention module's keys are made of the text."""
+    return bool(module.is_cross_attention)
 
 
 def block_spec(name: str, module: Any, *, default: bool = True) -> BlockSpec:
@@ -142,10 +152,18 @@ def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:
     """A copy of the matrix, one for all traces of runs that had the same: SDXL's take 340 MB in float16."""
     made = _copies.get(layer)
     copy = made() if made else None
-    if copy is None or (copy.dtype, copy.device) != (weight.dtype, weight.device) or not torch.equal(copy, weight):
+    if copy is None or (copy.dtype, copy.device) != (weight.dtype, weight.device) or not _alike(copy, weight):
         copy = weight.clone()
         _copies[layer] = ref(copy)
     return copy
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one type hold the same bits; read in words of eight bytes, several numbers at a time."""
+    at_once = 8 // one.itemsize
+    if one.shape[-1] % at_once or any(t.storage_offset() % at_once or not t.is_contiguous() for t in (one, other)):
+        return torch.equal(one, other)
+    return torch.equal(one.view(torch.int64), other.view(torch.int64))
 
 
 class KeySource:

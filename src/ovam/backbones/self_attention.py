@@ -16,13 +16,9 @@ Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 """A forward hook."""
 
 
-def self_attention(denoiser: nn.Module) -> dict[str, Any]:
-    """Modules by path in which pixels attend to pixels alone; adapters add others, of pixels and more."""
-    return {
-        name: module
-        for name, module in denoiser.named_modules()
-        if type(module).__name__ == "Attention" and name.endswith(".attn1") and not module.is_cross_attention
-    }
+def is_self(name: str, module: Any) -> bool:
+    """Whether pixels attend to pixels alone in an attention module; adapters add others, of pixels and more."""
+    return name.endswith(".attn1") and not module.is_cross_attention
 
 
 def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovam.backbones.base import BlockSpec
-from ovam.backbones.cross_attention import block_spec, cross_attention
-from ovam.backbones.self_attention import self_attention
+from ovam.backbones.cross_attention import attention, block_spec, is_cross
+from ovam.backbones.self_attention import is_self
 from ovam.trace import Grid
 
 
 def unet_modules(unet: Any) -> dict[str, Any]:
     """Attention modules, those of either kind in running order."""
     order = ("down_blocks", "mid_block", "up_blocks")
-    modules = cross_attention(unet) | self_attention(unet)
+    modules = attention(unet, lambda name, module: is_cross(module) or is_self(name, module))
     return dict(sorted(modules.items(), key=lambda item: order.index(item[0].split(".")[0])))
 
 
