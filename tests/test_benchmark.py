@@ -55,6 +55,12 @@ def test_every_map_is_the_scene_s_own(exported):
     assert names["parts"] == json.loads((exported / "part-names.json").read_text())["labels"] == parts
 
 
+def test_the_page_names_every_key_of_a_scene(exported):
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith("| `scenes.jsonl`")]
+    scene = json.loads((exported / "scenes.jsonl").read_text().splitlines()[0])
+    assert {key for key in (*scene, *scene["objects"][0]) if f"`{key}`" not in row} == set()
+
+
 def test_the_words_to_ask_are_told_with_those_that_no_scene_shows(exported):
     words = json.loads((exported / "words.json").read_text())
     names = json.loads((exported / "names.json").read_text())["labels"].values()
