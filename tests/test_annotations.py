@@ -179,6 +179,7 @@ def test_an_overlap_is_told_of_beside_what_is_ignored():
     assert_refuses(errors.AnnotationError, told, lambda: annotation_of({"cat": ringed, "dog": over}, SIZE))
 
 
+@pytest.mark.user_error
 @pytest.mark.parametrize(
     ("labels", "classes", "told"),
     [

@@ -58,6 +58,7 @@ def test_the_world_is_what_its_version_was():
         assert digest.hexdigest()[:16] == expected, split
 
 
+@pytest.mark.user_error
 def test_what_is_not_in_the_world_is_named():
     scene = render(seed_of("train", 0), split="train")
     assert_refuses(OptionError, ["'lion'", "aeroplane", "sky"], lambda: scene.mask("lion"))
