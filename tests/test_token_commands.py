@@ -59,6 +59,7 @@ def test_a_file_stands_beside_words(made, model, tmp_path):
     alone = ("--model", model, "--tokens", file)
     assert succeed("segment", out / "image.png", *alone, "--output-dir", tmp_path / "i")["words"][0]["word"] == "cat"
     done = succeed("generate", "a cat", *alone, "--against", "sky", "--output-dir", tmp_path / "g", *SMALL)
+    assert done["notes"] == []
     assert [word["word"] for word in done["images"][0]["words"]] == ["cat"]
 
 
@@ -141,6 +142,8 @@ def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path)
     tokens, mask = TokenSet.load(output), np.asarray(Image.open(out / "mask.png")) > 0
     mine = trace.segment(tokens, blocks=[block])["cat"].numpy()
     assert result["fitted on"][0]["IoU of cat"] == round(float((mine & mask).sum() / (mine | mask).sum()), 4)
+    done = succeed("generate", "a cat", "--model", model, "--tokens", output, "--output-dir", tmp_path / "g", *SMALL)
+    assert len(done["notes"]) == 1
     asked = ("segment", out / "run.safetensors", "--model", model, "--tokens", output)
     assert succeed(*asked, "--blocks", block, "--output-dir", tmp_path / "s")["notes"] == []
     (note,) = succeed(*asked, "--output-dir", tmp_path / "s")["notes"]
