@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=int, default=DRAWS, help=f"annotations of each class (default: {DRAWS})")
     parser.add_argument("--scenes", type=int, default=SCENES, help=f"scenes of the split (default: {SCENES})")
     parser.add_argument("--quick", action="store_true", help="one class, to see that it runs; not for publication")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/fits"), help="keeps traces and outcomes")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path("runs/fits"), help="keeps outcomes, and traces: 35 GB for all tables"
+    )
     parser.add_argument("--images-dir", type=Path, default=Path("runs/images"), help="generated pictures")
     parser.add_argument("--chosen", type=Path, help="what `tune` writes and the rivals read")
     parser.add_argument("--dit-dir", type=Path, help="folder of mini-dit, as export wrote it, in mini's place")
