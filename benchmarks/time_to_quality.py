@@ -88,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
 def on_mini(rivals: Rivals, given: Sequence[int], options: Options) -> dict[str, Any]:
     """Mean IoU on validation scenes of a fit to one annotation: one of every class, which are the pairs."""
     traces, _ = open_mini(WORK_DIR)
-    chosen = read_chosen(CHOSEN, traces.model)
+    chosen = read_chosen(CHOSEN, traces)
     classes, count = (CLASSES[6:9], 20) if options.quick else (CLASSES, SCENES)
     plan = Plan("validation", (), classes, draws=1, count=count)
     tasks = [replace(plan.task_of(name, plan.annotated[name]), without=()) for name in classes]

@@ -186,14 +186,38 @@ def test_the_threshold_is_that_of_the_best_mean_over_classes():
     assert counts[0][0].tolist() == [2, 4]
 
 
-def test_a_tuning_keeps_what_was_tried_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "_tried", lambda *given: pytest.fail("tried again"))
-    traces = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)})
-    tried = [{"rate": rate, "iterations": 7, "threshold": 0.4, "mIoU": rate / 10} for rate in (1.0, 3.0, 2.0)]
-    found = tune.tune(traces, classes=["car"], count=8, known={"tried": {"authors, tuned": tried}})
+def reaching(best: float, asked: list[float]):
+    """In place of `tune._tried`: the nearer a rate is to the best, the better."""
+
+    def tried(descent, rate, tasks, traces):
+        asked.append(rate)
+        reached = -abs(np.log10(rate / best))
+        return [{"rate": rate, "iterations": 7, "threshold": 0.4, "mIoU": reached}]
+
+    return tried
+
+
+def test_a_tuning_keeps_what_was_tried_before_on_the_same_basis_alone(tmp_path, monkeypatch):
+    traces, asked = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)}), list[float]()
+    monkeypatch.setattr(tune, "_tried", reaching(3.0, asked))
+    found = tune.tune(traces, classes=["car"], count=8, rates=(1.0, 3.0, 10.0))
+    assert asked == [1.0, 3.0, 10.0]
     assert found["authors, tuned"] == asdict(tune._of_authors(3.0, 7, 0.4))
-    assert found["tried"] == {"authors, tuned": tried}
     assert "SLiMe, tuned" not in found  # these traces have no self-attention
+    again = tune.tune(traces, classes=["car"], count=8, rates=(2.0, 3.0, 10.0), known=found)
+    assert asked[3:] == [2.0]
+    assert again["tried"]["authors, tuned"] == [*found["tried"]["authors, tuned"], again["tried"]["authors, tuned"][-1]]
+    tune.tune(traces, classes=["car"], count=9, rates=(1.0, 3.0, 10.0), known=found)
+    assert asked[4:] == [1.0, 3.0, 10.0]
+
+
+@pytest.mark.parametrize(("best", "widened"), [(0.004, [0.1, 0.01, 0.001]), (2000.0, [1000.0, 1e4]), (4.0, [])])
+def test_rates_are_tried_until_the_best_lies_between_others(best, widened, tmp_path, monkeypatch):
+    asked = list[float]()
+    monkeypatch.setattr(tune, "_tried", reaching(best, asked))
+    traces = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)})
+    tune.tune(traces, classes=["car"], count=8, rates=(1.0, 10.0, 100.0))
+    assert asked[3:] == pytest.approx(widened)
 
 
 def test_outcomes_are_found_again_by_all_that_they_depend_on_and_no_others(tmp_path):
@@ -307,11 +331,12 @@ def test_a_run_writes_the_page_and_a_second_one_fits_nothing(tmp_path, monkeypat
         command.main(given)
 
 
-def test_what_was_chosen_for_another_model_is_read_by_no_measurement_and_kept_by_no_tuning(tmp_path):
-    file = tmp_path / "chosen.json"
-    assert opened.read_chosen(file, "now") == {}
-    file.write_text(json.dumps({"model": "before", "word": {"threshold": 0.5}}))
-    assert opened.known_choices(file, "before") == opened.read_chosen(file, "before") != {}
-    assert opened.known_choices(file, "now") == {}
-    with pytest.raises(SystemExit, match="choose again"):
-        opened.read_chosen(file, "now")
+def test_what_was_chosen_for_another_model_or_other_blocks_is_read_by_no_measurement(tmp_path):
+    file, here = tmp_path / "chosen.json", SimpleNamespace(model="now", encoded={"blocks": [16]})
+    assert opened.read_chosen(file, here) == {}
+    for model, encoded in (("before", {"blocks": [16]}), ("now", {"blocks": [8]})):
+        file.write_text(json.dumps({"model": model, "basis": {"encoded": encoded}, "word": {"threshold": 0.5}}))
+        with pytest.raises(SystemExit, match="choose again"):
+            opened.read_chosen(file, here)
+    file.write_text(json.dumps({"model": "now", "basis": {"encoded": {"blocks": [16]}}, "word": {"threshold": 0.5}}))
+    assert opened.read_chosen(file, here)["word"] == {"threshold": 0.5}

@@ -91,7 +91,7 @@ class TestObjective:
         slope = torch.randn(rows - 1, 7, generator=random)
         expected = share_sums(query.float().double(), key.double(), 0.7).float()
         (wanted,) = torch.autograd.grad((expected * slope).sum(), key)
-        monkeypatch.setattr("ovam.tokens.shares._FLOATS", floats)
+        monkeypatch.setattr("ovam.attention._FLOATS", floats)
         found = share_sums(query, key, 0.7)
         (gradient,) = torch.autograd.grad((found * slope).sum(), key)
         assert torch.allclose(found, expected, atol=1e-6)  # measured: 3.6e-7 of sums up to 6

@@ -36,13 +36,13 @@ def main(given: list[str] | None = None) -> None:
     traces, report = _opened(arguments)
     command, settings = command_of(words), arguments.chosen or {MINI: CHOSEN, MINI_DIT: CHOSEN_FOR_DIT}[model]
     if arguments.what == "tune":
-        found = tune(traces, rates=arguments.rates, known=known_choices(settings, traces.model))
+        found = tune(traces, rates=arguments.rates, known=known_choices(settings))
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {settings}")
         return
     headroom = report["sections"]["headroom"]["gain"][0]
     made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom}
-    _measure(arguments, traces, read_chosen(settings, traces.model), made)
+    _measure(arguments, traces, read_chosen(settings, traces), made)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:

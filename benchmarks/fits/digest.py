@@ -1,18 +1,28 @@
 """Short names for what a number depends on, so that none is taken for another's."""
 
+import functools
 import hashlib
 import json
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import benchmarks.rivals
 import ovam
 
-CODE = (
-    *("aggregate", "attention", "calibration", "maps", "masks"),
-    *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares"),
-    "mini/oracle",
+ENCODING = (
+    *("backbones/*", "calls", "capture", "encode", "kept", "noise", "patched", "phrases", "prompt", "quantised"),
+    *("recorders", "run", "schedule", "session", "storage", "trace", "wrapping"),
 )
+"""What makes traces."""
+CODE = (
+    *ENCODING,
+    *("aggregate", "asked", "attention", "calibration", "map_options", "maps", "masks", "replay", "word_maps"),
+    *("evaluate/overlap", "evaluate/ranking", "mini/oracle", "mini/scenes/*"),
+    *("tokens/annotations", "tokens/loss", "tokens/optimize", "tokens/shares", "tokens/token_set"),
+)
+"""What fits, asks and scores as well."""
 RIVALS = ("authors", "harness", "slime", "spread", "words")
 HARNESS = ("generated", "methods", "ours", "outcome", "scenes", "traces", "trials")
 
@@ -22,9 +32,21 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@functools.cache
+def encoding() -> str:
+    """Digest of the source that makes traces, and of the version of torch."""
+    return digest([version("torch"), *_sources(Path(str(ovam.__file__)).parent, ENCODING)])
+
+
+@functools.cache
 def code() -> str:
-    """Digest of the source that fits, asks and scores."""
+    """Digest of the source that makes traces, fits, asks and scores, and of the version of torch."""
     here, library = Path(__file__).parent, Path(str(ovam.__file__)).parent
     rivals = Path(str(benchmarks.rivals.__file__)).parent
     parts = ((library, CODE), (rivals, RIVALS), (here, HARNESS))
-    return digest([(folder / f"{name}.py").read_text() for folder, names in parts for name in names])
+    return digest([version("torch"), *(text for part in parts for text in _sources(*part))])
+
+
+def _sources(folder: Path, names: Sequence[str]) -> list[str]:
+    files = [file for name in names for file in sorted(folder.glob(f"{name}.py"))]
+    return [file.read_text() for file in files]

@@ -41,15 +41,19 @@ def _check(name: str, known: str | None, found: str) -> None:
         )
 
 
-def read_chosen(file: Path, model: str) -> dict[str, Any]:
-    """What was chosen for this model; nothing where the file is not there."""
-    chosen = known_choices(file, model)
-    if file.exists() and not chosen:
-        raise SystemExit(f"{file} is of another model: choose again with `python -m benchmarks.fits tune`")
+def read_chosen(file: Path, traces: Traces) -> dict[str, Any]:
+    """What was chosen for this model; nothing where the file is not there. What tells no model is for any."""
+    chosen = known_choices(file)
+    here, encoded = (traces.model, traces.encoded), chosen.get("basis", {}).get("encoded", traces.encoded)
+    if (chosen.get("model", traces.model), encoded) != here:
+        raise SystemExit(
+            f"{file} is of another model, or of other blocks and time steps: choose again with "
+            "`python -m benchmarks.fits tune`"
+        )
     return chosen
 
 
-def known_choices(file: Path, model: str) -> dict[str, Any]:
-    """What was chosen for this model; nothing where the file is not there or was chosen for another one."""
-    chosen: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return chosen if chosen.get("model", model) == model else {}
+def known_choices(file: Path) -> dict[str, Any]:
+    """What was chosen before; nothing where the file is not there."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found

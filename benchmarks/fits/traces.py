@@ -1,5 +1,6 @@
 """Traces of scenes, encoded once and kept in a folder under names that tell what they are of."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -7,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fits.digest import digest
+from benchmarks.fits.digest import digest, encoding
 from benchmarks.fits.scenes import Scored
 from ovam.encode import encode
-from ovam.mini.scenes import WORLD
 from ovam.models import model_hash
 from ovam.trace import Trace
 
@@ -44,7 +44,7 @@ class Traces:
 
     Args:
         pipe: The model.
-        folder: Work folder; traces of another model, world or choice lie in other folders of it.
+        folder: Work folder; traces of another model or choice, or made by other code, lie in other folders of it.
         encoded: The choice: blocks and time steps, options of `encode`.
         self_attention: Grids whose self-attention is kept as well, which not every family has.
     """
@@ -54,7 +54,7 @@ class Traces:
     ) -> None:
         self.pipe, self.encoded, self.self_attention = pipe, encoded, self_attention
         self.model = model_hash(pipe)
-        about = {"world": WORLD, **encoded} | ({"self_attention": self_attention} if self_attention else {})
+        about = {"code": encoding(), **encoded} | ({"self_attention": self_attention} if self_attention else {})
         self.folder = folder / "traces" / f"{self.model}-{digest(about)}"
         self._held: dict[tuple[int, View], Trace] = {}
 
@@ -66,7 +66,8 @@ class Traces:
 
     def _found(self, scene: Scored, view: View) -> Trace:
         seen = "" if view == PLAIN else f"-{digest(astuple(view))}"
-        file = self.folder / f"{scene.split}-{scene.seed}{seen}.safetensors"
+        picture = hashlib.sha256(scene.image.tobytes()).hexdigest()[:12]
+        file = self.folder / f"{scene.split}-{scene.seed}-{picture}{seen}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             options = self.encoded | {"self_attention": self.self_attention}

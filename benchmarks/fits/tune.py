@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from benchmarks.fits.digest import code
 from benchmarks.fits.methods import SLIME_TUNED, TUNED, WORD
 from benchmarks.fits.outcome import Task
 from benchmarks.fits.plan import SCENES, Plan
@@ -15,11 +16,15 @@ from benchmarks.fits.traces import Traces
 from benchmarks.rivals import authors, slime, words
 from benchmarks.rivals.harness import Fitted
 from ovam.mini.measures.choices import DEVELOPMENT
+from ovam.mini.scenes import WORLD
 
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
-RATES = (1.0, 10.0, 100.0, 1000.0)
-ITERATIONS = (100, 300, 800)
-SLIME_RATES, SLIME_ITERATIONS = (0.003, 0.01, 0.03, 0.1), (50, 200)
+RATES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+ITERATIONS = (3, 10, 30, 100, 300, 800)
+SLIME_RATES, SLIME_ITERATIONS = (0.001, 0.003, 0.01, 0.03, 0.1), (3, 10, 30, 50, 100, 200)
+WIDER = 10.0
+"""The next rate beyond those tried, over the last: taken as long as the best of all rates is the least or the
+greatest."""
 
 Counts = np.ndarray
 """Pixels in both and in either at each threshold: (threshold, 2)."""
@@ -42,9 +47,9 @@ def tune(
         traces: Of the model that is measured.
         classes: On which it is chosen.
         count: Number of validation scenes.
-        rates: Of the authors' descent; without any the word's threshold alone is chosen.
+        rates: Of the authors' descent, the first that are tried; without any the word's threshold alone is chosen.
         iterations: One descent goes as far as the greatest; what it is at the others is what shorter ones give.
-        known: What an earlier call found on the same model; rivals that it tried are not tried again.
+        known: What an earlier call found; rates that it tried on the same basis are not tried again.
     """
     plan = Plan("validation", (), classes, draws=1, count=count)
     every = [plan.task_of(name, plan.annotated[name][:1]) for name in classes]
@@ -55,12 +60,12 @@ def tune(
     descents = {TUNED: _Descent(authors, _of_authors, iterations, rates)}
     if rates and traces.self_attention:
         descents[SLIME_TUNED] = _Descent(slime, _of_slime, SLIME_ITERATIONS, SLIME_RATES)
-    before = (known or {}).get("tried", {})
-    tried = {
-        name: before.get(name) or [row for rate in descent.rates for row in _tried(descent, rate, tasks, traces)]
-        for name, descent in descents.items()
-    }
-    best = {name: max(rows, key=lambda row: row["mIoU"]) for name, rows in tried.items() if rows}
+    basis = {"encoded": traces.encoded, "world": WORLD, "code": code(), "classes": list(classes), "scenes": count}
+    basis |= {"iterations": {name: list(descent.iterations) for name, descent in descents.items()}}
+    same = known is not None and known.get("model") == traces.model and known.get("basis") == basis
+    before = known["tried"] if known is not None and same else {}
+    tried = {name: _searched(each, tasks, traces, before.get(name, ())) for name, each in descents.items()}
+    best = {name: _best(rows) for name, rows in tried.items() if rows}
     return {
         WORD: {"threshold": threshold},
         **{
@@ -68,8 +73,7 @@ def tune(
             for name, row in best.items()
         },
         "model": traces.model,
-        "classes": list(classes),
-        "scenes": count,
+        "basis": basis,
         "word, mIoU": reached,
         "tried": tried,
     }
@@ -101,6 +105,31 @@ def _of_authors(rate: float, iterations: int, threshold: float) -> authors.Setti
 
 def _of_slime(rate: float, iterations: int, threshold: float) -> slime.Settings:
     return slime.Settings(rate=rate, iterations=iterations, threshold=threshold)
+
+
+def _searched(
+    descent: _Descent, tasks: Sequence[Task], traces: Traces, before: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What all rates reach, with as many beyond the first as it takes for the best to lie between others."""
+    rows = list(before)
+    rates = [rate for rate in descent.rates if rate not in {row["rate"] for row in rows}]
+    while rates:
+        rows += [row for rate in rates for row in _tried(descent, rate, tasks, traces)]
+        rates = beyond(rows)
+    return rows
+
+
+def beyond(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The rate to try next: none where the best of those tried lies between others."""
+    rates, best = sorted({row["rate"] for row in rows}), _best(rows)["rate"]
+    if best == rates[0]:
+        return [rates[0] / WIDER]
+    return [rates[-1] * WIDER] if best == rates[-1] else []
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of equal ones that which was tried first, so that a search of ever smaller steps comes to an end."""
+    return max(rows, key=lambda row: row["mIoU"])
 
 
 def _tried(descent: _Descent, rate: float, tasks: Sequence[Task], traces: Traces) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = _parser().parse_args(sys.argv[1:] if given is None else given)
     asked = QUICK if arguments.quick else {"classes": list(CLASSES), "draws": DRAWS, "scenes": SCENES}
     traces, _ = open_mini(arguments.work_dir)
-    chosen = read_chosen(arguments.chosen, traces.model)
+    chosen = read_chosen(arguments.chosen, traces)
     if WORD not in chosen:
         raise SystemExit(
             f"{arguments.chosen} tells no threshold of the word: choose with `python -m benchmarks.fits tune`"

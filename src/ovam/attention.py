@@ -69,7 +69,7 @@ def weight_sums(
     relative = _relative(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
     members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
-    scratch = torch.empty(relative[..., 0].numel() * _rows_at_once(relative), device=key.device)
+    scratch = torch.empty(relative[..., 0].numel() * _rows_beside(relative), device=key.device)
     sums = _sums(query, relative, keep, lambda rows: _exponentials(relative, rows, owner, members, scratch))
     if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
@@ -92,7 +92,7 @@ def self_weights(
         Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
     """
     scaled = key.float() * scale
-    parts = query.split(_rows_at_once(key), dim=1)
+    parts = query.split(_rows_beside(key), dim=1)
     return torch.cat([torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0) for rows in parts])
 
 
@@ -108,7 +108,7 @@ def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Row
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     added = [axis for axis, kept in enumerate(keep) if not kept]
-    for span, part in pieces(steps, pixels, _rows_at_once(key)):
+    for span, part in pieces(steps, pixels, _rows_beside(key)):
         count = len(range(steps)[span])
         powers, factor = weigh(query[:, span, part].float().flatten(1, 2))
         weights = powers.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
@@ -123,7 +123,7 @@ def _joint_sums(
     """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
-    at_once = _rows_at_once(image_key[:1, 0])
+    at_once = _rows_beside(image_key[:1, 0])
     for head, step in itertools.product(range(heads), range(steps)):
         rivals = image_key[head, step].float() * scale
         for first in range(0, pixels, at_once):
@@ -145,10 +145,15 @@ def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
             yield slice(step, step + at_once), slice(pixel, pixel + part)
 
 
-def _rows_at_once(key: Stored) -> int:
-    """Rows of each head that fit, with their scores against all keys."""
+def rows_at_once(heads: int, width: int, device: torch.device) -> int:
+    """Rows of each head that are handled at a time, one at least; `width` numbers are held for each."""
+    return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * width))
+
+
+def _rows_beside(key: Stored) -> int:
+    """Rows at a time with their scores against all keys."""
     heads, tokens, head_dim = key.shape
-    return max(1, (_FLOATS if key.device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * (tokens + head_dim)))
+    return rows_at_once(heads, tokens + head_dim, key.device)
 
 
 def _relative(key: Key, lengths: Sequence[int]) -> Key:

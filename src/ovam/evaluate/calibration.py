@@ -63,7 +63,8 @@ def risk_coverage(
     counted = np.ones(correct.shape, dtype=bool) if ignore is None else ~ignore
     if not counted.any():
         return np.full(shares.shape, np.nan)
-    values, group = np.unique(-confidence[counted], return_inverse=True)  # the surest first
+    sure = confidence[counted].astype(np.float64)  # unsigned numbers have no negative ones
+    values, group = np.unique(-sure, return_inverse=True)  # the surest first
     sizes = np.bincount(group, minlength=len(values))
     wrong = np.bincount(group, ~correct[counted], len(values)) / sizes
     decided = np.maximum(1, np.ceil(shares * counted.sum()))

@@ -30,6 +30,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
             f"average precision of a truth of shape {truth.shape} with {int(truth.sum())} pixels, "
             f"scores of {score.shape}: expected equal shapes and at least one pixel"
         )
+    score = score if score.dtype.kind == "f" else score.astype(np.float64)  # unsigned numbers have no negative ones
     order = np.argsort(-score.ravel(), kind="stable")
     ordered = score.ravel()[order]
     last_of_ties = np.append(ordered[1:] != ordered[:-1], True)

@@ -13,15 +13,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ovam.aggregate import resize
-from ovam.attention import pieces
+from ovam.attention import pieces, rows_at_once
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored, floats
 from ovam.shapes import Embedding, Key
 from ovam.trace import Half, TokenEmbedding, Trace
-
-_FLOATS = 2**21  # at a time, queries and scores: 8 MB, which stay in a cache
-_FLOATS_ELSEWHERE = 2**25  # other devices want few large pieces
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 
@@ -122,8 +119,7 @@ def _by_piece(query: Stored, difference: Tensor) -> Iterator[tuple[slice, int, T
     heads, steps, pixels, head_dim = query.shape
     several = difference.shape[1] if difference.shape[1] > 1 else 0
     whole = query.dtype == difference.dtype and not several
-    floats_at_once = _FLOATS if query.device.type == "cpu" else _FLOATS_ELSEWHERE
-    at_once = steps * pixels if whole else max(1, floats_at_once // (heads * (head_dim + several)))
+    at_once = steps * pixels if whole else rows_at_once(heads, head_dim + several, query.device)
     for span, part in pieces(steps, pixels, at_once):
         rows = floats(query[:, span, part]).to(difference.dtype).flatten(1, 2)
         yield part, len(range(steps)[span]), rows

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,9 +118,10 @@ def _last_lines(manifest: Path) -> dict[str, str]:
 
 def _append(manifest: Path, line: str) -> None:
     """Behind a line of its own, also where the last one was cut short."""
-    whole = not manifest.exists() or manifest.read_text().endswith(("\n",)) or not manifest.stat().st_size
-    with manifest.open("a") as stream:
-        stream.write(("" if whole else "\n") + line + "\n")
+    with manifest.open("a+b") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
+        gap = b"" if stream.read() in (b"", b"\n") else b"\n"
+        stream.write(gap + line.encode() + b"\n")
 
 
 @torch.no_grad()

@@ -45,18 +45,10 @@ _JUDGED = ("oracles", "generation", "transfer")
 _CHOSEN_BEFORE = ("words", "joint", "encoding", "headroom")
 _MEASURED_BY = (
     *("mini/scenes/*.*", "mini/measures/*.py", "mini/baselines.py", "mini/imitation.py", "mini/oracle.py"),
-    *(
-        "evaluate/*.py",
-        "aggregate.py",
-        "asked.py",
-        "attention.py",
-        "calibration.py",
-        "encode.py",
-        "maps.py",
-        "masks.py",
-    ),
-    *("noise.py", "phrases.py", "prompt.py", "replay.py", "schedule.py", "backbones/clip_text.py"),
-    *("backbones/cross_attention.py", "backbones/joint.py", "backbones/joint_text.py", "backbones/sd3.py"),
+    *("evaluate/*.py", "backbones/*.py", "aggregate.py", "asked.py", "attention.py", "calibration.py", "calls.py"),
+    *("capture.py", "encode.py", "kept.py", "map_options.py", "maps.py", "masks.py", "noise.py", "output_space.py"),
+    *("patched.py", "phrases.py", "prompt.py", "quantised.py", "recorders.py", "replay.py", "run.py", "schedule.py"),
+    *("session.py", "storage.py", "trace.py", "word_maps.py", "wrapping.py"),
 )
 """Files of the package that figures depend on beside the weights: world, rulers, baselines, judges, measures, and what
 makes maps of a model. Headroom depends on what fits tokens as well."""
