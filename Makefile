@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
+MORE ?= 2000
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
@@ -41,10 +42,10 @@ report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), the
 bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of vpulab/ovam to compare with it)
 	$(BIN)/python -m benchmarks $(if $(PEER),--peer $(PEER))
 
-mini: $(VENV)/ready  ## train the embedded model from nothing or from where it stands (hours), in runs/mini
-	$(BIN)/ovam mini train --work-dir runs/mini
+mini: $(VENV)/ready  ## train the embedded model on from the shipped weights or where it stands (hours), in runs/mini
+	$(BIN)/ovam mini train --work-dir runs/mini --more $(MORE)
 
-test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest libraries allowed
+test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest diffusers, transformers, accelerate and peft allowed
 	$(BIN)/pytest -n 2 tests
 	$(OLDEST)/bin/pytest -n 2 tests
 

@@ -103,10 +103,11 @@ def test_false_positive_area_counts_labels_that_are_true_nowhere():
 @settings(max_examples=30, deadline=None)
 def test_average_precision_of_any_scores_and_ties(seed, levels):
     rng = np.random.default_rng(seed)
-    truth, score = rng.random((6, 9)) < 0.3, rng.integers(0, levels, (6, 9)).astype(float)
+    truth, score = rng.random((6, 9)) < 0.3, rng.integers(0, levels, (6, 9), dtype=np.uint8)
     truth[0, 0] = True
     expected = average_precision_score(truth.ravel(), score.ravel())
-    assert ruler.average_precision(truth, score) == pytest.approx(expected, abs=1e-9)  # measured: 2e-16
+    for kind in (score.astype(float), score):  # unsigned numbers have no negative ones to sort by
+        assert ruler.average_precision(truth, kind) == pytest.approx(expected, abs=1e-9)  # measured: 2e-16
 
 
 def test_a_constant_map_has_the_precision_of_the_truth_s_share():
@@ -200,7 +201,7 @@ def test_risk_falls_with_coverage_where_confidence_tells_something():
 def test_equally_confident_pixels_count_alike_wherever_they_stand():
     correct = np.repeat([True, False], 50)
     assert ruler.risk_coverage(np.ones(100), correct, np.array([0.1, 1.0])).tolist() == [0.5, 0.5]
-    confidence = np.where(np.arange(100) < 20, 1.0, 0.5)
+    confidence = np.where(np.arange(100) < 20, 2, 1).astype(np.uint8)  # unsigned: no negative ones to sort by
     assert ruler.risk_coverage(confidence, correct, np.array([0.2, 0.4])).tolist() == [0.0, 20 * 50 / 80 / 40]
 
 

@@ -251,6 +251,7 @@ MEASURED = {
         "quick": False,
         "family": "mini",
         "headroom": 0.1,
+        "code": "4567",
     },
     "split": "test",
     "scenes": 200,

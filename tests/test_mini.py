@@ -67,7 +67,7 @@ def test_cross_attention_at_three_grids(mini):
 def test_the_class_word_fits_its_object_better_than_absent_words(mini):
     """Ten scenes of several classes, five absent classes each: a guard against broken weights, not a measurement.
 
-    Over 200 test scenes the difference is 0.154 (docs/mini.md).
+    How large the difference is on test scenes, docs/mini.md tells.
     """
     gaps, asking = [], Asking(mini)
     for number, scene in enumerate(scenes_of("validation", 10, least=2)):

@@ -6,7 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+from ovam.errors import OptionError
+from ovam.mini.training import recipe
 from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of
 from ovam.mini.training.loop import load_tensors, save_tensors
 from ovam.mini.training.matching import FOUND_IN, Matching
@@ -75,6 +78,30 @@ def test_training_goes_on_from_a_shipped_folder(tmp_path):
     assert (iterations, (tmp_path / "history.txt").read_text()) == (about["iterations"], about["history"])
     assert all(torch.equal(value, shipped[name].float()) for name, value in averaged.state_dict().items())
     assert load_picture_tower(tmp_path / "text_encoder", text_of("mini").encoder.config.hidden_size)
+
+
+def test_a_finished_recipe_says_that_nothing_is_left_before_scenes_are_rendered(tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    monkeypatch.setattr(recipe, "Pool", lambda *given: pytest.fail("scenes were rendered"))
+    match = "stands at iteration 10900 of 10900.*--more"
+    with pytest.raises(OptionError, match=match):
+        recipe.train(work, start=mini_folder())
+    assert (work / "vae" / "config.json").exists()
+    with pytest.raises(OptionError, match=match):
+        recipe.train(work, start=mini_folder())
+
+
+def test_a_shipped_folder_is_taken_up_again_where_that_was_broken_off(tmp_path, monkeypatch):
+    def broken(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AutoencoderKL, "save_pretrained", broken)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.train(tmp_path, start=mini_folder())
+    checkpoint_of(tmp_path / "unet").unlink()
+    with pytest.raises(OptionError, match="stands at iteration"):
+        recipe.train(tmp_path, start=mini_folder())
 
 
 def test_the_average_is_exported_and_lags_behind_the_raw_weights(training, tmp_path):

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from benchmarks.fits import page
+from benchmarks.fits.digest import code
 from benchmarks.fits.methods import SLIME, SLIME_TUNED, Method, registry, variant
 from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, known_choices, open_dit, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
@@ -41,7 +42,7 @@ def main(given: list[str] | None = None) -> None:
         print(f"wrote {settings}")
         return
     headroom = report["sections"]["headroom"]["gain"][0]
-    made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom}
+    made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom, "code": code()}
     _measure(arguments, traces, read_chosen(settings, traces), made)
 
 

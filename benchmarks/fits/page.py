@@ -7,7 +7,7 @@ from benchmarks.fits.bars import bars, holds_alone, over_word
 from benchmarks.fits.generated import TRUTHS
 from benchmarks.fits.methods import DEFAULT, OWN, TWENTY, WORD
 from benchmarks.fits.outcome import OWN_SCENES
-from benchmarks.fits.scenes import LEAST_ANNOTATED, LEAST_SCORED, MOST_WITHOUT, UNUSED
+from benchmarks.fits.scenes import FIRST, LEAST_ANNOTATED, LEAST_SCORED, MOST_WITHOUT, UNUSED
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import Bar
 from ovam.models import MINI_DIT
@@ -31,7 +31,9 @@ and the same masks.
 * **Annotations** are scenes of the training split that no training used (index {UNUSED:,} on) and that show one named
   thing alone, on {LEAST_ANNOTATED:.0%} of the pixels or more. Draw d of a class is its d-th such scene: fixed in
   advance, none left out.
-* **Scored** are the first scenes of a split; each for the classes that cover more than {LEAST_SCORED:.0%} of it.
+* **Scored** are the first scenes of validation, on which settings were chosen, and scenes of test from number
+  {FIRST["test"]} on: those before were looked at while mini and the defaults of fits were still being changed, these
+  were not. Each for the classes that cover more than {LEAST_SCORED:.0%} of it.
 * Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles),
   whose errors stand on their page; pixels on whose class they differ count for nothing. Annotations are scenes there
   too, and thresholds those of scenes. **As long as the oracles miss their own bars, no claim rests on these figures.**
@@ -104,7 +106,8 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     made, split = result["stamp"], result["split"]
     of_sibling = "" if made["family"] == MODEL else f", {made['family']}"
     quick = " **A quick run, not for publication.**" if made["quick"] else ""
-    scored = f"{result['scenes']} pictures" if split in TRUTHS else f"The first {result['scenes']} scenes of the split"
+    first = FIRST.get(split, 0)
+    scored = f"{result['scenes']} pictures" if split in TRUTHS else f"Scenes {first} to {first + result['scenes'] - 1}"
     intro = (
         f"{scored}; {_scenes(result)} pairs of one and a class; "
         f"{len(next(iter(result['methods'].values()))['classes'])} classes, {result['draws']} draws.{quick}"
@@ -116,7 +119,8 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     parts.append(
         f"`{made['command']}`, {made['date']}, model {made['model']}, threads: {made['threads']}, "
-        f"{made['processor']}, {versions}; figures and settings: [JSON](results/tokens/{name}.json).\n"
+        f"{made['processor']}, {versions}, code {made['code']}; figures and settings: "
+        f"[JSON](results/tokens/{name}.json).\n"
     )
     return "\n".join(parts)
 

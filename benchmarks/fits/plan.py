@@ -12,7 +12,7 @@ from benchmarks.fits import generated
 from benchmarks.fits.digest import code
 from benchmarks.fits.methods import Method
 from benchmarks.fits.outcome import Outcome, Task, reach
-from benchmarks.fits.scenes import Scored, annotation_scenes, of_split, scored_with, without
+from benchmarks.fits.scenes import FIRST, Scored, annotation_scenes, of_split, scored_with, without
 from benchmarks.fits.store import Store
 from benchmarks.fits.traces import Traces
 from ovam.mini.scenes import WORLD, Scene, Split
@@ -32,7 +32,7 @@ class Plan:
         methods: The rows.
         classes: Those asked.
         draws: Number of annotation draws.
-        count: Number of scored scenes, the first of the split; of generated pictures all are taken.
+        count: Number of scored scenes, from `FIRST` on; of generated pictures all are taken.
         images_dir: Where generated pictures lie, or are made.
     """
 
@@ -64,8 +64,8 @@ class Plan:
     def scored(self) -> list[Scored]:
         if self.split in generated.TRUTHS:
             return [*generated.pictures(self.images_dir, self.split)]
-        draw = of_split(cast("Split", self.split))
-        return [draw(index) for index in range(self.count)]
+        draw, first = of_split(cast("Split", self.split)), FIRST.get(self.split, 0)
+        return [draw(index) for index in range(first, first + self.count)]
 
     @cached_property
     def annotated(self) -> dict[str, list[Scene]]:

@@ -14,6 +14,10 @@ from ovam.mini.scenes.slices import slices
 UNUSED = 50_000
 """Index of the first scene of the training split that no training ever used."""
 
+FIRST = {"test": 200}
+"""Index of the first scored scene of a split, 0 for others: scenes of test before it were looked at while defaults were
+still being chosen."""
+
 LEAST_ANNOTATED = 0.04
 """Share of the pixels that the thing of an annotation covers at least."""
 

@@ -45,13 +45,19 @@ def figures(of_class: OfClass) -> dict[str, Any]:
         "worst draw": min(by_draw),
         "draws": len(by_draw),
         "IoU by image": float(np.mean([np.mean([row.both / row.either for row in each.rows]) for each in every])),
-        "AP": float(np.mean([np.mean([row.precision for row in each.rows]) for each in every])),
+        "AP": precision(of_class),
         "elsewhere": _mean_of_known([each.elsewhere for each in every]),
         "own scene": float(np.mean([each.own[0] / each.own[1] for each in every])),
         "seconds": float(np.median([each.seconds for each in every])),
         "classes": {name: float(np.mean(draws_of({name: each}))) for name, each in of_class.items()},
         "scenes": sum(len(each[0].rows) for each in of_class.values()),
     }
+
+
+def precision(of_class: OfClass) -> float:
+    """Average precision: the mean of a fit's scenes, then of classes and draws."""
+    of_fits = [[row.precision for row in each.rows] for outcomes in of_class.values() for each in outcomes]
+    return float(np.mean([np.mean(every) for every in of_fits]))
 
 
 def draws_of(of_class: OfClass, chosen: Chosen = lambda row: True) -> list[float]:

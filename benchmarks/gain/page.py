@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.fits.methods import DEFAULT, WORD
+from benchmarks.fits.scenes import FIRST
 from benchmarks.gain.finding import REST, WHOLE
 from benchmarks.gain.ladder import MAXIMUM, RUNGS
 from benchmarks.gain.table import ALL, COMPONENTS, HITS
@@ -73,8 +74,8 @@ def write(found: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     parts = [
         HEAD + quick,
-        f"The first {found['scenes']} scenes of the {found['split']} split, {len(found['classes'])} classes, "
-        f"{found['draws']} draws of one annotation each.\n",
+        f"{found['scenes']} scenes of the {found['split']} split, from number {FIRST.get(found['split'], 0)} on, "
+        f"{len(found['classes'])} classes, {found['draws']} draws of one annotation each.\n",
         SHORT,
         _short(found["rungs"], found["slices"][ALL]["components"]),
         STEPS,

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.fits.methods import DEFAULT, WORD
 from benchmarks.fits.outcome import Outcome, Row
 from benchmarks.fits.scenes import GROUNDS
-from benchmarks.fits.table import RESAMPLES, difference, draws_of, mean_over_cells
+from benchmarks.fits.table import RESAMPLES, difference, draws_of, mean_over_cells, precision
 from benchmarks.gain.finding import KINDS, PART_NAMES, Detail, Finding
 from benchmarks.gain.ladder import RUNGS
 from ovam.evaluate import paired_bootstrap
@@ -58,7 +58,7 @@ def _rungs(outcomes: Mapping[str, Mapping[str, Sequence[Outcome]]], resamples: i
         of_class = outcomes[name]
         found[name] = {
             "mIoU": float(np.mean(draws_of(of_class))),
-            "AP": float(np.mean([row.precision for every in of_class.values() for one in every for row in one.rows])),
+            "AP": precision(of_class),
         }
         for key, base in (("step", below), ("climbed", names[0])) if below else ():
             gap = difference(of_class, outcomes[base], resamples=resamples)

@@ -38,6 +38,9 @@ def train(
     model: Family = FamilyModel.mini,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
+    more: Annotated[
+        int, typer.Option(min=0, help="Iterations beyond the recipe's, which the shipped weights have been through.")
+    ] = 0,
 ) -> None:
     """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores.
 
@@ -47,7 +50,7 @@ def train(
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed)
+        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed, more=more)
 
 
 @mini_app.command()

@@ -65,6 +65,7 @@ def train(
     seed: int = 0,
     scenes: int = SCENES,
     phases: tuple[Phase, ...] | None = None,
+    more: int = 0,
 ) -> None:
     """Run the recipe in `work`, resuming whatever stands there.
 
@@ -76,17 +77,21 @@ def train(
         seed: Of the text tower and the denoiser; another one makes a sibling on the same scenes.
         scenes: Training scenes.
         phases: Phases of the denoiser; the recipe's own by default.
+        more: Iterations beyond those phases, on pictures of the last one's sizes.
 
     Raises:
-        OptionError: what stands in `work` was made for another world or with another seed, or there is no such model.
+        OptionError: what stands in `work` was made for another world or with another seed, there is no such model, or
+            no iteration is left.
     """
     denoiser = _denoiser(model)
     phases = denoiser.phases if phases is None else phases
+    phases = (*phases, Phase(more, phases[-1].sizes))
     work.mkdir(parents=True, exist_ok=True)
     identity = {"world": WORLD, "seed": seed}
     _check(work, identity)
     if start is not None and not (work / "vae").exists() and identity.items() <= _training_of(start).items():
         take_up(start, work)
+    _check_left(checkpoint_of(work / denoiser.part), sum(phase.iterations for phase in phases))
     pool = Pool(work, scenes)
     tokenizer, autoencoder, encoder = _parts(work, pool, seed)
     latents = {
@@ -98,6 +103,16 @@ def train(
         work / denoiser.part, lambda: denoiser.objective(encoder, tower, tokenizer), latents, pool, tokenizer, seed=seed
     )
     run.run(phases)
+
+
+def _check_left(checkpoint: Path, iterations: int) -> None:
+    """Before scenes are rendered, which takes minutes."""
+    standing = int(load_tensors(checkpoint)["iteration"]) if checkpoint.exists() else 0
+    if standing >= iterations:
+        raise OptionError(
+            f"{checkpoint} stands at iteration {standing} of {iterations}: expected some that are left; ask for "
+            "further ones with --more N, or begin from nothing with --from-scratch in another folder"
+        )
 
 
 def _denoiser(model: str) -> _Denoiser:
@@ -138,7 +153,6 @@ def _identity(work: Path) -> dict[str, int]:
 def take_up(folder: Path, work: Path) -> None:
     """Lay out the parts of a shipped pipeline in `work` as if its training had just been broken off."""
     pipe = load(folder)
-    pipe.vae.save_pretrained(work / "vae")
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
     shutil.copy(picture_tower_of(folder / "text_encoder"), picture_tower_of(work / "text_encoder"))
@@ -147,6 +161,8 @@ def take_up(folder: Path, work: Path) -> None:
     weights = pipe.unet.state_dict()
     tensors = {f"{kind}.{name}": value.clone() for kind in ("raw", "ema") for name, value in weights.items()}
     save_tensors(tensors | {"iteration": torch.tensor(about["iterations"])}, checkpoint_of(work / "unet"))
+    pipe.vae.save_pretrained(work / "vae.partial")
+    (work / "vae.partial").rename(work / "vae")  # the last, and whole: where it lies nothing is taken up again
 
 
 def _training_of(folder: Path) -> dict[str, Any]:
