@@ -35,8 +35,8 @@ from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, optimize
 from ovam.tokens.shares import class_maps
 from ovam.trace import Trace
 
-GIVEN = (1, 2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)
-"""Values of `evaluations`; a line search that is under way is ended, so that a few more may be made."""
+GIVEN = (2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)
+"""Values of `evaluations`; the first is of the start."""
 
 CALLS, RATES, TUNING_SEED = 1, (1.0, 10.0, 100.0, 1e3, 1e4, 1e5), 1000
 WORD = "thing"
@@ -51,7 +51,7 @@ START = "nothing fitted"
 PULLED = f"`evaluations={EVALUATIONS}` with the default pull"
 """At full size fits have no pull: it holds steps back for other images' sake, and random queries have none."""
 
-QUICK_ITERATIONS, QUICK_GIVEN = 30, (1, 5, EVALUATIONS)
+QUICK_ITERATIONS, QUICK_GIVEN = 30, (2, 5, EVALUATIONS)
 
 Better = Literal["higher", "lower"]
 Rivals = Mapping[str, authors.Settings]

@@ -48,7 +48,7 @@ def test_contenders_take_turns_and_times_are_divided_problem_by_problem():
     one_row = "`evaluations=8, rows=1, against=[]`"
     contenders = {
         time_to_quality.START: contender(time_to_quality.START, 0.9, 0.0),
-        "`evaluations=1`": contender("`evaluations=1`", 0.2, 1.0),
+        "`evaluations=2`": contender("`evaluations=2`", 0.2, 1.0),
         "`evaluations=8`": contender("`evaluations=8`", 0.4, 2.0),
         one_row: contender(one_row, 0.35, 0.5),
         "shown": contender("shown", 0.9, 0.1),
@@ -100,11 +100,11 @@ def test_both_fits_lower_the_common_loss_of_a_planted_mask():
 def quality():
     ours = {
         time_to_quality.START: {"seconds": [0.0, 0.0], "quality": 0.29},
-        "`evaluations=1`": {"seconds": [0.02, 0.04], "quality": 0.3},
+        "`evaluations=2`": {"seconds": [0.02, 0.04], "quality": 0.3},
         "`evaluations=40`": {"seconds": [0.5, 0.6], "quality": 0.38},
     }
     sooner = {"median": 60.0, "low": 40.0, "high": 70.0, "pairs": 2}
-    reached = {time_to_quality.USUAL: {"with": "`evaluations=1`", "sooner": sooner}, time_to_quality.ONE_ROW: None}
+    reached = {time_to_quality.USUAL: {"with": "`evaluations=2`", "sooner": sooner}, time_to_quality.ONE_ROW: None}
     tuned = {"seconds": [0.6, 0.8], "quality": 0.35, "reached": dict.fromkeys(time_to_quality.SERIES)}
     published = {"seconds": [7.0, 7.2], "quality": 0.25, "reached": reached}
     settings = {TUNED: {"iterations": 100, "rate": 10.0}, PUBLISHED: {"iterations": 1000}}

@@ -204,6 +204,12 @@ class TestFit:
         found = loss_of([one.scale * fine[0] + one.offset], [target])
         assert abs(float(found) - group.fit.loss) < 1e-5  # measured: 1e-7
 
+    @pytest.mark.parametrize("most", [1, 2, 5, 9])
+    def test_no_more_evaluations_are_made_than_were_asked_for(self, trace, mask, most):
+        fits = [optimize_tokens(trace, {"whisker": mask}, evaluations=each).groups[0] for each in (most, 20)]
+        assert fits[0].fit.losses == fits[1].fit.losses[:most]  # line searches that would go on included
+        assert fits[0].fit.stopped == f"after {most} evaluations"
+
     def test_a_loss_that_ceases_to_be_finite(self, trace, mask, monkeypatch, caplog):
         good, calls = optimize.loss_of, []
 

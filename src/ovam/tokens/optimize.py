@@ -75,7 +75,7 @@ def optimize_tokens(
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
-        evaluations: Most evaluations of the loss; a line search that is under way is ended, which may take a few more.
+        evaluations: Most evaluations of the loss; the first is of the start.
         pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
             the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
             all tell something.
@@ -214,6 +214,10 @@ class _NotFiniteLossError(Exception):
     """Leaves the optimiser."""
 
 
+class _SpentError(Exception):
+    """Leaves the optimiser, which would end a line search first."""
+
+
 def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor, list[float], str]:
     """The best steps that were tried, the loss of every evaluation, and why it ended.
 
@@ -225,6 +229,8 @@ def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor
 
     def evaluate() -> Tensor:
         nonlocal best
+        if len(losses) == evaluations:
+            raise _SpentError
         loss = objective.loss(steps, pull)
         losses.append(float(loss.detach()))
         if not bool(torch.isfinite(loss)):
@@ -245,6 +251,8 @@ def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor
     )
     try:
         optimizer.step(evaluate)
+    except _SpentError:
+        pass
     except _NotFiniteLossError:
         where = f"{objective.culprit(steps.detach())}, at evaluation {len(losses)}"
         if len(losses) == 1:
