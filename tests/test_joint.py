@@ -21,6 +21,7 @@ from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 
 PROMPT = "a dog on the grass"
 RUN = {"num_inference_steps": 3, "height": 32, "width": 48, "max_sequence_length": 16}
@@ -230,6 +231,20 @@ class TestLateWords:
             pipe.text_encoder_2.shared.weight *= 1.1
         with pytest.raises(errors.SpaceMismatchError, match="text encoders were changed"):
             trace.text.embed("dog")
+
+
+class TestStream:
+    @pytest.mark.parametrize("kind", ["vectors", "tokens"])
+    def test_words_of_another_length_than_the_runs_text(self, pipe, trace, kind):
+        """They pass the same layers as the run's text, within its calls."""
+        words = trace.text.embed("a dog").vectors[:3]
+        if kind == "tokens":
+            group = TokenGroup((BACKGROUND, "dog", "dog"), words, {}, Fit("tiny"))
+            words = TokenSet((group,), trace.text.space)
+        with ovam.stream(pipe, words) as maps:
+            generate(pipe)
+        expected = trace.maps(words).token_maps
+        assert (maps[0].token_maps - expected).abs().max() <= 1e-6  # measured: 0
 
 
 class TestCapture:
