@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovam.backbones.learned import added_names, with_all_vectors
+from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
@@ -89,7 +90,7 @@ class JointText:
 
     def space_in(self, dtype: torch.dtype) -> Space:
         """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
-        encoders = [reader.encoder for reader in self.readers]
+        encoders = [unwrapped(reader.encoder) for reader in self.readers]
         names = [f"{type(encoder).__name__}:{sampled_hash(encoder, dtype)}" for encoder in encoders]
         return Space(" + ".join(names), self.layer, self.width)
 
