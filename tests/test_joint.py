@@ -166,6 +166,13 @@ class TestWords:
         assert about["prompt_tokens"] == backbone_of(pipe).reader().limit
         assert {tuple(block["grid"]) for block in about["blocks"]} == {(about["size"][0] // 4,) * 2}
 
+    def test_the_name_of_padding_as_a_word(self, trace):
+        """T5's tokenizer reads it as one token, at a place of the text's own."""
+        padded, own = (trace.text.embed("a <pad> cat", padded=padded) for padded in (True, False))
+        for span, part in zip(padded.prompt.spans, own.prompt.spans, strict=True):
+            assert tuple(own.own[i] for i in part.tokens) == span.tokens
+        assert trace.maps("a <pad> cat").words == tuple(span.text for span in own.prompt.spans)
+
     def test_what_no_encoder_reads_is_refused(self, trace):
         words = " ".join(["dog"] * (15 if trace.source.pipeline == "FluxPipeline" else 90))
         assert trace.text.embed(words[:40]).prompt.spans
