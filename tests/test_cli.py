@@ -32,6 +32,7 @@ from ovam.cli.arguments import blocks_of, words_of
 from ovam.cli.terminal import quiet, running
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
+from ovam.errors import OptionError
 from ovam.models import mini_folder
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
@@ -239,6 +240,27 @@ def test_generate_takes_a_pipeline_object_and_leaves_it_as_it_is(tmp_path):
     changed = {name for name, value in vars(pipe).items() if before.get(name, value) is not value}
     assert not changed
     assert [word["word"] for word in result["images"][0]["words"]] == ["cat"]
+
+
+def test_a_negative_prompt_reaches_flux_by_its_own_weight(tmp_path):
+    """Its pipeline leaves the prompt out without that weight, and says nothing."""
+    pipe, small = tiny.flux(), {"num_inference_steps": 2, "height": 32, "width": 32}
+
+    def picture(name, **options):
+        result = generate(PROMPT, "cat", output_dir=tmp_path / name, model=pipe, **small, **options)
+        return result, (tmp_path / name / "image.png").read_bytes()
+
+    _, plain = picture("plain")
+    result, kept_away = picture("kept-away", negative_prompt="a dog", true_cfg_scale=4.0)
+    assert kept_away != plain
+    assert (result["negative_prompt"], result["true_cfg_scale"], result["guidance_scale"]) == ("a dog", 4.0, 7.5)
+    for wrong, told in (
+        ({"negative_prompt": "a dog"}, "leaves it out"),
+        ({"negative_prompt": "a dog", "true_cfg_scale": 1.0}, "true_cfg_scale=1: expected a number above 1"),
+        ({"true_cfg_scale": 4.0}, "together with negative_prompt"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            picture("wrong", **wrong)
 
 
 # asking later
@@ -581,6 +603,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat, cat"), ("'cat'", "listed twice")),
         (("cat " * 80, "--words", "cat"), ("82 tokens", "would be cut")),
         (("a cat", "--words", "cat", "--negative-prompt", "dog " * 80), ("82 tokens", "would be cut")),
+        (("a cat", "--words", "cat", "--true-cfg-scale", "4"), ("true_cfg_scale=4", "StableDiffusionPipeline")),
         (("a cat", "--words", "cat", "--blocks", "99"), ("99", "16x16")),
         (("a cat", "--words", "cat", "--steps", "5"), ("5", "0 to 1")),
         (("a cat", "--words", "cat", "--limit-gib", "0"), ("over the limit of 0.000 GiB", "limit_gib")),

@@ -2,10 +2,13 @@
 
 from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny, StableDiffusionXLImg2ImgPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
 import ovam
@@ -59,6 +62,15 @@ def unchanged(pipe):
     assert state(pipe) == before
 
 
+def clean_latent(pipe):
+    """What the denoiser is handed of the photo without noise."""
+    latents = []
+    handle = pipe.unet.register_forward_pre_hook(lambda unet, inputs: latents.append(inputs[0]))
+    ovam.encode(pipe, photo(), method="clean", timesteps=[0])
+    handle.remove()
+    return latents[0]
+
+
 class TestByHand:
     @pytest.mark.parametrize("pipe_name", ["sd1", "sd2"])
     @pytest.mark.parametrize("prompt", ["", 'a dog by the "STOP" sign'])
@@ -93,6 +105,26 @@ class TestByHand:
         trace = ovam.encode(sd1, photo())
         assert [call.timestep for call in trace.calls] == sorted(TIMESTEPS, reverse=True)
         assert {query.dtype for query in queries(trace).values()} == {torch.float16}
+
+
+class TestLatent:
+    def test_of_an_autoencoder_without_a_distribution(self):
+        pipe = tiny.sd1()
+        levels = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+        pipe.vae = AutoencoderTiny(**levels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), scaling_factor=0.5)
+        with torch.no_grad():
+            expected = pipe.vae.encoder(pipe.image_processor.preprocess(photo())) * 0.5
+        assert torch.equal(clean_latent(pipe), expected)
+
+    def test_with_a_mean_and_deviation_for_each_channel(self):
+        """As in the pipeline that begins with an image, which draws where `encode` takes the mode."""
+        pipe = tiny.sdxl()
+        pipe.vae.register_to_config(latents_mean=[-1.6, 1.9, -1.4, 2.5], latents_std=[8.5, 5.9, 6.5, 5.2])
+        drawing = StableDiffusionXLImg2ImgPipeline(**pipe.components, add_watermarker=False)
+        pixels = pipe.image_processor.preprocess(photo())
+        with torch.no_grad(), patch.object(DiagonalGaussianDistribution, "sample", lambda found, _: found.mode()):
+            expected = drawing.prepare_latents(pixels, None, 1, 1, torch.float32, "cpu", add_noise=False)
+        torch.testing.assert_close(clean_latent(pipe), expected, rtol=0, atol=1e-6)  # measured: 1.5e-8
 
 
 class TestImages:

@@ -21,6 +21,7 @@ from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 
 PROMPT = "a dog on the grass"
 RUN = {"num_inference_steps": 3, "height": 32, "width": 48, "max_sequence_length": 16}
@@ -165,6 +166,13 @@ class TestWords:
         assert about["prompt_tokens"] == backbone_of(pipe).reader().limit
         assert {tuple(block["grid"]) for block in about["blocks"]} == {(about["size"][0] // 4,) * 2}
 
+    def test_the_name_of_padding_as_a_word(self, trace):
+        """T5's tokenizer reads it as one token, at a place of the text's own."""
+        padded, own = (trace.text.embed("a <pad> cat", padded=padded) for padded in (True, False))
+        for span, part in zip(padded.prompt.spans, own.prompt.spans, strict=True):
+            assert tuple(own.own[i] for i in part.tokens) == span.tokens
+        assert trace.maps("a <pad> cat").words == tuple(span.text for span in own.prompt.spans)
+
     def test_what_no_encoder_reads_is_refused(self, trace):
         words = " ".join(["dog"] * (15 if trace.source.pipeline == "FluxPipeline" else 90))
         assert trace.text.embed(words[:40]).prompt.spans
@@ -230,6 +238,20 @@ class TestLateWords:
             pipe.text_encoder_2.shared.weight *= 1.1
         with pytest.raises(errors.SpaceMismatchError, match="text encoders were changed"):
             trace.text.embed("dog")
+
+
+class TestStream:
+    @pytest.mark.parametrize("kind", ["vectors", "tokens"])
+    def test_words_of_another_length_than_the_runs_text(self, pipe, trace, kind):
+        """They pass the same layers as the run's text, within its calls."""
+        words = trace.text.embed("a dog").vectors[:3]
+        if kind == "tokens":
+            group = TokenGroup((BACKGROUND, "dog", "dog"), words, {}, Fit("tiny"))
+            words = TokenSet((group,), trace.text.space)
+        with ovam.stream(pipe, words) as maps:
+            generate(pipe)
+        expected = trace.maps(words).token_maps
+        assert (maps[0].token_maps - expected).abs().max() <= 1e-6  # measured: 0
 
 
 class TestCapture:

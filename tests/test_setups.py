@@ -476,6 +476,16 @@ class TestCompiled:
             pass
 
 
+@pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.pixart_sigma, tiny.sd3, tiny.flux])
+def test_a_compiled_text_encoder_is_still_the_same(make):
+    """Wrapped, it has another class and other names of weights; nothing is compiled before it runs."""
+    pipe = make()
+    plain = backbone_of(pipe).reader().space
+    for part in [part for part in pipe.components if part.startswith("text_encoder")]:
+        setattr(pipe, part, torch.compile(getattr(pipe, part), backend="eager"))
+    assert backbone_of(pipe).reader().space == plain
+
+
 def merging(block_class):
     """A block as token merging makes it: half of the pixels before each attention, and all of them again behind it."""
 

@@ -8,6 +8,7 @@ import tiny
 from ovam.backbones.registry import backbone_of
 from ovam.errors import EmptyWordsError, PromptTooLongError, UnknownWordError
 from ovam.prompt import parse
+from ovam.trace import Space
 
 NAME, PROMPT = "<cat-toy>", 'a <cat-toy> on the grass, a "red <cat-toy>"'
 RUN = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}
@@ -129,6 +130,32 @@ def test_the_negative_prompts_words(made):
     assert trace.source.negative_prompt == "red sky"
     denied, wanted = (trace.maps(trace.source.negative_prompt, half=half)["sky"] for half in ("uncond", "cond"))
     assert (denied - wanted).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("made", [tiny.sdxl, tiny.sd3], ids=lambda made: made.__name__)
+def test_clip_skip_is_not_the_negative_prompts(made, caplog):
+    """Its words are read from another layer than the run read them from, and that is said; its vectors are its own."""
+    pipe = made()
+    options = {"negative_prompt": "red sky", "guidance_scale": 3.0, "clip_skip": 1}
+    trace = captured(pipe, options={"guidance": "both"}, **options)
+    trace.maps("red sky")
+    third = {"prompt_3": None} if made is tiny.sd3 else {}
+    with torch.no_grad():
+        own = pipe.encode_prompt("a dog", None, negative_prompt="red sky", clip_skip=1, **third)[1][0]
+    assert torch.equal(own, backbone_of(pipe).reader("hidden-2").embed("red sky", padded=True).vectors)
+    trace.maps(own, half="uncond")
+    assert "clip_skip" not in caplog.text
+    trace.maps("red sky", half="uncond")
+    assert "are read from layer 'hidden-3' as the run's prompt was" in caplog.text
+    caplog.clear()
+    with ovam.stream(pipe, ["sky"], guidance="uncond"):
+        pipe("a dog", **RUN, **options)
+    assert "clip_skip to no negative prompt" in caplog.text
+
+
+def test_layers_that_a_family_reads_by_itself_are_not_skipped():
+    layers = {"last": False, "skip-0": False, "skip-1": True, "hidden-2": False, "hidden-3": True}
+    assert {layer: Space("CLIPTextModel:0", layer, 8).skips for layer in layers} == layers
 
 
 class TestSpecialTokens:

@@ -1,5 +1,6 @@
 """What is asked of a trace, as attribution prompts: words and phrases, fitted tokens, vectors."""
 
+import logging
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,7 +10,9 @@ from ovam.map_options import SoftmaxOver
 from ovam.phrases import embed_phrases
 from ovam.prompt import AttributionPrompt, Span, listed
 from ovam.shapes import Embedding
-from ovam.trace import Fitted, Listed, Space, TextSide, TokenEmbedding, Words
+from ovam.trace import Fitted, Half, Listed, Space, TextSide, TokenEmbedding, Words
+
+log = logging.getLogger("ovam")
 
 
 def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt") -> list[TokenEmbedding]:
@@ -77,6 +80,18 @@ def check_space_of(tokens: Fitted, space: Space) -> None:
         raise SpaceMismatchError(
             f"tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made from "
             f"{space}: expected the same text encoder; fit them again on a trace of this model"
+        )
+
+
+def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
+    """Say where text is read from another layer than the half that it is asked of."""
+    texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
+    if half == "uncond" and space.skips and texts:
+        log.warning(
+            "words asked of half='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
+            "clip_skip to no negative prompt: for its own keys ask by its vectors, "
+            "trace.maps(negative_prompt_embeds[0], half='uncond'), as pipe.encode_prompt gives them",
+            space.layer,
         )
 
 

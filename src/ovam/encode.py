@@ -270,9 +270,19 @@ def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
         pixels = pixels.to(device_of(pipe.vae), pipe.vae.dtype)
-        latent: Tensor = pipe.vae.encode(pixels).latent_dist.mode().float()
-    config = pipe.vae.config
-    return (latent - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+        encoded = pipe.vae.encode(pixels)
+    # AutoencoderTiny gives a latent and no distribution
+    latent: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    return _scaled(latent.float(), pipe.vae.config)
+
+
+def _scaled(latent: Tensor, config: Any) -> Tensor:
+    """A latent as the denoiser was trained to see it; variants of SDXL have a mean and deviation for each channel."""
+    mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or deviation is None:
+        return (latent - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+    mean, deviation = (torch.tensor(part).to(latent).view(1, -1, 1, 1) for part in (mean, deviation))
+    return (latent - mean) * config.scaling_factor / deviation
 
 
 def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:

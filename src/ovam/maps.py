@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ovam.aggregate import Accumulator, Axis
-from ovam.asked import embed_words, fitted_in, lengths_of, merge_prompts
+from ovam.asked import embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
 from ovam.attention import weight_sums
 from ovam.errors import NotFiniteError, NothingCapturedError
 from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
@@ -44,7 +44,8 @@ def attention_maps(
             ["hot dog", "sky"], a `TokenSet` or several among the words of a list, a `TokenEmbedding`, or raw
             vectors (token, width) of the trace's space. Tokens used on other blocks or another model than they were
             fitted on are noted (logger `ovam`, level INFO).
-        half: Which half's queries; by default the conditional one where it was kept.
+        half: Which half's queries; by default the conditional one where it was kept. With clip-skip, text asked of
+            the unconditional one is noted (level WARNING): that half was read without.
         blocks: Blocks by name or grid; all by default.
         steps: Step numbers; all by default.
         keep: Axes to leave apart, for studies: "block" or "head" (every head of every block, `kept["head"]`
@@ -77,6 +78,7 @@ def attention_maps(
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = half_of(chosen, half)
     prompts = embed_words(chosen.text, words, softmax_over)
+    tell_of_skipped(chosen.text.space, words, which)
     for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
         log.info(note)
     tokens, spans = merge_prompts(prompts)

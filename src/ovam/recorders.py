@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovam.aggregate import Accumulator
-from ovam.asked import embed_words, lengths_of, merge_prompts
+from ovam.asked import embed_words, lengths_of, merge_prompts, tell_of_skipped
 from ovam.attention import self_weights, weight_sums
 from ovam.backbones.base import Backbone
 from ovam.errors import CaptureTooLargeError, NotFiniteError
@@ -256,6 +256,7 @@ class MapRecorder:
         """Read the words once a run: each may skip other layers of the text encoder. Static keys are made here too."""
         self.plan = plan
         self._embed(self.backbone.text_side(tuple(plan.blocks), plan.request))
+        tell_of_skipped(self.text.space, self.words, plan.halves[0])
         if self.text.kind == "static":
             vectors = torch.cat([prompt.vectors for prompt in self.prompts])
             self.keys = {name: self.text.keys(vectors, name, 0) for name in plan.blocks}

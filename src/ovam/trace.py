@@ -52,6 +52,12 @@ class Space:
     def __str__(self) -> str:
         return f"{self.encoder}, layer {self.layer}, width {self.width}"
 
+    @property
+    def skips(self) -> bool:
+        """Whether layers were left out, as `clip_skip` does; `hidden-2` is what some families read by themselves."""
+        kind, _, depth = self.layer.partition("-")
+        return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
+
 
 def check_layer(space: Space) -> None:
     """Whether the layer that a file names is one that text encoders are asked for.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
-from ovam.backbones.offload import device_of, marks, real_weights
+from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.phrases import embed_phrases
 from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
@@ -47,8 +47,10 @@ def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float3
 def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
     """Class of an encoder and hash of its weights as they stand, rounded to `dtype`; see `ovam.trace.Space`.
 
-    The hash is computed again only when the weights have changed.
+    A compiled encoder is named as it is without its wrapper: words are read alike. The hash is computed again only
+    when the weights have changed.
     """
+    encoder = unwrapped(encoder)
     if dtype == torch.bfloat16:
         return f"{type(encoder).__name__}:{fingerprint(real_weights(encoder), dtype)}"
     state, kept = marks(encoder), _hashes.get(encoder)

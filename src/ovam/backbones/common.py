@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ovam.backbones.base import Evaluation, Request
+from ovam.backbones.offload import unwrapped
 from ovam.errors import NoTextEncoderError, UnsupportedPipelineError
 from ovam.trace import Half
 
 
 def plain_denoiser(pipe: Any, part: str) -> Any:
     """The pipeline's denoiser, without the wrapper that `torch.compile` puts around it."""
-    denoiser = getattr(pipe, part)
-    return getattr(denoiser, "_orig_mod", denoiser)
+    return unwrapped(getattr(pipe, part))
 
 
 def text_request(arguments: Mapping[str, Any], result: Any) -> Request:

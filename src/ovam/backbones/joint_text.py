@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovam.backbones.learned import added_names, with_all_vectors
+from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
@@ -42,9 +43,13 @@ class Reader:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A text as one reader reads it: `names` and `offsets` of `length` tokens, and how many more there would be."""
+    """A text as one reader reads it: `names` and `offsets` of `length` tokens, and how many more there would be.
+
+    The first `count` are the text's own, the others padding.
+    """
 
     ids: Tensor
+    count: int
     names: tuple[str, ...]
     offsets: tuple[tuple[int, int], ...]
     cut: int
@@ -89,7 +94,7 @@ class JointText:
 
     def space_in(self, dtype: torch.dtype) -> Space:
         """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
-        encoders = [reader.encoder for reader in self.readers]
+        encoders = [unwrapped(reader.encoder) for reader in self.readers]
         names = [f"{type(encoder).__name__}:{sampled_hash(encoder, dtype)}" for encoder in encoders]
         return Space(" + ".join(names), self.layer, self.width)
 
@@ -115,10 +120,15 @@ class JointText:
         prompt = self._located(plain, units, readings)
         if padded:
             return TokenEmbedding(vectors, prompt, self.space)
-        own = tuple(i for i, token in enumerate(prompt.tokens) if token != _PAD)
+        own = self._own(readings)
         spans = tuple(Span(span.text, tuple(own.index(i) for i in span.tokens)) for span in prompt.spans)
         shown = AttributionPrompt(plain, tuple(prompt.tokens[i] for i in own), spans)
         return TokenEmbedding(vectors, shown, self.space, own)
+
+    def _own(self, readings: Sequence[_Reading]) -> tuple[int, ...]:
+        """Positions that are no padding, told by their number: the text itself may have the word `<pad>` in it."""
+        filled = zip(self.readers, readings, strict=True)
+        return tuple(sorted({reader.first + i for reader, reading in filled for i in range(reading.count)}))
 
     def check_length(self, text: str) -> None:
         """Whether an encoder reads the whole text; see `TextReader.check_length`."""
@@ -137,7 +147,7 @@ class JointText:
         return AttributionPrompt(plain, tuple(tokens), spans)
 
     def _check_read(self, plain: str, readings: Sequence[_Reading]) -> None:
-        seen = {reading.cut: len(reading.names) for reading in readings if {*reading.names} != {_PAD}}
+        seen = {reading.cut: len(reading.names) for reading in readings if reading.count}
         cut = min(seen, default=0)
         if not cut:
             return
@@ -164,6 +174,7 @@ def _read(reader: Reader, plain: str) -> _Reading:
     padding = reader.length - len(ids)
     return _Reading(
         torch.tensor([[*ids, *[tokenizer.pad_token_id] * padding]]),
+        len(ids),
         (*names, *[_PAD] * padding),
         (*offsets, *[(0, 0)] * padding),
         max(0, whole - reader.length),

@@ -25,9 +25,13 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
         shared["conditioning"] = output.detach()
 
     def note_tokens(module: nn.Module, inputs: object, output: Tensor) -> None:
-        shared["tokens"] = output.shape[1]
+        shared.setdefault("tokens", output.shape[1])  # the run's come first; streamed words pass here within the call
+
+    def forget(module: nn.Module, inputs: object) -> None:
+        shared.clear()
 
     try:
+        handles.append(denoiser.register_forward_pre_hook(forget))
         handles.append(denoiser.time_text_embed.register_forward_hook(note_conditioning))
         handles.append(denoiser.context_embedder.register_forward_hook(note_tokens))
         for name, module in modules.items():

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor, nn
 
 
+def unwrapped(model: Any) -> Any:
+    """A model without the wrapper that `torch.compile` puts around it, whose class and weights have other names."""
+    return getattr(model, "_orig_mod", model)
+
+
 def real_weights(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model by name as plain tensors, where its hooks hold it if it does not itself; not copied.
 

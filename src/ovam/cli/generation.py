@@ -64,6 +64,9 @@ def generate(
     num_images: Annotated[int, typer.Option(min=1, help="Images; several go into folders of their own.")] = 1,
     num_inference_steps: Steps = NUM_INFERENCE_STEPS,
     guidance_scale: Annotated[float, typer.Option(help="Weight of the prompt.")] = GUIDANCE_SCALE,
+    true_cfg_scale: Annotated[
+        float | None, typer.Option(help="Weight of the prompt against the negative one; FLUX needs it there, above 1.")
+    ] = None,
     height: Side = None,
     width: Side = None,
     dtype: Weights = DType.float32,
@@ -99,6 +102,7 @@ def generate(
             num_images=num_images,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            true_cfg_scale=true_cfg_scale,
             height=height,
             width=width,
             dtype=torch_type(dtype),

@@ -1,5 +1,6 @@
 """From a prompt to images with the maps and masks of any words, all in one folder."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def generate(
     num_images: int = 1,
     num_inference_steps: int = NUM_INFERENCE_STEPS,
     guidance_scale: float = GUIDANCE_SCALE,
+    true_cfg_scale: float | None = None,
     height: int | None = None,
     width: int | None = None,
     dtype: torch.dtype = torch.float32,
@@ -66,6 +68,8 @@ def generate(
         num_images: Number of images.
         num_inference_steps: Steps of the sampling loop.
         guidance_scale: Weight of the prompt; 1 and below is without guidance.
+        true_cfg_scale: Weight of the prompt against the negative one, above 1, in pipelines that take it apart from
+            `guidance_scale` (FLUX), and there needed with a negative prompt.
         height: In pixels; the model's own by default.
         width: In pixels; the model's own by default.
         dtype: Type of the weights, when the model is loaded here.
@@ -102,7 +106,7 @@ def generate(
     _check_size(backbone.side_multiple, height=height, width=width)
     check_joint(backbone.text_kind, "prompt", strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
-    negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}  # PixArt takes no None
+    negative = _negative(pipe, negative_prompt, true_cfg_scale)
     kept: dict[str, Any] = {"blocks": blocks, "steps": steps, "dtype": storage, "preset": preset, "disk": disk}
     with capture(pipe, **kept, limit_gib=limit_gib, outputs=outputs or strategy == "output") as traces:
         pipe(
@@ -131,6 +135,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
         "against": list(names_of(rivals)),
         **notes_of(traces[0], [*asked, *rivals]),
         "threshold": threshold,
@@ -159,6 +164,31 @@ def _check_size(unit: int, **sides: int | None) -> None:
         if side is not None and side % unit:
             nearest = max(1, round(side / unit)) * unit
             raise OptionError(f"{name}={side}: expected a multiple of {unit} pixels, for example {nearest}")
+
+
+def _negative(pipe: Any, prompt: str | None, scale: float | None) -> dict[str, Any]:
+    """What the pipeline's call is told of the negative prompt; no argument without one, since PixArt takes no None.
+
+    Raises:
+        OptionError: the pipeline would leave the prompt or its weight out without a word.
+    """
+    takes_scale = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
+    if scale is not None and (not takes_scale or prompt is None or scale <= 1):
+        raise OptionError(
+            f"true_cfg_scale={scale:g}: expected a number above 1, together with negative_prompt, and a pipeline that "
+            f"takes it, as FLUX does; this is a {type(pipe).__name__}"
+        )
+    if prompt is None:
+        return {}
+    if not takes_scale:
+        return {"negative_prompt": prompt}
+    if scale is None:
+        raise OptionError(
+            f"negative_prompt={prompt[:40]!r}: {type(pipe).__name__} leaves it out but for true_cfg_scale (on the "
+            "command line --true-cfg-scale): expected that above 1, for example 4; guidance_scale is told to the model "
+            "itself there"
+        )
+    return {"negative_prompt": prompt, "true_cfg_scale": scale}
 
 
 def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | Fitted]) -> None:
