@@ -12,10 +12,12 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
 
@@ -427,6 +429,50 @@ class TestNested:
         with pytest.raises(ZeroDivisionError), ovam.capture(sd1):
             _ = 1 / 0
         assert len(traces_of(sd1)) == 1
+
+
+class TestOtherPipelines:
+    """Made of the captured one's parts: their guided batches would pass for a loop's one half."""
+
+    @pytest.fixture
+    def other(self, sd1):
+        pipe = StableDiffusionImg2ImgPipeline(**sd1.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @staticmethod
+    def again(pipe, picture):
+        return pipe("a cat", image=picture, strength=0.5, num_inference_steps=4, generator=seeded()).images
+
+    @pytest.mark.parametrize("watch", [ovam.capture, lambda pipe, **choice: ovam.stream(pipe, "dog", **choice)])
+    def test_refused_by_name_and_the_captured_ones_runs_stay(self, sd1, other, watch):
+        with watch(sd1, blocks=[8]) as results:
+            (picture,) = generate(sd1)
+            told = r"StableDiffusionImg2ImgPipeline runs the UNet2DConditionModel of .* a StableDiffusionPipeline"
+            with pytest.raises(UnsupportedPipelineError, match=told):
+                self.again(other, picture)
+            generate(sd1)
+        assert len(results) == 2
+        assert len(self.again(other, picture)) == 1
+
+    def test_refused_whichever_of_two_captures_is_left_first(self, sd1, sd2, other):
+        (picture,) = generate(sd1)
+        announced = DiffusionPipeline.progress_bar
+        first, second = ovam.capture(sd1, blocks=[8]), ovam.capture(sd2, blocks=[8])
+        first.__enter__()
+        second.__enter__()
+        generate(sd2)
+        with pytest.raises(UnsupportedPipelineError, match="another pipeline"):
+            self.again(other, picture)
+        first.__exit__(None, None, None)
+        self.again(other, picture)
+        second.__exit__(None, None, None)
+        assert DiffusionPipeline.progress_bar is announced
+
+    def test_loops_of_ones_own_may_ask_the_captured_pipeline_for_its_bar(self, sd1):
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            denoise(sd1, torch.zeros(1, 4, 16, 16), sd1.progress_bar([900, 500]))
+        assert [len(trace.calls) for trace in traces] == [2]
 
 
 class TestOwnLoop:

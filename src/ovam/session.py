@@ -16,6 +16,7 @@ from ovam.backbones.registry import read_as
 from ovam.coverage import RunCoverage, gap
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
+from ovam.others import others_refused
 from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
 from ovam.run import Choice, Plan, Recorder, Run, plan_run
@@ -56,6 +57,7 @@ class Session:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
+            installed.enter_context(others_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(wrapped(pipe, "check_inputs", self._on_start))
             installed.enter_context(wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
