@@ -734,13 +734,75 @@ class TestBrokenOff:
         assert len(maps) == 1
         assert torch.equal(maps[0].token_maps, expected[0].token_maps)
 
+    @pytest.mark.parametrize("after", ["another run", "a loop of one's own", "nothing"])
+    def test_a_preview_does_not_make_it_whole(self, sd1, after):
+        def preview_and_break_off(*arguments):
+            preview(*arguments)
+            return breaking_off(*arguments)
+
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            with pytest.raises(BrokenOffError):
+                generate(sd1, "a dog", callback_on_step_end=preview_and_break_off)
+            if after == "another run":
+                generate(sd1, "a boat")
+            elif after == "a loop of one's own":
+                TestOwnLoop.loop(sd1, "a cat")
+        left = {"another run": [("a boat", 3)], "a loop of one's own": [("a cat", 2)], "nothing": []}
+        assert [(trace.source.prompt, len(trace.calls)) for trace in traces] == left[after]
+
+    def test_tidying_up_after_an_error_is_not_the_runs_end(self, sd1):
+        """Nor is an error a run that is made while it is handled."""
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            try:
+                generate(sd1, "a dog", callback_on_step_end=breaking_off)
+            except BrokenOffError:
+                sd1.maybe_free_model_hooks()
+                generate(sd1, "a boat")
+        assert [trace.source.prompt for trace in traces] == ["a boat"]
+
+
+def preview(pipe, step, timestep, arguments):
+    decoded = pipe.vae.decode(arguments["latents"]).sample
+    pipe.image_processor.postprocess(decoded.detach())
+    return arguments
+
+
+@numpy_copy_warning
+class TestEndedEarly:
+    """The scheduler lists more steps than are run, and no pictures tell of the end."""
+
+    def test_the_last_steps_left_to_a_refiner(self):
+        pipe = tiny.sdxl()
+        early = {"num_inference_steps": 10, "denoising_end": 0.8, "output_type": "latent"}
+        (trace,) = traces_of(pipe, **early)
+        assert [call.index for call in trace.calls] == list(range(8))
+        assert_layout(trace)
+        with ovam.stream(pipe, "dog") as maps:
+            generate(pipe, **early)
+        expected = trace.maps("dog").token_maps
+        torch.testing.assert_close(maps[0].token_maps, expected, rtol=0, atol=1e-6)  # measured: 6e-8
+
+    def test_interrupted_by_a_callback(self):
+        def stop(pipe, step, timestep, arguments):
+            pipe._interrupt = step == 1
+            return arguments
+
+        pipe = tiny.sdxl()
+        with ovam.capture(pipe, blocks=[8]) as traces:
+            generate(pipe, num_inference_steps=5, callback_on_step_end=stop, output_type="latent")
+        assert [len(trace.calls) for trace in traces] == [2]
+        assert all(run.complete for run in traces.coverage)
+
+    def test_broken_off_by_an_error(self):
+        pipe = tiny.sdxl()
+        with ovam.capture(pipe, blocks=[8]) as traces:
+            with pytest.raises(BrokenOffError):
+                generate(pipe, callback_on_step_end=breaking_off, output_type="latent")
+            generate(pipe, "a boat", output_type="latent")
+        assert [trace.source.prompt for trace in traces] == ["a boat"]
+
 
 def test_previews_made_by_a_callback_do_not_end_the_run(sd1):
-    def preview(pipe, step, timestep, arguments):
-        decoded = pipe.vae.decode(arguments["latents"]).sample
-        pipe.image_processor.postprocess(decoded.detach())
-        return arguments
-
     with ovam.capture(sd1, blocks=[8]) as traces:
         (picture,) = generate(sd1, callback_on_step_end=preview)
     (trace,) = traces

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -89,18 +90,23 @@ class Session:
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The pipeline's own call begins: checking its inputs is the first thing it does."""
         self._close()
-        self.run.by_pipeline = True
+        self.run.by_pipeline, self.run.handled = True, sys.exception()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The pipeline's own call ends: the pictures before this were its last, not a callback's preview.
 
-        Some families do not say that they hand out latents: their call ends without pictures.
+        It may end before the scheduler does: it was interrupted, or leaves the last steps to a refiner. Some families
+        do not say that they hand out latents: their call ends without pictures.
         """
         run = self.run
-        complete = run.calls and not run.evaluating and len(run.calls) >= len(run.levels)
-        if run.by_pipeline and complete and run.pictures is None:
-            run.pictures, run.size = self._no_pictures(), self._size()
-        self._close()
+        if not run.by_pipeline:
+            self._close()
+        elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # tidied up after an error
+            self._drop()
+        elif run.pictures is None:
+            self._finish(self._no_pictures(), self._size())
+        else:
+            self._finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
         if self.run.calls:  # of a loop of the user's own: the next one begins
@@ -286,11 +292,16 @@ class Session:
         self.run.pairs.clear()
 
     def _close(self) -> None:
-        """Hand on a run that is complete, forget one that broke off before its pictures."""
+        """Hand on a run of a loop of the user's own; forget one that broke off, and one by the pipeline.
+
+        The latter has not told of its end: what was decoded may be a callback's preview.
+        """
         run = self.run
-        if run.pictures is not None:
+        if run.by_pipeline or not run.calls:
+            self._drop()
+        elif run.pictures is not None:
             self._finish(run.pictures, run.size)
-        elif run.calls and not run.by_pipeline and not run.evaluating:  # of the user's own, without a picture
+        elif not run.evaluating:
             self._finish(self._no_pictures(), self._size())
         else:
             self._drop()
