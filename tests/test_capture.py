@@ -252,6 +252,19 @@ class TestSchedulers:
         assert {call.step for call in trace.calls} == set(steps)
         assert_holds(trace, seen, 1)
 
+    @pytest.mark.parametrize("strength", [0.5, 1.0])
+    def test_steps_from_an_image_are_counted_from_its_own_first(self, pipe, strength):
+        """Heun's time steps but the first come twice, and the run from an image begins at the second of two."""
+        other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        other.set_progress_bar_config(disable=True)
+        other.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+        with ovam.capture(other, blocks=[8]) as traces:
+            other("a dog", image=torch.zeros(1, 3, 32, 32), strength=strength, num_inference_steps=int(4 / strength))
+        (trace,) = traces
+        assert [call.step for call in trace.calls] == [0, 1, 1, 2, 2, 3, 3]
+        sigmas = other.scheduler.sigmas.tolist()
+        assert [call.sigma for call in trace.calls] == sigmas[-8:-1]  # the last is where the run ends
+
     def test_a_run_that_is_interrupted_keeps_the_calls_it_made(self, pipe):
         def stop(pipe, step, timestep, arguments):
             pipe._interrupt = step == 1
