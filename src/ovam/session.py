@@ -65,6 +65,8 @@ class Session:
             installed.enter_context(wrapped(pipe, "prepare_latents", self._on_latents))
             installed.enter_context(wrapped(pipe.image_processor, "postprocess", self._on_pictures))
             installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", self._on_end))
+            if hasattr(pipe, "mask_processor"):  # of inpainting
+                installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
             handle = denoiser.register_forward_pre_hook(self._on_denoiser, with_kwargs=True)
             installed.callback(handle.remove)
             installed.callback(denoiser.register_forward_hook(self._on_evaluated).remove)
@@ -123,6 +125,15 @@ class Session:
             self.run.seeds = tuple(_seed(generator, drawn[:1]) for generator in given)
         else:
             self.run.seeds = (_seed(given, drawn),) * len(drawn)
+
+    def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
+        """Inpainting will see a part of the image alone, and paste it back into the whole at its end."""
+        log.warning(
+            "%s: with padding_mask_crop the model sees the image's part %s alone; the size, picture and maps of its "
+            "traces are of that part, not of the image that the pipeline returns",
+            type(self.backbone.pipe).__name__,
+            tuple(result),
+        )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Pictures were decoded: a run's last, or a preview, which the next denoiser call shows.
