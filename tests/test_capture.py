@@ -12,10 +12,12 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
 
@@ -250,6 +252,19 @@ class TestSchedulers:
         assert {call.step for call in trace.calls} == set(steps)
         assert_holds(trace, seen, 1)
 
+    @pytest.mark.parametrize("strength", [0.5, 1.0])
+    def test_steps_from_an_image_are_counted_from_its_own_first(self, pipe, strength):
+        """Heun's time steps but the first come twice, and the run from an image begins at the second of two."""
+        other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        other.set_progress_bar_config(disable=True)
+        other.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+        with ovam.capture(other, blocks=[8]) as traces:
+            other("a dog", image=torch.zeros(1, 3, 32, 32), strength=strength, num_inference_steps=int(4 / strength))
+        (trace,) = traces
+        assert [call.step for call in trace.calls] == [0, 1, 1, 2, 2, 3, 3]
+        sigmas = other.scheduler.sigmas.tolist()
+        assert [call.sigma for call in trace.calls] == sigmas[-8:-1]  # the last is where the run ends
+
     def test_a_run_that_is_interrupted_keeps_the_calls_it_made(self, pipe):
         def stop(pipe, step, timestep, arguments):
             pipe._interrupt = step == 1
@@ -427,6 +442,50 @@ class TestNested:
         with pytest.raises(ZeroDivisionError), ovam.capture(sd1):
             _ = 1 / 0
         assert len(traces_of(sd1)) == 1
+
+
+class TestOtherPipelines:
+    """Made of the captured one's parts: their guided batches would pass for a loop's one half."""
+
+    @pytest.fixture
+    def other(self, sd1):
+        pipe = StableDiffusionImg2ImgPipeline(**sd1.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @staticmethod
+    def again(pipe, picture):
+        return pipe("a cat", image=picture, strength=0.5, num_inference_steps=4, generator=seeded()).images
+
+    @pytest.mark.parametrize("watch", [ovam.capture, lambda pipe, **choice: ovam.stream(pipe, "dog", **choice)])
+    def test_refused_by_name_and_the_captured_ones_runs_stay(self, sd1, other, watch):
+        with watch(sd1, blocks=[8]) as results:
+            (picture,) = generate(sd1)
+            told = r"StableDiffusionImg2ImgPipeline runs the UNet2DConditionModel of .* a StableDiffusionPipeline"
+            with pytest.raises(UnsupportedPipelineError, match=told):
+                self.again(other, picture)
+            generate(sd1)
+        assert len(results) == 2
+        assert len(self.again(other, picture)) == 1
+
+    def test_refused_whichever_of_two_captures_is_left_first(self, sd1, sd2, other):
+        (picture,) = generate(sd1)
+        announced = DiffusionPipeline.progress_bar
+        first, second = ovam.capture(sd1, blocks=[8]), ovam.capture(sd2, blocks=[8])
+        first.__enter__()
+        second.__enter__()
+        generate(sd2)
+        with pytest.raises(UnsupportedPipelineError, match="another pipeline"):
+            self.again(other, picture)
+        first.__exit__(None, None, None)
+        self.again(other, picture)
+        second.__exit__(None, None, None)
+        assert DiffusionPipeline.progress_bar is announced
+
+    def test_loops_of_ones_own_may_ask_the_captured_pipeline_for_its_bar(self, sd1):
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            denoise(sd1, torch.zeros(1, 4, 16, 16), sd1.progress_bar([900, 500]))
+        assert [len(trace.calls) for trace in traces] == [2]
 
 
 class TestOwnLoop:
@@ -688,13 +747,75 @@ class TestBrokenOff:
         assert len(maps) == 1
         assert torch.equal(maps[0].token_maps, expected[0].token_maps)
 
+    @pytest.mark.parametrize("after", ["another run", "a loop of one's own", "nothing"])
+    def test_a_preview_does_not_make_it_whole(self, sd1, after):
+        def preview_and_break_off(*arguments):
+            preview(*arguments)
+            return breaking_off(*arguments)
+
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            with pytest.raises(BrokenOffError):
+                generate(sd1, "a dog", callback_on_step_end=preview_and_break_off)
+            if after == "another run":
+                generate(sd1, "a boat")
+            elif after == "a loop of one's own":
+                TestOwnLoop.loop(sd1, "a cat")
+        left = {"another run": [("a boat", 3)], "a loop of one's own": [("a cat", 2)], "nothing": []}
+        assert [(trace.source.prompt, len(trace.calls)) for trace in traces] == left[after]
+
+    def test_tidying_up_after_an_error_is_not_the_runs_end(self, sd1):
+        """Nor is an error a run that is made while it is handled."""
+        with ovam.capture(sd1, blocks=[8]) as traces:
+            try:
+                generate(sd1, "a dog", callback_on_step_end=breaking_off)
+            except BrokenOffError:
+                sd1.maybe_free_model_hooks()
+                generate(sd1, "a boat")
+        assert [trace.source.prompt for trace in traces] == ["a boat"]
+
+
+def preview(pipe, step, timestep, arguments):
+    decoded = pipe.vae.decode(arguments["latents"]).sample
+    pipe.image_processor.postprocess(decoded.detach())
+    return arguments
+
+
+@numpy_copy_warning
+class TestEndedEarly:
+    """The scheduler lists more steps than are run, and no pictures tell of the end."""
+
+    def test_the_last_steps_left_to_a_refiner(self):
+        pipe = tiny.sdxl()
+        early = {"num_inference_steps": 10, "denoising_end": 0.8, "output_type": "latent"}
+        (trace,) = traces_of(pipe, **early)
+        assert [call.index for call in trace.calls] == list(range(8))
+        assert_layout(trace)
+        with ovam.stream(pipe, "dog") as maps:
+            generate(pipe, **early)
+        expected = trace.maps("dog").token_maps
+        torch.testing.assert_close(maps[0].token_maps, expected, rtol=0, atol=1e-6)  # measured: 6e-8
+
+    def test_interrupted_by_a_callback(self):
+        def stop(pipe, step, timestep, arguments):
+            pipe._interrupt = step == 1
+            return arguments
+
+        pipe = tiny.sdxl()
+        with ovam.capture(pipe, blocks=[8]) as traces:
+            generate(pipe, num_inference_steps=5, callback_on_step_end=stop, output_type="latent")
+        assert [len(trace.calls) for trace in traces] == [2]
+        assert all(run.complete for run in traces.coverage)
+
+    def test_broken_off_by_an_error(self):
+        pipe = tiny.sdxl()
+        with ovam.capture(pipe, blocks=[8]) as traces:
+            with pytest.raises(BrokenOffError):
+                generate(pipe, callback_on_step_end=breaking_off, output_type="latent")
+            generate(pipe, "a boat", output_type="latent")
+        assert [trace.source.prompt for trace in traces] == ["a boat"]
+
 
 def test_previews_made_by_a_callback_do_not_end_the_run(sd1):
-    def preview(pipe, step, timestep, arguments):
-        decoded = pipe.vae.decode(arguments["latents"]).sample
-        pipe.image_processor.postprocess(decoded.detach())
-        return arguments
-
     with ovam.capture(sd1, blocks=[8]) as traces:
         (picture,) = generate(sd1, callback_on_step_end=preview)
     (trace,) = traces

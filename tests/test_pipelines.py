@@ -1,6 +1,7 @@
 """Pipelines that start from an image, or are steered by one: what is kept is what their attention computes."""
 
 import inspect
+import logging
 
 import diffusers
 import pytest
@@ -212,6 +213,23 @@ def test_a_seed_is_noted_only_where_it_makes_the_image_again():
         again = _run(pipe, arguments)
     assert again.tobytes() != plain.tobytes()
     assert traces[0].source.seed is None
+
+
+CROPPING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", "StableDiffusion3InpaintPipeline")
+
+
+@pytest.mark.parametrize("name", CROPPING)
+def test_a_part_that_inpainting_sees_alone_is_told_of(name, caplog):
+    pipe, arguments = _make(name)
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (8, 8, 24, 24))
+    whole = {"image": PICTURE.resize((64, 64)), "mask_image": mask}
+    with caplog.at_level(logging.WARNING, "ovam"), ovam.capture(pipe) as traces:
+        _run(pipe, {**arguments, **whole})
+        assert "padding_mask_crop" not in caplog.text
+        returned = _run(pipe, {**arguments, **whole, "padding_mask_crop": 2})
+    assert f"{name}: with padding_mask_crop the model sees the image's part (6, 6, 26, 26) alone" in caplog.text
+    assert (returned.size, traces[1].image.size, traces[1].size) == ((64, 64), (32, 32), (32, 32))
 
 
 def test_words_are_streamed():

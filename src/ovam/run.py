@@ -123,6 +123,7 @@ class Run:
     planned_calls: int | None = None  # where the loop knows better than the scheduler
     evaluating: bool = False  # whether the denoiser is at work, or broke off
     by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
+    handled: BaseException | None = None  # an error that was being handled already when its call began
     pictures: Sequence[bytes | None] | None = None
     size: tuple[int, int] = (0, 0)
 

@@ -16,8 +16,17 @@ def levels_from(scheduler: Any, timestep: float) -> list[Level]:
         return []
     sigmas = getattr(scheduler, "sigmas", None)
     told = [float(s) for s in sigmas] if sigmas is not None and len(sigmas) >= len(timesteps) else None
-    first = timesteps.index(timestep)
-    return [(t, told[i] if told else None) for i, t in enumerate(timesteps)][first:]
+    return [(t, told[i] if told else None) for i, t in enumerate(timesteps)][_place(scheduler, timesteps, timestep) :]
+
+
+def _place(scheduler: Any, timesteps: Sequence[float], timestep: float) -> int:
+    """Where a call stands among the scheduler's: where the scheduler says, if it does, since time steps may be equal.
+
+    What it says may be left from another run.
+    """
+    told = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
+    fitting = (place for place in told if place is not None and timesteps[place : place + 1] == [timestep])
+    return next(fitting, timesteps.index(timestep))
 
 
 def steps_of(levels: Sequence[Level]) -> list[int]:

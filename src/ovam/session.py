@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ovam.backbones.registry import read_as
 from ovam.coverage import RunCoverage, gap
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
+from ovam.others import others_refused
 from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
 from ovam.run import Choice, Plan, Recorder, Run, plan_run
@@ -56,12 +58,15 @@ class Session:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
+            installed.enter_context(others_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(wrapped(pipe, "check_inputs", self._on_start))
             installed.enter_context(wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
             installed.enter_context(wrapped(pipe, "prepare_latents", self._on_latents))
             installed.enter_context(wrapped(pipe.image_processor, "postprocess", self._on_pictures))
             installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", self._on_end))
+            if hasattr(pipe, "mask_processor"):  # of inpainting
+                installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
             handle = denoiser.register_forward_pre_hook(self._on_denoiser, with_kwargs=True)
             installed.callback(handle.remove)
             installed.callback(denoiser.register_forward_hook(self._on_evaluated).remove)
@@ -87,18 +92,23 @@ class Session:
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The pipeline's own call begins: checking its inputs is the first thing it does."""
         self._close()
-        self.run.by_pipeline = True
+        self.run.by_pipeline, self.run.handled = True, sys.exception()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The pipeline's own call ends: the pictures before this were its last, not a callback's preview.
 
-        Some families do not say that they hand out latents: their call ends without pictures.
+        It may end before the scheduler does: it was interrupted, or leaves the last steps to a refiner. Some families
+        do not say that they hand out latents: their call ends without pictures.
         """
         run = self.run
-        complete = run.calls and not run.evaluating and len(run.calls) >= len(run.levels)
-        if run.by_pipeline and complete and run.pictures is None:
-            run.pictures, run.size = self._no_pictures(), self._size()
-        self._close()
+        if not run.by_pipeline:
+            self._close()
+        elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # tidied up after an error
+            self._drop()
+        elif run.pictures is None:
+            self._finish(self._no_pictures(), self._size())
+        else:
+            self._finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
         if self.run.calls:  # of a loop of the user's own: the next one begins
@@ -115,6 +125,15 @@ class Session:
             self.run.seeds = tuple(_seed(generator, drawn[:1]) for generator in given)
         else:
             self.run.seeds = (_seed(given, drawn),) * len(drawn)
+
+    def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
+        """Inpainting will see a part of the image alone, and paste it back into the whole at its end."""
+        log.warning(
+            "%s: with padding_mask_crop the model sees the image's part %s alone; the size, picture and maps of its "
+            "traces are of that part, not of the image that the pipeline returns",
+            type(self.backbone.pipe).__name__,
+            tuple(result),
+        )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Pictures were decoded: a run's last, or a preview, which the next denoiser call shows.
@@ -284,11 +303,16 @@ class Session:
         self.run.pairs.clear()
 
     def _close(self) -> None:
-        """Hand on a run that is complete, forget one that broke off before its pictures."""
+        """Hand on a run of a loop of the user's own; forget one that broke off, and one by the pipeline.
+
+        The latter has not told of its end: what was decoded may be a callback's preview.
+        """
         run = self.run
-        if run.pictures is not None:
+        if run.by_pipeline or not run.calls:
+            self._drop()
+        elif run.pictures is not None:
             self._finish(run.pictures, run.size)
-        elif run.calls and not run.by_pipeline and not run.evaluating:  # of the user's own, without a picture
+        elif not run.evaluating:
             self._finish(self._no_pictures(), self._size())
         else:
             self._drop()
