@@ -142,6 +142,13 @@ def test_word_maps_are_sums_of_token_maps(trace, expected):
     assert torch.equal(kept["hot dog"], kept.token_maps[:, :, 7:9].sum(2))
 
 
+@pytest.mark.parametrize(("typed", "asked"), [("Cat", "cat"), ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "CAFE\u0301")])
+def test_a_word_is_found_however_its_accents_are_composed_and_whatever_its_capitals(trace, typed, asked):
+    maps, masks = trace.maps([typed, "sky"]), trace.segment([typed, "sky"])
+    assert torch.equal(maps[asked], maps[0])
+    assert torch.equal(masks[asked], masks.scores[0] > masks.threshold)
+
+
 def test_padding_is_a_word_of_all_its_tokens(trace):
     maps = trace.maps("a sky", softmax_over="padded")
     assert torch.equal(maps["<pad>"], maps.token_maps[4:].sum(0))

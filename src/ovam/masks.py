@@ -16,6 +16,7 @@ from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError, UnknownWordError
 from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
 from ovam.maps import attention_maps
+from ovam.prompt import folded
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 from ovam.word_maps import AttentionMaps
@@ -51,12 +52,13 @@ class Segmentation:
         Raises:
             UnknownWordError: the word was not asked.
         """
-        if word not in self.words:
+        places = [i for i, name in enumerate(self.words) if folded(name) == folded(word)]
+        if not places:
             raise UnknownWordError(
                 f"word {word!r} was not segmented: asked were {', '.join(map(repr, self.words))}; "
                 "ask the trace again with it in the list, which needs no new run of the model"
             )
-        return self.scores[self.words.index(word)] > self.threshold
+        return self.scores[places[0]] > self.threshold
 
 
 def segment(
