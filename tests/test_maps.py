@@ -1,5 +1,7 @@
 """Maps and masks against the second opinion of reference.py, for every storage type and every reduction."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 import reference
 from ovam import attention
 from ovam.attention import weight_sums
+from ovam.errors import OptionError
 from ovam.prompt import Span
-from ovam.trace import Call
+from ovam.trace import Call, choose_blocks
 from ovam.word_maps import AttentionMaps
 from synthetic import GRIDS, HEADS, PADDED, make_trace
 
@@ -110,6 +113,31 @@ def test_chosen_blocks_and_steps(trace, expected):
     maps = trace.maps(PROMPT, blocks=["again", (3, 4)], steps=[2, 0])
     chosen = {key: value for key, value in expected.items() if key[0] != "fine" and key[2] != 1}
     assert_reductions_are(maps, chosen, ())
+
+
+LATTICES = {"a": (8, 16), "b": (16, 32), "c": (4, 8), "d": (8, 8), "e": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ([8, 16], "abd"),
+        ([(8, 16)], "a"),
+        ((8, 4), "acd"),  # no grid
+        ((16, 32), "b"),  # no two heights
+        ((2, 2), "e"),  # both, and the same
+        (("a", 16), "ab"),
+        ((8, 16, 2), "abde"),
+    ],
+)
+def test_two_numbers_are_a_grid_or_two_heights(choice, names):
+    assert choose_blocks(LATTICES, choice) == tuple(names)
+
+
+@pytest.mark.parametrize("choice", [(8, 16), (4, 8), (8, 8)])
+def test_two_numbers_that_could_be_either_are_refused(choice):
+    with pytest.raises(OptionError, match=re.escape(f"[{choice}] for the grid, {list(choice)} for the heights")):
+        choose_blocks(LATTICES, choice)
 
 
 def test_coarse_blocks_alone_stay_on_their_grid(trace):

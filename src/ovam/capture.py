@@ -17,7 +17,7 @@ from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice, StepChoice
 from ovam.session import Session
 from ovam.storage import storage_of
-from ovam.trace import BlockChoice, Half, Trace, Words
+from ovam.trace import BlockChoice, Half, Trace, Words, repeatable
 from ovam.word_maps import AttentionMaps
 
 Guidance = Literal["cond", "uncond", "both"]
@@ -83,7 +83,7 @@ def capture(
 
     Args:
         pipe: A pipeline of a supported family.
-        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid (32, 48);
+        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid ([(32, 48)]);
             by default all cross-attention blocks but the coarse middle one.
         steps: Step numbers to keep, or "middle" for the one in the middle of the run; by default all. A step of Heun
             or PNDM has several denoiser calls.
@@ -188,7 +188,7 @@ def choice_of(
     if isinstance(steps, str) and steps != "middle":
         raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
     numbers = steps if steps is None or isinstance(steps, str) else frozenset(steps)
-    return Choice(blocks, numbers, _HALVES[guidance], outputs, self_attention, strict)
+    return Choice(repeatable(blocks), numbers, _HALVES[guidance], outputs, repeatable(self_attention), strict)
 
 
 def check_offered(backbone: Backbone, choice: Choice) -> None:

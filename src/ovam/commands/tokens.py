@@ -23,7 +23,7 @@ from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import EVALUATIONS, PHRASES, PULL, optimize_tokens
 from ovam.tokens.store import FORMAT
 from ovam.tokens.token_set import TokenSet, merge
-from ovam.trace import BlockChoice, Trace
+from ovam.trace import BlockChoice, Trace, repeatable
 
 
 def optimize(
@@ -86,7 +86,7 @@ def optimize(
     sources = [*map(Path, images), *map(Path, traces)]
     named = _by_source(sources, masks, words, labels)
     check_writable(Path(output), FORMAT)
-    blocks = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
+    blocks = repeatable(blocks)
     steps = None if steps is None else list(steps)
     pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
     opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}

@@ -21,7 +21,7 @@ from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of,
 from ovam.tokens.loss import Logits, Target, loss_of
 from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import BlockChoice, Half, Space, Trace
+from ovam.trace import BlockChoice, Half, Space, Trace, repeatable
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""
@@ -98,7 +98,7 @@ def optimize_tokens(
     chosen, marks = _pairs(traces, annotations, ignore)
     _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
-        wanted = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
+        wanted = repeatable(blocks)
         asked = None if steps is None else list(steps)
         chosen = [trace.select(blocks=wanted, steps=asked) for trace in chosen]
     which = half_of(chosen[0], half)
