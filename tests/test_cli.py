@@ -579,6 +579,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
     [
         (("a cat", "--words", ""), ("list of words is empty",)),
         (("a cat", "--words", "cat, cat"), ("'cat'", "listed twice")),
+        (("a cat", "--words", "cat, Cat"), ("'Cat'", "listed twice", "'cat'")),
         (("cat " * 80, "--words", "cat"), ("82 tokens", "would be cut")),
         (("a cat", "--words", "cat", "--negative-prompt", "dog " * 80), ("82 tokens", "would be cut")),
         (("a cat", "--words", "cat", "--blocks", "99"), ("99", "16x16")),

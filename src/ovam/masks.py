@@ -3,7 +3,7 @@
 First form. The order is fixed: aggregate, (refine, later), calibrate, presence, compete, mask.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,14 +117,27 @@ def check_words(
     asked = entries_of(words)
     rivals = entries_of(against) if against else ()
     every = names_of([*asked, *rivals])
-    twice = sorted({word for word in every if every.count(word) > 1})
-    if twice:
-        raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
+    _check_different(every)
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
     if strategy == "output":
         check_rivals(every)
     return asked, rivals
+
+
+def _check_different(words: Sequence[str]) -> None:
+    """Most text encoders read all letters as small ones: of "dog" and "Dog", the same map, one would win every pixel.
+
+    Raises:
+        OptionError: a word is listed twice, or as another but for its capitals or how its accents are composed.
+    """
+    for i, word in enumerate(words):
+        same = [other for other in words[:i] if folded(other) == folded(word)]
+        if same:
+            also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
+            raise OptionError(
+                f"word {word!r} is listed twice{also}: expected each word once, in `words` or in `against`"
+            )
 
 
 def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
