@@ -314,6 +314,10 @@ class TestKept:
         assert beginnings == sorted(beginnings)  # the order the model runs them
         assert_holds(trace, seen, 1)
 
+    def test_one_step_by_its_number(self, sd1):
+        (trace,) = traces_of(sd1, options={"steps": 1})
+        assert [call.step for call in trace.calls] == [1]
+
     def test_an_iterator_of_blocks_lasts_for_all_runs(self, sd1):
         with ovam.capture(sd1, blocks=iter([8])) as traces:
             generate(sd1)

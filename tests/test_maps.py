@@ -115,6 +115,11 @@ def test_chosen_blocks_and_steps(trace, expected):
     assert_reductions_are(maps, chosen, ())
 
 
+def test_one_step_by_its_number(trace):
+    assert torch.equal(trace.maps(PROMPT, steps=1).token_maps, trace.maps(PROMPT, steps=[1]).token_maps)
+    assert [call.step for call in trace.select(steps=0).calls] == [0]
+
+
 LATTICES = {"a": (8, 16), "b": (16, 32), "c": (4, 8), "d": (8, 8), "e": (2, 2)}
 
 

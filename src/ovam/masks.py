@@ -69,7 +69,7 @@ def segment(
     threshold: float = THRESHOLD,
     half: Half | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     softmax_over: SoftmaxOver = "prompt",
     strategy: Strategy = "attention",
 ) -> Segmentation:

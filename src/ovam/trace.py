@@ -284,7 +284,7 @@ class Trace:
         averages = sum(part.nbytes for part in self.self_attention.values())
         return sum(block.nbytes for block in self.blocks.values()) + averages + self.replay.nbytes
 
-    def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
+    def select(self, *, blocks: "BlockChoice" = None, steps: int | Iterable[int] | None = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
 
         Self-attention stays as it is, whatever blocks are chosen. It is of all steps together: a selection of fewer
@@ -292,7 +292,7 @@ class Trace:
 
         Args:
             blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
-            steps: Step numbers; None keeps all.
+            steps: Step numbers or one; None keeps all.
 
         Raises:
             MissingBlockError: a name or grid fits no block.

@@ -18,6 +18,7 @@ from ovam.errors import OptionError
 from ovam.map_options import Strategy, check_joint
 from ovam.masks import THRESHOLD, check_words, names_of
 from ovam.models import MINI, load, text_of
+from ovam.noise import check_seed
 from ovam.trace import BlockChoice, Fitted, Listed
 
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
@@ -39,7 +40,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     storage: torch.dtype | None = None,
     preset: str | None = None,
     disk: str | Path | None = None,
@@ -95,6 +96,7 @@ def generate(
     asked, rivals = check_words(words, against, threshold, strategy=strategy)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
+    check_seed(seed, num_images)
     _check_size(_LEAST_MULTIPLE, height=height, width=width)
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.calibration import Calibration, logits, stretched
+from ovam.calls import step_numbers
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
 from ovam.phrases import embed_phrases
@@ -49,7 +50,7 @@ def optimize_tokens(
     ignore: int = IGNORE,
     half: Half | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     evaluations: int = EVALUATIONS,
     pull: float = PULL,
     distance: float = 1.0,
@@ -99,7 +100,7 @@ def optimize_tokens(
     _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
         wanted = repeatable(blocks)
-        asked = None if steps is None else list(steps)
+        asked = None if steps is None else step_numbers(steps)
         chosen = [trace.select(blocks=wanted, steps=asked) for trace in chosen]
     which = half_of(chosen[0], half)
     space = _check_alike(chosen, which)
