@@ -587,6 +587,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--limit-gib", "0"), ("over the limit of 0.000 GiB", "limit_gib")),
         (("a cat", "--words", "cat", "--threshold", "2"), ("threshold=2", "between 0 and 1")),
         (("a cat", "--words", "cat", "--height", "100"), ("height=100", "for example 96")),
+        (("a cat", "--words", "cat", "--width", "2000000"), ("width=2000000", "at most 256 pixels")),
         (("a cat", "--words", "cat", "--seed", "9" * 20), (f"seed={'9' * 20}", "to 18446744073709551615")),
         (("a cat", "--words", "cat", "--seed", f"{2**64 - 1}", "--num-images", "2"), ("to 18446744073709551614",)),
         (("a cat", "--words", "cat", "--device", "nonsense"), ("device 'nonsense'", "expected 'cpu'")),
