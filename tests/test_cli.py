@@ -33,6 +33,7 @@ from ovam.cli.terminal import quiet, running
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
 from ovam.models import mini_folder
+from ovam.tensor_file import replacing
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
 WORDS = ("cat", "lawn", "hot dog")
@@ -215,7 +216,7 @@ def test_file_names_of_any_words_are_safe_and_different(words):
     for name in names:
         assert name
         assert not set(name) & set('/\\:*?"<>|.\0\n')
-        assert len(f"{name}.png.partial".encode()) <= 255
+        assert len(f"{name}.png".encode()) <= 255
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
@@ -230,6 +231,16 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
         write_bytes(tmp_path / "x.png", b"new")
     assert (tmp_path / "x.png").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_several_may_write_one_file_at_once(tmp_path):
+    path = tmp_path / "x.bin"
+    with replacing(path) as first:
+        first.write_bytes(b"first")
+        write_bytes(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert [found.name for found in tmp_path.iterdir()] == ["x.bin"]
 
 
 def test_generate_takes_a_pipeline_object_and_leaves_it_as_it_is(tmp_path):
