@@ -329,6 +329,16 @@ class TestKept:
         assert beginnings == sorted(beginnings)  # the order the model runs them
         assert_holds(trace, seen, 1)
 
+    def test_one_step_by_its_number(self, sd1):
+        (trace,) = traces_of(sd1, options={"steps": 1})
+        assert [call.step for call in trace.calls] == [1]
+
+    def test_an_iterator_of_blocks_lasts_for_all_runs(self, sd1):
+        with ovam.capture(sd1, blocks=iter([8])) as traces:
+            generate(sd1)
+            generate(sd1)
+        assert [{block.grid[0] for block in trace.blocks.values()} for trace in traces] == [{8}, {8}]
+
     @pytest.mark.parametrize("blocks", [["up_block"], [9], [(24, 16)], []])
     def test_blocks_that_are_not_there_are_refused(self, sd1, blocks):
         with pytest.raises(MissingBlockError, match=r"16x24, 8x12.*down_blocks\.0"):

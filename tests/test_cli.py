@@ -34,6 +34,7 @@ from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
 from ovam.errors import OptionError
 from ovam.models import mini_folder
+from ovam.tensor_file import replacing
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
 WORDS = ("cat", "lawn", "hot dog")
@@ -216,7 +217,7 @@ def test_file_names_of_any_words_are_safe_and_different(words):
     for name in names:
         assert name
         assert not set(name) & set('/\\:*?"<>|.\0\n')
-        assert len(f"{name}.png.partial".encode()) <= 255
+        assert len(f"{name}.png".encode()) <= 255
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
@@ -231,6 +232,16 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
         write_bytes(tmp_path / "x.png", b"new")
     assert (tmp_path / "x.png").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_several_may_write_one_file_at_once(tmp_path):
+    path = tmp_path / "x.bin"
+    with replacing(path) as first:
+        first.write_bytes(b"first")
+        write_bytes(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert [found.name for found in tmp_path.iterdir()] == ["x.bin"]
 
 
 def test_generate_takes_a_pipeline_object_and_leaves_it_as_it_is(tmp_path):
@@ -601,6 +612,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
     [
         (("a cat", "--words", ""), ("list of words is empty",)),
         (("a cat", "--words", "cat, cat"), ("'cat'", "listed twice")),
+        (("a cat", "--words", "cat, Cat"), ("'Cat'", "listed twice", "'cat'")),
         (("cat " * 80, "--words", "cat"), ("82 tokens", "would be cut")),
         (("a cat", "--words", "cat", "--negative-prompt", "dog " * 80), ("82 tokens", "would be cut")),
         (("a cat", "--words", "cat", "--true-cfg-scale", "4"), ("true_cfg_scale=4", "StableDiffusionPipeline")),
@@ -609,6 +621,9 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--limit-gib", "0"), ("over the limit of 0.000 GiB", "limit_gib")),
         (("a cat", "--words", "cat", "--threshold", "2"), ("threshold=2", "between 0 and 1")),
         (("a cat", "--words", "cat", "--height", "100"), ("height=100", "for example 96")),
+        (("a cat", "--words", "cat", "--width", "2000000"), ("width=2000000", "at most 256 pixels")),
+        (("a cat", "--words", "cat", "--seed", "9" * 20), (f"seed={'9' * 20}", "to 18446744073709551615")),
+        (("a cat", "--words", "cat", "--seed", f"{2**64 - 1}", "--num-images", "2"), ("to 18446744073709551614",)),
         (("a cat", "--words", "cat", "--device", "nonsense"), ("device 'nonsense'", "expected 'cpu'")),
     ],
 )

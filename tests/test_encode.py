@@ -289,6 +289,10 @@ class TestBadInput:
             ({"timesteps": (1000,)}, OptionError, "from 0 to 999"),
             ({"timesteps": (-1, 50)}, OptionError, "from 0 to 999"),
             ({"noises": 0}, OptionError, "noises=0: expected at least 1"),
+            ({"timesteps": np.array([])}, OptionError, r"timesteps=\(\): expected at least one"),
+            ({"timesteps": np.array([1000])}, OptionError, "from 0 to 999"),
+            ({"seed": 2**64}, OptionError, "seed=18446744073709551616: expected .* to 18446744073709551615"),
+            ({"seed": -(2**63) - 1}, OptionError, "seed=-9223372036854775809: expected"),
             ({"size": (0, 32)}, OptionError, r"size=\(0, 32\).*positive multiple of 2"),
             ({"size": (32, 31)}, OptionError, "positive multiple of 2"),
             ({"blocks": [5]}, MissingBlockError, "16x16, 8x8"),
@@ -299,6 +303,12 @@ class TestBadInput:
     def test_options(self, sd1, options, error, message):
         with unchanged(sd1), pytest.raises(error, match=message):
             ovam.encode(sd1, photo(), **options)
+
+    def test_the_largest_seed_is_taken(self, sd1):
+        trace = ovam.encode(sd1, photo(), timesteps=np.array([100, 300]), seed=2**64 - 1)
+        assert trace.source.seed == 2**64 - 1
+        assert_same_queries(trace, ovam.encode(sd1, photo(), timesteps=(100, 300), seed=2**64 - 1))
+        assert [call.timestep for call in trace.calls] == [300.0, 100.0]
 
     @pytest.mark.user_error
     def test_time_steps_between_two(self, sd1):

@@ -119,6 +119,14 @@ class TestWords:
         assert_refuses(errors.OptionError, ["'dog'", "twice"], lambda: trace.segment(["dog", "dog"]))
         assert_refuses(errors.OptionError, ["'dog'", "twice"], lambda: trace.segment(["dog"], against=["dog"]))
 
+    @pytest.mark.parametrize(("word", "same"), [("Dog", "dog"), ("cafe\u0301", "caf\u00e9")])
+    def test_repeated_in_another_spelling(self, trace, word, same):
+        parts = [repr(word), "twice", repr(same)]
+        assert_refuses(errors.OptionError, parts, lambda: trace.segment([same, "sky", word]))
+        assert_refuses(errors.OptionError, parts, lambda: trace.segment([same, "sky"], against=[word]))
+        listed = trace.maps([same, "sky", word])
+        assert_refuses(errors.AmbiguousWordError, [repr(word), "2 times"], lambda: listed[word])
+
     def test_vectors_can_not_be_padded(self, trace):
         parts = ["softmax_over='padded'", "embed(text, padded=True)"]
         for given in (trace.text.embed("a cat"), trace.text.embed("a cat").vectors):

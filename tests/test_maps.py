@@ -1,5 +1,7 @@
 """Maps and masks against the second opinion of reference.py, for every storage type and every reduction."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 import reference
 from ovam import attention
 from ovam.attention import weight_sums
+from ovam.errors import OptionError
 from ovam.prompt import Span
-from ovam.trace import Call
+from ovam.trace import Call, choose_blocks
 from ovam.word_maps import AttentionMaps
 from synthetic import GRIDS, HEADS, PADDED, make_trace
 
@@ -112,6 +115,36 @@ def test_chosen_blocks_and_steps(trace, expected):
     assert_reductions_are(maps, chosen, ())
 
 
+def test_one_step_by_its_number(trace):
+    assert torch.equal(trace.maps(PROMPT, steps=1).token_maps, trace.maps(PROMPT, steps=[1]).token_maps)
+    assert [call.step for call in trace.select(steps=0).calls] == [0]
+
+
+LATTICES = {"a": (8, 16), "b": (16, 32), "c": (4, 8), "d": (8, 8), "e": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ([8, 16], "abd"),
+        ([(8, 16)], "a"),
+        ((8, 4), "acd"),  # no grid
+        ((16, 32), "b"),  # no two heights
+        ((2, 2), "e"),  # both, and the same
+        (("a", 16), "ab"),
+        ((8, 16, 2), "abde"),
+    ],
+)
+def test_two_numbers_are_a_grid_or_two_heights(choice, names):
+    assert choose_blocks(LATTICES, choice) == tuple(names)
+
+
+@pytest.mark.parametrize("choice", [(8, 16), (4, 8), (8, 8)])
+def test_two_numbers_that_could_be_either_are_refused(choice):
+    with pytest.raises(OptionError, match=re.escape(f"[{choice}] for the grid, {list(choice)} for the heights")):
+        choose_blocks(LATTICES, choice)
+
+
 def test_coarse_blocks_alone_stay_on_their_grid(trace):
     maps = trace.maps(PROMPT, blocks=[3])
     assert maps.grid == GRIDS["coarse"]
@@ -140,6 +173,13 @@ def test_word_maps_are_sums_of_token_maps(trace, expected):
     kept = trace.maps(PROMPT, keep=("head", "step"))
     assert kept.stacked().shape == (sum(HEADS.values()), 3, 5, *GRIDS["fine"])
     assert torch.equal(kept["hot dog"], kept.token_maps[:, :, 7:9].sum(2))
+
+
+@pytest.mark.parametrize(("typed", "asked"), [("Cat", "cat"), ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "CAFE\u0301")])
+def test_a_word_is_found_however_its_accents_are_composed_and_whatever_its_capitals(trace, typed, asked):
+    maps, masks = trace.maps([typed, "sky"]), trace.segment([typed, "sky"])
+    assert torch.equal(maps[asked], maps[0])
+    assert torch.equal(masks[asked], masks.scores[0] > masks.threshold)
 
 
 def test_padding_is_a_word_of_all_its_tokens(trace):

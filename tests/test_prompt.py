@@ -35,6 +35,9 @@ def clip(sd1):
         ('a 12" pizza', ["a", "12", "pizza"]),
         ("a T-shirt of the dog's owner", ["a", "T-shirt", "of", "the", "dog's", "owner"]),
         ("dog’s café 東京", ["dog’s", "café", "東京"]),
+        ("un cafe\u0301 noir", ["un", "cafe\u0301", "noir"]),
+        ("लाल हिन्दी, नीला", ["लाल", "हिन्दी", "नीला"]),
+        ("a \u2764\ufe0f cat", ["a", "cat"]),
         ("photo (best quality:1.2), 4k", ["photo", "best", "quality", "1", "2", "4k"]),
     ],
 )
@@ -99,7 +102,10 @@ def test_a_word_inside_another_is_not_found_there(clip):
     assert not set(spans["shot"]) & set(spans["hot"])
 
 
-@pytest.mark.parametrize("text", ["a dog’s café in 東京, naïve", "it's a T-shirt", "ﬁne ① x²", 'the "hot dog!" 🐶 dog'])
+@pytest.mark.parametrize(
+    "text",
+    ["a dog’s café in 東京, naïve", "it's a T-shirt", "un cafe\u0301, हिन्दी", "ﬁne ① x²", 'the "hot dog!" 🐶 dog'],
+)
 def test_every_word_token_belongs_to_one_word(clip, text):
     prompt = clip.embed(text).prompt
     owned = [token for span in prompt.spans for token in span.tokens]

@@ -293,6 +293,10 @@ class TestFit:
         (group,) = optimize_tokens([trace] * 2, both, blocks=iter(["fine"]), evaluations=1).groups
         assert group.fit.blocks == ("fine",)
 
+    def test_one_step_by_its_number(self, trace, mask):
+        (group,) = optimize_tokens(trace, {"sky": mask}, steps=1, evaluations=1).groups
+        assert group.fit.timesteps == ((trace.calls[1].timestep,),)
+
     def test_runs_in_inference_mode_can_be_fitted_to(self):
         pipe = tiny.sd1()
         with torch.inference_mode(), ovam.capture(pipe) as traces:

@@ -84,6 +84,10 @@ class TestRoundTrip:
         assert loaded.source.prompt == PROMPT
         assert loaded.image.size == (32, 48)
 
+    def test_the_file_has_the_permissions_of_any_new_file(self, path, tmp_path):
+        (tmp_path / "other").touch()
+        assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     def test_storage_types_and_selections(self, sd1, tmp_path, dtype):
         with ovam.capture(sd1, dtype=dtype) as traces:

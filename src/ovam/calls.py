@@ -27,13 +27,18 @@ class Call:
     sigma: float | None = None
 
 
-def choose_steps(calls: Sequence[Call], steps: Iterable[int]) -> list[int]:
+def step_numbers(steps: int | Iterable[int]) -> frozenset[int]:
+    """The steps that are asked for by their numbers, or by the number of one."""
+    return frozenset([steps] if isinstance(steps, int) else steps)
+
+
+def choose_steps(calls: Sequence[Call], steps: int | Iterable[int]) -> list[int]:
     """Positions in `calls` of the calls whose step is asked for.
 
     Raises:
         MissingStepError: a step is not among the calls.
     """
-    wanted = set(steps)
+    wanted = step_numbers(steps)
     missing = wanted - {call.step for call in calls}
     if missing or not wanted:
         there = sorted({call.step for call in calls})

@@ -9,6 +9,7 @@ import torch
 
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
+from ovam.calls import step_numbers
 from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.map_options import SoftmaxOver, Strategy
@@ -17,7 +18,7 @@ from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.run import Choice, StepChoice
 from ovam.session import Session
 from ovam.storage import storage_of
-from ovam.trace import BlockChoice, Half, Trace, Words
+from ovam.trace import BlockChoice, Half, Trace, Words, repeatable
 from ovam.word_maps import AttentionMaps
 
 Guidance = Literal["cond", "uncond", "both"]
@@ -83,10 +84,10 @@ def capture(
 
     Args:
         pipe: A pipeline of a supported family.
-        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid (32, 48);
+        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid ([(32, 48)]);
             by default all cross-attention blocks but the coarse middle one.
-        steps: Step numbers to keep, or "middle" for the one in the middle of the run; by default all. A step of Heun
-            or PNDM has several denoiser calls.
+        steps: Step numbers to keep, or one, or "middle" for the one in the middle of the run; by default all. A step of
+            Heun or PNDM has several denoiser calls.
         guidance: Which half of the batch under guidance. Without guidance only "cond" is there.
         dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
             float32 scale for each head, denoiser call and channel.
@@ -187,8 +188,8 @@ def choice_of(
         raise OptionError(f"guidance={guidance!r}: expected one of {get_args(Guidance)}")
     if isinstance(steps, str) and steps != "middle":
         raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
-    numbers = steps if steps is None or isinstance(steps, str) else frozenset(steps)
-    return Choice(blocks, numbers, _HALVES[guidance], outputs, self_attention, strict)
+    numbers = steps if steps is None or isinstance(steps, str) else step_numbers(steps)
+    return Choice(repeatable(blocks), numbers, _HALVES[guidance], outputs, repeatable(self_attention), strict)
 
 
 def check_offered(backbone: Backbone, choice: Choice) -> None:

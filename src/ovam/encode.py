@@ -18,7 +18,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.capture import check_offered, choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
-from ovam.noise import NoiseSchedule, path_to, schedule_of
+from ovam.noise import NoiseSchedule, check_seed, path_to, schedule_of
 from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
@@ -39,7 +39,7 @@ def encode(
     prompt: str = "",
     *,
     method: Method = "noise",
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[int] | np.ndarray | None = None,
     noises: int = 1,
     inversion_steps: int = 50,
     seed: int = 0,
@@ -88,8 +88,8 @@ def encode(
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
-        OptionError: a method that there is not, a time step outside the scheduler's range, an option that is another
-            method's, or a size the autoencoder can't take.
+        OptionError: a method that there is not, a time step outside the scheduler's range, a seed that torch can't
+            take, an option that is another method's, or a size the autoencoder can't take.
         UnsupportedPipelineError: a family or a scheduler that `encode` can't work with.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
@@ -105,6 +105,7 @@ def encode(
     end = int(pipe.scheduler.config.num_train_timesteps)
     times = _times(method, timesteps, end)
     _check_options(method, noises, inversion_steps)
+    check_seed(seed)
     _check_size(size, pipe.vae_scale_factor * backbone.latent_multiple)
     schedule = schedule_of(backbone, moves=method == "inversion")
     if method == "inversion":
@@ -228,7 +229,7 @@ def _check_family(backbone: Backbone) -> None:
         )
 
 
-def _times(method: str, timesteps: Sequence[int] | None, training_steps: int) -> tuple[int, ...]:
+def _times(method: str, timesteps: Sequence[int] | np.ndarray | None, training_steps: int) -> tuple[int, ...]:
     """The time steps to look at, falling, as they do in sampling.
 
     Raises:
@@ -241,14 +242,14 @@ def _times(method: str, timesteps: Sequence[int] | None, training_steps: int) ->
             f"timesteps={timesteps} with method='clean': expected one, that which the model was tuned with for clean "
             "images, for example timesteps=(0,)"
         )
-    timesteps = TIMESTEPS if timesteps is None else timesteps
-    outside = [timestep for timestep in timesteps if not 0 <= timestep < training_steps or timestep % 1]
-    if outside or not timesteps:
+    times = TIMESTEPS if timesteps is None else tuple(timesteps)
+    outside = [timestep for timestep in times if not 0 <= timestep < training_steps or timestep % 1]
+    if outside or not times:
         raise OptionError(
-            f"timesteps={tuple(timesteps)}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
+            f"timesteps={times}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
             "the range the scheduler was trained on"
         )
-    return tuple(sorted(timesteps, reverse=True))
+    return tuple(sorted(map(int, times), reverse=True))
 
 
 def _check_options(method: Method, noises: int, inversion_steps: int) -> None:

@@ -28,7 +28,7 @@ def attention_maps(
     *,
     half: Half | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     keep: Sequence[Axis] = (),
     softmax_over: SoftmaxOver = "prompt",
     strategy: Strategy = "attention",
@@ -47,7 +47,7 @@ def attention_maps(
         half: Which half's queries; by default the conditional one where it was kept. With clip-skip, text asked of
             the unconditional one is noted (level WARNING): that half was read without.
         blocks: Blocks by name or grid; all by default.
-        steps: Step numbers; all by default.
+        steps: Step numbers or one; all by default.
         keep: Axes to leave apart, for studies: "block" or "head" (every head of every block, `kept["head"]`
             names them), and "step" (every denoiser call). The mean is taken over the others.
         softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included;

@@ -3,7 +3,7 @@
 First form. The order is fixed: aggregate, (refine, later), calibrate, presence, compete, mask.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError, UnknownWordError
 from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
 from ovam.maps import attention_maps
+from ovam.prompt import folded
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
 from ovam.word_maps import AttentionMaps
@@ -51,12 +52,13 @@ class Segmentation:
         Raises:
             UnknownWordError: the word was not asked.
         """
-        if word not in self.words:
+        places = [i for i, name in enumerate(self.words) if folded(name) == folded(word)]
+        if not places:
             raise UnknownWordError(
                 f"word {word!r} was not segmented: asked were {', '.join(map(repr, self.words))}; "
                 "ask the trace again with it in the list, which needs no new run of the model"
             )
-        return self.scores[self.words.index(word)] > self.threshold
+        return self.scores[places[0]] > self.threshold
 
 
 def segment(
@@ -67,7 +69,7 @@ def segment(
     threshold: float = THRESHOLD,
     half: Half | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     softmax_over: SoftmaxOver = "prompt",
     strategy: Strategy = "attention",
 ) -> Segmentation:
@@ -115,14 +117,27 @@ def check_words(
     asked = entries_of(words)
     rivals = entries_of(against) if against else ()
     every = names_of([*asked, *rivals])
-    twice = sorted({word for word in every if every.count(word) > 1})
-    if twice:
-        raise OptionError(f"word {twice[0]!r} is listed twice: expected each word once, in `words` or in `against`")
+    _check_different(every)
     if not 0 < threshold < 1:
         raise OptionError(f"threshold={threshold}: expected a number between 0 and 1, exclusive")
     if strategy == "output":
         check_rivals(every)
     return asked, rivals
+
+
+def _check_different(words: Sequence[str]) -> None:
+    """Most text encoders read all letters as small ones: of "dog" and "Dog", the same map, one would win every pixel.
+
+    Raises:
+        OptionError: a word is listed twice, or as another but for its capitals or how its accents are composed.
+    """
+    for i, word in enumerate(words):
+        same = [other for other in words[:i] if folded(other) == folded(word)]
+        if same:
+            also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
+            raise OptionError(
+                f"word {word!r} is listed twice{also}: expected each word once, in `words` or in `against`"
+            )
 
 
 def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ovam.backbones.base import Backbone
-from ovam.errors import UnsupportedPipelineError
+from ovam.errors import OptionError, UnsupportedPipelineError
 
+_SEEDS = 2**64
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -121,3 +122,13 @@ def path_to(timesteps: tuple[int, ...], steps: int, end: int) -> tuple[int, ...]
     """Time steps of an inversion, rising from 0: evenly on the way to `end` in so many steps, and those asked for."""
     even = {round(i * end / steps) for i in range(steps)}
     return tuple(sorted({0, *timesteps} | {t for t in even if t < max(timesteps)}))
+
+
+def check_seed(seed: int, images: int = 1) -> None:
+    """Whether torch takes the seeds of so many images, which follow each other; negative ones stand for large ones.
+
+    Raises:
+        OptionError: it does not.
+    """
+    if not -_SEEDS // 2 <= seed <= _SEEDS - images:
+        raise OptionError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - images}")

@@ -1,12 +1,12 @@
 """Attribution prompts: what was typed, cut into words and phrases, and the tokens of each, by position."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ovam.errors import EmptyWordsError
 
-_WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 _QUOTED = re.compile(r'"([^"]*)"')
 
 
@@ -56,7 +56,7 @@ def parse(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]
         >>> parse('a "hot dog" here')[1][1]
         Unit(text='hot dog', start=2, stop=9)
     """
-    plain, units, position, word = "", list[Unit](), 0, _word(names)
+    plain, units, position, word = "", list[Unit](), 0, _word(text, names)
     for quoted in _QUOTED.finditer(text):
         plain = _append_words(plain, text[position : quoted.start()], units, word)
         phrase = quoted.group(1)
@@ -72,10 +72,18 @@ def parse(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]
     return plain, tuple(units)
 
 
-def _word(names: Collection[str]) -> re.Pattern[str]:
-    """Finds words; a name stands for itself, but not within another word."""
-    apart = (rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True))
-    return re.compile("|".join([*apart, _WORD.pattern]), re.IGNORECASE)
+def _word(text: str, names: Collection[str]) -> re.Pattern[str]:
+    """Finds words of this text; a name stands for itself, but not within another word."""
+    # `\w` leaves out combining marks, which write accents typed apart from their letter, and the vowels of Hindi
+    marks = {sign for sign in text if unicodedata.category(sign).startswith("M")}
+    inner = rf"[\w{''.join(sorted(marks))}]"
+    apart = (rf"(?<!{inner}){re.escape(name)}(?!{inner})" for name in sorted(names, key=len, reverse=True))
+    return re.compile("|".join([*apart, rf"\w{inner}*(?:[-'’]\w{inner}*)*"]), re.IGNORECASE)
+
+
+def folded(word: str) -> str:
+    """What words are compared by: neither capitals count, nor whether accents are typed apart from their letters."""
+    return unicodedata.normalize("NFC", word.casefold())
 
 
 def _append_words(plain: str, more: str, units: list[Unit], word: re.Pattern[str]) -> str:

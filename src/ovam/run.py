@@ -12,8 +12,8 @@ from ovam.replay import ImageStream
 from ovam.schedule import Level
 from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
 
-StepChoice = Iterable[int] | Literal["middle"] | None
-"""Step numbers, all of them (None), or the one in the middle of however many a run has."""
+StepChoice = int | Iterable[int] | Literal["middle"] | None
+"""Step numbers or one, all of them (None), or the one in the middle of however many a run has."""
 
 
 @dataclass(frozen=True)

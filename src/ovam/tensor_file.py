@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,17 +44,32 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
         The format's error: the folder is not there, or the file can't be written to it.
     """
     check_writable(path, form)
-    temporary = path.with_name(path.name + ".partial")
+    # one metadata entry only: safetensors writes several in an order that changes from run to run
+    metadata = {"ovam": json.dumps(header, sort_keys=True)}
     try:
-        # one metadata entry only: safetensors writes several in an order that changes from run to run
-        metadata = {"ovam": json.dumps(header, sort_keys=True)}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise form.error(
             f"{path} can't be written ({error}): expected a folder with room that may be written to; what was there "
             "before is unchanged"
         ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside this one, which takes its place once it is written, or is gone where that breaks off.
+
+    Its name is its own, so that several may write one file at once: the last to end wins. It does not hold the file's,
+    which may be as long as names can be.
+    """
+    temporary = path.with_name(f"ovam-{secrets.token_hex(8)}.partial")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode  # an ordinary new file's, where safetensors lets the owner alone read its files
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from ovam.calibration import Calibration
 from ovam.calls import Call as Call
 from ovam.calls import Half as Half
 from ovam.calls import choose_steps
-from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError
+from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError, OptionError
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored
 from ovam.replay import Replay, TextStream
@@ -290,19 +290,20 @@ class Trace:
         averages = sum(part.nbytes for part in self.self_attention.values())
         return sum(block.nbytes for block in self.blocks.values()) + averages + self.replay.nbytes
 
-    def select(self, *, blocks: "BlockChoice" = None, steps: Iterable[int] | None = None) -> "Trace":
+    def select(self, *, blocks: "BlockChoice" = None, steps: int | Iterable[int] | None = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
 
         Self-attention stays as it is, whatever blocks are chosen. It is of all steps together: a selection of fewer
         denoiser calls has none.
 
         Args:
-            blocks: Module paths, their beginnings, or grids (a height, or height and width); None keeps all.
-            steps: Step numbers; None keeps all.
+            blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
+            steps: Step numbers or one; None keeps all.
 
         Raises:
             MissingBlockError: a name or grid fits no block.
             MissingStepError: a step is not in the trace.
+            OptionError: two numbers in a tuple of their own could be a grid or two heights.
         """
         names = choose_blocks({name: block.grid for name, block in self.blocks.items()}, blocks)
         kept = {name: self.blocks[name] for name in names}
@@ -353,7 +354,7 @@ Listed = str | Sequence[str | Fitted] | Fitted
 """What can be segmented: words and phrases, fitted tokens, or both in one list."""
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Blocks by module path or its beginning, by grid height, or by grid (height, width)."""
+"""Blocks by module path or its beginning, by grid height, or, within a list, by grid (height, width)."""
 
 
 def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
@@ -361,10 +362,11 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
 
     Raises:
         MissingBlockError: an entry fits no block, or there is no entry.
+        OptionError: two numbers in a tuple of their own could be a grid or two heights.
     """
     if choice is None:
         return tuple(grids)
-    entries = [choice] if isinstance(choice, str | int) else list(choice)
+    entries = _entries_of(grids, choice)
     fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid)} for entry in entries]
     if not all(fitting) or not entries:
         missing = [entry for entry, names in zip(entries, fitting, strict=True) if not names]
@@ -376,6 +378,34 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
+
+
+def repeatable(choice: BlockChoice) -> BlockChoice:
+    """The same choice; an iterator, which could be read once only, as a list."""
+    return choice if choice is None or isinstance(choice, str | int | tuple) else list(choice)
+
+
+def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
+    """Entries of a choice; two numbers in a tuple of their own are a grid or two heights, whichever is there.
+
+    Raises:
+        OptionError: both are there, and are different blocks.
+    """
+    if isinstance(choice, str | int):
+        return [choice]
+    entries = list(choice)
+    if not isinstance(choice, tuple) or len(entries) != 2 or not all(isinstance(entry, int) for entry in entries):
+        return entries
+    as_grid = {name for name, grid in grids.items() if grid == choice}
+    as_heights = {name for name, grid in grids.items() if grid[0] in entries}
+    if not as_grid:
+        return entries
+    if as_grid != as_heights and {grid[0] for grid in grids.values()}.issuperset(entries):
+        raise OptionError(
+            f"blocks {choice} are both a grid and two grid heights here, which have different blocks: write "
+            f"[{choice}] for the grid, {entries} for the heights"
+        )
+    return [choice]
 
 
 def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovam.aggregate import Axis, resize
 from ovam.errors import AmbiguousWordError, UnknownWordError
-from ovam.prompt import Span
+from ovam.prompt import Span, folded
 from ovam.shapes import Map, TokenMaps
 from ovam.trace import Grid
 
@@ -73,7 +73,7 @@ class AttentionMaps:
             if not -len(self.spans) <= word < len(self.spans):
                 raise UnknownWordError(f"word number {word} is not there: the prompt has {len(self.spans)} words")
             return self.spans[word].tokens
-        places = [i for i, span in enumerate(self.spans) if span.text.casefold() == word.casefold()]
+        places = [i for i, span in enumerate(self.spans) if folded(span.text) == folded(word)]
         if len(places) > 1:
             raise AmbiguousWordError(
                 f"word {word!r} stands {len(places)} times in the prompt: ask by position, "

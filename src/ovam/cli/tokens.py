@@ -41,7 +41,9 @@ def optimize(
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="20")
     ] = None,
-    pull: Annotated[float | None, typer.Option(min=0, help="Weight of staying near the word.", show_default="10")] = None,
+    pull: Annotated[
+        float | None, typer.Option(min=0, help="Weight of staying near the word.", show_default="10")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Under which the tokens may be used.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on images.")] = 0,
     dtype: Weights = DType.float32,

@@ -35,7 +35,7 @@ def maps(
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     strategy: Strategy = "attention",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def segment_file(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     storage: torch.dtype | None = None,
     limit_gib: float | None = None,
     outputs: bool | None = None,

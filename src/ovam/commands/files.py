@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ovam.errors import OptionError
+from ovam.tensor_file import replacing
 
 _LONGEST = 60  # characters; four bytes each stay below what file systems take
 
@@ -61,12 +62,8 @@ def safe_names(words: Sequence[str]) -> list[str]:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it; folders on the way are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

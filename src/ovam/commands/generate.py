@@ -1,6 +1,7 @@
 """From a prompt to images with the maps and masks of any words, all in one folder."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,8 +20,11 @@ from ovam.errors import OptionError
 from ovam.map_options import Strategy, check_joint
 from ovam.masks import THRESHOLD, check_words, names_of
 from ovam.models import MINI, load, text_of
+from ovam.noise import check_seed
+from ovam.plan import native_side
 from ovam.trace import BlockChoice, Fitted, Listed
 
+_MOST_SIDES = 8  # of the model's own: far beyond what models make, and short of what takes all memory
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
 
 
@@ -41,7 +45,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     storage: torch.dtype | None = None,
     preset: str | None = None,
     disk: str | Path | None = None,
@@ -70,8 +74,8 @@ def generate(
         guidance_scale: Weight of the prompt; 1 and below is without guidance.
         true_cfg_scale: Weight of the prompt against the negative one, above 1, in pipelines that take it apart from
             `guidance_scale` (FLUX), and there needed with a negative prompt.
-        height: In pixels; the model's own by default.
-        width: In pixels; the model's own by default.
+        height: In pixels; the model's own by default, and at most eight times that.
+        width: Likewise.
         dtype: Type of the weights, when the model is loaded here.
         device: Where the model runs, when it is loaded here.
         blocks: As in `ovam.capture`.
@@ -99,11 +103,13 @@ def generate(
     asked, rivals = check_words(words, against, threshold, strategy=strategy)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
+    check_seed(seed, num_images)
     _check_size(_LEAST_MULTIPLE, height=height, width=width)
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
-    _check_size(backbone.side_multiple, height=height, width=width)
+    largest = _MOST_SIDES * native_side(pipe) * pipe.vae_scale_factor
+    _check_size(backbone.side_multiple, largest, height=height, width=width)
     check_joint(backbone.text_kind, "prompt", strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
@@ -158,9 +164,14 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
     return pipe
 
 
-def _check_size(unit: int, **sides: int | None) -> None:
-    """Raises OptionError where the pipeline would refuse a side, or make the image of another size (FLUX)."""
+def _check_size(unit: int, largest: float = math.inf, **sides: int | None) -> None:
+    """Raises OptionError where the pipeline would refuse a side, make the image of another size (FLUX) or never end."""
     for name, side in sides.items():
+        if side is not None and side > largest:
+            raise OptionError(
+                f"{name}={side}: expected at most {largest} pixels, {_MOST_SIDES} times the side of the images that "
+                "the model was made for"
+            )
         if side is not None and side % unit:
             nearest = max(1, round(side / unit)) * unit
             raise OptionError(f"{name}={side}: expected a multiple of {unit} pixels, for example {nearest}")

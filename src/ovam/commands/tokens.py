@@ -9,6 +9,7 @@ import torch
 
 from ovam import __version__
 from ovam.asked import check_space_of
+from ovam.calls import step_numbers
 from ovam.commands import Progress, no_progress
 from ovam.commands.ask import open_trace
 from ovam.commands.generate import pipeline
@@ -23,7 +24,7 @@ from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import EVALUATIONS, PHRASES, PULL, optimize_tokens
 from ovam.tokens.store import FORMAT
 from ovam.tokens.token_set import TokenSet, merge
-from ovam.trace import BlockChoice, Trace
+from ovam.trace import BlockChoice, Trace, repeatable
 
 
 def optimize(
@@ -39,7 +40,7 @@ def optimize(
     rows: int = len(PHRASES),
     ignore: int = IGNORE,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     evaluations: int = EVALUATIONS,
     pull: float = PULL,
     licence: str | None = None,
@@ -86,8 +87,8 @@ def optimize(
     sources = [*map(Path, images), *map(Path, traces)]
     named = _by_source(sources, masks, words, labels)
     check_writable(Path(output), FORMAT)
-    blocks = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
-    steps = None if steps is None else list(steps)
+    blocks = repeatable(blocks)
+    steps = None if steps is None else step_numbers(steps)
     pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
     opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
     sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ovam.capture import Captured, capture
 from ovam.errors import MissingBlockError, UnknownWordError
 from ovam.pictures import overlay
-from ovam.prompt import Span
+from ovam.prompt import Span, folded
 from ovam.trace import Trace
 
 
@@ -84,8 +84,8 @@ class GlobalHeatMap:
         Raises:
             UnknownWordError: the prompt does not have them.
         """
-        asked = [part.casefold() for part in word.split()]
-        typed = [span.text.casefold() for span in self.words]
+        asked = [folded(part) for part in word.split()]
+        typed = [folded(span.text) for span in self.words]
         places = [i for i in range(len(typed)) if asked and typed[i : i + len(asked)] == asked]
         tokens = [t for i in places for span in self.words[i : i + len(asked)] for t in span.tokens]
         if not tokens:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from ovam.errors import TokenFileError
+from ovam.tensor_file import replacing
 from ovam.tokens.card import model_card
 from ovam.tokens.store import load_tokens, save_tokens
 from ovam.tokens.token_set import TokenSet
@@ -25,9 +26,8 @@ def save_pretrained(tokens: TokenSet, folder: str | Path) -> None:
             f"folder {folder} can't be made ({error}): expected a new or an existing folder"
         ) from error
     save_tokens(tokens, folder / FILE)
-    temporary = folder / "README.md.partial"
-    temporary.write_text(model_card(tokens), encoding="utf-8")
-    temporary.replace(folder / "README.md")
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(model_card(tokens), encoding="utf-8")
 
 
 def from_pretrained(

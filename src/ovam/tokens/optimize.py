@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.calibration import Calibration, logits, stretched
+from ovam.calls import step_numbers
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
 from ovam.phrases import embed_phrases
@@ -21,7 +22,7 @@ from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of,
 from ovam.tokens.loss import Logits, Target, loss_of
 from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import BlockChoice, Half, Space, Trace
+from ovam.trace import BlockChoice, Half, Space, Trace, repeatable
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""
@@ -49,7 +50,7 @@ def optimize_tokens(
     ignore: int = IGNORE,
     half: Half | None = None,
     blocks: BlockChoice = None,
-    steps: Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
     evaluations: int = EVALUATIONS,
     pull: float = PULL,
     distance: float = 1.0,
@@ -98,8 +99,8 @@ def optimize_tokens(
     chosen, marks = _pairs(traces, annotations, ignore)
     _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
-        wanted = blocks if blocks is None or isinstance(blocks, str | int) else list(blocks)
-        asked = None if steps is None else list(steps)
+        wanted = repeatable(blocks)
+        asked = None if steps is None else step_numbers(steps)
         chosen = [trace.select(blocks=wanted, steps=asked) for trace in chosen]
     which = half_of(chosen[0], half)
     space = _check_alike(chosen, which)
