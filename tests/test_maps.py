@@ -173,6 +173,7 @@ def test_word_maps_are_sums_of_token_maps(trace, expected):
     kept = trace.maps(PROMPT, keep=("head", "step"))
     assert kept.stacked().shape == (sum(HEADS.values()), 3, 5, *GRIDS["fine"])
     assert torch.equal(kept["hot dog"], kept.token_maps[:, :, 7:9].sum(2))
+    assert torch.equal(trace.maps(PROMPT, keep="step").stacked(), trace.maps(PROMPT, keep=("step",)).stacked())
 
 
 @pytest.mark.parametrize(("typed", "asked"), [("Cat", "cat"), ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "CAFE\u0301")])

@@ -29,7 +29,7 @@ def attention_maps(
     half: Half | None = None,
     blocks: BlockChoice = None,
     steps: int | Iterable[int] | None = None,
-    keep: Sequence[Axis] = (),
+    keep: Axis | Sequence[Axis] = (),
     softmax_over: SoftmaxOver = "prompt",
     strategy: Strategy = "attention",
 ) -> AttentionMaps:
@@ -48,7 +48,7 @@ def attention_maps(
             the unconditional one is noted (level WARNING): that half was read without.
         blocks: Blocks by name or grid; all by default.
         steps: Step numbers or one; all by default.
-        keep: Axes to leave apart, for studies: "block" or "head" (every head of every block, `kept["head"]`
+        keep: Axes to leave apart, or one, for studies: "block" or "head" (every head of every block, `kept["head"]`
             names them), and "step" (every denoiser call). The mean is taken over the others.
         softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included;
             "padded" among all positions the encoder reads (77 in CLIP), as the model itself does, which
@@ -73,6 +73,7 @@ def attention_maps(
         SpaceMismatchError: vectors are of another space or width.
         NotFiniteError: the queries hold NaN or infinity.
     """
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
     check_options(keep, softmax_over, strategy)
     check_joint(trace.text.kind, softmax_over, strategy)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace

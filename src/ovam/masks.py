@@ -136,7 +136,8 @@ def _check_different(words: Sequence[str]) -> None:
         if same:
             also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
             raise OptionError(
-                f"word {word!r} is listed twice{also}: expected each word once, in `words` or in `against`"
+                f"word {word!r} is listed twice{also}: expected each once, in `words` or in `against`, where the "
+                "classes of tokens are words as well; ask a word and its token one after the other"
             )
 
 

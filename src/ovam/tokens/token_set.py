@@ -105,7 +105,10 @@ class TokenSet:
         names = Counter(name.casefold() for name in self.classes)
         twice = [name for name in self.classes if names[name.casefold()] > 1]
         if twice:
-            raise OptionError(f"class {twice[0]!r} stands twice in this set of tokens: expected each class once")
+            raise OptionError(
+                f"class {twice[0]!r} stands twice in this set of tokens: expected each class once; two "
+                "tokens of one class stay in files of their own"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
