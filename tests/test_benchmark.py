@@ -352,7 +352,7 @@ def test_what_can_t_be_compared_is_named(exported, tmp_path):
     one, nameless = exported / "labels" / "200000003.png", tmp_path / "nameless.json"
     nameless.write_text('{"0": "background", "255": "unknown"}')
     cases = (
-        ((small / "200000003.png", one), "the ground truth is of shape (128, 128), the prediction of (4, 4)"),
+        ((small / "200000003.png", one), "small/200000003.png: the ground truth is of shape (128, 128)"),
         ((small, exported / "labels"), "200000004.png has no prediction in"),
         ((tmp_path, exported / "labels"), "is no PNG file and no folder with PNG files"),
         ((exported / "images", exported / "labels"), "has several channels (mode RGB): expected one number a pixel"),

@@ -618,7 +618,10 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--true-cfg-scale", "4"), ("true_cfg_scale=4", "StableDiffusionPipeline")),
         (("a cat", "--words", "cat", "--blocks", "99"), ("99", "16x16")),
         (("a cat", "--words", "cat", "--steps", "5"), ("5", "0 to 1")),
-        (("a cat", "--words", "cat", "--limit-gib", "0"), ("over the limit of 0.000 GiB", "limit_gib")),
+        (
+            ("a cat", "--words", "cat", "--limit-gib", "0"),
+            ("over the limit of 0.000 GiB", "--storage int8", "--limit-gib"),
+        ),
         (("a cat", "--words", "cat", "--threshold", "2"), ("threshold=2", "between 0 and 1")),
         (("a cat", "--words", "cat", "--height", "100"), ("height=100", "for example 96")),
         (("a cat", "--words", "cat", "--width", "2000000"), ("width=2000000", "at most 256 pixels")),
@@ -631,6 +634,10 @@ def test_bad_requests_are_refused_before_anything_is_written(model, tmp_path, op
     done = call("generate", *SMALL, "--model", model, "--output-dir", tmp_path / "out", *options)
     assert_fails(done, *told)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_size_that_can_t_be_checked_is_refused_by_name(model):
+    assert_fails(call("verify", model, "--height", "100"), "height=100", "for example 96")
 
 
 def test_models_that_are_missing_unsupported_or_damaged(model, tmp_path):
@@ -713,6 +720,24 @@ def test_words_between_commas():
 
 def test_blocks_between_commas():
     assert blocks_of("16, 16x24, up_blocks.1") == [16, (16, 24), "up_blocks.1"]
+
+
+def test_mini_commands_say_what_is_not_there_before_scenes_are_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr("ovam.mini.training.recipe.Pool", lambda *given: pytest.fail("scenes were rendered"))
+    (tmp_path / "file").write_text("")
+    cases = (
+        (("export", "--work-dir", tmp_path / "none", "--output-dir", tmp_path / "out"), "none lacks vae"),
+        (("train", "--work-dir", tmp_path / "file"), "file is a file"),
+        (
+            ("oracles", "--work-dir", tmp_path / "w", "--output-dir", tmp_path, "--start", tmp_path),
+            "oracle 'a' is not in",
+        ),
+    )
+    for arguments, told in cases:
+        done = call("mini", *arguments)
+        assert done.exit_code == 1
+        assert told in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):

@@ -127,9 +127,8 @@ def test_what_is_refused_leaves_nothing(made, model, tmp_path):
     folder = ("optimize", "--image", out / "image.png", "--model", "absent", "--output", tmp_path)
     assert_fails(call(*folder, "--word", "cat", "--mask", out / "mask.png"), "is a folder")
     late = ("optimize", "--image", out / "image.png", "--model", "absent", "--output", output)
-    assert_fails(
-        call(*late, "--word", "cat", "--mask", tmp_path / "empty.png"), "empty"
-    )  # before a model is looked for
+    found = call(*late, "--word", "cat", "--mask", tmp_path / "empty.png")
+    assert_fails(found, "image.png with", "empty.png: mask of 'cat'")  # before a model is looked for
 
 
 def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path):

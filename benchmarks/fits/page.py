@@ -41,7 +41,8 @@ and the same masks.
   blocks and time steps that the report of {MODEL} chose on validation scenes.
 * The class is known and asked alone; a pixel is the class's where its score is above the method's own border. The
   word and the authors' protocol re-tuned need a threshold, one for all classes: `python -m benchmarks.fits tune`
-  chose it on validation scenes and ten classes, and it is frozen in `benchmarks/fits/chosen.json`.
+  chose it on validation scenes and ten classes, with the rate and length of the rivals' descents, rates until the best
+  lay between others; it is frozen in `benchmarks/fits/chosen.json` with all that was tried.
 """
 
 COLUMNS = f"""**mIoU** pools the pixels of a class's scenes and is a mean over classes and draws; **IoU by image** is a
@@ -155,7 +156,7 @@ def _slices(slices: Mapping[str, Any]) -> str:
         for name, each in slices.items()
         if each["scenes"]
     ]
-    return _table(("mIoU of the slice", "scenes", WORD, DEFAULT, "difference"), rows)
+    return _table(("mIoU of the slice", "scenes, each for every class", WORD, DEFAULT, "difference"), rows)
 
 
 def _classes(methods: Mapping[str, Any]) -> str:

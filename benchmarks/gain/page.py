@@ -75,7 +75,8 @@ def write(found: Mapping[str, Any]) -> str:
     parts = [
         HEAD + quick,
         f"{found['scenes']} scenes of the {found['split']} split, from number {FIRST.get(found['split'], 0)} on, "
-        f"{len(found['classes'])} classes, {found['draws']} draws of one annotation each.\n",
+        f"{len(found['classes'])} classes, {found['draws']} draws of one annotation each; "
+        "a pair is a scene and a class that it shows.\n",
         SHORT,
         _short(found["rungs"], found["slices"][ALL]["components"]),
         STEPS,
@@ -121,7 +122,7 @@ def _rungs(rungs: Mapping[str, Any]) -> str:
 
 def _components(slices: Mapping[str, Any]) -> str:
     known = {name: each for name, each in slices.items() if each["scenes"]}
-    header = ("Pixels of", *(f"{name}: {each['scenes']} scenes" for name, each in known.items()), f"share, {ALL}")
+    header = ("Pixels of", *(f"{name}: {each['scenes']} pairs" for name, each in known.items()), f"share, {ALL}")
     rows = [
         (
             name,

@@ -13,8 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 from ovam.commands import Progress, no_progress
-from ovam.errors import OvamError
+from ovam.errors import CaptureTooLargeError, OvamError
 
+_SMALLER = "--preset small, --storage int8, --blocks 16, --steps 0,5,10, --disk FOLDER, a higher --limit-gib"
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 
@@ -51,6 +52,8 @@ class Commands(TyperGroup):
 def in_one_line(error: Exception) -> str:
     """Message of an error, without what steers terminals; one that was not foreseen comes with its class."""
     message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
+    if isinstance(error, CaptureTooLargeError):
+        return f"{message}; as options of a command: {_SMALLER}"
     if isinstance(error, OvamError):
         return message
     return f"{type(error).__name__}: {message or 'no message'} (--debug shows where it comes from)"

@@ -63,7 +63,7 @@ def evaluate(
     for done, (guess, right) in enumerate(pairs):
         progress("files", done, len(pairs))
         found, expected = _labels(guess), _labels(right)
-        check_sizes(found, expected)
+        _check_sizes(guess, found, expected)
         black_and_white &= set(np.unique(expected).tolist()) == {0, IGNORE}
         expected = np.where(np.isin(expected, [*classes, IGNORE]), expected, 0)
         tally.add(right.name, found, expected)
@@ -170,6 +170,13 @@ def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(values).all():
         raise NotFiniteError(f"scores {path} contain NaN or infinity: expected finite numbers of any range")
     return values
+
+
+def _check_sizes(file: Path, found: np.ndarray, expected: np.ndarray) -> None:
+    try:
+        check_sizes(found, expected)
+    except GroundTruthError as error:
+        raise GroundTruthError(f"{file}: {error}") from error
 
 
 def _things(

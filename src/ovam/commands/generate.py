@@ -108,8 +108,7 @@ def generate(
     folder = prepared(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
-    largest = _MOST_SIDES * native_side(pipe) * pipe.vae_scale_factor
-    _check_size(backbone.side_multiple, largest, height=height, width=width)
+    check_sides(pipe, height=height, width=width)
     check_joint(backbone.text_kind, "prompt", strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
@@ -162,6 +161,12 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
     pipe = load(model, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def check_sides(pipe: Any, **sides: int | None) -> None:
+    """Raises OptionError where a pipeline's images can't be of these sides; None is its own."""
+    largest = _MOST_SIDES * native_side(pipe) * pipe.vae_scale_factor
+    _check_size(backbone_of(pipe).side_multiple, largest, **sides)
 
 
 def _check_size(unit: int, largest: float = math.inf, **sides: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of, supported
+from ovam.commands.generate import check_sides
 from ovam.models import MINI, load, mini_folder, text_of
 from ovam.plan import native_side, plan
 from ovam.recorders import versions
@@ -80,9 +81,11 @@ def verify_model(model: str | Path = MINI, *, dtype: torch.dtype, device: str, *
 
     Raises:
         ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+        OptionError: its images can't be of this size.
     """
     from ovam.testing.verify import verify
 
     pipe = load(model, dtype=dtype, device=device)
+    check_sides(pipe, height=options.get("height"), width=options.get("width"))
     pipe.set_progress_bar_config(disable=True)
     return {"command": "verify", "name": str(model), **verify(pipe, **options)}

@@ -93,7 +93,7 @@ def optimize(
     opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
     sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}
     sizes |= {path: trace.size for path, trace in opened.items()}
-    marks = [_annotation(masks, sizes[path], ignore) for path, masks in named.items()]  # before a model is loaded
+    marks = [_annotated(path, masks, sizes[path], ignore) for path, masks in named.items()]  # before a model is loaded
     if pictures:
         pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
         for done, (path, picture) in enumerate(pictures.items()):
@@ -154,6 +154,14 @@ def _by_source(
             )
         named[source][word] = (Path(mask), number)
     return named
+
+
+def _annotated(source: Path, masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
+    try:
+        return _annotation(masks, size, ignore)
+    except AnnotationError as error:
+        files = ", ".join(sorted({str(mask) for mask, _ in masks.values()}))
+        raise AnnotationError(f"{source} with {files}: {error}") from error
 
 
 def _annotation(masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:

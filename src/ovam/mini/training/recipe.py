@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.errors import OptionError
+from ovam.mini.oracle import load_oracles
 from ovam.mini.scenes import WORLD
 from ovam.mini.training import dit, unet
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
@@ -86,6 +87,8 @@ def train(
     denoiser = _denoiser(model)
     phases = denoiser.phases if phases is None else phases
     phases = (*phases, Phase(more, phases[-1].sizes))
+    if work.exists() and not work.is_dir():
+        raise OptionError(f"{work} is a file: expected a new or an existing folder")
     work.mkdir(parents=True, exist_ok=True)
     identity = {"world": WORLD, "seed": seed}
     _check(work, identity)
@@ -137,7 +140,10 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path, start: Path | 
 
     Raises:
         OptionError: what stands in `work` was made for another world, or oracles of another model lie in `folder`.
+        ModelNotFoundError: none lie in `start`.
     """
+    if start is not None:
+        load_oracles(start)  # before scenes are rendered, which takes minutes
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "identity.json").exists():
         _check(work, {"world": WORLD, "seed": 0})
@@ -179,9 +185,15 @@ def export(work: Path, folder: Path, *, model: str = MINI) -> None:
         model: "mini" or "mini-dit".
 
     Raises:
-        OptionError: there is no such model.
+        OptionError: there is no such model, or it was not trained in `work`.
     """
     denoiser = _denoiser(model)
+    lacking = [name for name in ("vae", "text_encoder", "tokenizer") if not (work / name).is_dir()]
+    if lacking or not checkpoint_of(work / denoiser.part).exists():
+        raise OptionError(
+            f"folder {work} lacks {', '.join(lacking) or 'a checkpoint of the ' + denoiser.part}: expected what "
+            f"`ovam mini train --model {model} --work-dir {work}` leaves"
+        )
     parts = {
         "vae": AutoencoderKL.from_pretrained(work / "vae"),
         "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
