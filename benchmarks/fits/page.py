@@ -42,7 +42,8 @@ and the same masks.
 * The class is known and asked alone; a pixel is the class's where its score is above the method's own border. The
   word and the authors' protocol re-tuned need a threshold, one for all classes: `python -m benchmarks.fits tune`
   chose it on validation scenes and ten classes, with the rate and length of the rivals' descents, rates until the best
-  lay between others; it is frozen in `benchmarks/fits/chosen.json` with all that was tried.
+  lay between others; it is frozen in `benchmarks/fits/chosen.json` with all that was tried. The word against everyday
+  words, where the default begins and which needs no annotation either, is on [a page of its own](tokens-gain.md).
 """
 
 COLUMNS = f"""**mIoU** pools the pixels of a class's scenes and is a mean over classes and draws; **IoU by image** is a

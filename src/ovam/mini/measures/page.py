@@ -7,6 +7,7 @@ from typing import Any
 
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import bars
+from ovam.mini.measures.choices import TIMES
 from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
@@ -85,10 +86,11 @@ def _words(found: Figures) -> tuple[str, ...]:
 
 def _choices(found: Figures) -> tuple[str, ...]:
     best = found["best"]
+    times = "; ".join(f"{name} {', '.join(map(str, steps))}" for name, steps in TIMES.items())
     return (
         _table(found["settings"][0], [row.values() for row in found["settings"]]),
         f"Chosen: time steps {', '.join(map(str, best['timesteps']))} of the blocks "
-        f"{', '.join(f'`{name}`' for name in best['blocks'])}.\n",
+        f"{', '.join(f'`{name}`' for name in best['blocks'])}. Time steps by name: {times}.\n",
     )
 
 
