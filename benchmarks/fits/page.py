@@ -121,7 +121,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     parts.append(
         f"`{made['command']}`, {made['date']}, model {made['model']}, threads: {made['threads']}, "
-        f"{made['processor']}, {versions}, code {made['code']}; figures and settings: "
+        f"{made['processor']}, {versions}, code {made.get('code', 'not recorded')}; figures and settings: "
         f"[JSON](results/tokens/{name}.json).\n"
     )
     return "\n".join(parts)
