@@ -37,6 +37,13 @@ def test_the_command_prints_what_can_be_posted_and_fails_with_the_checks(tmp_pat
     command = ["verify", str(tmp_path / "model"), *"--height 32 --width 32 --num-inference-steps 2 --json".split()]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["pipeline"] == "StableDiffusionPipeline"
+    found = json.loads(done.stdout)
+    assert found["pipeline"] == "StableDiffusionPipeline"
+    found["checks"]["capture_does_not_touch_the_image"] |= {"passed": False, "message": "another image"}
+    monkeypatch.setattr("ovam.commands.info.verify_model", lambda *args, **options: found)
+    shown = CliRunner().invoke(app, command[:-1]).stdout
+    assert "capture does not touch the image" in shown and "failed: another image" in shown
+    assert all(thing in shown for thing in SUBJECTS)
+    assert "{" not in shown
     monkeypatch.setattr("ovam.commands.info.verify_model", lambda *args, **options: {"passed": False})
     assert CliRunner().invoke(app, command).exit_code == 1

@@ -42,6 +42,8 @@ def _parts(result: Mapping[str, Any]) -> list[Table | Text]:
         return _evaluated(result)
     if kind == "plan":
         return _plan(result)
+    if kind == "verify":
+        return _verified(result)
     if "header" in result:
         return _trace(result)
     return _facts(result)
@@ -89,6 +91,17 @@ def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
     return [_table(("block", "grid", *parts.values()), rows), _line(told)]
 
 
+def _verified(result: Mapping[str, Any]) -> list[Table | Text]:
+    checks = [
+        [name.replace("_", " "), "passed" if each["passed"] else f"failed: {each['message']}", f"{each['seconds']:.1f}"]
+        for name, each in result["checks"].items()
+    ]
+    words = [[thing, f"{each['own']:.3f}", f"{each['absent']:.3f}"] for thing, each in result["words"].items()]
+    facts = {name: value for name, value in result.items() if name not in ("checks", "words")}
+    highest = _table(("drawn", "own map, highest", "absent word's, highest"), words)
+    return [*_facts(facts), _table(("check", "", "seconds"), checks), highest]
+
+
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
     """A header may come from anywhere, so that nothing in it is taken for granted."""
     header = result["header"]
@@ -130,6 +143,8 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            return "none"
         pair = len(value) == 2 and all(isinstance(item, int) for item in value)  # height and width
         return (" x " if pair else ", ").join(map(_value, value))
     if isinstance(value, float):
