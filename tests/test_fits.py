@@ -341,3 +341,14 @@ def test_what_was_chosen_for_another_model_or_other_blocks_is_read_by_no_measure
             opened.read_chosen(file, here)
     file.write_text(json.dumps({"model": "now", "basis": {"encoded": {"blocks": [16]}}, "word": {"threshold": 0.5}}))
     assert opened.read_chosen(file, here)["word"] == {"threshold": 0.5}
+
+
+def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published_report():
+    results = Path(__file__).parents[1] / "docs" / "results"
+    report, files = json.loads((results / "mini" / "report.json").read_text()), (results / "tokens").glob("*.json")
+    stamps = {file.stem: json.loads(file.read_text())["stamp"] for file in files if file.stem != "gain"}
+    assert {*stamps} == {"test", "validation", "mini-dit-validation", "generated", "generated-a", "generated-b"}
+    for name, made in stamps.items():
+        assert made["model"] == report["mini-dit" if name.startswith("mini-dit") else "model"], name
+        assert made["headroom"] == report["sections"]["headroom"]["gain"][0], name
+    assert len({made["code"] for made in stamps.values()}) == 1
