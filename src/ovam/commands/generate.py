@@ -1,7 +1,6 @@
 """From a prompt to images with the maps and masks of any words, all in one folder."""
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -169,10 +168,10 @@ def check_sides(pipe: Any, **sides: int | None) -> None:
     _check_size(backbone_of(pipe).side_multiple, largest, **sides)
 
 
-def _check_size(unit: int, largest: float = math.inf, **sides: int | None) -> None:
+def _check_size(unit: int, largest: int | None = None, **sides: int | None) -> None:
     """Raises OptionError where the pipeline would refuse a side, make the image of another size (FLUX) or never end."""
     for name, side in sides.items():
-        if side is not None and side > largest:
+        if side is not None and largest is not None and side > largest:
             raise OptionError(
                 f"{name}={side}: expected at most {largest} pixels, {_MOST_SIDES} times the side of the images that "
                 "the model was made for"
