@@ -32,8 +32,8 @@ and the same masks.
   thing alone, on {LEAST_ANNOTATED:.0%} of the pixels or more. Draw d of a class is its d-th such scene: fixed in
   advance, none left out.
 * **Scored** are the first scenes of validation, on which settings were chosen, and scenes of test from number
-  {FIRST["test"]} on: those before were looked at while mini and the defaults of fits were still being changed, these
-  were not. Each for the classes that cover more than {LEAST_SCORED:.0%} of it.
+  {FIRST["test"]} on: of those before tables of fits were made while their defaults were still being changed, of these
+  none. Each for the classes that cover more than {LEAST_SCORED:.0%} of it.
 * Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles),
   whose errors stand on their page; pixels on whose class they differ count for nothing. Annotations are scenes there
   too, and thresholds those of scenes. **As long as the oracles miss their own bars, no claim rests on these figures.**
