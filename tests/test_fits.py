@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from benchmarks.fits import __main__ as command
+from benchmarks.fits import digest as digests
 from benchmarks.fits import generated, opened, page, plan, scenes, table, tune
 from benchmarks.fits.bars import bars, holds_alone
 from benchmarks.fits.methods import registry, variant
@@ -352,3 +353,10 @@ def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published
         assert made["model"] == report["mini-dit" if name.startswith("mini-dit") else "model"], name
         assert made["headroom"] == report["sections"]["headroom"]["gain"][0], name
     assert len({made["code"] for made in stamps.values()}) == 1
+
+
+def test_a_file_that_figures_depend_on_can_t_drop_out_of_their_digest_unseen():
+    folder = Path(ovam.__file__).parent
+    assert digests._sources(folder, ["maps"]) == [(folder / "maps.py").read_text()]
+    with pytest.raises(FileNotFoundError, match=r"gone\.py"):
+        digests._sources(folder, ["maps", "gone"])

@@ -91,6 +91,12 @@ def test_a_finished_recipe_says_that_nothing_is_left_before_scenes_are_rendered(
         recipe.train(work, start=mini_folder())
 
 
+def test_what_was_trained_beyond_the_recipe_is_told_as_a_phase_of_its_own():
+    one, two = Phase(3, ((64, 4),)), Phase(2, ((128, 2), (64, 4)))
+    assert recipe._longer((one, two), 7) == (one, two, Phase(7, two.sizes))
+    assert recipe._longer((one, two), 0) == recipe._longer((one, two), -4) == (one, two)  # broken off before the end
+
+
 def test_a_shipped_folder_is_taken_up_again_where_that_was_broken_off(tmp_path, monkeypatch):
     def broken(*given, **named):
         raise KeyboardInterrupt

@@ -48,5 +48,9 @@ def code() -> str:
 
 
 def _sources(folder: Path, names: Sequence[str]) -> list[str]:
-    files = [file for name in names for file in sorted(folder.glob(f"{name}.py"))]
-    return [file.read_text() for file in files]
+    """Texts of files; a name that fits none is of a file that was renamed, and must not drop out unseen."""
+    files = {name: sorted(folder.glob(f"{name}.py")) for name in names}
+    gone = [name for name, fitting in files.items() if not fitting]
+    if gone:
+        raise FileNotFoundError(f"{folder} has no {gone[0]}.py: expected what figures depend on")
+    return [file.read_text() for fitting in files.values() for file in fitting]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ovam.backbones.offload import unwrapped
 from ovam.errors import UnsupportedPipelineError
 
 _captured: dict[nn.Module, Any] = {}
@@ -43,7 +44,7 @@ def _refusing(progress_bar: Any) -> Any:
 
 
 def _check_own(pipe: Any) -> None:
-    parts = [getattr(part, "_orig_mod", part) for part in vars(pipe).values()]
+    parts = [unwrapped(part) for part in vars(pipe).values()]
     for denoiser, captured in list(_captured.items()):
         if captured is not pipe and any(part is denoiser for part in parts):
             raise UnsupportedPipelineError(

@@ -86,7 +86,7 @@ def train(
     """
     denoiser = _denoiser(model)
     phases = denoiser.phases if phases is None else phases
-    phases = (*phases, Phase(more, phases[-1].sizes))
+    phases = _longer(phases, more)
     if work.exists() and not work.is_dir():
         raise OptionError(f"{work} is a file: expected a new or an existing folder")
     work.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def train(
     _check(work, identity)
     if start is not None and not (work / "vae").exists() and identity.items() <= _training_of(start).items():
         take_up(start, work)
-    _check_left(checkpoint_of(work / denoiser.part), sum(phase.iterations for phase in phases))
+    _check_left(checkpoint_of(work / denoiser.part), _iterations(phases))
     pool = Pool(work, scenes)
     tokenizer, autoencoder, encoder = _parts(work, pool, seed)
     latents = {
@@ -106,6 +106,15 @@ def train(
         work / denoiser.part, lambda: denoiser.objective(encoder, tower, tokenizer), latents, pool, tokenizer, seed=seed
     )
     run.run(phases)
+
+
+def _longer(phases: tuple[Phase, ...], more: int) -> tuple[Phase, ...]:
+    """Phases with so many iterations more, if any, on pictures of the last one's sizes."""
+    return (*phases, Phase(more, phases[-1].sizes)) if more > 0 else phases
+
+
+def _iterations(phases: tuple[Phase, ...]) -> int:
+    return sum(phase.iterations for phase in phases)
 
 
 def _check_left(checkpoint: Path, iterations: int) -> None:
@@ -216,7 +225,7 @@ def export(work: Path, folder: Path, *, model: str = MINI) -> None:
     about = {
         **_identity(work),
         "iterations": iterations,
-        "phases": [asdict(phase) for phase in denoiser.phases],
+        "phases": [asdict(phase) for phase in _longer(denoiser.phases, iterations - _iterations(denoiser.phases))],
         "scenes": SCENES,
         "history": told,
     }
