@@ -744,17 +744,17 @@ def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
     called = []
     monkeypatch.setattr(
         "ovam.mini.training.recipe.train",
-        lambda work, model, start, seed, more: called.append((work, model, start, seed, more)),
+        lambda work, start, seed, more, processes: called.append((work, start, seed, more, processes)),
     )
-    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a, model: called.append((*a, model)))
+    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
     assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
     assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    scratch = ("--model", "mini-dit", "--from-scratch", "--seed", 3, "--more", 9)
+    scratch = ("--from-scratch", "--seed", 3, "--more", 9, "--processes", 2)
     assert call("mini", "train", "--work-dir", tmp_path, *scratch).exit_code == 0
     assert called == [
-        (tmp_path, "mini", mini_folder(), 0, 0),
-        (tmp_path, tmp_path / "out", "mini"),
-        (tmp_path, "mini-dit", None, 3, 9),
+        (tmp_path, mini_folder(), 0, 0, 1),
+        (tmp_path, tmp_path / "out"),
+        (tmp_path, None, 3, 9, 2),
     ]
 
 

@@ -295,7 +295,6 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
     assert "canonical" not in text
     assert "`python -m benchmarks.fits`" in text
     found = {"test": MEASURED, "validation": {**MEASURED, "split": "validation"}}
-    found["mini-dit-test"] = {**MEASURED, "stamp": {**MEASURED["stamp"], "family": "mini-dit"}}
     found |= {name: {**MEASURED, "split": name} for name in ("generated", "generated-b")}
     every = page.write(found)
     assert every.count("default minus word, mIoU") == 2  # where both agree as well
@@ -303,7 +302,7 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
     assert not holds_alone({"methods": {"default": {"minus word": [0.05, -0.01, 0.1]}}}).met
     assert every.index("where both oracles agree") < every.index("by oracle B alone")
     assert "not been looked at" not in every
-    assert every.index("On test scenes\n") < every.index("On validation scenes") < every.index("scenes, mini-dit")
+    assert every.index("On test scenes\n") < every.index("On validation scenes")
 
 
 def test_the_stamped_command_has_no_folders_of_this_machine():
@@ -348,9 +347,9 @@ def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published
     results = Path(__file__).parents[1] / "docs" / "results"
     report, files = json.loads((results / "mini" / "report.json").read_text()), (results / "tokens").glob("*.json")
     stamps = {file.stem: json.loads(file.read_text())["stamp"] for file in files if file.stem != "gain"}
-    assert {*stamps} == {"test", "validation", "mini-dit-validation", "generated", "generated-a", "generated-b"}
+    assert {*stamps} == {"test", "validation", "generated", "generated-a", "generated-b"}
     for name, made in stamps.items():
-        assert made["model"] == report["mini-dit" if name.startswith("mini-dit") else "model"], name
+        assert made["model"] == report["model"], name
         assert made["headroom"] == report["sections"]["headroom"]["gain"][0], name
     assert len({made["code"] for made in stamps.values()}) == 1
 

@@ -54,7 +54,6 @@ FIGURES = {
         "grounds": {"normalised": {"own": 0.39, "constant": 0.0}},
     },
     "headroom": {"gain": [0.11, 0.05, 0.2], "word below 0.45": 5},
-    "joint": {"ways": {"late minus given": -0.0201}},
     "transfer": {"images": 3, "resolutions": {"spearman": [0.71, 0, 1]}, "one call": {"spearman": [-0.2, 0, 1]}},
 }
 
@@ -84,7 +83,6 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "ground words",
         "classes whose word",
         "Spearman with Stable Diffusion 1.5, one call",
-        "mini-dit: words replayed",
     ]
     assert len(verdicts) == len(met) + len(missed)
     for start, expected in [*((name, True) for name in met), *((name, False) for name in missed)]:
@@ -383,17 +381,6 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
             "settings": [{"blocks": "grid 16", "time steps": "hardly any", "own": 0.4375, "lead": 0.125}],
             "best": {"blocks": ["up_blocks.1"], "timesteps": [10, 50]},
         },
-        "joint": {
-            "model": "dd",
-            "scenes": 60,
-            "encoded": {"blocks": ["transformer_blocks.1.attn"], "timesteps": [100]},
-            "ways": {"by way": {"late": {"IoU": 0.4375}}, "late minus given": 0.0002, "furthest": 0.001},
-            "words": {
-                name: {"objects": _row(own), "grounds": _row(0.5), "presence_auroc": 0.8}
-                for name, own in (("mini", 0.5), ("mini-dit", 0.55))
-            },
-            "above mini": [0.05, -0.01, 0.11],
-        },
         "encoding": {"mini": {"inversion": {"own": 0.375, "lead": [0.125, 0.1, 0.2], "gain": [-0.25, -0.5, 0.0]}}},
         "masses": {"end": 0.125, "padding": 0.125, "start": 0.5, "words": 0.25},
         "speed": 2.0,
@@ -409,7 +396,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "training": {
             "scenes": 40000,
             "iterations": 5,
-            "phases": [{"iterations": 5, "sizes": [[64, 2]]}],
+            "phases": [{"iterations": 5, "size": 64, "batch": 2}],
             "history": "nothing.",
         },
         "sections": sections,
@@ -424,11 +411,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "Spearman 0.710 (0.500 to 0.800), one call",
         "| grid 16 | hardly any | 0.438 | 0.125 |",
         "time steps 10, 50 of the blocks `up_blocks.1`",
-        "time steps 100 of `transformer_blocks.1.attn`",
-        "Late minus given: +0.0002 mIoU; no value of a map differs by more than 1.0e-03",
-        "| mini-dit | 3 | 0.550 |",
         "| mini | inversion | 0.375 | 0.125 (0.100 to 0.200) | -0.250 (-0.500 to 0.000) |",
-        "AP on the same objects: 0.050 (-0.010 to 0.110)",
         "| mini | 0.500 | 0.250 | 0.125 | 0.125 |",
         "| b, after the autoencoder | 0.700 |",
         "| cat | 7 | 0.875 | 0.750 |",
@@ -444,9 +427,6 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "2 threads, 10 minutes" in text
     assert "Not measured" not in text
     unjudged = {key: value for key, value in sections.items() if key not in ("oracles", "generation", "transfer")}
-    assert "Not measured: mini-dit was not there." in page(
-        figures | {"sections": {key: value for key, value in sections.items() if key != "joint"}}
-    )
     shorter = page(figures | {"sections": unjudged, "oracles": {}})
     assert shorter.count("Not measured.") == 6
     assert shorter.count("not measured | **no**") == 3
@@ -460,7 +440,6 @@ STAMPED = {
     "oracles": {"a": "x"},
     "code": "c",
     "threads": 2,
-    "mini-dit": None,
     "fits": "f",
 }
 
@@ -472,26 +451,18 @@ def continued(stamp, file, only=()):
 def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
     file = tmp_path / "report.json"
     assert continued(STAMPED, file) == {}
-    sections = {"words": 1, "transfer": 2, "joint": 3, "headroom": 4}
+    sections = {"words": 1, "transfer": 2, "headroom": 4}
     report._write(file, STAMPED | {"sections": sections, "seconds": sections})
     kept = continued(STAMPED, file)
     assert kept == sections
     assert list(kept) == list(sections), "rows and columns of the page keep their order"
-    assert continued(STAMPED | {"oracles": {"a": "y"}}, file) == {"words": 1, "joint": 3, "headroom": 4}
-    assert continued(STAMPED | {"mini-dit": "d"}, file) == {"words": 1, "transfer": 2, "headroom": 4}
-    assert continued(STAMPED | {"fits": "g"}, file) == {"words": 1, "transfer": 2, "joint": 3}
+    assert continued(STAMPED | {"oracles": {"a": "y"}}, file) == {"words": 1, "headroom": 4}
+    assert continued(STAMPED | {"fits": "g"}, file) == {"words": 1, "transfer": 2}
     for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
         assert continued(STAMPED | other, file) == {}
     report._write(file, STAMPED | {"quick": True, "sections": sections, "seconds": sections})
     assert continued(STAMPED, file) == {}, "a quick report's figures are of few scenes"
     assert report._continued(STAMPED | {"quick": True}, file, ())["seconds"] == {}
-
-
-def test_what_was_measured_of_mini_dit_is_kept_where_it_is_not_there(tmp_path):
-    file = tmp_path / "report.json"
-    report._write(file, STAMPED | {"mini-dit": "d", "sections": {"joint": 3}, "seconds": {"joint": 9}})
-    found = report._continued(STAMPED, file, ())
-    assert (found["sections"], found["mini-dit"]) == ({"joint": 3}, "d")
 
 
 def test_sections_are_not_lost_where_some_alone_are_asked_for(tmp_path):
@@ -531,7 +502,7 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
         "_measures",
         lambda *arguments, quick: {
             name: lambda name=name: measured.append(name) or len(measured)
-            for name in ("speed", "choices", "words", "joint", "oracles")
+            for name in ("speed", "choices", "words", "oracles")
         },
     )
     monkeypatch.setattr(report, "has_oracles", lambda: False)
@@ -539,7 +510,7 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     report.report_on_mini(docs, tmp_path)
     report.report_on_mini(docs, tmp_path)
-    assert measured == ["speed", "choices", "words"]  # what the oracles judge waits for them, and mini-dit's for it
+    assert measured == ["speed", "choices", "words"]  # what the oracles judge waits for them
     again = report.report_on_mini(docs, tmp_path, only=("words",))
     assert measured == ["speed", "choices", "words", "words"]
     assert again["sections"] == {"speed": 1, "choices": 2, "words": 4}
@@ -548,9 +519,6 @@ def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     assert measured[4:] == ["speed", "choices", "words"]
     report.report_on_mini(tmp_path / "other", tmp_path, only=("words",))
     assert measured[7:] == ["choices", "words"]  # no test scene before the choices
-    monkeypatch.setattr(report, "_sibling", lambda folder: ovam.load("mini"))
-    report.report_on_mini(tmp_path / "third", tmp_path, only=("joint",))
-    assert measured[9:] == ["choices", "joint"]
 
 
 def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absent_one(monkeypatch):

@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from benchmarks.fits import page
 from benchmarks.fits.digest import code
 from benchmarks.fits.methods import SLIME, SLIME_TUNED, Method, registry, variant
-from benchmarks.fits.opened import CHOSEN, CHOSEN_FOR_DIT, known_choices, open_dit, open_mini, read_chosen
+from benchmarks.fits.opened import CHOSEN, known_choices, open_mini, read_chosen
 from benchmarks.fits.plan import DRAWS, SCENES, Plan
 from benchmarks.fits.store import Store
 from benchmarks.fits.table import table
@@ -22,10 +22,9 @@ from benchmarks.fits.traces import Traces
 from benchmarks.fits.tune import RATES, tune
 from benchmarks.measure import stamp
 from ovam.mini.scenes import CLASSES
-from ovam.models import MINI, MINI_DIT
 
 FINEST = 32  # of mini's grids: what SLiMe spreads maps by
-FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir", "--dit-dir")
+FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
 
@@ -33,22 +32,19 @@ def main(given: list[str] | None = None) -> None:
     """Run the command."""
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
-    model = MINI if arguments.dit_dir is None else MINI_DIT
     traces, report = _opened(arguments)
-    command, settings = command_of(words), arguments.chosen or {MINI: CHOSEN, MINI_DIT: CHOSEN_FOR_DIT}[model]
+    command, settings = command_of(words), arguments.chosen or CHOSEN
     if arguments.what == "tune":
         found = tune(traces, rates=arguments.rates, known=known_choices(settings))
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
         print(f"wrote {settings}")
         return
     headroom = report["sections"]["headroom"]["gain"][0]
-    made = {**stamp(command), "model": traces.model, "family": model, "headroom": headroom, "code": code()}
+    made = {**stamp(command), "model": traces.model, "headroom": headroom, "code": code()}
     _measure(arguments, traces, read_chosen(settings, traces), made)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
-    if arguments.dit_dir is not None:
-        return open_dit(arguments.dit_dir, arguments.work_dir)
     variants = [json.loads(each) for each in arguments.variant]
     grids = {each[key] for each in variants for key in ("spread", "spread_asked") if key in each}
     if arguments.methods is None or {SLIME, SLIME_TUNED} & {*arguments.methods}:
@@ -74,7 +70,7 @@ def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, An
     output = arguments.output_dir or Path("out/quick-fits" if arguments.quick else "docs")
     results = output / "results" / "tokens"
     results.mkdir(parents=True, exist_ok=True)
-    name = page.name_of(made["family"], plan.split)
+    name = plan.split
     (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     every = {name: json.loads(file.read_text()) for name in page.NAMES if (file := results / f"{name}.json").exists()}
     (output / "tokens-measured.md").write_text(page.write(every))
@@ -129,7 +125,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images-dir", type=Path, default=Path("runs/images"), help="generated pictures")
     parser.add_argument("--chosen", type=Path, help="what `tune` writes and the rivals read")
-    parser.add_argument("--dit-dir", type=Path, help="folder of mini-dit, as export wrote it, in mini's place")
     parser.add_argument(
         "--rates",
         type=float,

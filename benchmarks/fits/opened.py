@@ -7,11 +7,11 @@ from typing import Any
 
 import ovam
 from benchmarks.fits.traces import Traces
-from ovam.models import MINI, MINI_DIT, model_hash
+from ovam.models import MINI, model_hash
 
 REPORT = Path("docs/results/mini/report.json")
-CHOSEN, CHOSEN_FOR_DIT = (Path(__file__).with_name(f"{name}.json") for name in ("chosen", "chosen-mini-dit"))
-"""What `python -m benchmarks.fits tune` writes and every measurement reads, of mini and of mini-dit."""
+CHOSEN = Path(__file__).with_name("chosen.json")
+"""What `python -m benchmarks.fits tune` writes and every measurement reads."""
 
 
 def open_mini(work_dir: Path, self_attention: Sequence[int] | None = None) -> tuple[Traces, dict[str, Any]]:
@@ -24,13 +24,6 @@ def open_mini(work_dir: Path, self_attention: Sequence[int] | None = None) -> tu
     pipe, report = ovam.load(MINI), json.loads(REPORT.read_text())
     _check(MINI, report["model"], model_hash(pipe))
     return Traces(pipe, work_dir, report["sections"]["choices"]["best"], self_attention), report
-
-
-def open_dit(folder: Path, work_dir: Path) -> tuple[Traces, dict[str, Any]]:
-    """The same of mini-dit, from the folder that `ovam mini export` wrote; the report must have measured it."""
-    pipe, report = ovam.load(folder), json.loads(REPORT.read_text())
-    _check(MINI_DIT, report["mini-dit"], model_hash(pipe))
-    return Traces(pipe, work_dir, report["sections"]["joint"]["encoded"]), report
 
 
 def _check(name: str, known: str | None, found: str) -> None:

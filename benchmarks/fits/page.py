@@ -10,7 +10,6 @@ from benchmarks.fits.outcome import OWN_SCENES
 from benchmarks.fits.scenes import FIRST, LEAST_ANNOTATED, LEAST_SCORED, MOST_WITHOUT, UNUSED
 from ovam.evaluate import Interval
 from ovam.mini.measures.bars import Bar
-from ovam.models import MINI_DIT
 
 SPLITS = ("test", "validation", *TRUTHS)
 MODEL = "mini"
@@ -63,12 +62,7 @@ word fits the annotation best; `spread`, maps spread by the self-attention of th
 """
 
 
-def name_of(model: str, split: str) -> str:
-    """Of the JSON of a measurement; mini's is named by the split alone."""
-    return split if model == MODEL else f"{model}-{split}"
-
-
-NAMES = tuple(name_of(model, split) for model in (MODEL, MINI_DIT) for split in SPLITS)
+NAMES = SPLITS
 
 
 def write(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -106,7 +100,6 @@ def _verdict(judged: Sequence[Bar], split: str) -> str:
 
 def _section(name: str, result: Mapping[str, Any]) -> str:
     made, split = result["stamp"], result["split"]
-    of_sibling = "" if made["family"] == MODEL else f", {made['family']}"
     quick = " **A quick run, not for publication.**" if made["quick"] else ""
     first = FIRST.get(split, 0)
     scored = f"{result['scenes']} pictures" if split in TRUTHS else f"Scenes {first} to {first + result['scenes'] - 1}"
@@ -114,7 +107,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         f"{scored}; {_scenes(result)} pairs of one and a class; "
         f"{len(next(iter(result['methods'].values()))['classes'])} classes, {result['draws']} draws.{quick}"
     )
-    parts = [f"## {TITLES[split]}{of_sibling}\n\n{intro}\n", _methods(result["methods"])]
+    parts = [f"## {TITLES[split]}\n\n{intro}\n", _methods(result["methods"])]
     if result.get("slices"):
         parts.append(_slices(result["slices"]))
     parts.append(_classes(result["methods"]))

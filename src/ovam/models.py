@@ -14,7 +14,7 @@ from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
 
-MINI, MINI_DIT = "mini", "mini-dit"
+MINI = "mini"
 
 
 def mini_folder() -> Path:
@@ -22,35 +22,16 @@ def mini_folder() -> Path:
     return Path(str(resources.files("ovam.mini") / "weights"))
 
 
-def mini_dit_folder() -> Path:
-    """Where the sibling of joint attention lies if it was shipped."""
-    return mini_folder().with_name("weights-dit")
-
-
 def _folder_of(name: str | Path) -> Path:
-    """Folder of an embedded model, or the name as a path.
-
-    Raises:
-        ModelNotFoundError: the embedded model was not shipped.
-    """
-    if str(name) == MINI:
-        return mini_folder()
-    if str(name) != MINI_DIT:
-        return Path(name)
-    if not (mini_dit_folder() / "model_index.json").is_file():
-        raise ModelNotFoundError(
-            f"model {MINI_DIT!r} is not shipped: expected a folder that its recipe made; run "
-            f"`ovam mini train --model {MINI_DIT}`, then `ovam mini export --model {MINI_DIT} --output-dir DIR`, and "
-            "give DIR in place of the name"
-        )
-    return mini_dit_folder()
+    """Folder of the embedded model, or the name as a path."""
+    return mini_folder() if str(name) == MINI else Path(name)
 
 
 def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
     """Load a pipeline.
 
     Args:
-        name: "mini" or "mini-dit", the folder of a pipeline, or a model id, which diffusers downloads if need be.
+        name: "mini", the folder of a pipeline, or a model id, which diffusers downloads if need be.
         dtype: Type of the weights.
         device: Where the pipeline runs.
 
@@ -106,7 +87,7 @@ def outline(name: str | Path) -> Any:
     """
     import diffusers
 
-    source = _folder_of(name) if str(name) in (MINI, MINI_DIT) else name
+    source = mini_folder() if str(name) == MINI else name
     try:
         index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
         options = {option: value for option, value in index.items() if not option.startswith("_")}

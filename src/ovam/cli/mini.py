@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from ovam.cli.arguments import words_of
-from ovam.cli.parameters import AsJson, Family, FamilyModel, ImagesDir
+from ovam.cli.parameters import AsJson, ImagesDir
 from ovam.cli.terminal import quiet, running, show
-from ovam.errors import OptionError
 
 mini_app = typer.Typer(
     help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
@@ -18,7 +17,7 @@ mini_app = typer.Typer(
 @mini_app.command()
 def scenes(
     output_dir: Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")],
-    split: Annotated[str, typer.Option(help='train, validation, test, "domain b" or judging.')] = "test",
+    split: Annotated[str, typer.Option(help='train, validation, test, hard, "domain b" or judging.')] = "test",
     n: Annotated[int, typer.Option("--n", min=1, help="Number of scenes.")] = 50,
     start: Annotated[int, typer.Option(min=0, help="Number of the first scene.")] = 0,
     size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
@@ -35,35 +34,31 @@ def scenes(
 @mini_app.command()
 def train(
     work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
-    model: Family = FamilyModel.mini,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
     more: Annotated[
         int, typer.Option(min=0, help="Iterations beyond the recipe's, which the shipped weights have been through.")
     ] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of one thread each that train together.")] = 1,
 ) -> None:
-    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores.
-
-    --model mini-dit trains its sibling of joint attention, on the same scenes, autoencoder and text tower.
-    """
+    """Train the embedded model on, from the folder's checkpoint or the shipped weights: hours on two cores."""
     with quiet():
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, model=model.value, start=None if from_scratch else mini_folder(), seed=seed, more=more)
+        run(work_dir, start=None if from_scratch else mini_folder(), seed=seed, more=more, processes=processes)
 
 
 @mini_app.command()
 def export(
     output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
     work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
-    model: Family = FamilyModel.mini,
 ) -> None:
     """Put the trained parts together as a pipeline's folder."""
     with quiet():
         from ovam.mini.training.recipe import export as run
 
-        run(work_dir, output_dir, model=model.value)
+        run(work_dir, output_dir)
 
 
 @mini_app.command()
@@ -102,10 +97,6 @@ def report(
         Path | None, typer.Option(help="Folder that is written to: docs, or out/quick-report if quick.")
     ] = None,
     images_dir: ImagesDir = Path("runs/images"),
-    dit_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of mini-dit, as export wrote it: runs/mini-dit, if it is there.", file_okay=False),
-    ] = None,
     only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
@@ -117,7 +108,5 @@ def report(
     with quiet():
         from ovam.mini.measures.report import report_on_mini as run
 
-        if dit_dir is not None and not dit_dir.is_dir():
-            raise OptionError(f"--dit-dir {dit_dir} is not there: expected the folder that `ovam mini export` wrote")
         folder = docs or Path("out/quick-report" if quick else "docs")
-        run(folder, images_dir, dit=dit_dir or Path("runs/mini-dit"), only=words_of(only) or None, quick=quick)
+        run(folder, images_dir, only=words_of(only) or None, quick=quick)

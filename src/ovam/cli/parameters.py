@@ -31,13 +31,6 @@ class Strategy(StrEnum):
     output = "output"
 
 
-class FamilyModel(StrEnum):
-    """The embedded model and its sibling of joint attention."""
-
-    mini = "mini"
-    mini_dit = "mini-dit"
-
-
 class EncodeMethod(StrEnum):
     """What a model looks at of a real image."""
 
@@ -93,5 +86,4 @@ Preset = Annotated[
     str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
 ]
 ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
-Family = Annotated[FamilyModel, typer.Option("--model", help="mini, or its sibling of joint attention.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

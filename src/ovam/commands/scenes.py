@@ -31,7 +31,7 @@ def export_scenes(
     """Write scenes of a split with all that is known of them.
 
     Args:
-        split: "train", "validation", "test" or "domain b".
+        split: "train", "validation", "test", "hard", "judging" or "domain b".
         count: Number of scenes.
         output_dir: Gets `images/`, `labels/`, `parts/` and `instances/` with a PNG for each scene, `scenes.jsonl`
             with a line for each, `names.json` with the names of the numbers in the maps, `part-names.json` with

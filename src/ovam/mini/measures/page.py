@@ -12,10 +12,6 @@ from ovam.mini.measures.words import GROUND_BASELINES, THING_BASELINES
 
 Figures = Mapping[str, Any]
 _MISSING = "Not measured.\n"
-_NO_DIT = (
-    "Not measured: mini-dit was not there. `ovam mini train --model mini-dit` and `ovam mini export --model mini-dit "
-    "--output-dir runs/mini-dit` make it, `ovam mini report` then measures it.\n"
-)
 
 
 def page(figures: Figures) -> str:
@@ -27,11 +23,11 @@ def page(figures: Figures) -> str:
     training, sections = figures["training"], figures["sections"]
     phases = [
         f"{phase['iterations']} iterations of "
-        + " and, in turns, ".join(f"{batch} scenes at {size} pixels" for size, batch in phase["sizes"])
+        + " and, in turns, ".join(f"{batch} scenes at {size} pixels" for size, batch in _sizes(phase))
         for phase in training["phases"]
     ]
     verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
-    shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING) | {"ways": _NO_DIT}
+    shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING)
     for name, (keys, show) in _SECTIONS.items():
         if name in sections:
             shown |= dict(zip(keys, show(sections[name]), strict=True))
@@ -50,6 +46,12 @@ def page(figures: Figures) -> str:
         history=training["history"],
         bars=_table(("bar", "measured", "met"), verdicts),
     )
+
+
+def _sizes(phase: Figures) -> list[list[int]]:
+    """Sizes and batches that a phase takes in turns: version 1 had several, recipe 2 has one."""
+    sizes: list[list[int]] = phase.get("sizes") or [[phase["size"], phase["batch"]]]
+    return sizes
 
 
 def _oracles(found: Figures) -> tuple[str, ...]:
@@ -103,24 +105,6 @@ def _headroom(found: Figures) -> tuple[str, ...]:
         _table(("IoU", *methods), classes),
         f"Tokens fitted on {found['annotations']} scenes, minus the word, on {found['held_back']} others: "
         f"{Interval(*found['gain'])} IoU. The grid has {' x '.join(map(str, found['grid']))} places.\n",
-    )
-
-
-def _joint(found: Figures) -> tuple[str, ...]:
-    objects = {name: row["objects"] for name, row in found["words"].items()}
-    grounds = {name: row["grounds"] for name, row in found["words"].items()}
-    best, ways = found["encoded"], found["ways"]
-    presence = ", ".join(f"{name} {row['presence_auroc']:.3f}" for name, row in found["words"].items())
-    return (
-        f"Model {found['model']}, {found['scenes']} test scenes; chosen on as many validation scenes: time steps "
-        f"{', '.join(map(str, best['timesteps']))} of {', '.join(f'`{name}`' for name in best['blocks'])}.\n\n"
-        + _nested(ways["by way"], "words")
-        + f"\nLate minus given: {ways['late minus given']:+.4f} mIoU; no value of a map differs by more than "
-        f"{ways['furthest']:.1e}.\n",
-        _word_rows(objects, "objects", THING_BASELINES)
-        + f"\nmini-dit's word minus mini's, AP on the same objects: {Interval(*found['above mini'])}. "
-        f"Presence, AUROC: {presence}.\n",
-        _word_rows(grounds, "grounds", GROUND_BASELINES),
     )
 
 
@@ -186,7 +170,6 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] =
     "words": (("words", "others", "slices", "grounds", "ground_maps"), _words),
     "headroom": (("headroom", "headroom_classes", "gain"), _headroom),
     "transfer": (("transfer",), lambda found: (_transfer(found),)),
-    "joint": (("ways", "joint_words", "joint_grounds"), _joint),
     "encoding": (("encoding",), _encoding),
     "masses": (("masses",), _masses),
     "speed": (("speed",), lambda found: (f"A guided image of 30 steps takes {found:.1f} s (median).\n",)),

@@ -22,7 +22,6 @@ from ovam.mini.measures.encoding import measure_encoding
 from ovam.mini.measures.generation import measure_generation
 from ovam.mini.measures.headroom import measure_headroom
 from ovam.mini.measures.images import Entry, make_images, read_images
-from ovam.mini.measures.joint import measure_joint
 from ovam.mini.measures.memory import known_thumbnails, measure_memory
 from ovam.mini.measures.oracles import measure_oracles
 from ovam.mini.measures.page import page
@@ -35,14 +34,14 @@ from ovam.mini.measures.samples import (
 )
 from ovam.mini.measures.words import measure_words
 from ovam.mini.oracle import has_oracles, load_oracles
-from ovam.models import MINI, MINI_DIT, load, mini_dit_folder, mini_folder, model_hash
+from ovam.models import MINI, load, mini_folder, model_hash
 from ovam.recorders import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}
 _QUICK_HEADROOM: dict[str, Any] = {"classes": ("cat", "car"), "annotations": 4, "held_back": 2}
 _JUDGED = ("oracles", "generation", "transfer")
-_CHOSEN_BEFORE = ("words", "joint", "encoding", "headroom")
+_CHOSEN_BEFORE = ("words", "encoding", "headroom")
 _MEASURED_BY = (
     *("mini/scenes/*.*", "mini/measures/*.py", "mini/baselines.py", "mini/imitation.py", "mini/oracle.py"),
     *("evaluate/*.py", "backbones/*.py", "aggregate.py", "asked.py", "attention.py", "calibration.py", "calls.py"),
@@ -96,21 +95,17 @@ def report_on_mini(
     docs: Path,
     images: Path,
     *,
-    dit: Path | None = None,
     only: Collection[str] | None = None,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
 
     A report that was broken off goes on: the figures are written after each section, and sections that the same code
-    measured on the same weights are kept. Without the oracles, what they judge is left out, and without mini-dit the
-    section of joint attention; the page says so.
+    measured on the same weights are kept. Without the oracles, what they judge is left out; the page says so.
 
     Args:
         docs: Folder of the documentation.
         images: Folder of the image sets, which are made where they are missing.
-        dit: Folder of mini-dit, as `ovam mini export` writes it; by default the shipped one. It need not be there:
-            what was measured of one before is kept then.
         only: Sections to measure, again where they were; every missing one when None.
         quick: A check that everything runs, on few scenes and pictures; its figures are marked so.
 
@@ -125,14 +120,13 @@ def report_on_mini(
             raise OptionError(f"section {name!r} of the report: expected some of {', '.join(SECTIONS)}")
     pipe, folder = _pipeline(), docs / "results" / "mini"
     folder.mkdir(parents=True, exist_ok=True)
-    joint = _sibling(dit)
-    figures = _continued(_stamp(pipe, joint, quick), folder / "report.json", only or ())
+    figures = _continued(_stamp(pipe, quick), folder / "report.json", only or ())
     pictures = _Pictures(pipe, images, _QUICK_COUNTS if quick else COUNTS)
-    for name, measure in _measures(pipe, joint, pictures, folder, figures, quick=quick).items():
+    for name, measure in _measures(pipe, pictures, folder, figures, quick=quick).items():
         missing = name not in figures["sections"]
         needed = missing and name == "choices" and not {*_CHOSEN_BEFORE}.isdisjoint(only or ())
         asked = name in only or needed if only else missing
-        if not asked or (name in _JUDGED and not has_oracles()) or (name == "joint" and joint is None):
+        if not asked or (name in _JUDGED and not has_oracles()):
             continue
         begun = time.monotonic()
         figures["sections"][name] = measure()
@@ -143,7 +137,7 @@ def report_on_mini(
 
 
 def _measures(
-    pipe: Any, dit: Any, pictures: _Pictures, folder: Path, figures: Mapping[str, Any], *, quick: bool
+    pipe: Any, pictures: _Pictures, folder: Path, figures: Mapping[str, Any], *, quick: bool
 ) -> dict[str, Callable[[], Any]]:
     """What measures each section, in an order in which each finds among the figures those that it rests on."""
     few, sections = 6 if quick else 200, figures["sections"]
@@ -160,8 +154,7 @@ def _measures(
         "gates": lambda: gates(scenes=few),
         "choices": lambda: choose(pipe, scenes=few if quick else 60),
         "words": lambda: measure_words(pipe, scenes=few, **sections["choices"]["best"]),
-        "joint": lambda: measure_joint(pipe, dit, scenes=few if quick else 60, **sections["choices"]["best"]),
-        "encoding": lambda: measure_encoding(_encoded(pipe, dit, sections), scenes=few if quick else 60),
+        "encoding": lambda: measure_encoding({MINI: (pipe, sections["choices"]["best"])}, scenes=few if quick else 60),
         "headroom": lambda: measure_headroom(pipe, **sections["choices"]["best"], **(_QUICK_HEADROOM if quick else {})),
         "memory": lambda: measure_memory(pictures.of("simple"), pictures.folder, training=training),
         "oracles": lambda: measure_oracles(pipe, scenes=4 if quick else 100),
@@ -170,26 +163,10 @@ def _measures(
     }
 
 
-def _encoded(pipe: Any, dit: Any, sections: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Models whose blocks and time steps are chosen, and those."""
-    found = {MINI: (pipe, sections["choices"]["best"])}
-    return found | ({MINI_DIT: (dit, sections["joint"]["encoded"])} if dit is not None and "joint" in sections else {})
-
-
 def _pipeline() -> Any:
     pipe = load("mini")
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _sibling(folder: Path | None) -> Any:
-    """mini-dit if it is there, else None."""
-    there = folder if folder is not None and folder.is_dir() else mini_dit_folder()
-    if not there.is_dir():
-        return None
-    dit = load(there)
-    dit.set_progress_bar_config(disable=True)
-    return dit
 
 
 def _training() -> dict[str, Any]:
@@ -197,7 +174,7 @@ def _training() -> dict[str, Any]:
     return about
 
 
-def _stamp(pipe: Any, dit: Any, quick: bool) -> dict[str, Any]:
+def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
     oracles = load_oracles().items() if has_oracles() else ()
     return {
         "command": "ovam mini report" + (" --quick" if quick else ""),
@@ -206,7 +183,6 @@ def _stamp(pipe: Any, dit: Any, quick: bool) -> dict[str, Any]:
         "model": model_hash(pipe),
         "code": _code_hash(*_MEASURED_BY),
         "fits": _code_hash("tokens/*.py"),
-        "mini-dit": None if dit is None else model_hash(dit),
         "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
         "training": _training(),
         "guidance_scale": GUIDANCE_SCALE,
@@ -242,11 +218,9 @@ def _continued(stamp: Mapping[str, Any], file: Path, only: Collection[str]) -> d
     """
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() and not stamp["quick"] else {}
     before = set(known.get("sections", ()))
-    stamp = {**stamp, "mini-dit": stamp["mini-dit"] or known.get("mini-dit")}
     lost = dict.fromkeys(("quick", "model", "code", "versions", "threads"), before)
     lost |= {
         "oracles": before & set(_JUDGED),
-        "mini-dit": before & {"joint", "encoding"},
         "fits": before & {"headroom"},
     }
     lost = {key: sections for key, sections in lost.items() if known.get(key) != stamp[key]}

@@ -1,6 +1,7 @@
-"""Cat, dog, cow, horse and sheep: one body for all five, told apart by their heads."""
+"""Cat, dog, cow, horse and sheep: each with a body, a coat and a head of its own."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -8,48 +9,152 @@ from PIL import Image
 from ovam.mini.scenes.sketch import Colour, Figure, Sketch, near, shade
 from ovam.mini.scenes.vocabulary import COLOURS
 
-_COATS = ("white", "black", "brown", "grey", "orange")
 _DARK, _PINK, _PALE = (35, 32, 34), (226, 160, 150), (240, 228, 214)
 
-_SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
-    # by style: half length and half height of the body, length of the legs, size of the head
-    ((0.25, 0.30), (0.14, 0.17), (0.16, 0.20), (0.17, 0.20)),
-    ((0.28, 0.32), (0.12, 0.14), (0.22, 0.26), (0.15, 0.17)),
-    ((0.22, 0.25), (0.16, 0.18), (0.10, 0.13), (0.19, 0.21)),
-    ((0.24, 0.28), (0.11, 0.13), (0.27, 0.30), (0.16, 0.18)),
-    ((0.27, 0.31), (0.17, 0.19), (0.12, 0.15), (0.21, 0.23)),
+
+@dataclass(frozen=True)
+class _Build:
+    """Proportions of a species as shares of the square it is drawn in, and the colour words of its coat.
+
+    Attributes:
+        length: Half the length of the body.
+        height: Half the height of the body.
+        legs: Length of the legs below the body.
+        head: Size of the head.
+        neck: How far the head lies before and above the front end of the body.
+        coats: Colour words.
+    """
+
+    length: float
+    height: float
+    legs: float
+    head: float
+    neck: tuple[float, float]
+    coats: tuple[str, ...]
+
+
+_BUILDS = {
+    "cat": _Build(0.24, 0.12, 0.17, 0.19, (0.02, 0.10), ("orange", "grey", "black", "white")),
+    "dog": _Build(0.25, 0.135, 0.18, 0.20, (0.03, 0.12), ("brown", "white", "black", "orange")),
+    "cow": _Build(0.32, 0.19, 0.14, 0.17, (0.03, 0.04), ("white", "brown", "black")),
+    "horse": _Build(0.25, 0.13, 0.30, 0.17, (0.06, 0.24), ("brown", "black", "white", "grey")),
+    "sheep": _Build(0.27, 0.19, 0.13, 0.16, (0.03, 0.03), ("white", "grey", "black")),
+}
+_STYLES: tuple[tuple[float, float, float, float], ...] = (
+    # by style: factors of half length and half height of the body, of the legs and of the head
+    (1.0, 1.0, 1.0, 1.0),
+    (1.08, 0.92, 1.1, 0.94),
+    (0.9, 1.1, 0.8, 1.08),
+    (0.98, 0.85, 1.3, 0.97),
+    (1.1, 1.15, 0.7, 1.15),
 )
 
 
 def draw_animal(name: str, rng: np.random.Generator, style: int, *, close: bool = False) -> Figure:
     """An animal from the side, looking at the viewer; with `close`, nothing but its head."""
-    word = str(rng.choice(_COATS))
+    build = _BUILDS[name]
+    word = str(rng.choice(build.coats))
     coat = near(rng, COLOURS[word])
     sketch = Sketch()
     if close:
         _HEADS[name](sketch, 0.5, 0.55, rng.uniform(0.32, 0.36), coat)
         _mark(sketch, style, coat)
         return _stretched(sketch.figure(word), style)
-    length, height, legs, head = (rng.uniform(*bounds) for bounds in _SHAPES[style])
-    x, y = 0.56, 0.86 - legs - height * 0.8
-    _body(sketch, rng, (x, y, length, height), legs, coat)
-    _HEADS[name](sketch, x - length * 0.95, y - height * 0.75 - 0.02, head, coat)
+    sizes = (build.length, build.height, build.legs, build.head)
+    length, height, legs, head = (
+        size * factor * rng.uniform(0.95, 1.05) for size, factor in zip(sizes, _STYLES[style], strict=True)
+    )
+    x, y = 0.58, 0.92 - legs - height * 0.8
+    _legs(sketch, (x, y, length, height), legs, coat)
+    _BODIES[name](sketch, rng, (x, y, length, height), coat)
+    before, above = build.neck
+    at = (x - length - before + 0.02, y - height * 0.45 - above)
+    if name == "horse":
+        _neck(sketch, (x, y, length, height), at, coat)
+    _HEADS[name](sketch, *at, head, coat)
     return sketch.figure(word)
 
 
-def _body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], legs: float, coat: Colour) -> None:
-    x, y, length, height = at
+def _legs(sketch: Sketch, body: tuple[float, ...], legs: float, coat: Colour) -> None:
+    x, y, length, height = body
     foot = y + height * 0.8 + legs
-    for offset, tone in ((-0.78, 0.8), (0.55, 0.8), (-0.55, 0.95), (0.78, 0.95)):
-        left = x + offset * length - 0.03
-        sketch.box(left, y, left + 0.062, foot, shade(coat, tone), "legs", r=0.02)
-    tail = [(x + length * 0.9, y - height * 0.3), (x + length * 1.15, y - height * rng.uniform(-0.8, 1.4))]
-    sketch.line(tail, 0.04, shade(coat, 0.85), "tail")
+    for offset, tone in ((-0.78, 0.75), (0.55, 0.75), (-0.55, 0.92), (0.78, 0.92)):
+        left = x + offset * length - 0.035
+        sketch.box(left, y, left + 0.07, foot, shade(coat, tone), "legs", r=0.02)
+
+
+def _cat_body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], coat: Colour) -> None:
+    """Slim, with stripes and a long tail that stands up."""
+    x, y, length, height = at
+    end, bend = x + length, rng.uniform(0.02, 0.08)
+    tail = [(end - 0.04, y), (end + 0.08, y - 0.1), (end + 0.06, y - 0.24), (end + 0.06 + bend, y - 0.34)]
+    sketch.line(tail, 0.05, shade(coat, 0.85), "tail")
     sketch.ellipse(x, y, length, height, coat, "body")
-    if rng.random() < 0.4:
-        patch = shade(coat, 0.55) if sum(coat) > 330 else shade(coat, 2.2)
-        for dx, dy in rng.uniform(-0.6, 0.6, (3, 2)):
-            sketch.ellipse(x + dx * length, y + dy * height, length * 0.2, height * 0.3, patch, "body")
+    tone = shade(coat, 0.7) if sum(coat) > 330 else shade(coat, 1.8)
+    for offset in (-0.1, 0.15, 0.4):
+        left = x + offset * length
+        sketch.line([(left, y - height * 0.92), (left + 0.01, y - height * 0.25)], 0.03, tone, "body")
+
+
+def _dog_body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], coat: Colour) -> None:
+    """A short tail that wags, a red collar, now and then a saddle."""
+    x, y, length, height = at
+    tail = [(x + length * 0.85, y - height * 0.4), (x + length * 1.2, y - height * rng.uniform(1.2, 1.8))]
+    sketch.line(tail, 0.055, shade(coat, 0.85), "tail")
+    sketch.ellipse(x, y, length, height, coat, "body")
+    if rng.random() < 0.5:
+        tone = shade(coat, 0.55) if sum(coat) > 330 else shade(coat, 2.2)
+        sketch.ellipse(x + 0.15 * length, y - 0.35 * height, length * 0.45, height * 0.55, tone, "body")
+    sketch.ellipse(x - length * 0.86, y - height * 0.25, 0.075, 0.1, (196, 40, 48), "body")
+
+
+def _cow_body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], coat: Colour) -> None:
+    """A barrel with large patches, an udder and a tasselled tail."""
+    x, y, length, height = at
+    tail = [(x + length * 0.95, y - height * 0.6), (x + length * 1.12, y + height * 0.9)]
+    sketch.line(tail, 0.025, shade(coat, 0.85), "tail")
+    sketch.ellipse(*tail[1], 0.03, 0.045, _DARK, "tail")
+    sketch.ellipse(x + length * 0.35, y + height * 0.85, 0.09, 0.07, _PINK, "body")
+    sketch.box(x - length, y - height, x + length, y + height, coat, "body", r=0.13)
+    patch = _DARK if sum(coat) > 500 else _PALE
+    for left, top in ((-0.62, -0.35), (0.1, -0.5), (0.6, 0.3), (-0.2, 0.55)):
+        dx, dy = rng.uniform(-0.12, 0.12, 2)
+        sketch.ellipse(x + (left + dx) * length, y + (top + dy) * height, length * 0.23, height * 0.36, patch, "body")
+
+
+def _horse_body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], coat: Colour) -> None:
+    """Slender, with a long tail of hair that hangs down."""
+    x, y, length, height = at
+    start, sway = (x + length * 0.9, y - height * 0.5), rng.uniform(0.02, 0.1)
+    hair = [start, (start[0] + 0.1, start[1] + 0.05), (start[0] + 0.07 + sway, start[1] + 0.32)]
+    sketch.line(hair, 0.075, _mane(coat), "tail")
+    sketch.ellipse(x, y, length, height, coat, "body")
+
+
+def _neck(sketch: Sketch, body: tuple[float, ...], head: tuple[float, float], coat: Colour) -> None:
+    x, y, length, height = body
+    back, front = (x - length * 0.35, y - height * 0.6), (x - length * 0.95, y + height * 0.3)
+    sketch.polygon([back, front, (head[0] - 0.05, head[1] + 0.06), (head[0] + 0.07, head[1] - 0.06)], coat, "body")
+    mane = [(back[0] - 0.03, back[1]), (head[0] + 0.07, head[1] - 0.08)]
+    sketch.line(mane, 0.07, _mane(coat), "body")
+
+
+def _sheep_body(sketch: Sketch, rng: np.random.Generator, at: tuple[float, ...], coat: Colour) -> None:
+    """A cloud of wool."""
+    x, y, length, height = at
+    sketch.ellipse(x + length * 1.02, y - height * 0.1, 0.06, 0.06, shade(coat, 0.9), "tail")
+    turn = rng.uniform(0, 0.5)
+    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False) + turn
+    for angle in angles:
+        at_edge = (x + 0.82 * length * np.cos(angle), y + 0.78 * height * np.sin(angle))
+        sketch.ellipse(*at_edge, 0.085, 0.08, shade(coat, 0.93), "body")
+    sketch.ellipse(x, y, length * 0.92, height * 0.9, coat, "body")
+    for dx, dy in rng.uniform(-0.5, 0.5, (5, 2)):
+        sketch.ellipse(x + dx * length, y + dy * height, 0.05, 0.04, shade(coat, 0.9), "body")
+
+
+def _mane(coat: Colour) -> Colour:
+    return shade(coat, 0.45) if sum(coat) > 330 else shade(coat, 2.4)
 
 
 def _mark(sketch: Sketch, style: int, coat: Colour) -> None:
@@ -123,7 +228,7 @@ def _cow(sketch: Sketch, x: float, y: float, r: float, coat: Colour) -> None:
 
 
 def _horse(sketch: Sketch, x: float, y: float, r: float, coat: Colour) -> None:
-    mane = shade(coat, 0.45) if sum(coat) > 330 else shade(coat, 2.4)
+    mane = _mane(coat)
     for side in (-1, 1):
         ear = [
             (x + side * 0.5 * r, y - 1.35 * r),
@@ -154,5 +259,12 @@ _HEADS: dict[str, Callable[[Sketch, float, float, float, Colour], None]] = {
     "cow": _cow,
     "horse": _horse,
     "sheep": _sheep,
+}
+_BODIES: dict[str, Callable[[Sketch, np.random.Generator, tuple[float, ...], Colour], None]] = {
+    "cat": _cat_body,
+    "dog": _dog_body,
+    "cow": _cow_body,
+    "horse": _horse_body,
+    "sheep": _sheep_body,
 }
 ANIMALS = tuple(_HEADS)

@@ -1,7 +1,8 @@
-"""Which classes a scene shows, and on what ground: habits that training keeps and test breaks in half of its scenes."""
+"""Which classes a scene shows, and on what ground: habits that training keeps and test breaks in some."""
 
 import numpy as np
 
+from ovam.mini.scenes.difficulty import Difficulty
 from ovam.mini.scenes.splits import HELD_OUT, Split, may_meet
 from ovam.mini.scenes.vocabulary import CLASSES, GROUNDS
 
@@ -34,34 +35,35 @@ _FREQUENT = (
     *("person", "car", "chair", "dog", "cat", "bird", "bottle", "bicycle", "horse", "boat"),
     *("aeroplane", "motorbike", "potted plant", "cow", "sofa", "dining table", "bus", "train", "tv monitor", "sheep"),
 )
-_SHARES = np.geomspace(20, 1, len(_FREQUENT))
+_SHARES = np.geomspace(3, 1, len(_FREQUENT))
 FREQUENCIES = {name: float(share / _SHARES.sum()) for name, share in zip(_FREQUENT, _SHARES, strict=True)}
-"""How often training draws each class: the most frequent one 20 times as often as the rarest."""
+"""How often training draws each class: the most frequent one three times as often as the rarest."""
 
-_COUNT_SHARES = (0.38, 0.40, 0.22)  # one, two and three named things
 _STRAY_SHARE = 0.035  # further things that do not belong on the ground
 _TWIN_SHARE = 0.12  # two of one class, told apart by their colours
-_NEW_PAIR_SHARE = 0.35  # scenes of validation and test with a pair that training never shows
 TWINS = ("bus", "car", "chair", "sofa", "boat", "bicycle", "bottle", "train")
 
 
-def choose_company(rng: np.random.Generator, split: Split, count: int | None) -> tuple[list[str], str]:
+def choose_company(
+    rng: np.random.Generator, split: Split, difficulty: Difficulty, count: int | None = None
+) -> tuple[list[str], str]:
     """Names of a scene's things, a class twice for twins, and the name of its ground.
 
     Args:
         rng: Source of every choice.
-        split: Whose habits; outside training classes are equally frequent and half of the scenes break with habit.
+        split: Whose habits; outside training classes are equally frequent.
+        difficulty: How many things, how often habits are broken and new pairs shown.
         count: Number of things; drawn by chance when None.
     """
-    drawn = int(rng.choice((1, 2, 3), p=_COUNT_SHARES))
+    drawn = int(rng.choice((1, 2, 3), p=difficulty.counts))
     count = drawn if count is None else count
     names = [_first(rng, split)]
     home, kept = HOME[names[0]]
-    keeps = rng.random() < (kept if split == "train" else 0.5)
+    keeps = rng.random() < (kept if split == "train" else 1 - difficulty.astray)
     ground = home if keeps else str(rng.choice([other for other in GROUNDS if other not in (home, "wall", "sky")]))
     if count > 1 and names[0] in TWINS and rng.random() < _TWIN_SHARE:
         names.append(names[0])
-    if count > 1 and len(names) == 1 and split != "train" and rng.random() < _NEW_PAIR_SHARE:
+    if count > 1 and len(names) == 1 and split != "train" and rng.random() < difficulty.new_pair:
         names += _new_partner(rng, names[0], split)
     while len(names) < count:
         names.append(_another(rng, split, names, ground))
@@ -75,7 +77,8 @@ def _first(rng: np.random.Generator, split: Split) -> str:
 
 
 def _new_partner(rng: np.random.Generator, name: str, split: Split) -> list[str]:
-    partners = sorted(other for pair in HELD_OUT.get(split, ()) if name in pair for other in pair - {name})
+    pairs = HELD_OUT.get("test" if split == "hard" else split, frozenset())
+    partners = sorted(other for pair in pairs if name in pair for other in pair - {name})
     return [str(rng.choice(partners))] if partners else []
 
 

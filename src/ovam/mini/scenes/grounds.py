@@ -21,7 +21,7 @@ _COLOURS: dict[str, tuple[Colour, Colour]] = {
     "rails": ((104, 94, 84), (160, 148, 134)),
 }
 _TINT = 18  # how far a scene's ground may lie from its usual colour, each channel
-_PATCHED_SHARE, _HORIZON_SHARE = 0.45, 0.55
+_HORIZON_SHARE = 0.55
 
 
 def noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def _patch(rng: np.random.Generator, pixels: np.ndarray, colour: np.ndarray) -> 
 
 
 def paint_ground(
-    rng: np.random.Generator, ground: str, size: int, colours: Sequence[np.ndarray]
+    rng: np.random.Generator, ground: str, size: int, colours: Sequence[np.ndarray], camouflage: float
 ) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Paint a ground and, in half of the scenes, what is above its horizon.
 
@@ -110,12 +110,13 @@ def paint_ground(
         ground: Name of the ground.
         size: Side in pixels.
         colours: Colours of the scene's things, in which patches may be painted.
+        camouflage: Chance that they are.
 
     Returns:
         Pixels (size, size, 3) float32 in [0, 255]; labels (size, size) uint8; the backdrop's name or None.
     """
     pixels, labels = _texture(rng, ground, size), np.full((size, size), LABELS[ground], dtype=np.uint8)
-    if rng.random() < _PATCHED_SHARE:
+    if rng.random() < camouflage:
         for colour in colours:
             _patch(rng, pixels, colour)
     backdrop = BACKDROP_OF.get(ground) if rng.random() < _HORIZON_SHARE else None

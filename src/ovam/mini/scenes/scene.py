@@ -12,6 +12,7 @@ from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.animals import ANIMALS, draw_animal
 from ovam.mini.scenes.captions import caption
 from ovam.mini.scenes.company import HOME, STRICT, choose_company
+from ovam.mini.scenes.difficulty import CALM, Difficulty, difficulty_of
 from ovam.mini.scenes.furnishings import draw_furnishing
 from ovam.mini.scenes.grounds import noise, paint_ground
 from ovam.mini.scenes.people import draw_bird, draw_person
@@ -21,10 +22,8 @@ from ovam.mini.scenes.sprites import load_sprites
 from ovam.mini.scenes.vehicles import VEHICLES, draw_vehicle
 from ovam.mini.scenes.vocabulary import DISTRACTORS, LABELS, PARTS, UNKNOWN_PART, label_of
 
-_SIZES = {1: (0.45, 0.92), 2: (0.36, 0.70), 3: (0.30, 0.54)}  # longer side, as a share of the picture's
-_SMALL_SHARE, _SMALL_SIZES = 0.15, (0.16, 0.34)
-_CLOSE_SHARE = 0.2
-_DISTRACTORS, _DISTRACTOR_SIZES = (3, 8), (0.08, 0.2)
+_SMALL_SIZES, _TOY_SIZES = (0.16, 0.34), (0.08, 0.2)
+_CLOSE_SHARE = 0.15
 LEAST_VISIBLE, LEAST_AREA, MOST_AREA = 0.4, 0.01, 0.5
 _ATTEMPTS = 12
 
@@ -150,35 +149,45 @@ def render(seed: int, *, split: Split, size: int = 128, count: int | None = None
         OptionError: there can't be so many things.
     """
     check_split(seed, split)
-    if count is not None and count not in _SIZES:
-        raise OptionError(f"count={count}: expected {', '.join(map(str, _SIZES))} named things in a scene, or None")
+    if count is not None and count not in CALM.sides:
+        raise OptionError(f"count={count}: expected {', '.join(map(str, CALM.sides))} named things in a scene, or None")
     rng = np.random.default_rng(seed)
-    names, ground = choose_company(rng, split, count)
+    difficulty = difficulty_of(split, seed)
+    names, ground = choose_company(rng, split, difficulty, count)
     for attempt in range(_ATTEMPTS):
-        scene = _attempt(rng, seed, split, size, names, ground, crowded=attempt < _ATTEMPTS // 2)
+        scene = _attempt(rng, seed, split, difficulty, size, names, ground, crowded=attempt < _ATTEMPTS // 2)
         if all(thing.visible >= LEAST_VISIBLE and LEAST_AREA <= thing.area <= MOST_AREA for thing in scene.objects):
             break
     return scene
 
 
 def _attempt(
-    rng: np.random.Generator, seed: int, split: Split, size: int, names: list[str], ground: str, *, crowded: bool
+    rng: np.random.Generator,
+    seed: int,
+    split: Split,
+    difficulty: Difficulty,
+    size: int,
+    names: list[str],
+    ground: str,
+    *,
+    crowded: bool,
 ) -> Scene:
     """One arrangement; without the crowd nothing is put in front of the named things."""
     chosen: list[_Chosen] = []
     for name in names:
-        chosen.append(_choose(rng, name, split, names, [figure.colour for figure, *_ in chosen]))
-    figures = [_pose(rng, figure, size * _side(rng, len(names))) for figure, *_ in chosen]
+        chosen.append(_choose(rng, name, split, difficulty, names, [figure.colour for figure, *_ in chosen]))
+    figures = [_pose(rng, figure, size * _side(rng, difficulty, len(names))) for figure, *_ in chosen]
     if split == "domain b":
         pixels, labels, backdrop = domain_b.paint_ground(rng, ground, size)
     else:
-        pixels, labels, backdrop = paint_ground(rng, ground, size, [_mean_colour(figure) for figure in figures])
+        colours = [_mean_colour(figure) for figure in figures]
+        pixels, labels, backdrop = paint_ground(rng, ground, size, colours, difficulty.camouflage)
     canvas = _Canvas(
         Image.fromarray(pixels.astype(np.uint8)).convert("RGBA"), labels, np.zeros_like(labels), np.zeros_like(labels)
     )
     known = domain_b.FLUENT_DISTRACTORS if split == "domain b" else DISTRACTORS
-    toys = [str(name) for name in rng.choice(list(known), int(rng.integers(*_DISTRACTORS, endpoint=True)))]
-    in_front = int(rng.binomial(len(toys), 0.4)) if crowded else 0
+    toys = [str(name) for name in rng.choice(list(known), int(rng.integers(*difficulty.toys, endpoint=True)))]
+    in_front = int(rng.binomial(len(toys), difficulty.covering)) if crowded else 0
     _scatter(rng, canvas, [known[name] for name in toys[in_front:]], size)
     boxes, pixels_of = [], []
     for i, (name, figure) in enumerate(zip(names, figures, strict=True)):
@@ -208,13 +217,18 @@ def _attempt(
 
 
 def _choose(
-    rng: np.random.Generator, name: str, split: Split, names: Sequence[str], taken: Sequence[str | None]
+    rng: np.random.Generator,
+    name: str,
+    split: Split,
+    difficulty: Difficulty,
+    names: Sequence[str],
+    taken: Sequence[str | None],
 ) -> _Chosen:
     """A figure of a class, its look, whether training never shows that, and whether it is a close-up.
 
     Twins are told apart by their colours, which emoji have not; domain B has nothing else.
     """
-    look, novel = choose_look(rng, name, split)
+    look, novel = choose_look(rng, name, split, difficulty.novel)
     if names.count(name) > 1 and split != "domain b":
         if isinstance(look, str):
             look, novel = 0, False
@@ -239,8 +253,8 @@ def draw(name: str, rng: np.random.Generator, style: int, *, close: bool = False
     return (draw_vehicle if name in VEHICLES else draw_furnishing)(name, rng, style)
 
 
-def _side(rng: np.random.Generator, count: int) -> float:
-    return float(rng.uniform(*(_SMALL_SIZES if rng.random() < _SMALL_SHARE else _SIZES[count])))
+def _side(rng: np.random.Generator, difficulty: Difficulty, count: int) -> float:
+    return float(rng.uniform(*(_SMALL_SIZES if rng.random() < difficulty.small else difficulty.sides[count])))
 
 
 def _pose(rng: np.random.Generator, figure: Figure, side: float) -> Figure:
@@ -281,7 +295,7 @@ def _scatter(rng: np.random.Generator, canvas: _Canvas, emoji: Sequence[str], si
     """Paste distractors anywhere, without a label."""
     for each in emoji:
         image = load_sprites()["distractor"][each]
-        toy = _pose(rng, Figure(image, Image.new("L", image.size)), size * rng.uniform(*_DISTRACTOR_SIZES))
+        toy = _pose(rng, Figure(image, Image.new("L", image.size)), size * rng.uniform(*_TOY_SIZES))
         box = _place(rng, 0, 1, toy, size, floats=True)
         canvas.paste(toy, box[:2], 0, 0)
 
@@ -321,5 +335,5 @@ def _light(rng: np.random.Generator, image: Image.Image) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     ramp = 1 + rng.uniform(0, 0.3) * (x * np.cos(angle) + y * np.sin(angle)) - 0.1 * noise(rng, size, 3)
-    lit = pixels * (rng.uniform(0.8, 1.1) * ramp)[..., None] + rng.normal(0, rng.uniform(0, 5), pixels.shape)
+    lit = pixels * (rng.uniform(0.8, 1.1) * ramp)[..., None] + rng.normal(0, rng.uniform(0, 3), pixels.shape)
     return lit.clip(0, 255).astype(np.uint8)

@@ -8,24 +8,27 @@ from ovam.errors import SplitError
 from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.domain_b import FLUENT
 
-WORLD = 1
+WORLD = 2
 """Version of the world: another number where a seed gives another picture, other labels or another caption."""
 
-Split = Literal["train", "validation", "test", "domain b", "judging"]
+Split = Literal["train", "validation", "test", "hard", "domain b", "judging"]
 SEEDS: dict[Split, range] = {
     "train": range(10**8),
     "validation": range(10**8, 2 * 10**8),
     "test": range(2 * 10**8, 3 * 10**8),
     "domain b": range(3 * 10**8, 4 * 10**8),
     "judging": range(4 * 10**8, 5 * 10**8),
+    "hard": range(5 * 10**8, 6 * 10**8),
 }
 """Seeds of each split. The oracles, who judge as a person would, learn from "judging": scenes of its own, with the
-looks and pairs of all splits but domain B. Nothing that is judged may see it."""
+looks and pairs of all splits but domain B. Nothing that is judged may see it. "hard" is test once more, with crowds,
+camouflage, small and covered things, and new looks and grounds as often as known ones."""
 
 DRAWN: dict[Split, tuple[int, ...]] = {
     "train": (0, 1),
     "validation": (2,),
     "test": (3, 4),
+    "hard": (),
     "domain b": (),
     "judging": (),
 }
@@ -99,7 +102,7 @@ def split_of(seed: int) -> Split:
     for split, seeds in SEEDS.items():
         if seed in seeds:
             return split
-    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {5 * 10**8 - 1}")
+    raise SplitError(f"seed {seed} belongs to no split: expected one from 0 to {6 * 10**8 - 1}")
 
 
 def check_split(seed: int, split: Split) -> None:
@@ -119,8 +122,10 @@ def check_split(seed: int, split: Split) -> None:
 def looks(name: str, split: Split) -> tuple[Look, ...]:
     """The looks of a class that belong to one split alone; the dining table of domain B has those of test.
 
-    Judging has none of its own, and shows those of validation and test beside training's.
+    "hard" has those of test. Judging has none of its own, and shows those of validation and test beside training's.
     """
+    if split == "hard":
+        return looks(name, "test")
     if split == "domain b":
         return FLUENT.get(name, DRAWN["test"])
     if split == "judging":
@@ -128,9 +133,9 @@ def looks(name: str, split: Split) -> tuple[Look, ...]:
     return (*DRAWN[split], *EMOJI.get(name, {}).get(split, ()))
 
 
-def choose_look(rng: np.random.Generator, name: str, split: Split) -> tuple[Look, bool]:
-    """A look of a class, and whether training never shows it: one half outside training, all of domain B."""
-    novel = split == "domain b" or (split != "train" and bool(rng.random() < 0.5))
+def choose_look(rng: np.random.Generator, name: str, split: Split, novel_share: float) -> tuple[Look, bool]:
+    """A look of a class, and whether training never shows it: a share outside training, all of domain B."""
+    novel = split == "domain b" or (split != "train" and bool(rng.random() < novel_share))
     choices = looks(name, split if novel else "train")
     return choices[int(rng.integers(len(choices)))], novel
 
@@ -140,4 +145,5 @@ def may_meet(first: str, second: str, split: Split) -> bool:
     if split == "judging":
         return True
     pair = frozenset((first, second))
+    split = "test" if split == "hard" else split
     return all(pair not in pairs or split == owner for owner, pairs in HELD_OUT.items())

@@ -14,13 +14,13 @@ from torch import Tensor
 from ovam.mini.scenes import Split, render, seed_of
 from ovam.mini.scenes.captions import caption
 
-SIZE = 128
+SIZE = 128  # where nothing else is said
 CAPTIONS_A_SCENE = 6
 _NAMED_DISTRACTORS = 2
 
 
-def _scene(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    scene = render(seed_of(split, index), split=split, size=SIZE)
+def _scene(split: Split, size: int, index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    scene = render(seed_of(split, index), split=split, size=size)
     rng = np.random.default_rng((scene.seed, 1))
     seen = (rng, scene.objects, scene.ground, scene.backdrop)
     captions = [scene.caption, *(caption(*seen) for _ in range(CAPTIONS_A_SCENE - 1))]
@@ -31,9 +31,15 @@ def _scene(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, list[str],
 
 
 class Pool:
-    """`count` scenes of a split at 128 pixels, kept in `folder`; made on first use.
+    """`count` scenes of a split, kept in `folder`; made on first use.
 
     The denoiser and all before it learn from "train", the oracles from "judging" as well.
+
+    Args:
+        folder: Where they are kept.
+        count: How many.
+        split: Of which split.
+        size: Side of the pictures in pixels. A scene is another picture at another size, and not the same one scaled.
 
     Attributes:
         images: (scene, height, width, 3) uint8.
@@ -42,10 +48,12 @@ class Pool:
         tower_captions: The same with things that belong to no class, for the text tower.
     """
 
-    def __init__(self, folder: Path, count: int, split: Literal["train", "judging"] = "train") -> None:
-        prefix = "" if split == "train" else f"{split}-"
-        self._files = {name: folder / f"{prefix}{name}-{count}.npy" for name in ("images", "labels")}
-        texts = folder / f"{prefix}captions-{count}.json"
+    def __init__(
+        self, folder: Path, count: int, split: Literal["train", "judging"] = "train", size: int = SIZE
+    ) -> None:
+        self.size, name = size, f"{split}-{size}-{count}"
+        self._files = {kind: folder / f"{kind}-{name}.npy" for kind in ("images", "labels")}
+        texts = folder / f"captions-{name}.json"
         if not texts.exists():
             self._render(texts, split, count)
         self.images = np.load(self._files["images"], mmap_mode="r")
@@ -60,18 +68,18 @@ class Pool:
     def pictures(self, indices: np.ndarray, size: int) -> Tensor:
         """Pictures in [-1, 1], (picture, 3, size, size), in the order of `indices`; smaller ones by averaging."""
         chosen = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return chosen if size == SIZE else torch.nn.functional.avg_pool2d(chosen, SIZE // size)
+        return chosen if size == self.size else torch.nn.functional.avg_pool2d(chosen, self.size // size)
 
     def _render(self, texts: Path, split: Split, count: int) -> None:
         """Captions are written last, so that an interrupted rendering is started over, never half used."""
-        shapes = {"images": (count, SIZE, SIZE, 3), "labels": (count, SIZE, SIZE)}
+        shapes = {"images": (count, self.size, self.size, 3), "labels": (count, self.size, self.size)}
         arrays = {
             name: np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shapes[name])
             for name, file in self._files.items()
         }
         captions, tower_captions = [], []
         with get_context("spawn").Pool() as workers:
-            scenes = workers.imap(partial(_scene, split), range(count), chunksize=64)
+            scenes = workers.imap(partial(_scene, split, self.size), range(count), chunksize=64)
             for i, (image, labels, plain, with_distractors) in enumerate(track(scenes, "scenes", count)):
                 arrays["images"][i], arrays["labels"][i] = image, labels
                 captions.append(plain)

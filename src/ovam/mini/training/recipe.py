@@ -1,46 +1,40 @@
 """The whole recipe, stage after stage; each stage is skipped when its result lies in the work folder."""
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch.multiprocessing import spawn  # type: ignore[attr-defined]
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ovam.errors import OptionError
 from ovam.mini.oracle import load_oracles
 from ovam.mini.scenes import WORLD
-from ovam.mini.training import dit, unet
 from ovam.mini.training.autoencoder import encode_pool, train_autoencoder
-from ovam.mini.training.denoiser import DenoiserTraining, Objective, Phase, averaged, checkpoint_of
-from ovam.mini.training.loop import load_tensors, save_tensors
+from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of
+from ovam.mini.training.loop import Peers, load_tensors, multiplies_bfloat16, save_tensors
 from ovam.mini.training.oracles import JUDGED, train_oracles
 from ovam.mini.training.pool import Pool
-from ovam.mini.training.text_tower import PictureTower, load_picture_tower, picture_tower_of, train_text_encoder
+from ovam.mini.training.text_tower import train_text_encoder
+from ovam.mini.training.texts import Captions
 from ovam.mini.training.tokenizer import train_tokenizer
-from ovam.models import MINI, MINI_DIT, load
+from ovam.mini.training.unet import build_scheduler, build_unet
+from ovam.models import load
+
+RECIPE = 2
+"""Version of the recipe: another number where parts of one can't be used in another."""
 
 SCENES = 40_000
+PHASES = (Phase(60_000, 64, 32, 1e-3, 1e-3), Phase(30_000, 96, 32, 1e-3, 1e-5))
+RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
 _HISTORY = "history.txt"  # kept by hand where a run was changed on its way
-
-
-@dataclass(frozen=True)
-class _Denoiser:
-    """What tells one model of the family from another; the rest of the recipe is the same."""
-
-    part: str  # of the pipeline, and the name of its checkpoint
-    objective: Callable[[CLIPTextModel, PictureTower, CLIPTokenizer], Objective]
-    phases: tuple[Phase, ...]
-
-
-_DENOISERS = {
-    MINI: _Denoiser("unet", unet.NoisePrediction, unet.PHASES),
-    MINI_DIT: _Denoiser("transformer", lambda encoder, tower, _: dit.FlowMatching(encoder, tower), dit.PHASES),
-}
 
 
 def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, AutoencoderKL, CLIPTextModel]:
@@ -54,72 +48,133 @@ def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, Autoencode
     return (
         tokenizer,
         AutoencoderKL.from_pretrained(work / "vae").eval(),
-        CLIPTextModel.from_pretrained(work / "text_encoder").eval(),
+        CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32).eval(),
     )
 
 
 def train(
     work: Path,
     *,
-    model: str = MINI,
     start: Path | None = None,
     seed: int = 0,
     scenes: int = SCENES,
-    phases: tuple[Phase, ...] | None = None,
+    phases: Sequence[Phase] = PHASES,
     more: int = 0,
+    processes: int = 1,
+    compiled: bool = True,
 ) -> None:
     """Run the recipe in `work`, resuming whatever stands there.
 
     Args:
-        work: Folder of parts and checkpoints. Two models may be trained in one, on the same parts.
-        model: Whose denoiser is trained: "mini" or "mini-dit".
+        work: Folder of parts and checkpoints.
         start: A pipeline folder that `export` wrote, taken up where `work` is new and it was trained on the same
-            world with the same seed; None starts from nothing. Of mini, which gives mini-dit its other parts as well.
+            world with the same seed; None starts from nothing.
         seed: Of the text tower and the denoiser; another one makes a sibling on the same scenes.
         scenes: Training scenes.
-        phases: Phases of the denoiser; the recipe's own by default.
-        more: Iterations beyond those phases, on pictures of the last one's sizes.
+        phases: Phases of the denoiser.
+        more: Iterations beyond those phases, at the last one's batch and last rate.
+        processes: Processes of one thread each that train the denoiser together.
+        compiled: Compile a part of the denoiser where there is a C++ compiler: minutes, which pay in a long run.
 
     Raises:
-        OptionError: what stands in `work` was made for another world or with another seed, there is no such model, or
-            no iteration is left.
+        OptionError: what stands in `work` was made for another world, by another recipe or with another seed, or no
+            iteration is left.
     """
-    denoiser = _denoiser(model)
-    phases = denoiser.phases if phases is None else phases
     phases = _longer(phases, more)
     if work.exists() and not work.is_dir():
         raise OptionError(f"{work} is a file: expected a new or an existing folder")
     work.mkdir(parents=True, exist_ok=True)
-    identity = {"world": WORLD, "seed": seed}
+    identity = {"world": WORLD, "recipe": RECIPE, "seed": seed}
     _check(work, identity)
     if start is not None and not (work / "vae").exists() and identity.items() <= _training_of(start).items():
         take_up(start, work)
-    _check_left(checkpoint_of(work / denoiser.part), _iterations(phases))
-    pool = Pool(work, scenes)
-    tokenizer, autoencoder, encoder = _parts(work, pool, seed)
-    latents = {
-        size: encode_pool(autoencoder, pool, size, work / f"latents-{size}-{scenes}.safetensors")
-        for size in {size for phase in phases for size, _ in phase.sizes}
-    }
-    tower = load_picture_tower(work / "text_encoder", encoder.config.hidden_size)
-    run = DenoiserTraining(
-        work / denoiser.part, lambda: denoiser.objective(encoder, tower, tokenizer), latents, pool, tokenizer, seed=seed
+    checkpoint = checkpoint_of(work / "unet")
+    _check_left(checkpoint, _iterations(phases))
+    _, autoencoder, _ = _parts(work, Pool(work, scenes), seed)
+    for size, end in _stretches(phases):
+        if _standing(checkpoint) >= end:
+            continue
+        latents = _latents(work, size, scenes)
+        encode_pool(autoencoder, Pool(work, scenes, size=RENDERED[size]), size, latents)
+        run = partial(
+            _train_denoiser, work=work, size=size, scenes=scenes, phases=phases, end=end, seed=seed, compiled=compiled
+        )
+        if processes == 1:
+            run(0, processes=1)
+        else:
+            _meeting(work).unlink(missing_ok=True)  # of a run that was broken off: it would be waited for
+            spawn(partial(run, processes=processes), nprocs=processes)
+
+
+def _stretches(phases: Sequence[Phase]) -> list[tuple[int, int]]:
+    """Size of the pictures and last iteration of every run of phases of one size."""
+    found, end = [], 0
+    for size, group in itertools.groupby(phases, lambda phase: phase.size):
+        end += sum(phase.iterations for phase in group)
+        found.append((size, end))
+    return found
+
+
+def _train_denoiser(
+    rank: int,
+    *,
+    work: Path,
+    size: int,
+    scenes: int,
+    phases: Sequence[Phase],
+    end: int,
+    seed: int,
+    compiled: bool,
+    processes: int,
+) -> None:
+    """One process of the denoiser's training, on pictures of one size."""
+    if processes > 1:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group(
+            "gloo", f"file://{_meeting(work).resolve()}", rank=rank, world_size=processes
+        )
+    pool = Pool(work, scenes, size=RENDERED[size])
+    tokenizer, _, encoder = _parts(work, Pool(work, scenes), seed)
+    training = DenoiserTraining(
+        work / "unet",
+        load_tensors(_latents(work, size, scenes))["latents"].cpu(),
+        Captions(pool.captions, tokenizer, encoder, torch.bfloat16 if multiplies_bfloat16() else torch.float32),
+        peers=Peers(rank, processes),
+        seed=seed,
+        compiled=compiled and shutil.which("g++") is not None,
     )
-    run.run(phases)
+    training.run(phases, until=end)
+    if processes > 1:
+        torch.distributed.destroy_process_group()
 
 
-def _longer(phases: tuple[Phase, ...], more: int) -> tuple[Phase, ...]:
-    """Phases with so many iterations more, if any, on pictures of the last one's sizes."""
-    return (*phases, Phase(more, phases[-1].sizes)) if more > 0 else phases
+def _meeting(work: Path) -> Path:
+    """File by which the processes find each other."""
+    return work / "meeting.partial"
 
 
-def _iterations(phases: tuple[Phase, ...]) -> int:
+def _latents(work: Path, size: int, scenes: int) -> Path:
+    return work / f"latents-{size}-{scenes}.safetensors"
+
+
+def _longer(phases: Sequence[Phase], more: int) -> tuple[Phase, ...]:
+    """Phases with so many iterations more, if any, as the last one ended."""
+    last = phases[-1]
+    return (*phases, Phase(more, last.size, last.batch, last.last_rate, last.last_rate)) if more > 0 else tuple(phases)
+
+
+def _iterations(phases: Sequence[Phase]) -> int:
     return sum(phase.iterations for phase in phases)
+
+
+def _standing(checkpoint: Path) -> int:
+    """Iteration of a checkpoint; 0 where there is none."""
+    return int(load_tensors(checkpoint)["iteration"]) if checkpoint.exists() else 0
 
 
 def _check_left(checkpoint: Path, iterations: int) -> None:
     """Before scenes are rendered, which takes minutes."""
-    standing = int(load_tensors(checkpoint)["iteration"]) if checkpoint.exists() else 0
+    standing = _standing(checkpoint)
     if standing >= iterations:
         raise OptionError(
             f"{checkpoint} stands at iteration {standing} of {iterations}: expected some that are left; ask for "
@@ -127,19 +182,13 @@ def _check_left(checkpoint: Path, iterations: int) -> None:
         )
 
 
-def _denoiser(model: str) -> _Denoiser:
-    if model not in _DENOISERS:
-        raise OptionError(f"model {model!r} has no recipe: expected {' or '.join(map(repr, _DENOISERS))}")
-    return _DENOISERS[model]
-
-
 def _check(work: Path, identity: dict[str, int]) -> None:
     stamp = work / "identity.json"
     known = json.loads(stamp.read_text()) if stamp.exists() else "an unknown world"
     if known != identity and any(work.iterdir()):
         raise OptionError(
-            f"folder {work} holds parts made for {known}, asked for was {identity}: "
-            "expected an empty folder or one of the same world and seed; choose another --work-dir"
+            f"folder {work} holds parts made for {known}, asked for was {identity}: expected an empty folder or one "
+            "of the same world, recipe and seed; choose another --work-dir"
         )
     stamp.write_text(json.dumps(identity))
 
@@ -155,8 +204,8 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path, start: Path | 
         load_oracles(start)  # before scenes are rendered, which takes minutes
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "identity.json").exists():
-        _check(work, {"world": WORLD, "seed": 0})
-    _check(work, _identity(work) | {"world": WORLD})
+        _check(work, {"world": WORLD, "recipe": RECIPE, "seed": 0})
+    _check(work, _identity(work) | {"world": WORLD, "recipe": RECIPE})
     train_oracles(Pool(work, SCENES), Pool(work, JUDGED, "judging"), load(model), work, folder, start=start)
 
 
@@ -170,11 +219,9 @@ def take_up(folder: Path, work: Path) -> None:
     pipe = load(folder)
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
-    shutil.copy(picture_tower_of(folder / "text_encoder"), picture_tower_of(work / "text_encoder"))
     about = _training_of(folder)
     (work / _HISTORY).write_text(about["history"])
-    weights = pipe.unet.state_dict()
-    tensors = {f"{kind}.{name}": value.clone() for kind in ("raw", "ema") for name, value in weights.items()}
+    tensors = {f"ema.{name}": value for name, value in pipe.unet.state_dict().items()}
     save_tensors(tensors | {"iteration": torch.tensor(about["iterations"])}, checkpoint_of(work / "unet"))
     pipe.vae.save_pretrained(work / "vae.partial")
     (work / "vae.partial").rename(work / "vae")  # the last, and whole: where it lies nothing is taken up again
@@ -185,79 +232,49 @@ def _training_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def export(work: Path, folder: Path, *, model: str = MINI) -> None:
+def export(work: Path, folder: Path) -> None:
     """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors.
 
     Args:
         work: Folder of parts and checkpoints.
         folder: Gets the pipeline.
-        model: "mini" or "mini-dit".
 
     Raises:
-        OptionError: there is no such model, or it was not trained in `work`.
+        OptionError: something was not trained in `work`.
     """
-    denoiser = _denoiser(model)
     lacking = [name for name in ("vae", "text_encoder", "tokenizer") if not (work / name).is_dir()]
-    if lacking or not checkpoint_of(work / denoiser.part).exists():
+    if lacking or not checkpoint_of(work / "unet").exists():
         raise OptionError(
-            f"folder {work} lacks {', '.join(lacking) or 'a checkpoint of the ' + denoiser.part}: expected what "
-            f"`ovam mini train --model {model} --work-dir {work}` leaves"
+            f"folder {work} lacks {', '.join(lacking) or 'a checkpoint of the unet'}: expected what "
+            f"`ovam mini train --work-dir {work}` leaves"
         )
-    parts = {
-        "vae": AutoencoderKL.from_pretrained(work / "vae"),
-        "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
-        "tokenizer": CLIPTokenizer.from_pretrained(work / "tokenizer"),
-    }
-    assemble = _pipeline if model == MINI else _joint_pipeline
-    pipe, iterations = assemble(parts, work)
+    unet = build_unet()
+    iterations = averaged(unet, work / "unet")
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
-    for config in folder.glob("text_encoder*/config.json"):
-        _load_in_float32(config)
-    if model == MINI:
-        _name_as_ever(folder / "text_encoder" / "model.safetensors")
-        tower = load_tensors(picture_tower_of(work / "text_encoder"))
-        halves = {name: value.half() for name, value in tower.items()}
-        save_tensors(halves, picture_tower_of(folder / "text_encoder"))  # to go on from, diffusers does not read it
+    _load_in_float32(folder / "text_encoder" / "config.json")
+    _name_as_ever(folder / "text_encoder" / "model.safetensors")
     notes = work / _HISTORY
-    told = notes.read_text().strip() if model == MINI and notes.exists() else "nothing was changed on the way."
     about = {
         **_identity(work),
         "iterations": iterations,
-        "phases": [asdict(phase) for phase in _longer(denoiser.phases, iterations - _iterations(denoiser.phases))],
+        "phases": [asdict(phase) for phase in _longer(PHASES, iterations - _iterations(PHASES))],
         "scenes": SCENES,
-        "history": told,
+        "history": notes.read_text().strip() if notes.exists() else "nothing was changed on the way.",
     }
     (folder / "training.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _pipeline(parts: dict[str, Any], work: Path) -> tuple[StableDiffusionPipeline, int]:
-    """mini, and the iteration it is of."""
-    model = unet.build_unet()
-    iterations = averaged(model, work / "unet")
-    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionPipeline(**parts, unet=model, scheduler=unet.build_scheduler(), **options), iterations
-
-
-def _joint_pipeline(parts: dict[str, Any], work: Path) -> tuple[StableDiffusion3Pipeline, int]:
-    """mini-dit, and the iteration it is of."""
-    model, tower = dit.build_dit(), parts["text_encoder"]
-    iterations = averaged(model, work / "transformer")
-    parts["vae"].register_to_config(shift_factor=0.0)  # which this pipeline asks for
-    parts["text_encoder"] = dit.with_projection(tower)
-    return (
-        StableDiffusion3Pipeline(
-            **parts,
-            text_encoder_2=dit.blank_encoder(tower),
-            tokenizer_2=parts["tokenizer"],
-            text_encoder_3=dit.blank_t5(),
-            tokenizer_3=dit.blank_tokenizer(),
-            transformer=model,
-            scheduler=dit.build_flow_scheduler(),
-        ),
-        iterations,
-    )
 
 
 def _forget_folder(config: Path) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ovam.mini.scenes import CLASSES
-from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
+from ovam.mini.training.loop import DEVICE, Average, Log, half_precision, warm_cosine
 from ovam.mini.training.pool import Pool
 
 ITERATIONS, BATCH, PEAK_RATE = 1900, 256, 1e-3
@@ -53,15 +53,8 @@ class PictureTower(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(2 * self.widths[-1], width)
 
-    def grids(self, pictures: Tensor) -> list[Tensor]:
-        """Features of each stage, (picture, channel, size, size), each at half the size of the one before."""
-        found, stage = [pictures], len(self.body) // len(self.widths)
-        for start in range(0, len(self.body), stage):
-            found.append(self.body[start : start + stage](found[-1]))
-        return found[1:]
-
     def forward(self, pictures: Tensor) -> Tensor:
-        grid = self.grids(pictures)[-1]
+        grid = self.body(pictures)
         return F.normalize(self.head(torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1)), dim=-1)
 
 
@@ -119,17 +112,4 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, se
         log.add(iteration, loss.item(), matched=(similarity.argmax(1) == own).float().mean().item())
     average.copy_to_model()
     text.encoder.eval().save_pretrained(folder)
-    save_tensors(dict(towers["picture"].state_dict()), picture_tower_of(folder))
     return text.encoder
-
-
-def picture_tower_of(folder: Path) -> Path:
-    """Where the picture tower of a text encoder's folder is kept."""
-    return folder.with_name("picture_tower.safetensors")
-
-
-def load_picture_tower(folder: Path, width: int) -> PictureTower:
-    """The picture tower that was trained beside the text encoder in `folder`."""
-    tower = PictureTower(width)
-    tower.load_state_dict({name: value.float() for name, value in load_tensors(picture_tower_of(folder)).items()})
-    return tower.to(DEVICE)
