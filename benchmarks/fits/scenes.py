@@ -9,6 +9,7 @@ from benchmarks.fits.generated import Picture
 from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import Scene, Split, render, seed_of
 from ovam.mini.scenes.company import choose_company
+from ovam.mini.scenes.difficulty import difficulty_of
 from ovam.mini.scenes.slices import slices
 
 UNUSED = 50_000
@@ -47,7 +48,8 @@ def of_split(split: Split) -> Draw:
 
 def names_at(index: int) -> list[str]:
     """Names of the things of a training scene, without rendering it: `render` draws them first of all."""
-    return choose_company(np.random.default_rng(seed_of("train", index)), "train", None)[0]
+    seed = seed_of("train", index)
+    return choose_company(np.random.default_rng(seed), "train", difficulty_of("train", seed))[0]
 
 
 def annotation_scenes(
