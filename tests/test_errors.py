@@ -98,8 +98,14 @@ class TestWords:
     def test_a_listed_entry_is_named(self, trace):
         assert_refuses(errors.EmptyWordsError, ["'...'", "no word"], lambda: trace.maps(["dog", "..."]))
 
+    @pytest.mark.user_error
+    def test_phrases_of_what_is_no_prompt(self, trace):
+        assert_refuses(
+            errors.OptionError, ["['hot dog']", "a prompt"], lambda: trace.maps(["a hot dog"], phrases=["hot dog"])
+        )
+
     def test_not_in_the_attribution_prompt(self, trace):
-        maps = trace.maps('a dog by the "hot dog"')
+        maps = trace.maps("a dog by the hot dog", phrases=["hot dog"])
         help_on_cat = ["'cat'", "'a', 'dog', 'by', 'the', 'hot dog'", "trace.maps(['cat'])"]
         assert_refuses(errors.UnknownWordError, help_on_cat, lambda: maps["cat"])
         assert_refuses(errors.UnknownWordError, ["number 5", "has 5 words"], lambda: maps[5])

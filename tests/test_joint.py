@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -21,6 +22,7 @@ from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
+from ovam.prompt import with_phrases
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 
 PROMPT = "a dog on the grass"
@@ -114,13 +116,14 @@ class TestWords:
     def test_parts_of_all_encoders_are_one_word(self, sd3):
         """CLIP cuts an unknown word into letters; T5, behind CLIP's 77 positions, into a blank and letters."""
         text = captured(sd3)[0].text
-        prompt = text.embed('a frog, "hot dog"', padded=True).prompt
+        prompt = with_phrases(text.embed("a frog, hot dog", padded=True).prompt, ["hot dog"])
         spans = {span.text: span.tokens for span in prompt.spans}
         assert spans == {"a": (1, 77), "frog": (2, 3, 4, 5, 78, 79, 80, 81, 82), "hot dog": (7, 8, 84, 85)}
         assert len(prompt.tokens) == 93
         assert prompt.tokens[:3] == ("<start>", "a", "f")
         assert [prompt.tokens[i] for i in (9, 10, 86, 87)] == ["<end>", "<pad>", "<end>", "<pad>"]
-        own = text.embed('a frog, "hot dog"')
+        own = text.embed("a frog, hot dog")
+        own = replace(own, prompt=with_phrases(own.prompt, ["hot dog"]))
         assert own.prompt.tokens == tuple(token for token in prompt.tokens if token != "<pad>")
         for span in own.prompt.spans:
             assert tuple(own.own[i] for i in span.tokens) == spans[span.text]

@@ -2,21 +2,30 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.map_options import SoftmaxOver
 from ovam.phrases import embed_phrases
-from ovam.prompt import AttributionPrompt, Span, listed
+from ovam.prompt import AttributionPrompt, Span, listed, with_phrases
 from ovam.shapes import Embedding
 from ovam.trace import Fitted, Half, Listed, Space, TextSide, TokenEmbedding, Words
 
 log = logging.getLogger("ovam")
 
 
-def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt") -> list[TokenEmbedding]:
+def embed_words(
+    text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
+) -> list[TokenEmbedding]:
     """The attribution prompts that `words` stands for, one for a string, one each for a list.
+
+    Args:
+        text: From text to vectors.
+        words: What is asked.
+        softmax_over: Whether the prompts are padded.
+        phrases: Of a string, words in a row that are one unit.
 
     Raises:
         EmptyWordsError: there is no word.
@@ -25,7 +34,13 @@ def embed_words(text: TextSide, words: Words, softmax_over: SoftmaxOver = "promp
     """
     padded = softmax_over != "prompt"
     if isinstance(words, str):
-        return [text.embed(words, padded=padded)]
+        found = text.embed(words, padded=padded)
+        return [replace(found, prompt=with_phrases(found.prompt, phrases))]
+    if phrases:
+        raise OptionError(
+            f"phrases={list(phrases)!r} of words that are a {type(words).__name__}: expected a prompt, one string; in "
+            "a list every entry is a phrase already"
+        )
     if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
         raise OptionError(
             "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "

@@ -32,6 +32,7 @@ def attention_maps(
     keep: Axis | Sequence[Axis] = (),
     softmax_over: SoftmaxOver = "prompt",
     strategy: Strategy = "attention",
+    phrases: Sequence[str] = (),
 ) -> AttentionMaps:
     """Attention maps of any words, in the generation prompt or not, without running the model again.
 
@@ -40,7 +41,7 @@ def attention_maps(
 
     Args:
         trace: Queries of one run.
-        words: A prompt such as "a cat on the lawn" (phrases in double quotes), a list such as
+        words: A prompt such as "a cat on the lawn", which is the text as given, a list such as
             ["hot dog", "sky"], a `TokenSet` or several among the words of a list, a `TokenEmbedding`, or raw
             vectors (token, width) of the trace's space. Tokens used on other blocks or another model than they were
             fitted on are noted (logger `ovam`, level INFO).
@@ -58,6 +59,7 @@ def attention_maps(
             attention output is to each asked word's, of a capture with `outputs=True` (`ovam.output_space`). The
             words, two or more, share every pixel, so that here adding an entry to a list does change the others'
             maps; there are no maps of tokens, and all heads make one map of a block.
+        phrases: Of a prompt, words in a row that are one unit: phrases=["hot dog"] of "a hot dog on the grass".
 
     Returns:
         Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples,
@@ -78,7 +80,7 @@ def attention_maps(
     check_joint(trace.text.kind, softmax_over, strategy)
     chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
     which = half_of(chosen, half)
-    prompts = embed_words(chosen.text, words, softmax_over)
+    prompts = embed_words(chosen.text, words, softmax_over, phrases)
     tell_of_skipped(chosen.text.space, words, which)
     for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
         log.info(note)

@@ -3,16 +3,17 @@
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ovam.errors import EmptyWordsError
+from ovam.errors import EmptyWordsError, OptionError
 
-_QUOTED = re.compile(r'"([^"]*)"')
+_WEIGHT = re.compile(r":\d+(?:\.\d+)?(?=\))")
+"""As in "(cat:1.3)": a part of the text that the encoder reads, but no word that anybody asks for."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A word or phrase as typed: its text and where it stands, `text[start:stop]` of the plain prompt."""
+    """A word or phrase as typed: its text and where it stands, `text[start:stop]` of the prompt."""
 
     text: str
     start: int
@@ -32,7 +33,7 @@ class AttributionPrompt:
     """A text as the text encoder reads it.
 
     Attributes:
-        text: The plain text, quotes around phrases removed.
+        text: The text.
         tokens: Every token in order as readable text; special ones are `<start>`, `<end>` and `<pad>`.
         spans: The typed units in order, each with its token positions.
     """
@@ -43,52 +44,51 @@ class AttributionPrompt:
 
 
 def parse(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]]:
-    """Take a typed prompt apart: the plain text, and its words; a phrase in double quotes is one unit.
+    """Find the words of a prompt, which is the text as given: quotes, brackets and weights are signs like others.
 
     Args:
-        text: What was typed.
+        text: The prompt.
         names: Words of the tokenizer's own that may hold other signs than letters, such as `<cat-toy>`.
 
     Raises:
         EmptyWordsError: the text has no word.
 
+    Returns:
+        The text, and its words in order.
+
     Example:
-        >>> parse('a "hot dog" here')[1][1]
-        Unit(text='hot dog', start=2, stop=9)
+        >>> parse('a sign that says "cat"')[1][-1]
+        Unit(text='cat', start=18, stop=21)
     """
-    plain, units, position, word = "", list[Unit](), 0, _word(text, names)
-    for quoted in _QUOTED.finditer(text):
-        plain = _append_words(plain, text[position : quoted.start()], units, word)
-        phrase = quoted.group(1)
-        if phrase.strip():
-            units.append(Unit(phrase.strip(), len(plain), len(plain) + len(phrase)))
-        plain, position = plain + phrase, quoted.end()
-    plain = _append_words(plain, text[position:], units, word)
+    weights = {place for weight in _WEIGHT.finditer(text) for place in range(*weight.span())}
+    found = (m for m in _word(text, names).finditer(text) if m.start() not in weights)
+    units = tuple(Unit(m.group(), m.start(), m.end()) for m in found)
     if not units:
         raise EmptyWordsError(
             f"attribution prompt {text!r} has no word in it: expected at least one word, "
             "for example 'cat' or 'a cat on the lawn'"
         )
-    return plain, tuple(units)
+    return text, units
 
 
 def _word(text: str, names: Collection[str]) -> re.Pattern[str]:
-    """Finds words of this text; a name stands for itself, but not within another word."""
+    """Finds words of this text: letters and digits, emoji, and names, which are not looked for within another word."""
     # `\w` leaves out combining marks, which write accents typed apart from their letter, and the vowels of Hindi
     marks = {sign for sign in text if unicodedata.category(sign).startswith("M")}
     inner = rf"[\w{''.join(sorted(marks))}]"
     apart = (rf"(?<!{inner}){re.escape(name)}(?!{inner})" for name in sorted(names, key=len, reverse=True))
-    return re.compile("|".join([*apart, rf"\w{inner}*(?:[-'’]\w{inner}*)*"]), re.IGNORECASE)
+    return re.compile("|".join([*apart, rf"\w{inner}*(?:[-'’]\w{inner}*)*", *_emoji(text)]), re.IGNORECASE)
+
+
+def _emoji(text: str) -> list[str]:
+    """Finds pictures such as 🐶 among the signs of this text, with what joins and colours them."""
+    signs = "".join(sorted({re.escape(sign) for sign in text if unicodedata.category(sign) == "So"}))
+    return [rf"[{signs}](?:[\u200d\ufe0f\U0001f3fb-\U0001f3ff]+[{signs}]?)*"] if signs else []
 
 
 def folded(word: str) -> str:
     """What words are compared by: neither capitals count, nor whether accents are typed apart from their letters."""
     return unicodedata.normalize("NFC", word.casefold())
-
-
-def _append_words(plain: str, more: str, units: list[Unit], word: re.Pattern[str]) -> str:
-    units += [Unit(m.group(), len(plain) + m.start(), len(plain) + m.end()) for m in word.finditer(more)]
-    return plain + more
 
 
 def phrase(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]]:
@@ -131,3 +131,48 @@ def locate(
         )
         spans.append(Span(unit.text, inside))
     return AttributionPrompt(plain, tuple(tokens), tuple(spans))
+
+
+def with_phrases(prompt: AttributionPrompt, phrases: Sequence[str]) -> AttributionPrompt:
+    """The same prompt with each phrase as one unit, wherever its words stand in a row.
+
+    Args:
+        prompt: Its spans are words.
+        phrases: Such as "hot dog"; the first of those that overlap wins.
+
+    Raises:
+        EmptyWordsError: a phrase has no word.
+        OptionError: a phrase does not stand in the prompt.
+    """
+    spans = list(prompt.spans)
+    for text in phrases:
+        places = _places(spans, text)
+        if not places:
+            raise OptionError(
+                f"phrase {text!r} does not stand in the prompt {prompt.text!r}: expected its words in a row there; "
+                f"ask for it alone as a list, maps([{text!r}])"
+            )
+        for start, stop in reversed(places):
+            spans[start:stop] = [_merged(text.strip(), spans[start:stop])]
+    return replace(prompt, spans=tuple(spans))
+
+
+def _places(spans: Sequence[Span], phrase: str) -> list[tuple[int, int]]:
+    """Where the words of a phrase stand in a row: first span and end of each place, none over another."""
+    # names such as <cat-toy> are words of the spans, which `parse` does not know here
+    written = {"".join(folded(phrase).split()), "".join(folded(unit.text) for unit in parse(phrase)[1])}
+    places, start = list[tuple[int, int]](), 0
+    while start < len(spans):
+        ends = (stop for stop in range(start + 1, len(spans) + 1) if _joined(spans[start:stop]) in written)
+        stop = next(ends, None)
+        places += [] if stop is None else [(start, stop)]
+        start = start + 1 if stop is None else stop
+    return places
+
+
+def _joined(spans: Sequence[Span]) -> str:
+    return "".join(folded(span.text) for span in spans)
+
+
+def _merged(text: str, spans: Sequence[Span]) -> Span:
+    return Span(text, tuple(sorted(i for span in spans for i in span.tokens)))

@@ -34,6 +34,9 @@ def scenes(
 @mini_app.command()
 def train(
     work_dir: Annotated[Path, typer.Option(help="Where its parts and checkpoints lie.")] = Path("runs/mini"),
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a pipeline that `export` wrote, to go on from; else the shipped one.")
+    ] = None,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Leave the shipped weights aside.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another one makes a sibling, from nothing.")] = 0,
     more: Annotated[
@@ -46,7 +49,7 @@ def train(
         from ovam.mini.training.recipe import train as run
         from ovam.models import mini_folder
 
-        run(work_dir, start=None if from_scratch else mini_folder(), seed=seed, more=more, processes=processes)
+        run(work_dir, start=None if from_scratch else start or mini_folder(), seed=seed, more=more, processes=processes)
 
 
 @mini_app.command()
