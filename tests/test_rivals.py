@@ -230,9 +230,9 @@ def test_slime_takes_a_class_whose_map_is_low_for_absent(looking):
 
 def test_the_word_is_cut_at_its_threshold(trace, mask):
     seen = Seen()
-    settings = words.Settings(0.3, 'a photograph of a "{}"')
+    settings = words.Settings(0.3, "a photograph of a {}")
     scores = words.fit([trace], [mask], "hot dog", settings, seen)(trace)
-    word_map = trace.maps('a photograph of a "hot dog"')["hot dog"].numpy()
+    word_map = trace.maps("a photograph of a hot dog", phrases=["hot dog"])["hot dog"].numpy()
     stretched = reference.min_max(reference.resize(word_map, trace.size))
     away = np.abs(stretched - 0.3) > 1e-5  # not decided by rounding
     assert np.array_equal((scores > 0.5)[away], (stretched > 0.3)[away])

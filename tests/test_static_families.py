@@ -210,7 +210,7 @@ class TestT5:
             # a word in pieces begins with the sign of its blank
             ("a frog", ["a", "▁", "f", "r", "o", "g", "<end>"], {"a": (0,), "frog": (1, 2, 3, 4, 5)}),
             ("  a \n dog, red", ["a", "dog", ",", "red", "<end>"], {"a": (0,), "dog": (1,), "red": (3,)}),
-            ('the "hot dog"', ["the", "hot", "dog", "<end>"], {"the": (0,), "hot dog": (1, 2)}),
+            ("the hot dog", ["the", "hot", "dog", "<end>"], {"the": (0,), "hot": (1,), "dog": (2,)}),
             ("İ dog", None, {"İ": (0, 1, 2), "dog": (3,)}),  # a letter whose lower case is two
         ],
     )

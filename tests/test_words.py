@@ -194,3 +194,22 @@ def test_a_late_word_is_read_at_the_runs_own_length(made):
             "a dog", None, **({"prompt_3": None} if made is tiny.sd3 else {}), max_sequence_length=8
         )
     assert torch.equal(first.vectors, handed[0][0])
+
+
+class TestUnknownWords:
+    """T5's vocabulary has no sign for many languages: all such words are one token, and their maps alike."""
+
+    @pytest.mark.parametrize("make", [tiny.pixart_alpha, tiny.flux], ids=lambda make: make.__name__)
+    def test_they_are_named(self, make, caplog):
+        reader = backbone_of(make()).reader()
+        with caplog.at_level("WARNING", logger="ovam"):
+            reader.embed("a dog")
+            assert not caplog.records
+            reader.embed("猫", as_phrase=True)
+        assert "does not know '猫'" in caplog.text
+
+    def test_a_word_that_one_of_two_encoders_knows_is_not(self, caplog):
+        with caplog.at_level("WARNING", logger="ovam"):
+            backbone_of(tiny.sd3()).reader().embed("猫", as_phrase=True)
+            backbone_of(tiny.sd1()).reader().embed("猫", as_phrase=True)
+        assert "does not know" not in caplog.text

@@ -76,7 +76,7 @@ def over_maximum(word: str, threshold: float) -> Fitted:
     """The scores of a word in any trace: its map at the image's size over its greatest value."""
 
     def scores(trace: Trace) -> np.ndarray:
-        word_map = trace.maps(f'"{word}"').resized()[word]
+        word_map = trace.maps([word]).resized()[word]
         return bordered(word_map / word_map.max(), threshold)
 
     return scores

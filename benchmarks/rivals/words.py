@@ -20,11 +20,11 @@ class Settings:
 
     Attributes:
         threshold: Of the stretched map, in (0, 1).
-        template: The attribution prompt, with the word in quotes, so that a phrase is one unit.
+        template: The attribution prompt; the word or phrase is one unit of it.
     """
 
     threshold: float
-    template: str = '"{}"'
+    template: str = "{}"
 
 
 def fit(
@@ -41,7 +41,7 @@ def fitted(word: str, settings: Settings) -> Fitted:
     """The scores of a word in any trace."""
 
     def scores(trace: Trace) -> np.ndarray:
-        word_map = trace.maps(settings.template.format(word)).resized()[word]
+        word_map = trace.maps(settings.template.format(word), phrases=[word]).resized()[word]
         return bordered(stretched(word_map), settings.threshold)
 
     return scores

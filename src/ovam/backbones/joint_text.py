@@ -14,6 +14,7 @@ from torch import Tensor
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
+from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
 from ovam.shapes import Embedding
@@ -118,12 +119,21 @@ class JointText:
         with torch.no_grad():
             vectors = self.encode([reading.ids for reading in readings]).float()
         prompt = self._located(plain, units, readings)
+        self._tell_of_unknown(prompt.spans, readings)
         if padded:
             return TokenEmbedding(vectors, prompt, self.space)
         own = self._own(readings)
         spans = tuple(Span(span.text, tuple(own.index(i) for i in span.tokens)) for span in prompt.spans)
         shown = AttributionPrompt(plain, tuple(prompt.tokens[i] for i in own), spans)
         return TokenEmbedding(vectors, shown, self.space, own)
+
+    def _tell_of_unknown(self, spans: Sequence[Span], readings: Sequence[_Reading]) -> None:
+        unknown, blanks = set[int](), set[int]()
+        for reader, reading in zip(self.readers, readings, strict=True):
+            found = meaningless(reader.tokenizer, reading.ids[0, : reading.count].tolist())
+            for positions, more in zip((unknown, blanks), found, strict=True):
+                positions |= {reader.first + i for i in more}
+        tell_of_unknown(spans, unknown, blanks)
 
     def _own(self, readings: Sequence[_Reading]) -> tuple[int, ...]:
         """Positions that are no padding, told by their number: the text itself may have the word `<pad>` in it."""
@@ -166,7 +176,7 @@ def _read(reader: Reader, plain: str) -> _Reading:
     if reader.all_vectors:
         ids, offsets = with_all_vectors(tokenizer, ids, offsets)
     whole, room = len(ids), reader.length - 1  # the last token is the end, which stays
-    ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # mini-dit has a reader of nothing
+    ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # a blank reader has none
     names = []
     for token, (start, stop) in zip(ids, offsets, strict=True):
         special = "<start>" if token == tokenizer.bos_token_id else "<end>"

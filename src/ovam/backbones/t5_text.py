@@ -7,6 +7,7 @@ import torch
 from ovam.backbones.clip_text import check_tokens, encoder_name
 from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
+from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase
 from ovam.trace import Space, TokenEmbedding
 
@@ -50,7 +51,9 @@ class T5Text:
             token if token == _GAP else plain[start:stop].lower()
             for token, (start, stop) in zip(tokens[:-1], offsets[:-1], strict=True)
         ]
-        return TokenEmbedding(hidden.float(), locate(plain, units, [*names, "<end>"], offsets), self.space)
+        prompt = locate(plain, units, [*names, "<end>"], offsets)
+        tell_of_unknown(prompt.spans, *meaningless(self.tokenizer, encoded.input_ids))
+        return TokenEmbedding(hidden.float(), prompt, self.space)
 
     def check_length(self, text: str) -> None:
         self._tokens(text)

@@ -1,6 +1,7 @@
 """How the measures ask: every word within one template, fixed before any map exists."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ovam.aggregate import Axis
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
+from ovam.prompt import with_phrases
 from ovam.trace import TokenEmbedding, Trace
 
 
@@ -24,7 +26,8 @@ class Asking:
         """The template's vectors; the word is its last unit."""
         if word not in self._embedded:
             article = "the " if word in GROUNDS else with_article(word)[: -len(word)]
-            self._embedded[word] = self._text.embed(f'a photograph of {article}"{word}"')
+            found = self._text.embed(f"a photograph of {article}{word}")
+            self._embedded[word] = replace(found, prompt=with_phrases(found.prompt, [word]))
         return self._embedded[word]
 
     def map(self, trace: Trace, word: str, *, keep: Sequence[Axis] = ()) -> np.ndarray:

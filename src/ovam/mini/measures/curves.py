@@ -109,8 +109,7 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
 
 def _maps(trace: Any, prompt: str, name: str) -> dict[str, np.ndarray]:
     """Maps of the class word by subset, each at the finest grid."""
-    quoted = prompt.replace(name, f'"{name}"')
-    apart = trace.maps(quoted, keep=("block", "step"))[name].numpy()  # (block, step, height, width)
+    apart = trace.maps(prompt, phrases=[name], keep=("block", "step"))[name].numpy()  # (block, step, height, width)
     blocks = list(trace.blocks.values())
     grids = sorted({block.grid for block in blocks})
     size = dict(zip(grids, ("coarsest", "middle", "finest"), strict=True))
