@@ -277,6 +277,9 @@ class TestBadInput:
             ovam.encode(sd1, tmp_path / "text.png")
         with pytest.raises(ImageInputError, match="can't be read"):
             ovam.encode(sd1, tmp_path)
+        photo().save(tmp_path / "program.png", "EPS")  # Pillow would start Ghostscript to read it
+        with pytest.raises(ImageInputError, match=r"program\.png can't be read"):
+            ovam.encode(sd1, tmp_path / "program.png")
         photo().save(tmp_path / "cut.png")
         (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:900])
         with pytest.raises(ImageInputError, match=r"cut\.png can't be read"):

@@ -115,6 +115,10 @@ class TestFile:
             (lambda h, t: h["groups"][1].update(rows=["car", "car"]) or h["groups"][1].pop("fit"), "fit"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(kind="new"), "'new'"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale="NaN"), "nan"),
+            # finite in float64 alone: all scores would be NaN, or a scale of 0
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=1e39), "1e+39"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(offset=-1e39), "-1e+39"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=5e-324), "5e-324"),
             (lambda h, t: h["groups"][1].update(rows=[BACKGROUND, "sky"]), "twice"),
             (lambda h, t: h.update(groups=[]), "no groups"),
             (lambda h, t: t.pop("group/1"), "group/1"),

@@ -1,10 +1,12 @@
 """Traces on disk: what comes back, what is refused, and what never happens (pickle, downloads, half a file)."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from safetensors.torch import save_file
 import ovam
 import tiny
 from ovam import trace_file
+from ovam.commands.files import write_bytes
 from ovam.errors import (
+    ImageInputError,
     ModelNotFoundError,
     NoTextEncoderError,
+    OptionError,
     SpaceMismatchError,
     TraceFileError,
     UnsupportedPipelineError,
@@ -344,6 +349,32 @@ class TestWriting:
     def test_a_missing_folder_is_named(self, trace, tmp_path):
         with pytest.raises(TraceFileError, match=r"expected the folder .*absent to be there"):
             trace.save(tmp_path / "absent" / "run.safetensors")
+
+
+def test_a_pipe_is_not_replaced_by_a_file_and_a_link_stays_one(trace, tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(TraceFileError, match=r"pipe can't be written: expected a file or a new name"):
+        trace.save(pipe)
+    assert pipe.is_fifo()
+    with pytest.raises(OptionError, match="pipe can't be written"):
+        write_bytes(pipe, b"picture")
+    assert pipe.is_fifo()
+    link.symlink_to(tmp_path / "elsewhere.safetensors")
+    trace.save(link)
+    assert link.is_symlink()
+    assert ovam.Trace.load(tmp_path / "elsewhere.safetensors").size == trace.size
+
+
+@pytest.mark.parametrize("form", ["EPS", "JPEG"])
+def test_a_picture_of_another_kind_or_size_is_not_decoded(trace, form):
+    """A picture in a file from elsewhere may name gigabytes of pixels, or a format that starts a program."""
+    stream = BytesIO()
+    trace.image.save(stream, form)
+    with pytest.raises(ImageInputError, match="the trace's picture is damaged"):
+        _ = replace(trace, image_png=stream.getvalue()).image
+    with pytest.raises(ImageInputError, match=r"it has 48 x 32 pixels.*expected a PNG of 32 x 48"):
+        _ = replace(trace, size=(32, 48)).image
 
 
 def test_reading_a_file_imports_no_model_library_and_opens_no_connection(path):

@@ -19,6 +19,7 @@ from ovam.capture import check_offered, choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
 from ovam.noise import NoiseSchedule, check_seed, path_to, schedule_of
+from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
@@ -187,13 +188,15 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             opened.load()
             return opened
     except FileNotFoundError as error:
         raise ImageInputError(f"image {path} is not there: expected the name of an image file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageInputError(f"image {path} can't be read ({error}): expected a PNG, JPEG or WebP file") from error
+        raise ImageInputError(
+            f"image {path} can't be read ({error}): expected a PNG, JPEG, WebP, BMP, GIF or TIFF file"
+        ) from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovam.errors import OvamError
+from ovam.errors import OptionError, OvamError
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """A new file beside this one, which takes its place once it is written, or is gone where that breaks off.
 
     Its name is its own, so that several may write one file at once: the last to end wins. It does not hold the file's,
-    which may be as long as names can be.
+    which may be as long as names can be. A symbolic link stays, and the file it leads to is replaced.
+
+    Raises:
+        OptionError: something that is no file stands there, such as a device or a pipe, which would be lost.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{path} can't be written: expected a file or a new name, but it is none; name another one")
     temporary = path.with_name(f"ovam-{secrets.token_hex(8)}.partial")
     temporary.touch(exist_ok=False)
     mode = temporary.stat().st_mode  # an ordinary new file's, where safetensors lets the owner alone read its files
@@ -82,6 +88,8 @@ def check_writable(path: Path, form: Format) -> None:
     """
     if path.is_dir():
         raise form.error(f"{path} can't be written: expected the name of a file, but it is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise form.error(f"{path} can't be written: expected a file or a new name, but it is none; name another one")
     if not path.parent.is_dir():
         raise form.error(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):

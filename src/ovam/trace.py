@@ -263,10 +263,16 @@ class Trace:
                 "this trace has no picture: the pipeline was run with output_type='latent'; "
                 "run it with 'pil', 'np' or 'pt' to keep one"
             )
+        height, width = self.size
         try:
-            return Image.open(BytesIO(self.image_png)).convert("RGB")
+            picture = Image.open(BytesIO(self.image_png), formats=["PNG"])
+            if picture.size != (width, height):  # before a pixel is decoded: the file may claim a picture of gigabytes
+                raise ValueError(f"it has {picture.height} x {picture.width} pixels")
+            return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageInputError(f"the trace's picture is damaged ({error}): expected a PNG of {self.size}") from error
+            raise ImageInputError(
+                f"the trace's picture is damaged ({error}): expected a PNG of {height} x {width} pixels"
+            ) from error
 
     @property
     def halves(self) -> tuple[Half, ...]:

@@ -15,6 +15,7 @@ from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
 from ovam.mini.scenes import CLASSES
+from ovam.picture_formats import FORMATS
 
 VOC = dict(enumerate(CLASSES, start=1))
 
@@ -140,7 +141,7 @@ def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
 def _labels(path: Path) -> np.ndarray:
     """Label numbers of a PNG with a palette or a single channel: (height, width) int64."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             form, mode, values = picture.format, picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error

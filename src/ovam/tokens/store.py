@@ -18,6 +18,7 @@ from ovam.tensor_file import Format, read_file, write_file
 from ovam.tokens.token_set import Fit, TokenGroup, TokenSet
 from ovam.trace import Space, check_layer
 
+_SINGLE = torch.finfo(torch.float32)
 FORMAT = Format(
     name="ovam-tokens",
     version=1,
@@ -111,6 +112,7 @@ def _calibration(found: Mapping[str, Any]) -> Calibration:
     if found["kind"] != KIND:
         raise ValueError(f"calibration of kind {found['kind']!r}, this version reads {KIND!r}")
     scale, offset = float(found["scale"]), float(found["offset"])
-    if not (math.isfinite(scale) and math.isfinite(offset) and scale > 0):
+    # scores are float32: a number that is finite as Python has it can still be infinite or 0 there
+    if not (_SINGLE.tiny <= scale <= _SINGLE.max and abs(offset) <= _SINGLE.max):
         raise ValueError(f"calibration of scale {scale} and offset {offset}")
     return Calibration(scale, offset)
