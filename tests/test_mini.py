@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 import ovam
+from ovam.errors import OptionError
 from ovam.evaluate import average_precision
 from ovam.mini.measures.asking import Asking, enlarged
 from ovam.mini.measures.words import scenes_of
@@ -95,3 +96,9 @@ def test_a_generated_image_is_reproducible(mini):
         for _ in range(2)
     ]
     assert images[0].tobytes() == images[1].tobytes()
+
+
+@pytest.mark.user_error
+def test_a_type_by_its_name_is_refused():
+    with pytest.raises(OptionError, match=r"dtype='float16': expected a type of torch"):
+        ovam.load("mini", dtype="float16")

@@ -1,6 +1,7 @@
 """Traces in eight bits, on a disk, and by settings with a name: what is kept, what it takes, what is refused."""
 
 import gc
+import math
 import os
 import re
 from dataclasses import replace
@@ -383,3 +384,16 @@ def test_too_much_is_refused_with_the_plan_s_table_and_three_ways_out(sd1):
     last = planned.blocks[-1]
     alike = [b.name for b in planned.blocks if b.name.startswith("up_blocks.2")]  # in a row, they share a line
     assert ["2", "from", alike[0], "on", "16x24", f"{last.query / 2**20:.2f}", "0.00"] in lines
+
+
+@pytest.mark.user_error
+@pytest.mark.parametrize("limit", ["4", [4], True, math.nan, math.inf, 0, -1.0])
+def test_a_limit_that_is_no_positive_number_is_refused_before_anything_is_kept(sd1, limit):
+    with pytest.raises(
+        errors.OptionError, match=re.escape(f"limit_gib={limit!r}: expected a number above 0, and finite")
+    ):
+        captured(sd1, limit_gib=limit)
+
+
+def test_a_number_of_numpy_is_a_number(sd1):
+    assert len(captured(sd1, limit_gib=np.float32(1.0))) == 1

@@ -38,8 +38,10 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
     Raises:
         ModelNotFoundError: the name is none of these, or the model could not be loaded.
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
-        OptionError: torch can't use the device.
+        OptionError: torch can't use the device, or the type is none of torch's.
     """
+    if not isinstance(dtype, torch.dtype):  # diffusers would take float32 instead without a word
+        raise OptionError(f"dtype={dtype!r}: expected a type of torch, such as torch.float16")
     folder = _folder_of(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():

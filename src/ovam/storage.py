@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from ovam.checks import number
 from ovam.errors import CaptureTooLargeError, OptionError
 from ovam.quantised import Quantised, Stored
 
@@ -90,7 +91,7 @@ def storage_type(dtype: torch.dtype) -> torch.dtype:
 def _limit(device: torch.device, folder: Path | None, limit_gib: float | None) -> int:
     """Bytes that may be kept."""
     if limit_gib is not None:
-        return int(limit_gib * _GIB)
+        return int(number("limit_gib", limit_gib, above=0) * _GIB)
     if folder is not None:
         free = shutil.disk_usage(folder).free
     elif device.type == "cuda":
