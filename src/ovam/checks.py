@@ -18,7 +18,7 @@ def number(name: str, value: object, *, above: float, below: float = math.inf) -
     Raises:
         OptionError: it is no number, or not between the bounds.
     """
-    found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if above < found < below:
         return found
     bounds = f"between {above:g} and {below:g}, exclusive" if below < math.inf else f"above {above:g}, and finite"
