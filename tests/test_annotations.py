@@ -211,3 +211,64 @@ def test_label_maps_have_whole_numbers(value):
 def test_a_class_has_a_number_of_its_own(number, told):
     names = {number: "cat"}
     assert_refuses(errors.AnnotationError, ["'cat'", told], lambda: annotation_from_labels(MASK * 255, names, SIZE))
+
+
+def _drawn():
+    """A mask of 12 x 16 pixels, 0 and 255, whose object touches no edge and has no symmetry."""
+    values = np.zeros((12, 16), dtype=np.uint8)
+    values[2:5, 3:12] = values[5:9, 3:6] = 255
+    return values
+
+
+def _labels(mask, size=(12, 16)):
+    return annotation_of({"cat": mask}, size).labels
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_palette_of_black_and_white_is_read_by_its_colours(swapped):
+    """Where a program writes white as number 0, as Pillow's own quantize does, the numbers alone would invert it."""
+    values = _drawn()
+    picture = Image.fromarray((values > 0).astype(np.uint8) ^ np.uint8(swapped), "L").convert("P")
+    colours = [0, 0, 0, 255, 255, 255]
+    picture.putpalette(colours[::-1] if swapped else colours)
+    assert np.array_equal(_labels(picture), values > 0)
+    assert np.array_equal(_labels(Image.fromarray(values).quantize(2)), values > 0)
+
+
+def test_a_palette_of_other_colours_is_read_by_its_numbers():
+    """Pascal VOC's masks: number 1 is dark red."""
+    picture = Image.fromarray((_drawn() > 0).astype(np.uint8), "L").convert("P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    assert np.array_equal(_labels(picture), _drawn() > 0)
+
+
+@pytest.mark.parametrize("name", ["mask.png", "mask.webp"])
+def test_a_mask_that_says_how_it_is_turned_is_turned(tmp_path, name):
+    turned = Image.fromarray(_drawn()).rotate(90, expand=True)  # stored on its side
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned.save(tmp_path / name, exif=exif, lossless=True)
+    assert np.array_equal(_labels(str(tmp_path / name)), _drawn() > 0)
+
+
+def test_sixteen_bits_and_half_precision():
+    deep = Image.fromarray(_drawn().astype(np.uint16) * np.uint16(257))
+    assert np.array_equal(_labels(deep), _drawn() > 0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert np.array_equal(_labels(torch.from_numpy(_drawn() > 0).to(dtype)), _drawn() > 0)
+
+
+def test_polygons_of_too_few_points_are_left_out_and_told(caplog):
+    square = [3.0, 2.0, 12.0, 2.0, 12.0, 8.0, 3.0, 8.0]
+    with caplog.at_level("WARNING", logger="ovam"):
+        found = _labels([[1.0, 1.0, 2.0, 2.0], square])
+    assert np.array_equal(found, _labels([square]))
+    assert "1 polygons of fewer than three points" in caplog.text
+    with pytest.raises(errors.AnnotationError):
+        _labels([[1.0, 1.0, 2.0, 2.0]])
+
+
+def test_a_mask_that_would_start_a_program_is_not_opened(tmp_path):
+    Image.fromarray(_drawn()).convert("RGB").save(tmp_path / "mask.png", "EPS")
+    with pytest.raises(errors.AnnotationError, match=r"mask\.png, can't be read|mask\.png can't be read"):
+        _labels(str(tmp_path / "mask.png"))

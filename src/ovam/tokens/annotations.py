@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Integer
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.errors import AnnotationError
+from ovam.picture_formats import FORMATS
 from ovam.tokens.coco import polygon_mask, rle_mask
 from ovam.trace import Trace
 
+log = logging.getLogger("ovam")
 IGNORE = 255
 """The label of pixels that count for nothing, as in Pascal VOC."""
 
@@ -71,7 +74,7 @@ def annotation_of(
     classes = tuple(_names(masks))
     labels = np.zeros(size, dtype=np.uint8)
     for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
-        values = _binary(_pixels(mask, size, f"mask of {name!r}"), ignore, name)
+        values = _binary(_pixels(mask, size, f"mask of {name!r}", of_one=True), ignore, name)
         _check_size(values, size, f"mask of {name!r}")
         _check_share(values, f"mask of {name!r}")
         clash = (values == 1) & (labels > 0) & (labels != IGNORE)
@@ -164,8 +167,8 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
     _check_share(annotation.labels, "label map")
 
 
-def _pixels(mask: MaskLike, size: tuple[int, int], what: str) -> np.ndarray:
-    """Numbers (height, width) of any kind of mask."""
+def _pixels(mask: MaskLike, size: tuple[int, int], what: str, *, of_one: bool = False) -> np.ndarray:
+    """Numbers (height, width) of any kind of mask; `of_one` where it is of one object and not a label map."""
     if isinstance(mask, str | Path):
         mask = _file(Path(mask), what)
     if isinstance(mask, Mapping) and "segmentation" in mask:
@@ -173,19 +176,14 @@ def _pixels(mask: MaskLike, size: tuple[int, int], what: str) -> np.ndarray:
     if isinstance(mask, Mapping):
         return rle_mask(mask, what)
     if isinstance(mask, Image.Image):
-        mask = _grey(mask, what)
+        mask = _grey(_as_seen(mask) if of_one else mask, what)
     if isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask):
         mask = np.asarray(mask)  # no polygon: so many with as many corners each are not met with
-    if (
-        isinstance(mask, list)
-        and mask
-        and isinstance(mask[0], Sequence)
-        and len(mask[0]) >= 6
-        and len(mask[0]) % 2 == 0
-    ):
-        return polygon_mask(mask, size)
+    if isinstance(mask, list) and (polygons := _polygons(mask, what)):
+        return polygon_mask(polygons, size)
     if isinstance(mask, Tensor):
-        mask = mask.detach().cpu().numpy()
+        mask = mask.detach().cpu()
+        mask = (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()  # numpy has no bfloat16
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
         told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
         raise AnnotationError(
@@ -193,6 +191,20 @@ def _pixels(mask: MaskLike, size: tuple[int, int], what: str) -> np.ndarray:
             "pixel, or COCO's RLE or polygons"
         )
     return mask
+
+
+def _polygons(mask: list[Any], what: str) -> list[Any]:
+    """COCO's polygons, without those of one or two points, which annotation tools leave behind; none if it is none."""
+    if not all(isinstance(polygon, Sequence) and len(polygon) % 2 == 0 for polygon in mask):
+        return []
+    usable = [polygon for polygon in mask if len(polygon) >= 6]
+    if usable and len(usable) < len(mask):
+        log.warning(
+            "%s has %d polygons of fewer than three points, which hold no pixel: they are left out",
+            what,
+            len(mask) - len(usable),
+        )
+    return usable
 
 
 def _is_row(row: object, width: int) -> bool:
@@ -203,9 +215,9 @@ def _file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.copy()
+        with Image.open(path, formats=FORMATS) as picture:
+            picture.load()  # a TIFF is turned here, and then no longer says that it is to be
+            return ImageOps.exif_transpose(picture).copy()  # as photographs are
     except (
         UnidentifiedImageError,
         OSError,
@@ -217,6 +229,21 @@ def _file(path: Path, what: str) -> Any:
         raise AnnotationError(
             f"{what}, {path}, can't be read ({e}): expected a PNG file, or JSON with COCO's RLE or polygons"
         ) from e
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    """A mask of one object by its colours where they are two, black and white; others as they are.
+
+    In a palette of two colours the number 1 may be either; in 16 bits white is 65535.
+    """
+    if picture.mode == "P" and picture.getcolors() is not None:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2) or ()}
+        return picture.convert("L") if colours == {(0, 0, 0), (255, 255, 255)} else picture
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if {int(value) for value in np.unique(values)} == {0, 65535}:
+            return Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255))
+    return picture
 
 
 def _grey(picture: Image.Image, what: str) -> np.ndarray:
