@@ -296,3 +296,24 @@ def test_presence_is_of_the_strongest_pixels():
     found = trace.segment(["sky"]).presence["sky"]
     assert found == pytest.approx(reference.presence(raw), abs=TOLERANCE)
     assert found < raw.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_maps_and_masks_are_float32_whatever_the_caller_has_set(trace, dtype):
+    """Users ask inside the autocast or under the default type of their model; float32 is what is promised."""
+
+    def asked():
+        result = trace.segment(["dog", "sky"], against=["lawn"])
+        return trace.maps(PROMPT).token_maps, trace.maps(["dog"], keep="head").token_maps, result.scores
+
+    expected = asked()
+    with torch.autocast("cpu", dtype):
+        inside = asked()
+    torch.set_default_dtype(dtype)
+    try:
+        under = asked()
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for found in (inside, under):
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -12,6 +12,7 @@ from ovam.attention import weight_sums
 from ovam.errors import NotFiniteError, NothingCapturedError
 from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
 from ovam.output_space import output_shares, word_outputs, words_alone
+from ovam.precision import float32
 from ovam.prompt import Span
 from ovam.quantised import Stored, floats, is_finite
 from ovam.replay import TextRows
@@ -22,6 +23,7 @@ from ovam.word_maps import AttentionMaps
 log = logging.getLogger("ovam")
 
 
+@float32()
 def attention_maps(
     trace: Trace,
     words: Words,

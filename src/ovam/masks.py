@@ -16,6 +16,7 @@ from ovam.calibration import Calibration, stretched
 from ovam.errors import OptionError, UnknownWordError
 from ovam.map_options import SoftmaxOver, Strategy, check_options, check_rivals
 from ovam.maps import attention_maps
+from ovam.precision import float32
 from ovam.prompt import folded
 from ovam.shapes import LabelMap, Map, Mask
 from ovam.trace import BlockChoice, Fitted, Half, Listed, Trace
@@ -61,6 +62,7 @@ class Segmentation:
         return self.scores[places[0]] > self.threshold
 
 
+@float32()
 def segment(
     trace: Trace,
     words: Listed,

@@ -18,6 +18,7 @@ from ovam.kept import block_bytes, table
 from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
 from ovam.models import short_name
 from ovam.output_space import output_shares, word_outputs, words_alone
+from ovam.precision import float32
 from ovam.presets import PRESETS
 from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
@@ -252,6 +253,7 @@ class MapRecorder:
             check_rivals([span.text for span in self.spans])
         self.text = text
 
+    @float32()
     def begin(self, plan: Plan) -> None:
         """Read the words once a run: each may skip other layers of the text encoder. Static keys are made here too."""
         self.plan = plan
@@ -263,6 +265,7 @@ class MapRecorder:
         grids = {name: plan.grids[name] for name in plan.blocks}
         self.sums = [Accumulator(grids, ()) for _ in range(plan.images)]
 
+    @float32()
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
         """Weights of one call, summed over heads."""
         assert self.plan is not None
@@ -279,6 +282,7 @@ class MapRecorder:
         )
         self.sums[image].add(block, weights, len(query))
 
+    @float32()
     def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
         """Shares of one call."""
         shares = output_shares(output[:, None], self.keys[block].to(output.device))

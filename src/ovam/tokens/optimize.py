@@ -16,6 +16,7 @@ from ovam.calls import step_numbers
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.maps import half_of
 from ovam.phrases import embed_phrases
+from ovam.precision import float32
 from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
@@ -41,6 +42,7 @@ Annotations = Mapping[str, MaskLike] | Annotation
 log = logging.getLogger("ovam")
 
 
+@float32()
 def optimize_tokens(
     traces: Trace | Sequence[Trace],
     annotations: Annotations | Sequence[Annotations],
