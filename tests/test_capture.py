@@ -903,7 +903,9 @@ class TestStream:
             with ovam.stream(sd1, "dog sky") as maps:
                 generate(sd1)
         expected = trace.maps("dog sky").token_maps
-        torch.testing.assert_close(maps[0].token_maps, expected, rtol=0, atol=1e-6)  # measured: 6e-8; with autocast 0.011
+        torch.testing.assert_close(
+            maps[0].token_maps, expected, rtol=0, atol=1e-6
+        )  # measured: 6e-8; with autocast 0.011
 
     @numpy_copy_warning
     def test_same_choices_as_capture(self):
