@@ -387,10 +387,10 @@ def test_too_much_is_refused_with_the_plan_s_table_and_three_ways_out(sd1):
 
 
 @pytest.mark.user_error
-@pytest.mark.parametrize("limit", ["4", [4], True, math.nan, math.inf, 0, -1.0])
-def test_a_limit_that_is_no_positive_number_is_refused_before_anything_is_kept(sd1, limit):
+@pytest.mark.parametrize("limit", ["4", [4], True, math.nan, math.inf, -1.0])
+def test_a_limit_that_is_no_number_of_bytes_is_refused_before_anything_is_kept(sd1, limit):
     with pytest.raises(
-        errors.OptionError, match=re.escape(f"limit_gib={limit!r}: expected a number above 0, and finite")
+        errors.OptionError, match=re.escape(f"limit_gib={limit!r}: expected a number of at least 0, and finite")
     ):
         captured(sd1, limit_gib=limit)
 

@@ -6,20 +6,20 @@ from numbers import Real
 from ovam.errors import OptionError
 
 
-def number(name: str, value: object, *, above: float, below: float = math.inf) -> float:
-    """A number between two bounds, both exclusive, as a Python float; numpy's numbers are numbers.
+def number(name: str, value: object, *, least: float, below: float = math.inf) -> float:
+    """A number from one bound up to another one, as a Python float; numpy's numbers are numbers.
 
     Args:
         name: Of the option, for the error.
         value: What was given.
-        above: It must be greater.
-        below: It must be less.
+        least: It must not be less.
+        below: It must be less than that.
 
     Raises:
-        OptionError: it is no number, or not between the bounds.
+        OptionError: it is no number, or out of these bounds.
     """
     found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if above < found < below:
+    if least <= found < below:
         return found
-    bounds = f"between {above:g} and {below:g}, exclusive" if below < math.inf else f"above {above:g}, and finite"
-    raise OptionError(f"{name}={value!r}: expected a number {bounds}")
+    last = "finite" if below == math.inf else f"less than {below:g}"
+    raise OptionError(f"{name}={value!r}: expected a number of at least {least:g}, and {last}")
