@@ -260,7 +260,6 @@ def export(work: Path, folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    shutil.rmtree(folder, ignore_errors=True)
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
