@@ -395,5 +395,6 @@ def test_a_limit_that_is_no_number_of_bytes_is_refused_before_anything_is_kept(s
         captured(sd1, limit_gib=limit)
 
 
+@pytest.mark.user_error  # numpy's numbers are none of Python's to the shape run's own checks
 def test_a_number_of_numpy_is_a_number(sd1):
     assert len(captured(sd1, limit_gib=np.float32(1.0))) == 1

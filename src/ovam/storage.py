@@ -91,7 +91,7 @@ def storage_type(dtype: torch.dtype) -> torch.dtype:
 def _limit(device: torch.device, folder: Path | None, limit_gib: float | None) -> int:
     """Bytes that may be kept."""
     if limit_gib is not None:
-        return int(number("limit_gib", limit_gib, least=0) * _GIB)
+        return int(number("limit_gib", limit_gib, least=0.0) * _GIB)
     if folder is not None:
         free = shutil.disk_usage(folder).free
     elif device.type == "cuda":

@@ -176,7 +176,8 @@ def _pixels(mask: MaskLike, size: tuple[int, int], what: str, *, of_one: bool = 
     if isinstance(mask, Mapping):
         return rle_mask(mask, what)
     if isinstance(mask, Image.Image):
-        mask = _grey(_as_seen(mask) if of_one else mask, what)
+        turned = ImageOps.exif_transpose(mask)  # as photographs are
+        mask = _grey(_as_seen(turned) if of_one else turned, what)
     if isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask):
         mask = np.asarray(mask)  # no polygon: so many with as many corners each are not met with
     if isinstance(mask, list) and (polygons := _polygons(mask, what)):
@@ -216,8 +217,8 @@ def _file(path: Path, what: str) -> Any:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         with Image.open(path, formats=FORMATS) as picture:
-            picture.load()  # a TIFF is turned here, and then no longer says that it is to be
-            return ImageOps.exif_transpose(picture).copy()  # as photographs are
+            picture.load()
+            return picture.copy()
     except (
         UnidentifiedImageError,
         OSError,
