@@ -1,5 +1,7 @@
 """Holding a captured run against the same run without capture, and against what torch's attention kernel was given."""
 
+from contextlib import contextmanager
+
 import torch
 
 import ovam
@@ -9,6 +11,25 @@ from ovam.testing.evidence import spied_kernel
 
 PROMPT = "a dog on the grass"
 RUN = {"prompt": PROMPT, "num_inference_steps": 3, "height": 32, "width": 32, "output_type": "np"}
+
+
+@contextmanager
+def repeated(module, layer):
+    """Let a block run one of its layers twice a call, as processors do that project pixels anew."""
+
+    running = []
+
+    def again(layer, inputs, output):
+        if not running:
+            running.append(layer)
+            layer(*inputs)
+            running.clear()
+
+    handle = getattr(module, layer).register_forward_hook(again)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def run(pipe, arguments=RUN):
@@ -24,10 +45,11 @@ def assert_exact(pipe, arguments=RUN, *, row, **options):
     its rows are one batch for joint attention, and the first call is the one to the text for cross attention.
     """
     backbone = backbone_of(pipe)
-    dtype = next(weight.dtype for weight in backbone.denoiser.parameters() if weight.is_floating_point())
+    own = next(weight.dtype for weight in backbone.denoiser.parameters() if weight.is_floating_point())
     plain = run(pipe, arguments)
     names = [name for name, block in backbone.blocks().items() if block.default]
-    with spied_kernel(backbone.denoiser, names) as received, ovam.capture(pipe, dtype=dtype, **options) as traces:
+    options = {"dtype": own, **options}
+    with spied_kernel(backbone.denoiser, names) as received, ovam.capture(pipe, **options) as traces:
         assert_same_image(run(pipe, arguments), plain)
     (trace,) = traces
     kernel = {name: _by_call(pairs, len(trace.calls), backbone.text_kind) for name, pairs in received.items()}

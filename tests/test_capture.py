@@ -23,6 +23,7 @@ from diffusers import (
 
 import ovam
 import tiny
+from exact import repeated
 from ovam.backbones.registry import backbone_of
 from ovam.errors import (
     CaptureTooLargeError,
@@ -34,9 +35,11 @@ from ovam.errors import (
     SpaceMismatchError,
     UnsupportedPipelineError,
 )
+from ovam.testing import assert_restored, snapshot
 
 SIZE = {"height": 32, "width": 32}
 GIB = 2**30
+BLOCK = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 MID = "mid_block.attentions.0.transformer_blocks.0.attn2"
 # diffusers' sigma schedulers convert tensors in a way that new NumPy versions warn of
 numpy_copy_warning = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -300,6 +303,18 @@ class TestKept:
             (trace,) = traces_of(sd1, options={"dtype": dtype})
         assert {block.query["cond"].dtype for block in trace.blocks.values()} == {dtype}
         assert_holds(trace, seen, 1)
+
+    def test_scales_of_eight_bits_are_float32_whatever_the_default_type(self):
+        """Users of a narrow model may have set its type as the default."""
+        pipe = tiny.sd1().to(torch.bfloat16)
+        (expected,) = traces_of(pipe, options={"dtype": torch.int8})
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            (trace,) = traces_of(pipe, options={"dtype": torch.int8})
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert trace.blocks[BLOCK].query["cond"].scale.dtype == torch.float32
+        assert torch.equal(trace.maps("dog").token_maps, expected.maps("dog").token_maps)
 
     def test_float16_is_the_default(self, sd1):
         with ovam.capture(sd1) as traces:
@@ -611,6 +626,39 @@ class TestSilentBlocks:
                 generate(pipe, "a cat")
         del block.forward
         assert len(traces_of(pipe)) == 1
+
+
+class TestRepeatedQueries:
+    @pytest.mark.parametrize("way", ["capture", "stream"])
+    def test_are_refused_by_the_block_s_name(self, sd1, way):
+        generate(sd1)
+        before = snapshot(sd1)
+        session = ovam.capture(sd1) if way == "capture" else ovam.stream(sd1, "dog")
+        refused = pytest.raises(UnsupportedPipelineError, match=f"{BLOCK}.*twice in denoiser call 0")
+        with repeated(sd1.unet.get_submodule(BLOCK), "to_q"), session as results, refused:
+            generate(sd1)
+        assert_restored(sd1, before, "after a run that was refused")
+        assert not results
+
+    @pytest.mark.parametrize("way", ["capture", "stream"])
+    def test_made_anew_for_gradients_are_of_no_call(self, way):
+        """Checkpointed blocks run again while gradients are computed, when their call is over."""
+        pipe, latent = tiny.sd1(), torch.randn(1, 4, 16, 16, generator=seeded())
+
+        def denoised(backward):
+            session = ovam.capture(pipe) if way == "capture" else ovam.stream(pipe, "dog")
+            with session as results:
+                for timestep in (900, 500):
+                    given = latent.clone().requires_grad_()
+                    found = pipe.unet(given, timestep, encoder_hidden_states=torch.zeros(1, 77, 32)).sample
+                    if backward:
+                        found.sum().backward()
+            maps = results[0].maps("dog") if way == "capture" else results[0]
+            return maps.token_maps.detach()
+
+        expected = denoised(backward=False)
+        pipe.unet.enable_gradient_checkpointing()
+        torch.testing.assert_close(denoised(backward=True), expected, rtol=0, atol=1e-6)  # measured: 0
 
 
 class Adapted(torch.nn.Module):

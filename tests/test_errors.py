@@ -326,6 +326,21 @@ class TestOptions:
         parts = [f"threshold={threshold}", "between 0 and 1"]
         assert_refuses(errors.OptionError, parts, lambda: trace.segment(["dog"], threshold=threshold))
 
+    @pytest.mark.user_error
+    def test_words_to_segment(self, trace):
+        vectors = trace.text.embed("a cat")
+        for given, named in [
+            (vectors.vectors, "a Tensor of shape (4, 32)"),
+            (vectors, "a TokenEmbedding"),
+            (["sky", vectors.vectors], "a Tensor of shape (4, 32)"),
+            (3, "a int"),
+            ([3], "a int"),
+            (None, "a NoneType"),
+        ]:
+            parts = [named, "strings and TokenSets", "trace.maps(...)"]
+            assert_refuses(errors.OptionError, parts, lambda given=given: trace.segment(given))
+            assert_refuses(errors.OptionError, parts, lambda given=given: trace.segment("dog", against=given))
+
     def test_storage_type(self, sd1):
         parts = ["dtype=torch.int16", "torch.float16, torch.bfloat16 or torch.int8"]
         assert_refuses(errors.OptionError, parts, lambda: ovam.capture(sd1, dtype=torch.int16).__enter__())

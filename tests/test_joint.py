@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import ovam
 import reference
 import tiny
+from exact import repeated
 from ovam import errors
 from ovam.attention import weight_sums
 from ovam.backbones.base import Backbone, TextReader
@@ -255,6 +256,28 @@ class TestStream:
             generate(pipe)
         expected = trace.maps(words).token_maps
         assert (maps[0].token_maps - expected).abs().max() <= 1e-6  # measured: 0
+
+    @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # FLUX's own in autocast
+    def test_words_are_float32_where_the_model_runs_in_autocast(self, pipe):
+        with torch.autocast("cpu", torch.bfloat16):
+            (trace,) = captured(pipe)
+            with ovam.stream(pipe, "a dog") as maps:
+                generate(pipe)
+        expected = trace.maps("a dog").token_maps
+        assert (maps[0].token_maps - expected).abs().max() <= 1e-6  # measured: 0; words in autocast 0.0042 to 0.0055
+
+
+class TestRepeatedLayers:
+    """A processor that projects its pixels again leaves open which of both its attention used."""
+
+    @pytest.mark.parametrize("layer", ["to_q", "to_k", "to_v"])
+    @pytest.mark.parametrize("way", ["capture", "stream"])
+    def test_are_refused_by_the_block_s_name(self, pipe, layer, way):
+        name = next(iter(backbone_of(pipe).blocks()))
+        session = ovam.capture(pipe) if way == "capture" else ovam.stream(pipe, "a dog")
+        refused = pytest.raises(errors.UnsupportedPipelineError, match=f"{name}.*{layer}.*each row projected once")
+        with repeated(pipe.transformer.get_submodule(name), layer), session, refused:
+            generate(pipe)
 
 
 class TestCapture:

@@ -11,7 +11,14 @@ from diffusers import StableDiffusionPAGPipeline
 import ovam
 import reference
 import tiny
-from ovam.errors import CaptureTooLargeError, MissingBlockError, OptionError, TraceFileError
+from exact import repeated
+from ovam.errors import (
+    CaptureTooLargeError,
+    MissingBlockError,
+    OptionError,
+    TraceFileError,
+    UnsupportedPipelineError,
+)
 from ovam.testing import assert_restored, assert_same_image, snapshot
 from ovam.testing.evidence import spied_kernel
 from test_trace_file import contents, damage
@@ -91,6 +98,17 @@ class TestWeights:
             assert weights.amax(1).median() > 0.1  # so sharp that a wrong pixel shows; an even one has 0.02
             # measured: 2.4e-7
             torch.testing.assert_close(weights.sum(1), torch.ones(48), rtol=0, atol=3e-6)
+
+    def test_are_float32_where_the_model_runs_in_autocast(self, pipe):
+        with torch.autocast("cpu", torch.bfloat16):
+            traces, received = captured(pipe)
+        assert_averages(traces[0], received, 1)
+
+    @pytest.mark.parametrize(("layer", "made"), [("to_q", "two queries"), ("to_k", "two keys")])
+    def test_layers_that_run_twice_are_refused(self, pipe, layer, made):
+        refused = pytest.raises(UnsupportedPipelineError, match=f"{BLOCK}.*{made}")
+        with repeated(pipe.unet.get_submodule(BLOCK), layer), refused:
+            captured(pipe, BLOCK)
 
     def test_are_of_the_blocks_that_were_named(self, pipe):
         traces, received = captured(pipe, BLOCK)

@@ -281,6 +281,27 @@ def with_codes(layer):
     return layer
 
 
+LAYERWISE = [(tiny.sd1, 1), (tiny.sdxl, 1), (tiny.pixart_sigma, 1), (tiny.sd3, 1), (tiny.flux, 0)]
+
+
+@pytest.mark.parametrize(("make", "row"), LAYERWISE)
+def test_weights_stored_in_eight_bit_floats_and_computed_with_in_others(make, row, tmp_path):
+    """diffusers' layerwise casting: a layer's weights are in the type that computes within its own call alone."""
+    options = {"clean_caption": False, "use_resolution_binning": False} if make is tiny.pixart_sigma else {}
+    arguments, pipe = {**(JOINT_RUN if make in (tiny.sd3, tiny.flux) else RUN), **options}, make()
+    denoiser = backbone_of(pipe).denoiser
+    denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    trace, kernel = assert_exact(pipe, arguments, row=row, dtype=torch.float32)
+    assert_own_keys(trace, kernel, row, 2e-5)  # measured: 0 static, 9.5e-7 replayed
+    with ovam.stream(pipe, "a boat") as streamed:
+        run(pipe, arguments)
+    maps = trace.maps("a boat").token_maps
+    torch.testing.assert_close(streamed[0].token_maps, maps, rtol=0, atol=1e-6)  # measured: 1.2e-7
+    trace.save(tmp_path / "run.safetensors")
+    loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+    assert torch.equal(loaded.maps("a boat").token_maps, maps)
+
+
 def calibrated(layer, scale):
     """A layer whose input is rounded and cut by a scale that was fixed before."""
     layer.register_forward_pre_hook(lambda module, args: (args[0].div(scale).round().clamp(-127, 127) * scale,))
@@ -318,6 +339,16 @@ class TestQuantised:
         trace.save(tmp_path / "run.safetensors")
         loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
         assert torch.equal(loaded.maps("dog").token_maps, trace.maps("dog").token_maps)
+
+    def test_keys_are_float32_where_the_model_runs_in_autocast(self):
+        pipe = tiny.sd1()
+        quantised(pipe.unet)
+        expected, _ = assert_exact(pipe, row=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            trace, _ = assert_exact(pipe, row=1)
+        assert expected.text.projections.keys() == trace.text.projections.keys()
+        for name, matrix in expected.text.projections.items():
+            assert torch.equal(trace.text.projections[name], matrix), name
 
     @pytest.mark.parametrize(("make", "row"), [(tiny.sd3, 1), (tiny.flux, 0)])
     def test_joint_attention_runs_words_through_them(self, make, row):

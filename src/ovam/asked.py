@@ -1,7 +1,7 @@
 """What is asked of a trace, as attribution prompts: words and phrases, fitted tokens, vectors."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -66,9 +66,35 @@ def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
 
     Raises:
         EmptyWordsError: the list is empty or an entry has no word.
+        OptionError: there is something else, vectors for example.
     """
-    parts = [words] if isinstance(words, str | Fitted) else words
+    parts = _parts_of(words)
     return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
+
+
+def _parts_of(words: object) -> list[str | Fitted]:
+    """The entries of a list, and what is listed alone, as it was given.
+
+    Raises:
+        OptionError: there is something else.
+    """
+    if isinstance(words, str | Fitted):
+        return [words]
+    vectors = isinstance(words, Tensor | TokenEmbedding)
+    entries = list[str | Fitted]()
+    for entry in words if isinstance(words, Iterable) and not vectors else [words]:
+        if not isinstance(entry, str | Fitted):
+            raise OptionError(
+                f"words to segment have {_described(entry)} among them: expected strings and TokenSets, which have "
+                "names for their masks; trace.maps(...) takes vectors alone, or fit a TokenSet by ovam.optimize_tokens"
+            )
+        entries.append(entry)
+    return entries
+
+
+def _described(entry: object) -> str:
+    shape = f" of shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else ""
+    return f"a {type(entry).__name__}{shape}"
 
 
 def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:

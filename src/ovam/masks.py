@@ -91,7 +91,7 @@ def segment(
 
     Raises:
         EmptyWordsError: no words.
-        OptionError: a word is listed twice, or the threshold is not in (0, 1).
+        OptionError: a word is listed twice, something is no word, or the threshold is not in (0, 1).
         The errors of `attention_maps`.
     """
     asked, rivals = check_words(words, against, threshold, strategy=strategy)
@@ -113,11 +113,13 @@ def check_words(
 
     Raises:
         EmptyWordsError: no words.
-        OptionError: a word is listed twice, the threshold is not in (0, 1), or the strategy needs more words.
+        OptionError: a word is listed twice, something is no word, the threshold is not in (0, 1), or the strategy
+            needs more words.
     """
     check_options((), "prompt", strategy)
     asked = entries_of(words)
-    rivals = entries_of(against) if against else ()
+    nothing = isinstance(against, str | Sequence) and not against
+    rivals = () if nothing else entries_of(against)
     every = names_of([*asked, *rivals])
     _check_different(every)
     if not 0 < threshold < 1:

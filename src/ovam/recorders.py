@@ -50,6 +50,7 @@ class QueryRecorder:
         self.buffers: dict[Slot, Stored] = {}
         self.text: TextSide | None = None
 
+    @float32()  # layers that have no matrix are asked for it here
     @torch.inference_mode(
         False
     )  # where a run is in that mode: tensors made in it are of no use for a token's gradients
@@ -101,6 +102,7 @@ class QueryRecorder:
         self._keep((image, half, block, "value"), entry, stream.value)
         self._keep((image, half, block, "conditioning"), entry, stream.conditioning[None])
 
+    @float32()
     def self_attention(self, block: str, half: Half, image: int, entry: int, query: Tensor, key: Tensor) -> None:
         """Move the average on by one call; `entry` of them are in it."""
         assert self.plan is not None
@@ -202,7 +204,7 @@ def _unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Stored:
     values = torch.empty(shape, dtype=dtype, device="meta")
     if dtype != torch.int8:
         return values
-    return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), device="meta"))
+    return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.float32, device="meta"))
 
 
 def kept_bytes(plan: Plan, dtype: torch.dtype) -> int:
@@ -291,6 +293,7 @@ class MapRecorder:
     def self_attention(self, block: str, half: Half, image: int, entry: int, query: Tensor, key: Tensor) -> None:
         """Never told: `ovam.stream` asks for none."""
 
+    @float32()
     def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
         """Move the words on through this block, against the image as it is now."""
         assert self.plan is not None

@@ -266,6 +266,10 @@ class Session:
 
     def _on_block(self, name: str, observation: Observation) -> None:
         run = self.run
+        if not run.evaluating:  # the call is over: its layers run again for gradients, as checkpointing makes them
+            return
+        if name in run.reported:
+            raise _repeated(name, len(run.calls) - 1)
         run.reported.add(name)
         if not run.keeping or run.plan is None or run.evaluation is None:
             return
@@ -350,6 +354,14 @@ def _output_of(name: str, observation: Observation) -> torch.Tensor:
             "without the adapter's image, or let the backbone tell them"
         )
     return observation.output
+
+
+def _repeated(name: str, call: int) -> UnsupportedPipelineError:
+    return UnsupportedPipelineError(
+        f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
+        "known: expected one projection a block and call; take off the attention processor or patch that runs its "
+        "layers again, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by blocks=[...]"
+    )
 
 
 def _check_pixels(name: str, projected: torch.Tensor, grid: Grid, way: str = "from") -> None:

@@ -133,8 +133,9 @@ def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Ten
     if type(layer) is nn.Linear:
         weights = real_weights(layer)
         if type(weights.get("weight")) in (Tensor, nn.Parameter):  # quantisers have tensors of other kinds or parts
-            bias = weights.get("bias")
-            return _copy(layer, weights["weight"][:rows]), None if bias is None else bias[:rows].clone()
+            weight, bias = (_widened(weights.get(part), dtype) for part in ("weight", "bias"))
+            assert weight is not None
+            return _copy(layer, weight[:rows]), None if bias is None else bias[:rows].clone()
     unit = torch.eye(layer.in_features, device=device_of(layer), dtype=dtype)
     offset = layer(torch.zeros_like(unit[:1]))[0, :rows]
     matrix = layer(unit)[:, :rows] - offset
@@ -146,6 +147,12 @@ def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Ten
             "before; expected a layer with a matrix: quantise the weights alone, or activations as they come"
         )
     return matrix.T.contiguous(), offset.clone() if offset.any() else None
+
+
+def _widened(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A weight in the type it is computed with, where it is a float of eight bits: layerwise casting stores it so."""
+    stored_narrow = weight is not None and weight.is_floating_point() and weight.itemsize == 1
+    return weight.to(dtype) if weight is not None and stored_narrow else weight
 
 
 def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Observation, Report
+from ovam.errors import UnsupportedPipelineError
 
 _PROJECTIONS = ("to_q", "to_k", "to_v")
 
@@ -57,9 +58,9 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
         if seen:  # else the projections were passed by, and the block stays silent, which is noticed
             if not projects:
                 seen["output"] = [output.detach()]
-            query, key, value, taken = (
-                _image_part(module, _joined(seen.pop(part)), shared["tokens"]) for part in (*_PROJECTIONS, "output")
-            )
+            rows = {part: _joined(seen.pop(part)) for part in (*_PROJECTIONS, "output")}
+            _check_once(name, rows, len(output[0] if isinstance(output, tuple) else output))
+            query, key, value, taken = (_image_part(module, part, shared["tokens"]) for part in rows.values())
             query, key = _positioned(module, query, key, options.get("image_rotary_emb"), shared["tokens"])
             conditioning = shared["conditioning"].expand(len(query), -1)
             output = None if _shares_output(module, options) else taken
@@ -73,6 +74,21 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
     if projects:
         yield module.to_out[0].register_forward_pre_hook(note_output)
     yield module.register_forward_hook(attended, with_kwargs=True)
+
+
+def _check_once(name: str, rows: Mapping[str, Tensor], batch: int) -> None:
+    """Whether each layer saw each row of the batch once.
+
+    Raises:
+        UnsupportedPipelineError: one did not.
+    """
+    for part, found in rows.items():
+        if len(found) != batch:
+            raise UnsupportedPipelineError(
+                f"block {name!r} has {len(found)} rows of {part!r} in one call for a batch of {batch}, so that which "
+                "of them its attention used is not known: expected each row projected once; take off the attention "
+                "processor or patch that runs its layers again, or leave the block out by blocks=[...]"
+            )
 
 
 def _shares_output(module: Any, options: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ovam.backbones.base import Observation, Report
 from ovam.backbones.common import heads_apart
+from ovam.errors import UnsupportedPipelineError
 
 Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 """A forward hook."""
@@ -26,16 +27,23 @@ def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Modul
 
     The processor tells whether they are fused, not the module: after `unfuse_qkv_projections` the layer is still there.
     """
-    waiting: list[Tensor] = []  # a query whose key has not been made yet
+    waiting: list[Tensor] = []  # the query of the block's current call whose key has not been made yet
 
     def tell(query: Tensor, key: Tensor) -> None:
         report(name, Observation(heads_apart(query, module.heads), key=heads_apart(key, module.heads)))
 
     def on_query(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        waiting[:] = [output]
+        if waiting:
+            raise _unpaired(name, "two queries")
+        waiting.append(output)
 
     def on_key(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not waiting:
+            raise _unpaired(name, "a key before its query, or two keys")
         tell(waiting.pop(), output)
+
+    def on_end(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        waiting.clear()
 
     def on_fused(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         query, key, _ = output.chunk(3, dim=-1)
@@ -43,4 +51,12 @@ def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Modul
 
     if type(module.processor).__name__.startswith("Fused"):
         return [(module.to_qkv, on_fused)]
-    return [(module.to_q, on_query), (module.to_k, on_key)]
+    return [(module.to_q, on_query), (module.to_k, on_key), (module, on_end)]
+
+
+def _unpaired(name: str, made: str) -> UnsupportedPipelineError:
+    return UnsupportedPipelineError(
+        f"block {name!r} made {made} in one call, so that which belong together is not known: expected one query, then "
+        "one key; take off the attention processor or patch that runs its layers again, "
+        "pipe.unet.set_default_attn_processor(), or leave the block out of self_attention"
+    )
