@@ -19,7 +19,7 @@ from benchmarks.fits.scenes import annotation_scenes, mask_of, of_split, scored_
 from benchmarks.fits.table import difference, draws_of
 from benchmarks.narrowed import narrowed
 from benchmarks.options import Options
-from ovam.encode import TIMESTEPS
+from ovam.encode_options import TIMESTEPS
 from ovam.mini.scenes import CLASSES, Scene
 from ovam.models import model_hash
 from ovam.pictures import mask_picture

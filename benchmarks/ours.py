@@ -8,11 +8,13 @@ from torch import Tensor
 
 from benchmarks.queries import HEADS, WIDTH, Block, make_vectors
 from ovam.backbones.clip_text import StaticText
-from ovam.maps import attention_maps
+from ovam.calls import Call
 from ovam.prompt import AttributionPrompt, Span
+from ovam.text_side import Space, TokenEmbedding
 from ovam.tokens.annotations import annotation_of
-from ovam.tokens.optimize import PULL, Objective, target_on
-from ovam.trace import BlockTrace, Call, Source, Space, TokenEmbedding, Trace
+from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.options import PULL
+from ovam.trace import BlockTrace, Source, Trace
 
 SPACE = Space("synthetic", "last", WIDTH)
 
@@ -57,7 +59,7 @@ class Subject:
 
     def maps(self, vectors: Tensor) -> Tensor:
         """Mean over (step, block, head), (token, height, width)."""
-        return attention_maps(self.trace, vectors).token_maps
+        return self.trace.maps(vectors).token_maps
 
     def fit(self, mask: Tensor, against: Sequence[str] = (), rows: int = 1) -> None:
         """The objective of one class of so many rows, and of further rows of the background, ready for `iteration`."""

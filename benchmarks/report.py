@@ -8,7 +8,7 @@ from benchmarks.markdown import table
 from benchmarks.measure import Ratio
 from benchmarks.report_tokens import verdict
 from benchmarks.tokens import STORED, USUAL
-from ovam.tokens.optimize import AGAINST, PHRASES
+from ovam.tokens.options import AGAINST, PHRASES
 
 Result = Mapping[str, Any]
 CAPTURE_GOAL, SPEED_GOAL, MEMORY_GOAL, FLOOR_GOAL = 1.02, 8.0, 0.1, 3.0

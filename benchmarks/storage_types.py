@@ -49,11 +49,12 @@ def _scenes(pipe: Any, split: Any, count: int, settings: tuple[str, ...]) -> Ite
 
     from ovam import encode
     from ovam.backbones.registry import backbone_of
+    from ovam.capture_options import CaptureOptions
     from ovam.mini.measures.asking import Asking, enlarged
     from ovam.mini.measures.words import SMALLEST, scenes_of
-    from ovam.presets import settings_of
+    from ovam.presets import with_preset
 
-    asking, small = Asking(pipe), settings_of(backbone_of(pipe), "small")
+    asking, small = Asking(pipe), with_preset(CaptureOptions(preset="small"), backbone_of(pipe))
     for number, scene in enumerate(scenes_of(split, count)):
         names = sorted({t.name for t in scene.objects if scene.mask(t.name).sum() >= SMALLEST})
         if not names:

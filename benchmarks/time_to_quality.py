@@ -31,7 +31,8 @@ from ovam.calibration import stretched
 from ovam.mini.scenes import CLASSES
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.loss import Target
-from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, optimize_tokens, target_on
+from ovam.tokens.optimize import Objective, optimize_tokens, target_on
+from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.tokens.shares import class_maps
 from ovam.trace import Trace
 

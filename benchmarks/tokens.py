@@ -12,7 +12,7 @@ from benchmarks.measure import alternately, ratios
 from benchmarks.options import Options
 from benchmarks.queries import SHAPES, STEPS
 from benchmarks.worker import Setting, Worker
-from ovam.tokens.optimize import AGAINST, PHRASES
+from ovam.tokens.options import AGAINST, PHRASES
 
 SEED, READS = 0, 2
 STORED = ("float32", "float16")

@@ -6,8 +6,10 @@ import zlib
 import torch
 
 from ovam.backbones.clip_text import StaticText
+from ovam.calls import Call
 from ovam.prompt import locate, parse, phrase
-from ovam.trace import BlockTrace, Call, Source, Space, TokenEmbedding, Trace
+from ovam.text_side import Space, TokenEmbedding
+from ovam.trace import BlockTrace, Source, Trace
 
 WIDTH, PADDED = 6, 10
 SPACE = Space("Pieces", "last", WIDTH)

@@ -178,7 +178,7 @@ class TestGuidance:
             (trace,) = traces_of(sd1, options={"guidance": "uncond"})
         assert trace.halves == ("uncond",)
         assert_holds(trace, seen, 0, half="uncond")
-        assert torch.equal(trace.maps("dog").token_maps, trace.maps("dog", half="uncond").token_maps)
+        assert torch.equal(trace.maps("dog").token_maps, trace.maps("dog", guidance="uncond").token_maps)
 
     def test_without_guidance_the_one_half_is_conditional(self, sd1):
         with recorded(sd1) as seen:

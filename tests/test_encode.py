@@ -13,7 +13,7 @@ from PIL import Image
 
 import ovam
 import tiny
-from ovam.encode import TIMESTEPS
+from ovam.encode_options import TIMESTEPS
 from ovam.errors import CaptureTooLargeError, ImageInputError, MissingBlockError, OptionError, PromptTooLongError
 
 SIDE = 32  # the tiny models' native size
@@ -78,7 +78,7 @@ class TestByHand:
         """sqrt(a) * latent + sqrt(1 - a) * noise at each time step, most noise first, and the UNet's own queries."""
         pipe = request.getfixturevalue(pipe_name)
         image = photo()
-        trace = ovam.encode(pipe, image, prompt, timesteps=(100, 600), noises=2, seed=5, dtype=torch.float32)
+        trace = ovam.encode(pipe, image, prompt=prompt, timesteps=(100, 600), noises=2, seed=5, dtype=torch.float32)
         seen, handles = {name: [] for name in trace.blocks}, []
         for name, outputs in seen.items():
             keep = partial(lambda outputs, module, inputs, output: outputs.append(output[0]), outputs)
@@ -191,7 +191,7 @@ class TestNoise:
     def test_prompt_reaches_the_denoiser(self, sd1):
         """All but the first block's queries are made of what the blocks before them read from the text."""
         empty, named = (
-            list(queries(ovam.encode(sd1, photo(), text, timesteps=[300])).values()) for text in ("", "dog")
+            list(queries(ovam.encode(sd1, photo(), prompt=text, timesteps=[300])).values()) for text in ("", "dog")
         )
         assert torch.equal(empty[0], named[0])
         assert not any(torch.equal(one, other) for one, other in zip(empty[1:], named[1:], strict=True))
@@ -208,7 +208,7 @@ class TestPipeline:
         pipe.text_encoder.train()
         pipe.unet.conv_in.requires_grad_(False)
         with unchanged(pipe):
-            trace = ovam.encode(pipe, photo(), "a dog", timesteps=[300])
+            trace = ovam.encode(pipe, photo(), prompt="a dog", timesteps=[300])
         assert not any(query.requires_grad for query in queries(trace).values())
 
     def test_dropout_is_off(self):
@@ -222,9 +222,9 @@ class TestPipeline:
 
     def test_an_earlier_runs_skipped_text_layers_do_not_matter(self):
         pipe = tiny.sd1()
-        before = ovam.encode(pipe, photo(), "a dog", timesteps=[300])
+        before = ovam.encode(pipe, photo(), prompt="a dog", timesteps=[300])
         pipe._clip_skip = 1  # as the pipeline notes it down in its call
-        after = ovam.encode(pipe, photo(), "a dog", timesteps=[300])
+        after = ovam.encode(pipe, photo(), prompt="a dog", timesteps=[300])
         assert pipe._clip_skip == 1
         assert_same_queries(after, before)
         assert after.text.space == before.text.space
@@ -291,7 +291,7 @@ class TestBadInput:
             ({"timesteps": ()}, OptionError, r"timesteps=\(\): expected at least one"),
             ({"timesteps": (1000,)}, OptionError, "from 0 to 999"),
             ({"timesteps": (-1, 50)}, OptionError, "from 0 to 999"),
-            ({"noises": 0}, OptionError, "noises=0: expected at least 1"),
+            ({"noises": 0}, OptionError, "noises=0: expected a whole number of at least 1"),
             ({"timesteps": np.array([])}, OptionError, r"timesteps=\(\): expected at least one"),
             ({"timesteps": np.array([1000])}, OptionError, "from 0 to 999"),
             ({"seed": 2**64}, OptionError, "seed=18446744073709551616: expected .* to 18446744073709551615"),

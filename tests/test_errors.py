@@ -190,7 +190,7 @@ class TestNotThere:
 
     def test_a_half_that_was_not_kept(self, trace):
         parts = ["'uncond'", "only 'cond'", "guidance='both'"]
-        assert_refuses(errors.NothingCapturedError, parts, lambda: trace.maps("dog", half="uncond"))
+        assert_refuses(errors.NothingCapturedError, parts, lambda: trace.maps("dog", guidance="uncond"))
 
     @pytest.mark.parametrize("blocks", [[7], ["up_blocks.9"], [(8, 16)], ["mid_block"], []])
     def test_blocks(self, trace, blocks):
@@ -323,7 +323,7 @@ class TestNumbers:
 class TestOptions:
     @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.2, 1.5])
     def test_threshold(self, trace, threshold):
-        parts = [f"threshold={threshold}", "between 0 and 1"]
+        parts = [f"threshold={threshold}", "expected a number"]
         assert_refuses(errors.OptionError, parts, lambda: trace.segment(["dog"], threshold=threshold))
 
     @pytest.mark.user_error

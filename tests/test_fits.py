@@ -20,7 +20,7 @@ import ovam
 from ovam.errors import OptionError
 from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import LABELS, render, seed_of
-from ovam.tokens.optimize import PULL
+from ovam.tokens.options import PULL
 
 ROOT = Path(__file__).parents[1]
 CAT = LABELS["cat"]

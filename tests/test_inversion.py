@@ -178,7 +178,7 @@ class TestJointAttention:
     def test_the_prompt_is_told(self, pipes, family):
         """An encoding of a prompt shows its words the keys that the denoiser itself had for them."""
         empty, named = (
-            ovam.encode(pipes[family], photo(), text, timesteps=(300,), size=(16, 16)) for text in ("", "dog")
+            ovam.encode(pipes[family], photo(), prompt=text, timesteps=(300,), size=(16, 16)) for text in ("", "dog")
         )
         last = list(empty.blocks)[-1]
         assert not torch.equal(empty.blocks[last].query["cond"], named.blocks[last].query["cond"])
@@ -190,7 +190,7 @@ class TestJointAttention:
         ({"method": "clean"}, "timesteps=None with method='clean': expected one"),
         ({"method": "clean", "timesteps": (1, 2)}, "expected one, that which the model was tuned with"),
         ({"method": "inversion", "noises": 2}, "noises=2 with method='inversion', which puts no noise on"),
-        ({"method": "inversion", "inversion_steps": 0}, "inversion_steps=0: expected at least 1"),
+        ({"method": "inversion", "inversion_steps": 0}, "inversion_steps=0: expected a whole number of at least 1"),
         ({"outputs": True}, "words have no attention outputs"),
     ],
 )

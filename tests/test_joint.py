@@ -366,7 +366,7 @@ class TestRealImages:
 
         handle = sd3.transformer.register_forward_pre_hook(note, with_kwargs=True)
         image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        trace = ovam.encode(sd3, image, prompt, timesteps=(250, 500), seed=5, size=(32, 32))
+        trace = ovam.encode(sd3, image, prompt=prompt, timesteps=(250, 500), seed=5, size=(32, 32))
         handle.remove()
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255 * 2 - 1
         noise = torch.Generator().manual_seed(5)

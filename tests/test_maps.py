@@ -9,9 +9,10 @@ import torch
 import reference
 from ovam import attention
 from ovam.attention import weight_sums
+from ovam.blocks import choose_blocks
+from ovam.calls import Call
 from ovam.errors import OptionError
 from ovam.prompt import Span
-from ovam.trace import Call, choose_blocks
 from ovam.word_maps import AttentionMaps
 from synthetic import GRIDS, HEADS, PADDED, make_trace
 
@@ -105,7 +106,7 @@ def test_vectors_are_asked_like_words(trace):
 
 def test_the_half_that_is_asked(trace, expected):
     unconditional = references(trace, [trace.text.embed(PROMPT)], "uncond")
-    assert_reductions_are(trace.maps(PROMPT, half="uncond"), unconditional, ())
+    assert_reductions_are(trace.maps(PROMPT, guidance="uncond"), unconditional, ())
     assert_reductions_are(trace.maps(PROMPT), expected, ())
 
 

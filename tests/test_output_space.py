@@ -173,7 +173,7 @@ def test_parts_files_and_plans(pipe, trace, tmp_path):
     loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
     assert torch.equal(loaded.maps(WORDS, strategy="output").token_maps, expected)
     assert loaded.nbytes == part.nbytes
-    planned = ovam.plan(pipe, steps=2, height=16, width=24, dtype=torch.float32, outputs=True)
+    planned = ovam.plan(pipe, num_inference_steps=2, height=16, width=24, dtype=torch.float32, outputs=True)
     assert planned.nbytes == trace.nbytes
     with pytest.raises(errors.CaptureTooLargeError, match="with attention outputs"):
         captured(pipe, limit_gib=(trace.nbytes - 1) / 2**30)
@@ -183,8 +183,8 @@ def test_what_can_not_be_asked(pipe, trace, sd1):
     cases = [
         (lambda: trace.maps(["dog"], strategy="output"), "'dog' alone, which would get every pixel whole"),
         (lambda: ovam.stream(pipe, ["dog"], strategy="output").__enter__(), "at least two words"),
-        (lambda: trace.maps("a dog", strategy="output", softmax_over="joint"), "softmax_over='joint' was asked of"),
-        (lambda: trace.maps("a dog", strategy="output", keep=("head",)), "keep='head' was asked of"),
+        (lambda: trace.maps("a dog", strategy="output", softmax_over="joint"), "softmax_over='joint' with"),
+        (lambda: trace.maps("a dog", strategy="output", keep=("head",)), "keep='head' with"),
         (lambda: ovam.stream(sd1, "a dog", strategy="output").__enter__(), "words have no outputs"),
         (lambda: ovam.capture(sd1, outputs=True).__enter__(), "words have no attention outputs"),
         (lambda: ovam.plan(sd1, outputs=True), "words have no attention outputs"),

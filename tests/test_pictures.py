@@ -42,7 +42,9 @@ def brightness(picture, box):
 
 
 def segmentation(labels, words):
-    return Segmentation(torch.as_tensor(labels), words, torch.zeros(len(words), *labels.shape), {}, 0.5)
+    scores, spans = torch.zeros(len(words), *labels.shape), tuple(Span(word, (i,)) for i, word in enumerate(words))
+    maps = AttentionMaps(scores, words, spans, labels.shape, {})
+    return Segmentation(torch.as_tensor(labels), words, scores, {}, 0.5, maps)
 
 
 def test_overlay_is_bright_where_the_map_is_high_also_when_height_and_width_differ():

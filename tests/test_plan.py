@@ -30,17 +30,17 @@ def _kept(pipe, steps=3, images=1, **options):
 def test_the_bytes_planned_are_the_bytes_kept_with_weights_and_without(family, tmp_path):
     pipe = getattr(tiny, family)()
     kept, calls = _kept(pipe)
-    assert ovam.plan(pipe, steps=calls, **SIZE).nbytes == kept
+    assert ovam.plan(pipe, num_inference_steps=calls, **SIZE).nbytes == kept
     pipe.save_pretrained(tmp_path / family)
     for weights in (tmp_path / family).rglob("*.safetensors"):
         weights.unlink()
-    assert ovam.plan(tmp_path / family, steps=calls, **SIZE).nbytes == kept
+    assert ovam.plan(tmp_path / family, num_inference_steps=calls, **SIZE).nbytes == kept
 
 
 def test_options_are_planned_as_they_are_captured():
     options = {"blocks": [8], "guidance": "both", "dtype": torch.float32}
     kept, calls = _kept(tiny.sd1(), images=2, **options)
-    planned = ovam.plan(tiny.sd1(), steps=calls, images=2, **options, **SIZE)
+    planned = ovam.plan(tiny.sd1(), num_inference_steps=calls, images=2, **options, **SIZE)
     assert planned.nbytes == kept
     assert {block.grid for block in planned.blocks} == {(8, 12)}
 
@@ -59,12 +59,12 @@ def test_the_model_s_own_size_is_the_default():
 
 
 def test_the_plan_on_the_command_line():
-    planned = ovam.plan("mini", steps=7, blocks=["up_blocks.1"])
+    planned = ovam.plan("mini", num_inference_steps=7, blocks=["up_blocks.1"])
     options = ("plan", "--steps", "7", "--blocks", "up_blocks.1")
     result = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
     assert result["bytes"] == planned.nbytes == sum(block["query"] for block in result["blocks"])
     fewer = json.loads(CliRunner().invoke(app, ("plan", "--preset", "small", "--storage", "float16", "--json")).stdout)
-    assert fewer["bytes"] == ovam.plan("mini", steps=30, preset="small", dtype=torch.float16).nbytes
+    assert fewer["bytes"] == ovam.plan("mini", num_inference_steps=30, preset="small", dtype=torch.float16).nbytes
     shown = CliRunner().invoke(app, options).stdout
     assert "up_blocks.1.attentions.1" in shown
     assert f"128x128 pixels, 7 denoiser calls: {planned.nbytes / 2**30:.3f} GiB" in shown
@@ -76,7 +76,7 @@ def test_the_plan_on_the_command_line():
     [
         ({"height": 33}, "height=33: expected a positive multiple of 8"),
         ({"width": 0}, "width=0"),
-        ({"steps": 0}, "steps=0: expected a positive multiple of 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0: expected a whole number of at least 1"),
         ({"images": -1}, "images=-1"),
         ({"guidance": "half"}, "guidance='half'"),
         ({"dtype": torch.int16}, "dtype=torch.int16"),

@@ -154,7 +154,8 @@ class TestWeights:
     def test_of_a_real_image(self, pipe):
         picture = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
         with spied_kernel(pipe.unet, [BLOCK]) as received:
-            trace = ovam.encode(pipe, picture, "a dog", timesteps=(100, 500), size=(24, 32), self_attention=BLOCK)
+            options = {"timesteps": (100, 500), "size": (24, 32), "self_attention": BLOCK}
+            trace = ovam.encode(pipe, picture, prompt="a dog", **options)
         assert trace.source.kind == "encoded"
         assert_averages(trace, received, 0)
 
@@ -221,7 +222,7 @@ class TestSize:
         options = {"blocks": [COARSE], "self_attention": [BLOCK, (12, 16)], "guidance": "both", "dtype": torch.float32}
         with caplog.at_level(logging.INFO, logger="ovam"), ovam.capture(pipe, **options) as traces:
             generate(pipe, ["a dog", "a cat"])
-        planned = ovam.plan(pipe, steps=3, images=2, **options, **SIZE)
+        planned = ovam.plan(pipe, num_inference_steps=3, images=2, **options, **SIZE)
         assert planned.nbytes == sum(trace.nbytes for trace in traces)
         kept = {block.name: block.self_attention for block in planned.blocks if block.self_attention}
         assert kept == {
@@ -230,7 +231,7 @@ class TestSize:
         assert f"self-attention of {len(kept)} averaged over the calls: {planned.nbytes / GIB:.3f} GiB" in caplog.text
 
     def test_the_limit_is_on_it_too(self, pipe):
-        planned = ovam.plan(pipe, steps=3, self_attention=BLOCK, **SIZE)
+        planned = ovam.plan(pipe, num_inference_steps=3, self_attention=BLOCK, **SIZE)
         with ovam.capture(pipe, self_attention=BLOCK, limit_gib=planned.nbytes / GIB):
             generate(pipe)
         refusing = ovam.capture(pipe, self_attention=BLOCK, limit_gib=(planned.nbytes - 1) / GIB)
@@ -260,7 +261,7 @@ class TestChoice:
             lambda **asked: ovam.plan(pipe, **asked),
             lambda **asked: ovam.encode(pipe, image, **asked),
         ):
-            with pytest.raises(OptionError, match=rf"self_attention=8 was asked of a {type(pipe).__name__}.*a UNet"):
+            with pytest.raises(OptionError, match=rf"self_attention=8 on a {type(pipe).__name__}.*a UNet"):
                 ask(self_attention=8)
 
 

@@ -253,11 +253,11 @@ class TestFiles:
         if not inside:
             monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", 0)
         trace.save(path)
-        expected = trace.maps('a "hot dog" and a kitten', half="uncond").token_maps
+        expected = trace.maps('a "hot dog" and a kitten', guidance="uncond").token_maps
         for text in (pipes[family], folders[family]):
             loaded = ovam.Trace.load(path, text=text)
             assert loaded.text.space == trace.text.space
-            assert torch.equal(loaded.maps('a "hot dog" and a kitten', half="uncond").token_maps, expected)
+            assert torch.equal(loaded.maps('a "hot dog" and a kitten', guidance="uncond").token_maps, expected)
         if inside:
             loaded = ovam.Trace.load(path)
             assert torch.equal(loaded.maps(trace.text.embed("sky")).token_maps, trace.maps("sky").token_maps)
@@ -348,7 +348,7 @@ class TestRealImages:
     def test_the_denoiser_is_told_what_the_pipeline_tells_it(self, pipes, family, prompt):
         """An empty prompt is told as to the unconditional half, a text as to the conditional one."""
         pipe = pipes[family]
-        encoding = told(pipe, lambda: ovam.encode(pipe, photo(), prompt, timesteps=[300], size=(32, 48)))
+        encoding = told(pipe, lambda: ovam.encode(pipe, photo(), prompt=prompt, timesteps=[300], size=(32, 48)))
         whole = told(pipe, lambda: run(pipe, prompt or "a dog", width=48))
         row = slice(1, 2) if prompt else slice(0, 1)
         assert set(encoding) == set(whole)

@@ -25,6 +25,7 @@ import tiny
 from ovam import errors
 from ovam.attention import weight_sums
 from ovam.backbones.registry import backbone_of
+from ovam.capture_options import CaptureOptions
 from ovam.cli import app
 from ovam.commands.generate import generate
 from ovam.presets import PRESETS
@@ -102,7 +103,7 @@ class TestEightBits:
         assert narrow.dtype == torch.int8
         # a scale takes as much as four pixels: 1/384 to 1/96 of float32's bytes here
         assert 0.25 < narrow.nbytes / wide.nbytes < 0.26
-        planned = ovam.plan(sd1, height=32, width=48, steps=3, dtype=torch.int8)
+        planned = ovam.plan(sd1, height=32, width=48, num_inference_steps=3, dtype=torch.int8)
         assert planned.nbytes == narrow.nbytes
         assert len(captured(sd1, dtype=torch.int8, limit_gib=narrow.nbytes / GIB)) == 1
         with pytest.raises(errors.CaptureTooLargeError):
@@ -214,8 +215,8 @@ class TestDisk:
         traces = captured(sd1, dtype=dtype, guidance="both", disk=room)
         assert traces[0].nbytes == expected.nbytes
         for half in ("cond", "uncond"):
-            found = traces[0].maps("sky", half=half).token_maps
-            assert torch.equal(found, expected.maps("sky", half=half).token_maps)
+            found = traces[0].maps("sky", guidance=half).token_maps
+            assert torch.equal(found, expected.maps("sky", guidance=half).token_maps)
         traces[0].save(tmp_path / "run.safetensors")
         expected.save(tmp_path / "expected.safetensors")
         assert (tmp_path / "run.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
@@ -327,7 +328,8 @@ class TestPresets:
         settings = PRESETS[type(backbone_of(sd1))]["small"]
         expected = captured(sd1, blocks=settings.blocks, steps=settings.steps, dtype=settings.dtype)[0]
         assert list(trace.blocks) == list(expected.blocks)
-        assert trace.nbytes == expected.nbytes == ovam.plan(sd1, height=32, width=48, steps=3, preset="small").nbytes
+        planned = ovam.plan(sd1, height=32, width=48, num_inference_steps=3, preset="small")
+        assert trace.nbytes == expected.nbytes == planned.nbytes
         (other,) = captured(sd1, preset="small", blocks=[8], dtype=torch.float16)
         assert ({block.grid for block in other.blocks.values()}, other.dtype) == ({(8, 12)}, torch.float16)
 
@@ -340,28 +342,29 @@ class TestPresets:
         with ovam.capture(pipe, preset="small") as traces:
             pipe(PROMPT, num_inference_steps=4, height=32, width=48, **alike)
         assert traces[0].dtype == torch.int8
-        planned = ovam.plan(pipe, height=32, width=48, steps=len(traces[0].calls), preset="small")
+        planned = ovam.plan(pipe, height=32, width=48, num_inference_steps=len(traces[0].calls), preset="small")
         assert planned.nbytes == traces[0].nbytes
 
     def test_of_the_published_sizes_are_small(self):
         """The bars of the presets, by configurations without weights."""
-        planned = ovam.plan(full_size(StableDiffusionPipeline), steps=30, preset="small")
+        planned = ovam.plan(full_size(StableDiffusionPipeline), num_inference_steps=30, preset="small")
         assert (planned.size, planned.calls) == ((512, 512), 30)
         assert planned.nbytes <= 0.25 * GIB  # 0.193
         flux = full_size(FluxPipeline)
-        planned = ovam.plan(flux, height=1024, width=1024, steps=28, preset="small")
+        planned = ovam.plan(flux, height=1024, width=1024, num_inference_steps=28, preset="small")
         assert (planned.calls, len(planned.blocks)) == (1, 19)
         assert planned.nbytes <= 2 * GIB  # 0.669
-        everything = ovam.plan(flux, height=1024, width=1024, steps=28)
+        everything = ovam.plan(flux, height=1024, width=1024, num_inference_steps=28)
         assert (len(everything.blocks), everything.nbytes > 100 * GIB) == (57, True)
 
     def test_on_the_command_line(self, sd1, tmp_path):
         size = {"num_inference_steps": 2, "height": 32, "width": 32}
         folders = tmp_path / "out", tmp_path / "room"
         folders[1].mkdir()
-        generate(PROMPT, ["dog"], output_dir=folders[0], model=sd1, preset="small", disk=folders[1], **size)
+        keeping = CaptureOptions(preset="small", disk=folders[1])
+        generate(PROMPT, ["dog"], output_dir=folders[0], model=sd1, keeping=keeping, **size)
         loaded = ovam.Trace.load(folders[0] / "run.safetensors")
-        assert loaded.nbytes == ovam.plan(sd1, height=32, width=32, steps=2, preset="small").nbytes
+        assert loaded.nbytes == ovam.plan(sd1, height=32, width=32, num_inference_steps=2, preset="small").nbytes
         assert loaded.dtype == torch.int8
         assert not list(folders[1].iterdir())
         told = CliRunner().invoke(app, ["info", str(folders[0] / "run.safetensors")]).stdout
@@ -379,7 +382,7 @@ def test_too_much_is_refused_with_the_plan_s_table_and_three_ways_out(sd1):
     message = str(caught.value)
     ways = ("preset='small'", "dtype=torch.int8", "steps='middle'", "blocks=", "disk=", "ovam.stream", "limit_gib")
     assert [way for way in ways if way not in message] == []
-    planned = ovam.plan(sd1, height=32, width=48, steps=3)
+    planned = ovam.plan(sd1, height=32, width=48, num_inference_steps=3)
     lines = [line.split() for line in message.splitlines()]
     last = planned.blocks[-1]
     alike = [b.name for b in planned.blocks if b.name.startswith("up_blocks.2")]  # in a row, they share a line

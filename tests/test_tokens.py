@@ -12,12 +12,12 @@ import reference
 import tiny
 from ovam import errors
 from ovam.calibration import Calibration
-from ovam.maps import attention_maps
 from ovam.quantised import quantised
 from ovam.tokens import optimize
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens.loss import Target, loss_of
-from ovam.tokens.optimize import AGAINST, PHRASES, Objective, optimize_tokens
+from ovam.tokens.optimize import Objective, optimize_tokens
+from ovam.tokens.options import AGAINST, PHRASES
 from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from synthetic import WIDTH, make_trace
@@ -69,7 +69,7 @@ class TestObjective:
         trace = make_trace(dtype=dtype)
         found = class_maps(trace, rows_of(rows))
         # measured: 6e-8 and 2e-7
-        assert (found - attention_maps(trace, rows_of(rows)).token_maps[1:]).abs().max() < 1e-6
+        assert (found - trace.maps(rows_of(rows)).token_maps[1:]).abs().max() < 1e-6
         assert np.abs(found.numpy() - reference_maps(trace, rows_of(rows).double().numpy())).max() < 1e-6
 
     @pytest.mark.parametrize("rows", [2, 4])
@@ -270,7 +270,7 @@ class TestFit:
 
     def test_blocks_and_half_of_the_fit(self, mask):
         trace = make_trace(halves=("cond", "uncond"))
-        chosen = optimize_tokens(trace, {"sky": mask}, blocks=["fine"], half="uncond", evaluations=3).groups[0].fit
+        chosen = optimize_tokens(trace, {"sky": mask}, blocks=["fine"], guidance="uncond", evaluations=3).groups[0].fit
         assert (chosen.blocks, chosen.half) == (("fine",), "uncond")
 
     def test_gradients_through_a_replay(self):

@@ -13,7 +13,8 @@ from benchmarks.rivals.spread import spread
 
 from ovam.evaluate import average_precision
 from ovam.tokens.annotations import annotation_of
-from ovam.tokens.optimize import AGAINST, PULL, Objective, target_on
+from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.options import AGAINST, PULL
 from ovam.trace import SelfAttention
 from synthetic import HEADS, make_trace
 from test_tokens import planted_mask

@@ -8,7 +8,7 @@ import tiny
 from ovam.backbones.registry import backbone_of
 from ovam.errors import EmptyWordsError, PromptTooLongError, UnknownWordError
 from ovam.prompt import parse, with_phrases
-from ovam.trace import Space
+from ovam.text_side import Space
 
 NAME, PROMPT = "<cat-toy>", "a <cat-toy> on the grass, a red <cat-toy>"
 RUN = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}
@@ -129,7 +129,7 @@ def test_the_negative_prompts_words(made):
     guidance = {"true_cfg_scale": 3.0} if made is tiny.flux else {"guidance_scale": 3.0}
     trace = captured(made(), options={"guidance": "both"}, negative_prompt="red sky", **guidance)
     assert trace.source.negative_prompt == "red sky"
-    denied, wanted = (trace.maps(trace.source.negative_prompt, half=half)["sky"] for half in ("uncond", "cond"))
+    denied, wanted = (trace.maps(trace.source.negative_prompt, guidance=half)["sky"] for half in ("uncond", "cond"))
     assert (denied - wanted).abs().max() > 1e-3
 
 
@@ -144,9 +144,9 @@ def test_clip_skip_is_not_the_negative_prompts(made, caplog):
     with torch.no_grad():
         own = pipe.encode_prompt("a dog", None, negative_prompt="red sky", clip_skip=1, **third)[1][0]
     assert torch.equal(own, backbone_of(pipe).reader("hidden-2").embed("red sky", padded=True).vectors)
-    trace.maps(own, half="uncond")
+    trace.maps(own, guidance="uncond")
     assert "clip_skip" not in caplog.text
-    trace.maps("red sky", half="uncond")
+    trace.maps("red sky", guidance="uncond")
     assert "are read from layer 'hidden-3' as the run's prompt was" in caplog.text
     caplog.clear()
     with ovam.stream(pipe, ["sky"], guidance="uncond"):

@@ -11,7 +11,8 @@ from benchmarks.fits import ours, trials
 from benchmarks.fits.traces import PLAIN, View
 from benchmarks.rivals import authors, slime, words
 from benchmarks.rivals.harness import Fitted, Mask
-from ovam.tokens.optimize import PULL, optimize_tokens
+from ovam.tokens.optimize import optimize_tokens
+from ovam.tokens.options import PULL
 from ovam.trace import Trace
 
 WORD, DEFAULT, TUNED, PUBLISHED, SCRIPT, SLIME, SLIME_TUNED, TWENTY, OWN = (

@@ -18,10 +18,12 @@ from ovam.calibration import stretched
 from ovam.evaluate import average_precision
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
+from ovam.text_side import TokenEmbedding
 from ovam.tokens.annotations import annotation_of
-from ovam.tokens.optimize import AGAINST, EVALUATIONS, PHRASES, PULL, Objective, descend, target_on
+from ovam.tokens.optimize import Objective, descend, target_on
+from ovam.tokens.options import AGAINST, EVALUATIONS, PHRASES, PULL
 from ovam.tokens.shares import ClassMaps, share_sums
-from ovam.trace import TokenEmbedding, Trace
+from ovam.trace import Trace
 
 Weighted = Literal["blocks", "heads"]
 

@@ -16,7 +16,8 @@ from benchmarks.rivals.harness import Fitted, Mask, bordered
 from ovam.maps import half_of
 from ovam.mini.measures.choices import DEVELOPMENT
 from ovam.tokens.annotations import annotation_of
-from ovam.tokens.optimize import AGAINST, EVALUATIONS, PULL, Objective, descend, target_on
+from ovam.tokens.optimize import Objective, descend, target_on
+from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace import Trace
 

@@ -42,8 +42,9 @@ from benchmarks.rivals.harness import (
     unwatched,
 )
 from ovam.aggregate import resize
+from ovam.calls import Half
 from ovam.tokens.shares import class_maps
-from ovam.trace import Half, Trace
+from ovam.trace import Trace
 
 _LEAST = 1e-4  # shares of exactly 0 and 1, which `scale` makes, have no finite cross entropy
 

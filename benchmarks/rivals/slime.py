@@ -29,7 +29,8 @@ from ovam.calibration import stretched
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import floats
-from ovam.trace import TokenEmbedding, Trace
+from ovam.text_side import TokenEmbedding
+from ovam.trace import Trace
 
 _PROMPT = "part part"
 """What SLiMe's rows begin as where no words are given: one for the background, whose place the start token takes."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ovam.masks import Segmentation as Segmentation
     from ovam.models import load as load
     from ovam.plan import plan as plan
+    from ovam.text_side import TokenEmbedding as TokenEmbedding
     from ovam.tokens.optimize import optimize_tokens as optimize_tokens
     from ovam.tokens.token_set import TokenSet as TokenSet
-    from ovam.trace import TokenEmbedding as TokenEmbedding
     from ovam.trace import Trace as Trace
     from ovam.word_maps import AttentionMaps as AttentionMaps
 

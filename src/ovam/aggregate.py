@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,10 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.calls import Call
-from ovam.shapes import TokenMaps
-from ovam.trace import Grid
-
-Axis = Literal["block", "head", "step"]
+from ovam.shapes import Axis, Grid, TokenMaps
 
 
 class Accumulator:

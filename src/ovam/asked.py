@@ -1,19 +1,56 @@
-"""What is asked of a trace, as attribution prompts: words and phrases, fitted tokens, vectors."""
+"""Words, phrases, fitted tokens and vectors as attribution prompts."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ovam.calibration import Calibration
+from ovam.calls import Half
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.map_options import SoftmaxOver
 from ovam.phrases import embed_phrases
-from ovam.prompt import AttributionPrompt, Span, listed, with_phrases
+from ovam.prompt import AttributionPrompt, Span, folded, listed, with_phrases
 from ovam.shapes import Embedding
-from ovam.trace import Fitted, Half, Listed, Space, TextSide, TokenEmbedding, Words
+from ovam.text_side import Space, TextSide, TokenEmbedding
+
+if TYPE_CHECKING:
+    from ovam.trace import Trace
 
 log = logging.getLogger("ovam")
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What stands wherever words do and brings attribution prompts of its own: a `TokenSet`."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of the prompts."""
+        ...
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """From map to score, of the classes that were fitted with one."""
+        ...
+
+    def prompts(self) -> tuple[TokenEmbedding, ...]: ...
+
+    def notes(self, trace: "Trace") -> tuple[str, ...]:
+        """What differs between the fit and a trace, in words."""
+        ...
+
+
+Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
+"""What can be asked: a prompt, a list of words, phrases and fitted tokens, these alone, or vectors of the space."""
+
+Listed = str | Sequence[str | Fitted] | Fitted
+"""What can be segmented: words and phrases, fitted tokens, or both in one list."""
 
 
 def embed_words(
@@ -129,9 +166,9 @@ def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
     texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
     if half == "uncond" and space.skips and texts:
         log.warning(
-            "words asked of half='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
+            "words for guidance='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
             "clip_skip to no negative prompt: for its own keys ask by its vectors, "
-            "trace.maps(negative_prompt_embeds[0], half='uncond'), as pipe.encode_prompt gives them",
+            "trace.maps(negative_prompt_embeds[0], guidance='uncond'), as pipe.encode_prompt gives them",
             space.layer,
         )
 
@@ -160,6 +197,43 @@ def _check_space(fits: bool, given: str, text: TextSide) -> None:
             f"the embedding is {given}, but this trace's keys are made from {text.space}: "
             "make the embedding with trace.text.embed(...), or use a trace of the model it was made for"
         )
+
+
+def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
+    """Words, and the classes of fitted tokens among them, in order."""
+    return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
+
+
+def calibrations_of(words: Words) -> dict[str, Calibration]:
+    """From map to score, of the classes of fitted tokens among words."""
+    return {name: one for tokens in fitted_in(words) for name, one in tokens.calibrations.items()}
+
+
+def contrast_of(against: Listed) -> tuple[str | Fitted, ...]:
+    """Contrast words, of which there may be none; blanks around them are cut.
+
+    Raises:
+        EmptyWordsError: an entry has no word.
+        OptionError: there is something else, vectors for example.
+    """
+    nothing = isinstance(against, str | Sequence) and not against
+    return () if nothing else entries_of(against)
+
+
+def check_different(words: Sequence[str]) -> None:
+    """Most text encoders read all letters as small ones: of "dog" and "Dog", the same map, one would win every pixel.
+
+    Raises:
+        OptionError: a word is listed twice, or as another but for its capitals or how its accents are composed.
+    """
+    for i, word in enumerate(words):
+        same = [other for other in words[:i] if folded(other) == folded(word)]
+        if same:
+            also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
+            raise OptionError(
+                f"word {word!r} is listed twice{also}: expected each once, in `words` or in `against`, where the "
+                "classes of tokens are words as well; ask a word and its token one after the other"
+            )
 
 
 def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ovam.errors import MissingStepError
+from ovam.checks import integer
+from ovam.errors import MissingStepError, OptionError
 
 Half = Literal["cond", "uncond"]
 """Which of the two passes of guidance: with the prompt, or with the negative or empty prompt."""
@@ -27,21 +28,42 @@ class Call:
     sigma: float | None = None
 
 
-def step_numbers(steps: int | Iterable[int]) -> frozenset[int]:
-    """The steps that are asked for by their numbers, or by the number of one."""
-    return frozenset([steps] if isinstance(steps, int) else steps)
+StepChoice = int | Iterable[int] | Literal["middle"] | None
+"""Step numbers or one, all of them (None), or the one in the middle of however many there are."""
 
 
-def choose_steps(calls: Sequence[Call], steps: int | Iterable[int]) -> list[int]:
-    """Positions in `calls` of the calls whose step is asked for.
+def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None:
+    """A choice of steps, checked: its numbers, "middle", or None for all.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if steps is None:
+        return None
+    if isinstance(steps, str) and steps == "middle":
+        return "middle"
+    one: object = steps
+    entries = [integer(one)] if not isinstance(one, Iterable) else [integer(step) for step in one]
+    numbers = frozenset(entry for entry in entries if entry is not None)
+    if None in entries:
+        raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
+    return numbers
+
+
+def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["middle"]) -> list[int]:
+    """Positions in `calls` of the calls whose step is chosen.
 
     Raises:
         MissingStepError: a step is not among the calls.
+        OptionError: `steps` is no choice of steps.
     """
+    there = sorted({call.step for call in calls})
     wanted = step_numbers(steps)
-    missing = wanted - {call.step for call in calls}
+    if wanted == "middle":
+        wanted = frozenset(there[len(there) // 2 : len(there) // 2 + 1])
+    assert isinstance(wanted, frozenset)
+    missing = wanted.difference(there)
     if missing or not wanted:
-        there = sorted({call.step for call in calls})
         raise MissingStepError(
             f"step {sorted(missing)} is not in this trace: expected step numbers out of {ranges(there)}; "
             "capture with steps=None to keep every step"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,44 +15,25 @@ from torch import Tensor
 from ovam.backbones.base import Backbone, Request
 from ovam.backbones.offload import device_of
 from ovam.backbones.registry import backbone_of
-from ovam.capture import check_offered, choice_of
+from ovam.capture import check_offered
+from ovam.capture_options import of_calls
 from ovam.decoded import png
-from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
-from ovam.noise import NoiseSchedule, check_seed, path_to, schedule_of
+from ovam.encode_options import EncodeOptions
+from ovam.errors import ImageInputError, UnsupportedPipelineError
+from ovam.keywords import of_two
+from ovam.noise import NoiseSchedule, path_to, schedule_of
 from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
 from ovam.session import Session
 from ovam.storage import storage_of
-from ovam.trace import BlockChoice, Trace
+from ovam.trace import Trace
 
-TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
-"""Default time steps of 1000: early enough to see detail, late enough to see what a thing is."""
-
-Method = Literal["noise", "inversion", "clean"]
 Look = Callable[[Tensor, int], Tensor]
 """Lets the denoiser look at a latent at a time step; its prediction, float32."""
 
 
-def encode(
-    pipe: Any,
-    image: str | Path | Image.Image | np.ndarray,
-    prompt: str = "",
-    *,
-    method: Method = "noise",
-    timesteps: Sequence[int] | np.ndarray | None = None,
-    noises: int = 1,
-    inversion_steps: int = 50,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    blocks: BlockChoice = None,
-    dtype: torch.dtype = torch.float16,
-    device: str | torch.device = "cpu",
-    disk: str | Path | None = None,
-    limit_gib: float | None = None,
-    outputs: bool = False,
-    self_attention: BlockChoice = None,
-) -> Trace:
+def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, options: EncodeOptions) -> Trace:
     """Make a trace of an image that the model did not generate.
 
     The denoiser looks at the image's latent at some time steps, without guidance, and each look is a step entry of
@@ -68,21 +49,7 @@ def encode(
     Args:
         pipe: A pipeline of a supported family.
         image: A file, a PIL image, or an array (height, width, 3) of uint8 or of floats in [0, 1].
-        prompt: What the denoiser is told; empty by default, so that no word is favoured.
-        method: What the denoiser looks at.
-        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule; `TIMESTEPS` by default.
-            "clean" must be told one: that which the model was tuned with.
-        noises: Noises a time step.
-        inversion_steps: Steps of an inversion from the image to pure noise, of which it goes as many as it needs.
-        seed: Seed of the noises.
-        size: (height, width) to resize to for the model; by default its native area in the image's proportions.
-        blocks: As in `capture`.
-        dtype: As in `capture`.
-        device: As in `capture`.
-        disk: As in `capture`.
-        limit_gib: As in `capture`.
-        outputs: As in `capture`.
-        self_attention: As in `capture`.
+        options: See `EncodeOptions`.
 
     Returns:
         A trace whose picture and size are the image's own.
@@ -104,31 +71,28 @@ def encode(
     _check_family(backbone)
     denoiser: Any = backbone.denoiser
     end = int(pipe.scheduler.config.num_train_timesteps)
-    times = _times(method, timesteps, end)
-    _check_options(method, noises, inversion_steps)
-    check_seed(seed)
-    _check_size(size, pipe.vae_scale_factor * backbone.latent_multiple)
-    schedule = schedule_of(backbone, moves=method == "inversion")
-    if method == "inversion":
-        path = path_to(times, inversion_steps, end)
+    times = options.times(end)
+    options.check_size(pipe.vae_scale_factor * backbone.latent_multiple)
+    inverts = options.method == "inversion"
+    schedule = schedule_of(backbone, moves=inverts)
+    if inverts:
+        path = path_to(times, options.inversion_steps, end)
         steps = [i for i, timestep in enumerate(path) if timestep in times]
     else:
-        path, steps = tuple(timestep for timestep in times for _ in range(noises)), None
-    choice = choice_of(blocks, steps, "cond", outputs=outputs, self_attention=self_attention)
-    check_offered(backbone, choice)
-    model_size = _native_size(backbone, picture) if size is None else size
-    backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
+        path, steps = tuple(timestep for timestep in times for _ in range(options.noises)), None
+    kept = of_calls(options, steps)
+    check_offered(backbone, kept)
+    model_size = _native_size(backbone, picture) if options.size is None else options.size
+    backbone.reader().check_length(options.prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
-    storage = storage_of(dtype=dtype, device=device, disk=disk, limit_gib=limit_gib)
-    recorder = QueryRecorder(backbone, traces, storage)
-    session = Session(backbone, choice, recorder)
+    session = Session(backbone, kept, QueryRecorder(backbone, traces, storage_of(kept)))
     with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
-        conditions = backbone.conditions(prompt, model_size)
+        conditions = backbone.conditions(options.prompt, model_size)
         clean = _latent(pipe, picture, model_size).to(device_of(denoiser))
         watching.enter_context(session.installed())
         session.begin(
-            Request(images=1, prompts=(prompt,)),
-            (seed if method == "noise" else None,),
+            Request(images=1, prompts=(options.prompt,)),
+            (options.seed if options.method == "noise" else None,),
             levels=[(float(timestep), schedule.sigma(timestep)) for timestep in path],
             kept=len(path) if steps is None else len(steps),
         )
@@ -136,10 +100,10 @@ def encode(
         def look(latent: Tensor, timestep: int) -> Tensor:
             return backbone.look(latent.to(denoiser.dtype), timestep, conditions).float()
 
-        if method == "inversion":
+        if inverts:
             _look_inverting(look, clean, schedule, path)
         else:
-            _look_at(look, clean, schedule if method == "noise" else None, path, seed)
+            _look_at(look, clean, schedule if options.method == "noise" else None, path, options.seed)
         session.finish([png(picture)], (picture.height, picture.width))
     return replace(traces[0], source=replace(traces[0].source, kind="encoded"))
 
@@ -232,43 +196,6 @@ def _check_family(backbone: Backbone) -> None:
         )
 
 
-def _times(method: str, timesteps: Sequence[int] | np.ndarray | None, training_steps: int) -> tuple[int, ...]:
-    """The time steps to look at, falling, as they do in sampling.
-
-    Raises:
-        OptionError: the method or the time steps can't be used.
-    """
-    if method not in get_args(Method):
-        raise OptionError(f"method={method!r}: expected one of {get_args(Method)}")
-    if method == "clean" and (timesteps is None or len(timesteps) != 1):
-        raise OptionError(
-            f"timesteps={timesteps} with method='clean': expected one, that which the model was tuned with for clean "
-            "images, for example timesteps=(0,)"
-        )
-    times = TIMESTEPS if timesteps is None else tuple(timesteps)
-    outside = [timestep for timestep in times if not 0 <= timestep < training_steps or timestep % 1]
-    if outside or not times:
-        raise OptionError(
-            f"timesteps={times}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
-            "the range the scheduler was trained on"
-        )
-    return tuple(sorted(map(int, times), reverse=True))
-
-
-def _check_options(method: Method, noises: int, inversion_steps: int) -> None:
-    if noises < 1:
-        raise OptionError(f"noises={noises}: expected at least 1")
-    if noises > 1 and method != "noise":
-        raise OptionError(f"noises={noises} with method={method!r}, which puts no noise on: expected method='noise'")
-    if inversion_steps < 1:
-        raise OptionError(f"inversion_steps={inversion_steps}: expected at least 1")
-
-
-def _check_size(size: tuple[int, int] | None, cell: int) -> None:
-    if size is not None and any(length < cell or length % cell for length in size):
-        raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")
-
-
 def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     """The scaled latent of the picture at the size the model works on, without sampling noise; float32."""
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
@@ -297,6 +224,10 @@ def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     cell = scale * -(-side // coarsest)
     ratio = (picture.height / picture.width) ** 0.5
     return max(cell, round(side * scale * ratio / cell) * cell), max(cell, round(side * scale / ratio / cell) * cell)
+
+
+encode = of_two(EncodeOptions, name="encode")(encode_image)
+"""`encode_image` with its options as keywords."""
 
 
 @contextmanager

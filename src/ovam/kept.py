@@ -6,7 +6,7 @@ from itertools import groupby
 
 from ovam.quantised import Stored
 from ovam.run import Plan
-from ovam.trace import Grid
+from ovam.shapes import Grid
 
 _MIB = 2**20
 

@@ -1,41 +1,32 @@
 """From a trace and any words to attention maps: keys, weights, and one flat mean over steps, blocks and heads."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ovam.aggregate import Accumulator, Axis
-from ovam.asked import embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
+from ovam.aggregate import Accumulator
+from ovam.asked import Words, calibrations_of, embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
 from ovam.attention import weight_sums
+from ovam.calls import Call, Half
 from ovam.errors import NotFiniteError, NothingCapturedError
-from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
+from ovam.map_options import MapOptions, SoftmaxOver, Strategy, check_joint, check_rivals
 from ovam.output_space import output_shares, word_outputs, words_alone
 from ovam.precision import float32
 from ovam.prompt import Span
 from ovam.quantised import Stored, floats, is_finite
 from ovam.replay import TextRows
 from ovam.shapes import Key
-from ovam.trace import BlockChoice, BlockTrace, Call, Half, ReplayedSide, TextSide, TokenEmbedding, Trace, Words
+from ovam.text_side import ReplayedSide, TextSide, TokenEmbedding
+from ovam.trace import BlockTrace, Trace
 from ovam.word_maps import AttentionMaps
 
 log = logging.getLogger("ovam")
 
 
 @float32()
-def attention_maps(
-    trace: Trace,
-    words: Words,
-    *,
-    half: Half | None = None,
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    keep: Axis | Sequence[Axis] = (),
-    softmax_over: SoftmaxOver = "prompt",
-    strategy: Strategy = "attention",
-    phrases: Sequence[str] = (),
-) -> AttentionMaps:
+def attention_maps(trace: Trace, words: Words, options: MapOptions) -> AttentionMaps:
     """Attention maps of any words, in the generation prompt or not, without running the model again.
 
     A string is one attribution prompt: its words share the attention. A list is many: each entry is an
@@ -47,21 +38,7 @@ def attention_maps(
             ["hot dog", "sky"], a `TokenSet` or several among the words of a list, a `TokenEmbedding`, or raw
             vectors (token, width) of the trace's space. Tokens used on other blocks or another model than they were
             fitted on are noted (logger `ovam`, level INFO).
-        half: Which half's queries; by default the conditional one where it was kept. With clip-skip, text asked of
-            the unconditional one is noted (level WARNING): that half was read without.
-        blocks: Blocks by name or grid; all by default.
-        steps: Step numbers or one; all by default.
-        keep: Axes to leave apart, or one, for studies: "block" or "head" (every head of every block, `kept["head"]`
-            names them), and "step" (every denoiser call). The mean is taken over the others.
-        softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included;
-            "padded" among all positions the encoder reads (77 in CLIP), as the model itself does, which
-            leaves less for each word, by as much as padding draws; "joint" among these and all image pixels, as the
-            model itself does in joint attention (SD3, FLUX), which leaves less still.
-        strategy: "attention", the weights of pixels over tokens; or in joint attention "output", how like a pixel's
-            attention output is to each asked word's, of a capture with `outputs=True` (`ovam.output_space`). The
-            words, two or more, share every pixel, so that here adding an entry to a list does change the others'
-            maps; there are no maps of tokens, and all heads make one map of a block.
-        phrases: Of a prompt, words in a row that are one unit: phrases=["hot dog"] of "a hot dog on the grass".
+        options: See `MapOptions`.
 
     Returns:
         Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples,
@@ -71,32 +48,31 @@ def attention_maps(
         EmptyWordsError: there is no word.
         NothingCapturedError: the trace holds no queries, or not of this half, or no attention outputs.
         MissingBlockError, MissingStepError: a block or step is not there.
-        OptionError: an option has a value it can't take, or vectors were to be padded.
+        OptionError: an option does not suit the trace or the words, or vectors were to be padded.
         PromptTooLongError: the text encoder does not read the whole text.
         NoTextEncoderError: the trace came from a file without a text encoder, and words are text.
         SpaceMismatchError: vectors are of another space or width.
         NotFiniteError: the queries hold NaN or infinity.
     """
-    keep = (keep,) if isinstance(keep, str) else tuple(keep)
-    check_options(keep, softmax_over, strategy)
-    check_joint(trace.text.kind, softmax_over, strategy)
-    chosen = trace.select(blocks=blocks, steps=steps) if blocks is not None or steps is not None else trace
-    which = half_of(chosen, half)
-    prompts = embed_words(chosen.text, words, softmax_over, phrases)
-    tell_of_skipped(chosen.text.space, words, which)
+    check_joint(trace.text.kind, options.softmax_over, options.strategy)
+    chosen = trace.select(blocks=options.blocks, steps=options.steps)
+    half = half_of(chosen, options.guidance)
+    prompts = embed_words(chosen.text, words, options.softmax_over, options.phrases)
+    tell_of_skipped(chosen.text.space, words, half)
     for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
         log.info(note)
     tokens, spans = merge_prompts(prompts)
-    flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, keep)
-    if strategy == "output":
+    flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, options.axes)
+    if options.strategy == "output":
         check_rivals([span.text for span in spans])
-        _add_shares(flat, chosen, prompts, spans, which)
+        _add_shares(flat, chosen, prompts, spans, half)
         tokens, spans = words_alone(spans)
     else:
-        _add_weights(flat, chosen, prompts, which, softmax_over)
+        _add_weights(flat, chosen, prompts, half, options.softmax_over)
     maps = flat.result(chosen.calls)
-    _check_finite(maps, chosen.blocks, which, strategy)
-    return AttentionMaps(maps, tokens, spans, chosen.size, flat.labels(chosen.calls), len(prompts))
+    _check_finite(maps, chosen.blocks, half, options.strategy)
+    apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
+    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations)
 
 
 def _add_weights(
@@ -143,8 +119,8 @@ def _outputs_of(block: BlockTrace, half: Half) -> Stored:
     return block.output[half]
 
 
-def half_of(trace: Trace, asked: Half | None) -> Half:
-    """The half of guidance that is asked for; by default the conditional one where it was kept.
+def half_of(trace: Trace, guidance: Half | None) -> Half:
+    """The half of guidance to use; by default the conditional one where it was kept.
 
     Raises:
         NothingCapturedError: the trace holds no queries, or not of this half.
@@ -154,14 +130,14 @@ def half_of(trace: Trace, asked: Half | None) -> Half:
         raise NothingCapturedError(
             "this trace holds no queries: the denoiser was never run inside the capture, or no block or step was kept"
         )
-    if asked is None:
+    if guidance is None:
         return "cond" if "cond" in halves else halves[0]
-    if asked not in halves:
+    if guidance not in halves:
         raise NothingCapturedError(
-            f"this trace holds no {asked!r} queries, only {', '.join(map(repr, halves))}: "
+            f"this trace holds no {guidance!r} queries, only {', '.join(map(repr, halves))}: "
             "capture with guidance='both' under a guidance scale above 1 to have both halves"
         )
-    return asked
+    return guidance
 
 
 def keys_of(

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ovam.backbones.base import Backbone
+from ovam.checks import integer
 from ovam.errors import OptionError, UnsupportedPipelineError
 
 _SEEDS = 2**64
@@ -130,5 +131,5 @@ def check_seed(seed: int, images: int = 1) -> None:
     Raises:
         OptionError: it does not.
     """
-    if not -_SEEDS // 2 <= seed <= _SEEDS - images:
+    if integer(seed) is None or not -_SEEDS // 2 <= seed <= _SEEDS - images:
         raise OptionError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - images}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from ovam.trace import Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 
 @runtime_checkable

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import Guidance, check_offered, choice_of
+from ovam.capture import check_offered
+from ovam.capture_options import CaptureOptions
+from ovam.checks import whole
 from ovam.errors import OptionError
 from ovam.kept import BlockBytes, block_bytes
+from ovam.keywords import of_one
 from ovam.models import outline
-from ovam.presets import settings_of
+from ovam.presets import with_preset
 from ovam.recorders import kept_layout
 from ovam.run import plan_run
-from ovam.storage import storage_type
-from ovam.trace import BlockChoice
 
 
 @dataclass(frozen=True)
@@ -40,35 +41,37 @@ class CapturePlan:
         return sum(block.nbytes for block in self.blocks)
 
 
-def plan(
-    model: Any,
-    *,
-    height: int | None = None,
-    width: int | None = None,
-    steps: int = 50,
-    images: int = 1,
-    blocks: BlockChoice = None,
-    guidance: Guidance = "cond",
-    dtype: torch.dtype | None = None,
-    preset: str | None = None,
-    outputs: bool = False,
-    self_attention: BlockChoice = None,
-) -> CapturePlan:
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(CaptureOptions):
+    """A run and what is kept of it.
+
+    Attributes:
+        height: Of the images in pixels; by default the model's own.
+        width: Likewise.
+        num_inference_steps: Steps of the run; Heun and PNDM make more denoiser calls than steps.
+        images: Number of images.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 50
+    images: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Denoiser calls to keep."""
+        numbers = self.numbers
+        if numbers is None:
+            return self.num_inference_steps
+        return 1 if numbers == "middle" else len(numbers)
+
+
+def planned(model: Any, options: PlanOptions) -> CapturePlan:
     """How many bytes `capture` would keep, block by block.
 
     Args:
         model: A pipeline, or "mini", a folder or a model id, of which only the configuration is read.
-        height: Of the images in pixels; by default the model's own.
-        width: Likewise.
-        steps: Denoiser calls to keep: the steps of the run, or of those chosen; Heun and PNDM make more calls. Of a
-            preset that keeps the middle step alone there is one.
-        images: Number of images.
-        blocks: As in `capture`.
-        guidance: As in `capture`.
-        dtype: As in `capture`.
-        preset: As in `capture`.
-        outputs: As in `capture`.
-        self_attention: As in `capture`.
+        options: See `PlanOptions`.
 
     Raises:
         ModelNotFoundError: the name is no model's.
@@ -78,21 +81,24 @@ def plan(
     """
     pipe = outline(model) if isinstance(model, str | Path) else model
     backbone = backbone_of(pipe)
-    settings = settings_of(backbone, preset, blocks=blocks, dtype=dtype)
-    choice = choice_of(settings.blocks, settings.steps, guidance, outputs=outputs, self_attention=self_attention)
-    check_offered(backbone, choice)
+    kept = with_preset(options, backbone)
+    check_offered(backbone, kept)
     factor = pipe.vae_scale_factor
     native = native_side(pipe) * factor
-    size = (native if height is None else height, native if width is None else width)
-    for name, value in {"height": size[0], "width": size[1], "steps": steps, "images": images}.items():
+    size = (native if options.height is None else options.height, native if options.width is None else options.width)
+    counts = {"num_inference_steps": options.num_inference_steps, "images": options.images}
+    for name, value in {"height": size[0], "width": size[1], **counts}.items():
         unit = backbone.side_multiple if name in ("height", "width") else 1
-        if value < 1 or value % unit:
+        if whole(name, value, least=1) % unit:
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)
-    calls = steps if choice.steps is None else 1
-    run = plan_run(backbone, choice, latent, images=images, calls=calls)
-    rows = block_bytes(run, kept_layout(run, storage_type(settings.dtype)))
-    return CapturePlan(type(pipe).__name__, size, calls, rows)
+    run = plan_run(backbone, kept, latent, images=options.images, calls=kept.calls)
+    rows = block_bytes(run, kept_layout(run, kept.dtype or torch.float16))
+    return CapturePlan(type(pipe).__name__, size, kept.calls, rows)
+
+
+plan = of_one(PlanOptions, name="plan")(planned)
+"""`planned` with its options as keywords."""
 
 
 def native_side(pipe: Any) -> int:

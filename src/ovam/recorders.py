@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ovam.aggregate import Accumulator
-from ovam.asked import embed_words, lengths_of, merge_prompts, tell_of_skipped
+from ovam.asked import Words, calibrations_of, embed_words, lengths_of, merge_prompts, tell_of_skipped
 from ovam.attention import self_weights, weight_sums
 from ovam.backbones.base import Backbone
+from ovam.calls import Half
 from ovam.errors import CaptureTooLargeError, NotFiniteError
 from ovam.kept import block_bytes, table
-from ovam.map_options import SoftmaxOver, Strategy, check_joint, check_options, check_rivals
+from ovam.map_options import MapOptions, check_joint, check_rivals
 from ovam.models import short_name
 from ovam.output_space import output_shares, word_outputs, words_alone
 from ovam.precision import float32
@@ -24,7 +25,8 @@ from ovam.quantised import Quantised, Stored, put
 from ovam.replay import BlockReplay, ImageStream, Replay, TextStream
 from ovam.run import Plan, Run
 from ovam.storage import Storage
-from ovam.trace import BlockTrace, Half, ReplayedSide, SelfAttention, Source, TextSide, Trace, Words
+from ovam.text_side import ReplayedSide, TextSide
+from ovam.trace import BlockTrace, SelfAttention, Source, Trace
 from ovam.word_maps import AttentionMaps
 
 _GIB = 2**30
@@ -232,14 +234,11 @@ class MapRecorder:
         backbone: Backbone,
         maps: list[AttentionMaps],
         words: Words,
-        softmax_over: SoftmaxOver,
-        strategy: Strategy = "attention",
+        options: MapOptions,
     ) -> None:
-        self.backbone, self.maps = backbone, maps
-        check_options((), softmax_over, strategy)
-        self.words, self.softmax_over, self.strategy = words, softmax_over, strategy
+        self.backbone, self.maps, self.words, self.options = backbone, maps, words, options
         text = backbone.text_side(())
-        check_joint(text.kind, softmax_over, strategy)
+        check_joint(text.kind, options.softmax_over, options.strategy)
         self._embed(text)  # so that words no encoder can read are refused at once
         self.plan: Plan | None = None
         self.sums: list[Accumulator] = []
@@ -248,10 +247,10 @@ class MapRecorder:
         self.streams: dict[int, list[TextStream]] = {}
 
     def _embed(self, text: TextSide) -> None:
-        self.prompts = embed_words(text, self.words, self.softmax_over)
+        self.prompts = embed_words(text, self.words, self.options.softmax_over, self.options.phrases)
         self.lengths = lengths_of(self.prompts)
         self.tokens, self.spans = merge_prompts(self.prompts)
-        if self.strategy == "output":
+        if self.options.strategy == "output":
             check_rivals([span.text for span in self.spans])
         self.text = text
 
@@ -265,7 +264,7 @@ class MapRecorder:
             vectors = torch.cat([prompt.vectors for prompt in self.prompts])
             self.keys = {name: self.text.keys(vectors, name, 0) for name in plan.blocks}
         grids = {name: plan.grids[name] for name in plan.blocks}
-        self.sums = [Accumulator(grids, ()) for _ in range(plan.images)]
+        self.sums = [Accumulator(grids, self.options.axes) for _ in range(plan.images)]
 
     @float32()
     def observe(self, block: str, half: Half, image: int, entry: int, query: Tensor) -> None:
@@ -273,7 +272,7 @@ class MapRecorder:
         assert self.plan is not None
         if entry == 0:
             check_finite(block, query)
-        if self.strategy == "output":
+        if self.options.strategy == "output":
             return
         weights = weight_sums(
             query[:, None],
@@ -281,13 +280,16 @@ class MapRecorder:
             scale=self.plan.blocks[block].scale,
             lengths=self.lengths,
             image_key=self.image_keys.get(block),
+            keep_head=self.sums[image].keep_head,
+            keep_step=self.sums[image].keep_step,
         )
         self.sums[image].add(block, weights, len(query))
 
     @float32()
     def output(self, block: str, half: Half, image: int, entry: int, output: Tensor) -> None:
         """Shares of one call."""
-        shares = output_shares(output[:, None], self.keys[block].to(output.device))
+        keep_step = self.sums[image].keep_step
+        shares = output_shares(output[:, None], self.keys[block].to(output.device), keep_step=keep_step)
         self.sums[image].add(block, shares, 1)
 
     def self_attention(self, block: str, half: Half, image: int, entry: int, query: Tensor, key: Tensor) -> None:
@@ -302,26 +304,29 @@ class MapRecorder:
         if block == self.plan.watched[0]:
             streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
         rows = [(prompt, words.enter(block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
-        if self.strategy == "output":
+        if self.options.strategy == "output":
             outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in rows], dim=1)
             self.keys[block] = word_outputs(outputs, self.spans)
             return
         self.keys[block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in rows], dim=1)
-        if self.softmax_over == "joint":
+        if self.options.softmax_over == "joint":
             self.image_keys[block] = stream.key[:, None]
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """One set of maps an image."""
         if not run.kept:
             return
-        tokens, spans = words_alone(self.spans) if self.strategy == "output" else (self.tokens, self.spans)
+        tokens, spans = words_alone(self.spans) if self.options.strategy == "output" else (self.tokens, self.spans)
         results = [sums.result(run.kept) for sums in self.sums]
         if not all(bool(torch.isfinite(maps).all()) for maps in results):
             raise NotFiniteError(
                 "the streamed maps contain NaN or infinity: expected finite numbers; the model's weights are damaged, "
                 "or its dtype is too narrow for it (try torch.float32)"
             )
-        self.maps += [AttentionMaps(maps, tokens, spans, size, {}, len(self.prompts)) for maps in results]
+        apart, calibrations = self.sums[0].labels(run.kept), calibrations_of(self.words)
+        self.maps += [
+            AttentionMaps(maps, tokens, spans, size, apart, len(self.prompts), calibrations) for maps in results
+        ]
         self.sums = []
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from ovam.backbones.base import Request
 from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
+from ovam.calls import Call, Half
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.models import load
 from ovam.quantised import from_named
 from ovam.replay import BlockReplay, Replay
-from ovam.trace import Call, Half, Space, TextSide
+from ovam.text_side import Space, TextSide
 
 
 def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:

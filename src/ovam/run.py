@@ -7,25 +7,16 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Observation, Request
+from ovam.blocks import choose_blocks
+from ovam.calls import Call, Half
+from ovam.capture_options import CaptureOptions
 from ovam.coverage import RunCoverage
 from ovam.replay import ImageStream
 from ovam.schedule import Level
-from ovam.trace import BlockChoice, Call, Grid, Half, choose_blocks
+from ovam.shapes import Grid
 
 StepChoice = int | Iterable[int] | Literal["middle"] | None
 """Step numbers or one, all of them (None), or the one in the middle of however many a run has."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to keep: see `ovam.capture`."""
-
-    blocks: BlockChoice
-    steps: frozenset[int] | Literal["middle"] | None
-    halves: tuple[Half, ...]
-    outputs: bool = False
-    self_attention: BlockChoice = None
-    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,23 +56,29 @@ class Plan:
 
 
 def plan_run(
-    backbone: Backbone, choice: Choice, latent: Grid, *, images: int, calls: int, request: Request | None = None
+    backbone: Backbone,
+    options: CaptureOptions,
+    latent: Grid,
+    *,
+    images: int,
+    calls: int,
+    request: Request | None = None,
 ) -> Plan:
     """The plan of a run with a latent of this size; the rest as `Plan` names it.
 
     Raises:
-        MissingBlockError: the choice fits no block.
+        MissingBlockError: the options fit no block.
     """
     specs, grids = backbone.blocks(), backbone.grids(latent)
-    if choice.blocks is None:
+    if options.blocks is None:
         names = tuple(name for name, spec in specs.items() if spec.default)
     else:
-        names = choose_blocks({name: grids[name] for name in specs}, choice.blocks)
+        names = choose_blocks({name: grids[name] for name in specs}, options.blocks)
     own: Mapping[str, BlockSpec] = {}
     self_names: tuple[str, ...] = ()
-    if choice.self_attention is not None:
+    if options.self_attention is not None:
         own = backbone.self_blocks()
-        self_names = choose_blocks({name: grids[name] for name in own}, choice.self_attention)
+        self_names = choose_blocks({name: grids[name] for name in own}, options.self_attention)
     replayed = dict[str, dict[str, tuple[int, ...]]]()
     if backbone.text_kind == "replayed":
         for name in list(specs)[: list(specs).index(names[-1]) + 1]:
@@ -91,11 +88,11 @@ def plan_run(
     return Plan(
         blocks={name: specs[name] for name in names},
         grids={name: grids[name] for name in (*(replayed or names), *self_names)},
-        halves=choice.halves,
+        halves=options.halves,
         images=images,
         calls=calls,
         replayed=replayed,
-        outputs=choice.outputs,
+        outputs=options.outputs,
         self_blocks={name: own[name] for name in self_names},
         request=request,
     )

@@ -14,15 +14,17 @@ from torch import nn
 
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.backbones.registry import read_as
+from ovam.calls import Call, Half
+from ovam.capture_options import CaptureOptions
 from ovam.coverage import RunCoverage, gap
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
 from ovam.others import others_refused
 from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
-from ovam.run import Choice, Plan, Recorder, Run, plan_run
+from ovam.run import Plan, Recorder, Run, plan_run
 from ovam.schedule import Level, levels_from, sigma_at, steps_of
-from ovam.trace import Call, Grid, Half
+from ovam.shapes import Grid
 from ovam.wrapping import wrapped
 
 log = logging.getLogger("ovam")
@@ -32,8 +34,8 @@ _watched: WeakSet[nn.Module] = WeakSet()
 class Session:
     """Follows the runs of one pipeline and hands what is chosen to a recorder."""
 
-    def __init__(self, backbone: Backbone, choice: Choice, recorder: Recorder) -> None:
-        self.backbone, self.choice, self.recorder = backbone, choice, recorder
+    def __init__(self, backbone: Backbone, options: CaptureOptions, recorder: Recorder) -> None:
+        self.backbone, self.options, self.recorder = backbone, options, recorder
         self.run = Run()
         self.covered: list[RunCoverage] = []
         self._watchers = ExitStack()
@@ -205,7 +207,7 @@ class Session:
             return
         if not silent:
             self._tell_self_attention(run.plan, run.evaluation.halves)
-        elif self.choice.strict:
+        elif self.options.strict:
             raise gap(silent, run.plan.watched, f"in denoiser call {len(run.calls) - 1}")
         else:
             run.leave_out()
@@ -217,7 +219,7 @@ class Session:
         run.steps, calls = self._chosen_steps(evaluation)
         self._check_halves(evaluation)
         images = positions.stop - positions.start
-        plan = plan_run(self.backbone, self.choice, evaluation.latent, images=images, calls=calls, request=run.request)
+        plan = plan_run(self.backbone, self.options, evaluation.latent, images=images, calls=calls, request=run.request)
         self.recorder.begin(plan)
         run.plan, run.levels = plan, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
         for handle in self.backbone.watch(plan.watched, self._on_block):
@@ -226,10 +228,10 @@ class Session:
     def _check_halves(self, evaluation: Evaluation) -> None:
         guided = (self.run.request is not None and self.run.request.guided) or len(evaluation.halves) > 1
         there: tuple[Half, ...] = ("cond", "uncond") if guided else ("cond",)
-        missing = [half for half in self.choice.halves if half not in there]
+        missing = [half for half in self.options.halves if half not in there]
         if missing:
             raise NothingCapturedError(
-                f"guidance={'both' if len(self.choice.halves) == 2 else missing[0]!r} asks for unconditional queries, "
+                f"guidance={'both' if len(self.options.halves) == 2 else missing[0]!r} asks for unconditional queries, "
                 "but this run has no guidance: expected a guidance scale above 1; raise it, or capture with "
                 "guidance='cond'"
             )
@@ -244,9 +246,9 @@ class Session:
             MissingStepError: a chosen step lies beyond the run's last, or no middle is known.
         """
         if self.run.planned_calls is not None:
-            assert not isinstance(self.choice.steps, str)  # `encode` names its steps by number
-            return self.choice.steps, self.run.planned_calls
-        ahead, chosen = levels_from(self.backbone.pipe.scheduler, evaluation.timestep), self.choice.steps
+            assert not isinstance(self.options.numbers, str)  # `encode` names its steps by number
+            return self.options.numbers, self.run.planned_calls
+        ahead, chosen = levels_from(self.backbone.pipe.scheduler, evaluation.timestep), self.options.numbers
         if chosen == "middle" and not ahead:
             raise MissingStepError(
                 f"steps='middle' of a run whose scheduler does not list the time step {evaluation.timestep:g}: how "

@@ -8,8 +8,16 @@ token     positions of an attribution prompt, special tokens included
 width     channels of a token embedding
 """
 
+from typing import Literal
+
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+
+Grid = tuple[int, int]
+"""Height and width of a block's lattice of pixels."""
+
+Axis = Literal["block", "head", "step"]
+"""What a mean can be taken over."""
 
 Query = Float[Tensor, "head step pixel head_dim"]
 """Pixel queries as the block used them (after normalisation and rotary embedding), unscaled."""

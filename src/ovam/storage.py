@@ -13,12 +13,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from ovam.checks import number
-from ovam.errors import CaptureTooLargeError, OptionError
+from ovam.capture_options import KeepOptions
+from ovam.errors import CaptureTooLargeError
 from ovam.quantised import Quantised, Stored
-
-TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
-"""Those that queries are stored in."""
 
 _SHARE_OF_FREE = 0.8
 _GIB = 2**30
@@ -61,37 +58,16 @@ class Storage:
         return torch.empty_like(like, device=self.device)
 
 
-def storage_of(
-    *, dtype: torch.dtype, device: str | torch.device, disk: str | Path | None, limit_gib: float | None
-) -> Storage:
-    """Check the options of `ovam.capture` that say where and how its traces are kept.
-
-    Raises:
-        OptionError: one has a value it can't take.
-    """
-    place, folder = torch.device(device), None if disk is None else Path(disk)
-    if folder is not None and place.type != "cpu":
-        raise OptionError(f"disk={str(disk)!r} with device={str(device)!r}: expected one of the two; leave device out")
-    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise OptionError(f"disk={str(disk)!r}: expected a folder that is there and that you may write to")
-    return Storage(storage_type(dtype), place, _limit(place, folder, limit_gib), folder)
-
-
-def storage_type(dtype: torch.dtype) -> torch.dtype:
-    """Check the type that queries are stored in.
-
-    Raises:
-        OptionError: it is another one.
-    """
-    if dtype not in TYPES:
-        raise OptionError(f"dtype={dtype}: expected {', '.join(map(str, TYPES[:-1]))} or {TYPES[-1]}")
-    return dtype
+def storage_of(options: KeepOptions) -> Storage:
+    """Where and how what a capture keeps is stored."""
+    place, folder = torch.device(options.device), None if options.disk is None else Path(options.disk)
+    return Storage(options.dtype or torch.float16, place, _limit(place, folder, options.limit_gib), folder)
 
 
 def _limit(device: torch.device, folder: Path | None, limit_gib: float | None) -> int:
     """Bytes that may be kept."""
     if limit_gib is not None:
-        return int(number("limit_gib", limit_gib, least=0.0) * _GIB)
+        return int(limit_gib * _GIB)
     if folder is not None:
         free = shutil.disk_usage(folder).free
     elif device.type == "cuda":

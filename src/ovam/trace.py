@@ -4,162 +4,33 @@ Nothing here knows a model. A trace answers through its `TextSide`, which turns 
 methods `maps`, `segment`, `save` and `load` are doors to functions of later stages, imported when called.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
-from ovam.calibration import Calibration
-from ovam.calls import Call as Call
-from ovam.calls import Half as Half
-from ovam.calls import choose_steps
-from ovam.errors import ImageInputError, MissingBlockError, NothingCapturedError, OptionError
-from ovam.prompt import AttributionPrompt
+from ovam.asked import Listed, Words
+from ovam.blocks import BlockChoice, choose_blocks
+from ovam.calls import Call, Half, StepChoice, choose_steps
+from ovam.errors import ImageInputError, NothingCapturedError
+from ovam.keywords import of_two
+from ovam.map_options import MapOptions
+from ovam.mask_options import SegmentOptions
 from ovam.quantised import Stored
-from ovam.replay import Replay, TextStream
-from ovam.shapes import Embedding, Key
+from ovam.replay import Replay
+from ovam.shapes import Grid
+from ovam.text_side import ReplayedSide, TextSide
 
 if TYPE_CHECKING:
     from ovam.masks import Segmentation
     from ovam.word_maps import AttentionMaps
-
-Grid = tuple[int, int]
-"""Height and width of a block's lattice of pixels."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Names the exact input of the key path: vectors of two different spaces must never be mixed.
-
-    Attributes:
-        encoder: Class of the text encoder and a hash of its weights.
-        layer: Which of its outputs, `last` or with CLIP's skipped layers `skip-N`.
-        width: Channels of a vector.
-    """
-
-    encoder: str
-    layer: str
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.encoder}, layer {self.layer}, width {self.width}"
-
-    @property
-    def skips(self) -> bool:
-        """Whether layers were left out, as `clip_skip` does; `hidden-2` is what some families read by themselves."""
-        kind, _, depth = self.layer.partition("-")
-        return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
-
-
-def check_layer(space: Space) -> None:
-    """Whether the layer that a file names is one that text encoders are asked for.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
-        raise ValueError(f"layer {space.layer!r} of the text encoder")
-
-
-@dataclass(frozen=True, eq=False)
-class TokenEmbedding:
-    """The vectors of an attribution prompt in a named space.
-
-    Attributes:
-        vectors: What enters the key path, one vector a token.
-        prompt: The text and its tokens.
-        space: Where the vectors come from.
-        own: Positions of the vectors that `prompt.tokens` names; None where those are all of them. Joint attention
-            always runs the padded text, as the model does, and leaves the padding out only where weights are taken.
-    """
-
-    vectors: Embedding
-    prompt: AttributionPrompt
-    space: Space
-    own: tuple[int, ...] | None = None
-
-    def taken_rows(self) -> Embedding:
-        """Of the vectors, those of the prompt's tokens."""
-        return self.vectors if self.own is None else self.vectors[list(self.own)]
-
-    def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
-        """Of the keys of all vectors, those of the prompt's tokens."""
-        return key if self.own is None else key[:, list(self.own)]
-
-
-@runtime_checkable
-class Fitted(Protocol):
-    """What stands wherever words do and brings attribution prompts of its own: a `TokenSet`."""
-
-    @property
-    def space(self) -> Space: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of its classes, in the order of the prompts."""
-        ...
-
-    @property
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """From map to score, of the classes that were fitted with one."""
-        ...
-
-    def prompts(self) -> tuple[TokenEmbedding, ...]: ...
-
-    def notes(self, trace: "Trace") -> tuple[str, ...]:
-        """What differs between the fit and a trace, in words."""
-        ...
-
-
-TextKind = Literal["static", "replayed"]
-
-
-@runtime_checkable
-class TextSide(Protocol):
-    """From text to the keys a trace's queries are compared with.
-
-    `kind` tells what is promised: `static` keys depend on the text alone (UNet, PixArt), so late words are
-    exact; `replayed` keys are made by running the text stream again against stored image keys and values
-    (SD3, FLUX), exact for the generation prompt.
-    """
-
-    @property
-    def kind(self) -> TextKind: ...
-
-    @property
-    def space(self) -> Space: ...
-
-    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Tokens of a text as the key path takes them; `as_phrase` makes the whole text one unit."""
-        ...
-
-    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Keys of an embedding in one block at one denoiser call, float32; static sides need neither call nor half."""
-        ...
-
-
-@runtime_checkable
-class ReplayedSide(TextSide, Protocol):
-    """A text side of joint attention: the text stream is run again, against what was kept of the image."""
-
-    @property
-    def replay(self) -> Replay: ...
-
-    def over(self, replay: Replay) -> "ReplayedSide":
-        """The same side against another part of the run."""
-        ...
-
-    def stream(self, embedding: Embedding) -> TextStream:
-        """Start the text stream of an embedding."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +167,7 @@ class Trace:
         averages = sum(part.nbytes for part in self.self_attention.values())
         return sum(block.nbytes for block in self.blocks.values()) + averages + self.replay.nbytes
 
-    def select(self, *, blocks: "BlockChoice" = None, steps: int | Iterable[int] | None = None) -> "Trace":
+    def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
 
         Self-attention stays as it is, whatever blocks are chosen. It is of all steps together: a selection of fewer
@@ -304,7 +175,7 @@ class Trace:
 
         Args:
             blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
-            steps: Step numbers or one; None keeps all.
+            steps: Step numbers or one, or "middle" for the one in the middle; None keeps all.
 
         Raises:
             MissingBlockError: a name or grid fits no block.
@@ -327,17 +198,22 @@ class Trace:
             return self.text
         return self.text.over(self.text.replay.select(names, entries))
 
-    def maps(self, words: "Words", **options: "Any") -> "AttentionMaps":
+    @of_two(MapOptions)
+    def maps(self, words: Words, options: MapOptions) -> "AttentionMaps":
         """Attention maps of any words; see `ovam.maps.attention_maps`."""
         from ovam.maps import attention_maps
 
-        return attention_maps(self, words, **options)
+        return attention_maps(self, words, options)
 
-    def segment(self, words: "Listed", **options: "Any") -> "Segmentation":
-        """Masks and a label map of a list of words; see `ovam.masks.segment`."""
-        from ovam.masks import segment
+    @of_two(SegmentOptions)
+    def segment(self, words: Listed, options: SegmentOptions) -> "Segmentation":
+        """Masks and a label map of listed words: their maps, and `ovam.masks.segment` of these.
 
-        return segment(self, words, **options)
+        Each entry is an attribution prompt of its own, and each word may be there once, in `words` or in `against`.
+        """
+        from ovam.masks import segment_words
+
+        return segment_words(self, words, options)
 
     def save(self, path: str | Path) -> None:
         """Write the trace to one safetensors file; see `ovam.trace_file.save_trace`."""
@@ -352,71 +228,11 @@ class Trace:
 
         return load_trace(path, text)
 
-
-Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
-"""What can be asked: a prompt, a list of words, phrases and fitted tokens, these alone, or vectors of the space."""
-
-Listed = str | Sequence[str | Fitted] | Fitted
-"""What can be segmented: words and phrases, fitted tokens, or both in one list."""
-
-BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Blocks by module path or its beginning, by grid height, or, within a list, by grid (height, width)."""
-
-
-def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
-    """Names of the blocks that `choice` asks for, in the order of `grids`.
-
-    Raises:
-        MissingBlockError: an entry fits no block, or there is no entry.
-        OptionError: two numbers in a tuple of their own could be a grid or two heights.
-    """
-    if choice is None:
-        return tuple(grids)
-    entries = _entries_of(grids, choice)
-    fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid)} for entry in entries]
-    if not all(fitting) or not entries:
-        missing = [entry for entry, names in zip(entries, fitting, strict=True) if not names]
-        sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
-        names = ", ".join(list(grids)[:5])
-        raise MissingBlockError(
-            f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
-            f"({sizes}) or a module path or its beginning ({names}, ...)"
+    def __repr__(self) -> str:
+        height, width = self.size
+        what = f"{self.source.prompt!r}, " if self.source.prompt else ""
+        mebibytes = self.nbytes / 2**20
+        return (
+            f"Trace({what}{height} x {width} pixels, {len(self.blocks)} blocks, {len(self.calls)} denoiser calls, "
+            f"{mebibytes:.1f} MiB)"
         )
-    chosen = set().union(*fitting)
-    return tuple(name for name in grids if name in chosen)
-
-
-def repeatable(choice: BlockChoice) -> BlockChoice:
-    """The same choice; an iterator, which could be read once only, as a list."""
-    return choice if choice is None or isinstance(choice, str | int | tuple) else list(choice)
-
-
-def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
-    """Entries of a choice; two numbers in a tuple of their own are a grid or two heights, whichever is there.
-
-    Raises:
-        OptionError: both are there, and are different blocks.
-    """
-    if isinstance(choice, str | int):
-        return [choice]
-    entries = list(choice)
-    if not isinstance(choice, tuple) or len(entries) != 2 or not all(isinstance(entry, int) for entry in entries):
-        return entries
-    as_grid = {name for name, grid in grids.items() if grid == choice}
-    as_heights = {name for name, grid in grids.items() if grid[0] in entries}
-    if not as_grid:
-        return entries
-    if as_grid != as_heights and {grid[0] for grid in grids.values()}.issuperset(entries):
-        raise OptionError(
-            f"blocks {choice} are both a grid and two grid heights here, which have different blocks: write "
-            f"[{choice}] for the grid, {entries} for the heights"
-        )
-    return [choice]
-
-
-def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:
-    if isinstance(entry, int):
-        return grid[0] == entry
-    if isinstance(entry, str):
-        return name == entry or name.startswith(entry.rstrip(".") + ".")
-    return grid == tuple(entry)

@@ -13,12 +13,14 @@ from ovam import tensor_file
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
+from ovam.calls import Call, Half
 from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
 from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.trace import BlockTrace, Call, Half, SelfAttention, Source, Space, TextSide, Trace, check_layer
+from ovam.text_side import Space, TextSide, check_layer
+from ovam.trace import BlockTrace, SelfAttention, Source, Trace
 
 FORMAT = Format(
     name="ovam-trace",

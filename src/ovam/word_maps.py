@@ -1,18 +1,24 @@
-"""What a trace answers: a map for every token and word that was asked."""
+"""The result of the stage: a map for every token and word."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ovam.aggregate import Axis, resize
+from ovam.aggregate import resize
+from ovam.calibration import Calibration
+from ovam.checks import integer
 from ovam.errors import AmbiguousWordError, UnknownWordError
+from ovam.keywords import of_one
+from ovam.mask_options import MaskOptions
 from ovam.prompt import Span, folded
-from ovam.shapes import Map, TokenMaps
-from ovam.trace import Grid
+from ovam.shapes import Axis, Grid, Map, TokenMaps
+
+if TYPE_CHECKING:
+    from ovam.masks import Segmentation
 
 SPECIAL = ("<start>", "<end>", "<pad>")
 """Names of the tokens that no word stands for."""
@@ -28,10 +34,11 @@ class AttentionMaps:
     Attributes:
         token_maps: (*kept, token, height, width), float32, in [0, 1].
         tokens: The tokens in order; special ones are `<start>`, `<end>` and `<pad>`.
-        spans: The words and phrases, in the order they were asked.
+        spans: The words and phrases, in the order they were given.
         image_size: (height, width) of the image.
         kept: Names of the leading axes that were kept apart, and what stands along each.
         prompts: Number of attribution prompts, one for a text and one each for a list.
+        calibrations: From map to score, of the words that are fitted tokens.
     """
 
     token_maps: TokenMaps
@@ -40,11 +47,12 @@ class AttentionMaps:
     image_size: tuple[int, int]
     kept: Mapping[Axis, tuple[object, ...]]
     prompts: int = 1
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words and phrases, in the order they were asked."""
+        """The words and phrases, in the order they were given."""
         return tuple(span.text for span in self.spans)
 
     @property
@@ -63,16 +71,19 @@ class AttentionMaps:
 
         Raises:
             UnknownWordError: the word is not in the attribution prompt.
-            AmbiguousWordError: the text stands there more than once; use the position. Or a special token was asked
-                of a list, whose entries have one each.
+            AmbiguousWordError: the text stands there more than once; use the position. Or a special token of a list,
+                whose entries have one each.
         """
         return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
 
     def _positions(self, word: str | int) -> Sequence[int]:
-        if isinstance(word, int):
-            if not -len(self.spans) <= word < len(self.spans):
-                raise UnknownWordError(f"word number {word} is not there: the prompt has {len(self.spans)} words")
-            return self.spans[word].tokens
+        number = integer(word)
+        if number is not None:
+            if not -len(self.spans) <= number < len(self.spans):
+                raise UnknownWordError(f"word number {number} is not there: the prompt has {len(self.spans)} words")
+            return self.spans[number].tokens
+        if not isinstance(word, str):
+            raise UnknownWordError(f"{word!r} is neither a word nor the number of one: expected maps['dog'] or maps[0]")
         places = [i for i, span in enumerate(self.spans) if folded(span.text) == folded(word)]
         if len(places) > 1:
             raise AmbiguousWordError(
@@ -109,3 +120,26 @@ class AttentionMaps:
         """The maps at (height, width), the image's own size by default; bilinear, so the range stays."""
         height, width = self.image_size if size is None else size
         return replace(self, token_maps=resize(self.token_maps, (height, width)))
+
+    def only(self, words: Sequence[str | int]) -> "AttentionMaps":
+        """The maps of some of the words, or special tokens, in this order; each is one token then.
+
+        Raises:
+            The errors of `maps[word]`.
+        """
+        names = tuple(word if isinstance(word, str) else self.words[word] for word in words)
+        chosen = torch.stack([self[word] for word in words], dim=-3)
+        spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
+        return replace(self, token_maps=chosen, tokens=names, spans=spans)
+
+    @of_one(MaskOptions)
+    def segment(self, options: MaskOptions) -> "Segmentation":
+        """Masks and a label map of the words; see `ovam.masks.segment`."""
+        from ovam.masks import segment
+
+        return segment(self, options)
+
+    def __repr__(self) -> str:
+        height, width = self.grid
+        apart = f", apart by {' and '.join(self.kept)}" if self.kept else ""
+        return f"AttentionMaps({', '.join(map(repr, self.words))}; {height} x {width}{apart})"

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
-from ovam.trace import Grid, Half, Space, TextSide, TokenEmbedding
+from ovam.shapes import Grid
+from ovam.text_side import Space, TextSide, TokenEmbedding
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
 from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
+from ovam.calls import Half
 from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
 from ovam.phrases import embed_phrases
 from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
 from ovam.shapes import Embedding, Key
-from ovam.trace import Half, Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 CAPTION = "caption_projection"
 """PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""

@@ -21,10 +21,10 @@ from ovam.backbones.joint import JointStream, Passed, ReplayedText, attended, cl
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
 from ovam.backbones.offload import device_of
+from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
-from ovam.shapes import Embedding
-from ovam.trace import Grid, Half
+from ovam.shapes import Embedding, Grid
 
 _T5_LENGTH = 512  # the pipeline's default max_sequence_length
 

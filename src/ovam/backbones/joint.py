@@ -23,7 +23,7 @@ from ovam.calls import Half
 from ovam.errors import SpaceMismatchError
 from ovam.replay import ImageStream, Replay, TextRows, TextStream
 from ovam.shapes import Embedding, Key
-from ovam.trace import Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 _LARGEST = 65504  # of float16; the models clip their streams there
 

@@ -18,7 +18,7 @@ from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
 from ovam.shapes import Embedding
-from ovam.trace import Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 _PAD = "<pad>"
 

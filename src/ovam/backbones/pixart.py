@@ -21,7 +21,7 @@ from ovam.backbones.common import halved, plain_denoiser, require_text, text_req
 from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
 from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
-from ovam.trace import Grid
+from ovam.shapes import Grid
 
 
 class PixArtBackbone(Backbone):

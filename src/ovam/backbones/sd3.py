@@ -24,8 +24,7 @@ from ovam.backbones.joint_watch import watch_joint
 from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
-from ovam.shapes import Embedding
-from ovam.trace import Grid
+from ovam.shapes import Embedding, Grid
 
 _T5_LENGTH = 256  # the pipeline's default max_sequence_length
 

@@ -20,7 +20,7 @@ from ovam.backbones.cross_attention import check_key_scale, static_text, watch_q
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.errors import UnsupportedPipelineError
-from ovam.trace import Grid
+from ovam.shapes import Grid
 
 log = logging.getLogger("ovam")
 

@@ -9,7 +9,7 @@ from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
 from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase
-from ovam.trace import Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 _GAP = "▁"
 """T5's sign for the blank before a word; a token of its own before words that are cut into pieces."""

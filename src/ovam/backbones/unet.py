@@ -11,7 +11,7 @@ from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, requ
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
-from ovam.trace import Grid
+from ovam.shapes import Grid
 
 
 class UNetBackbone(Backbone):

@@ -6,7 +6,7 @@ from typing import Any
 from ovam.backbones.base import BlockSpec
 from ovam.backbones.cross_attention import attention, block_spec, is_cross
 from ovam.backbones.self_attention import is_self
-from ovam.trace import Grid
+from ovam.shapes import Grid
 
 
 def unet_modules(unet: Any) -> dict[str, Any]:

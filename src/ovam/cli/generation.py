@@ -88,9 +88,13 @@ def generate(
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not."""
     asked = asked_of(words, tokens)
-    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
+    keeping = given(blocks=blocks_of(blocks), steps=steps_of(steps), preset=preset, disk=disk, limit_gib=limit_gib)
+    keeping |= {"outputs": outputs}
+    asking = given(threshold=threshold, strategy=strategy)
     with running() as progress:
+        from ovam.capture_options import CaptureOptions
         from ovam.commands.generate import generate as run
+        from ovam.mask_options import SegmentOptions
 
         result = run(
             prompt,
@@ -107,14 +111,9 @@ def generate(
             width=width,
             dtype=torch_type(dtype),
             device=device,
-            storage=torch_type(storage),
-            preset=preset,
-            disk=disk,
-            limit_gib=limit_gib,
-            outputs=outputs,
-            against=words_of(against),
+            keeping=CaptureOptions(**keeping, dtype=torch_type(storage)),
+            options=SegmentOptions(**asking, against=words_of(against)),
             save_trace=save_trace,
             progress=progress,
-            **kept,
         )
     show(result, as_json)

@@ -46,7 +46,7 @@ def plan(
     with running():
         from ovam.commands.info import plan_capture
 
-        options = {"height": height, "width": width, "steps": steps, "images": images, **kept}
+        options = {"height": height, "width": width, "num_inference_steps": steps, "images": images, **kept}
         result = plan_capture(model, dtype=torch_type(storage), **options)
     show(result, as_json)
 

@@ -42,6 +42,7 @@ def maps(
     asked, kept = words_of(words or ""), given(blocks=blocks_of(blocks), steps=steps_of(steps), strategy=strategy)
     with running() as progress:
         from ovam.commands.ask import maps as run
+        from ovam.map_options import MapOptions
 
         result = run(
             trace,
@@ -49,8 +50,8 @@ def maps(
             attribution_prompt=attribution_prompt,
             output_dir=output_dir,
             model=model,
+            options=MapOptions(**kept),
             progress=progress,
-            **kept,
         )
     show(result, as_json)
 
@@ -97,26 +98,30 @@ def segment(
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
     looks, asked = steps_of(timesteps, "--timesteps"), asked_of(words, tokens)
+    looking = given(
+        prompt=prompt,
+        method=None if method is None else method.value,
+        timesteps=looks,
+        seed=seed,
+        limit_gib=limit_gib,
+        outputs=outputs,
+    )
+    running_on = given(dtype=torch_type(dtype), device=device)
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
     with running() as progress:
+        from ovam.commands.ask import Loading
         from ovam.commands.ask import segment_file as run
+        from ovam.encode_options import EncodeOptions
+        from ovam.mask_options import SegmentOptions
 
         result = run(
             source,
             with_tokens(asked, tokens),
-            against=words_of(against),
             output_dir=output_dir,
             model=model,
-            prompt=prompt,
-            method=None if method is None else method.value,
-            timesteps=looks,
-            seed=seed,
-            dtype=torch_type(dtype),
-            device=device,
-            storage=torch_type(storage),
-            limit_gib=limit_gib,
-            outputs=outputs,
+            options=SegmentOptions(**kept, against=words_of(against)),
+            encoding=EncodeOptions(**looking, dtype=torch_type(storage)) if looking or storage else None,
+            loading=Loading(**running_on) if running_on else None,
             progress=progress,
-            **kept,
         )
     show(result, as_json)

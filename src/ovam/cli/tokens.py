@@ -55,6 +55,7 @@ def optimize(
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps))
     with running() as progress:
         from ovam.commands.tokens import optimize as run
+        from ovam.tokens.options import FitOptions
 
         result = run(
             mask,
@@ -64,13 +65,11 @@ def optimize(
             traces=trace or (),
             labels=label or (),
             model=model,
-            against=None if against is None else words_of(against),
+            options=FitOptions(**kept, **fit, against=None if against is None else words_of(against)),
             seed=seed,
             dtype=torch_type(dtype),
             device=device,
             progress=progress,
-            **kept,
-            **fit,
         )
     show(result, as_json)
 

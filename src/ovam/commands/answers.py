@@ -1,19 +1,17 @@
 """What a trace answers for words, written as pictures, with a record of the numbers and file names."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ovam import pictures
-from ovam.asked import fitted_in
+from ovam.asked import Fitted, fitted_in
 from ovam.commands.files import safe_names, write_bytes, write_picture
-from ovam.map_options import Strategy
-from ovam.maps import attention_maps
-from ovam.masks import THRESHOLD, Segmentation, names_of, presence, segment
-from ovam.trace import Fitted, Trace
+from ovam.mask_options import SegmentOptions
+from ovam.masks import Segmentation, presence, segment_words
+from ovam.trace import Trace
 from ovam.word_maps import AttentionMaps
 
 TRACE_FILE = "run.safetensors"
@@ -63,11 +61,9 @@ def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[
 def write_all(
     trace: Trace,
     words: Sequence[str | Fitted],
+    options: SegmentOptions,
     folder: Path,
     *,
-    against: Sequence[str | Fitted] = (),
-    threshold: float = THRESHOLD,
-    strategy: Strategy = "attention",
     save_trace: bool = True,
 ) -> dict[str, Any]:
     """Write the image, the trace, and the maps and masks of words.
@@ -81,10 +77,8 @@ def write_all(
     if save_trace:
         files["trace"] = TRACE_FILE
         trace.save(folder / TRACE_FILE)
-    segmentation = segment(trace, words, against=against, threshold=threshold, strategy=strategy)
-    rivals = against if strategy == "output" else ()  # there they have a share of every pixel
-    maps = attention_maps(trace, [*words, *rivals], strategy=strategy)
-    mapped = write_maps(trace, replace(maps, spans=maps.spans[: len(names_of(words))]), folder)
+    segmentation = segment_words(trace, words, options)
+    mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder)
     masked = write_masks(trace, segmentation, folder)
     merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
     return {

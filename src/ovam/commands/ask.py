@@ -1,30 +1,31 @@
 """Asking for words later: of a saved trace without running the model, or of an image file by encoding it."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ovam import __version__
-from ovam.asked import entries_of, fitted_in
+from ovam.asked import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
-from ovam.encode import Method, encode, read_image
+from ovam.encode import encode_image, read_image
+from ovam.encode_options import EncodeOptions
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.map_options import Strategy, check_joint
+from ovam.map_options import MapOptions, check_joint
 from ovam.maps import attention_maps
-from ovam.masks import THRESHOLD, check_words, names_of, segment
+from ovam.mask_options import SegmentOptions
+from ovam.masks import segment_words
 from ovam.models import MINI
-from ovam.prompt import Span
-from ovam.trace import BlockChoice, Fitted, Listed, Trace
+from ovam.trace import Trace
 from ovam.trace_file import load_trace, read_header
-from ovam.word_maps import AttentionMaps
 
 
 def maps(
@@ -34,9 +35,7 @@ def maps(
     attribution_prompt: str | None = None,
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    strategy: Strategy = "attention",
+    options: MapOptions | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write the attention maps of words, asked of a saved trace, without running the denoiser.
@@ -51,9 +50,7 @@ def maps(
         output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
         model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id.
             Needed unless the file names mini or a folder that is there: a file never causes a download.
-        blocks: As in `Trace.maps`.
-        steps: As in `Trace.maps`.
-        strategy: As in `Trace.maps`.
+        options: As in `Trace.maps`.
         progress: Told what is being done.
 
     Returns:
@@ -65,7 +62,7 @@ def maps(
         The errors of `Trace.maps`.
     """
     begun = time.monotonic()
-    path = Path(trace_file)
+    path, options = Path(trace_file), options or MapOptions()
     if attribution_prompt is None:
         entries_of(words)
     elif fitted_in(list(words)):
@@ -74,10 +71,9 @@ def maps(
             "expected one of the two; ask the tokens by themselves"
         )
     trace = open_trace(path, model, progress)
-    asked_of = trace.select(blocks=blocks, steps=steps)
-    found = attention_maps(asked_of, attribution_prompt or list(words), strategy=strategy)
+    found = attention_maps(trace, attribution_prompt or list(words), options)
     if attribution_prompt and words:
-        found = _only(found, names_of(words))
+        found = found.only(names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
     result = {
@@ -87,8 +83,8 @@ def maps(
         "model": trace.source.model,
         "prompt": trace.source.prompt,
         "attribution_prompt": attribution_prompt,
-        "strategy": strategy,
-        **notes_of(asked_of, words),
+        "strategy": options.strategy,
+        **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
         "output_dir": str(folder),
         **write_maps(trace, found, folder),
         "seconds": round(time.monotonic() - begun, 2),
@@ -97,52 +93,42 @@ def maps(
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How the model is loaded that looks at an image.
+
+    Attributes:
+        dtype: Type of its weights.
+        device: Where it runs.
+    """
+
+    dtype: torch.dtype = torch.float32
+    device: str | torch.device = "cpu"
+
+
 def segment_file(
     source: str | Path,
     words: Listed,
     *,
-    against: Listed = (),
-    threshold: float = THRESHOLD,
-    strategy: Strategy = "attention",
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
-    prompt: str | None = None,
-    method: Method | None = None,
-    timesteps: Sequence[int] | None = None,
-    seed: int | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    storage: torch.dtype | None = None,
-    limit_gib: float | None = None,
-    outputs: bool | None = None,
+    options: SegmentOptions | None = None,
+    encoding: EncodeOptions | None = None,
+    loading: Loading | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
 
-    What says how the model looks at an image is refused for a trace, where it would change nothing.
-
     Args:
         source: A trace file, or an image, which the model then looks at by `ovam.encode`.
         words: Words and phrases, and fitted tokens.
-        against: Words that compete and are then dropped.
-        threshold: Score of the background, in (0, 1).
-        strategy: As in `Trace.segment`.
         output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
         model: For a trace as in `maps`; for an image mini by default.
-        prompt: What the denoiser is told of an image; nothing by default.
-        method: How the model looks at an image, as in `ovam.encode`; "noise" by default.
-        timesteps: As in `ovam.encode`, for an image.
-        seed: Seed of the noises put on an image; 0 by default.
-        dtype: Type of the model's weights, for an image; float32 by default.
-        device: Where the model runs, for an image; the CPU by default.
-        blocks: As in `Trace.maps`.
-        steps: As in `Trace.maps`.
-        storage: Type that queries of an image are kept in; float16 by default.
-        limit_gib: As in `ovam.encode`, for an image.
-        outputs: As in `ovam.encode`, for an image; they are kept as well where the strategy needs them.
+        options: As in `Trace.segment`.
+        encoding: How the model looks at an image, as in `ovam.encode`; attention outputs are kept as well where the
+            strategy needs them, and blocks that are not named here are those of `options`.
+        loading: How the model is loaded, for an image.
         progress: Told what is being done.
 
     Returns:
@@ -150,34 +136,23 @@ def segment_file(
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
-        OptionError: the file is a trace and an option that is for images was given.
+        OptionError: the file is a trace, and it was said how to look at an image.
         The errors of `Trace.segment` and, for an image, of `ovam.encode`.
     """
     begun = time.monotonic()
-    path = Path(source)
-    asked, rivals = check_words(words, against, threshold, strategy=strategy)
-    asking: dict[str, Any] = {"against": rivals, "threshold": threshold, "strategy": strategy}
+    path, options = Path(source), options or SegmentOptions()
+    options.check(words)
+    asked, rivals = entries_of(words), contrast_of(options.against)
     folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
     if is_trace(path):
-        looking = {"prompt": prompt, "method": method, "timesteps": timesteps, "seed": seed}
-        running = {"dtype": dtype, "device": device, "storage": storage, "limit_gib": limit_gib, "outputs": outputs}
-        _refuse_for_trace(path, **looking, **running)
+        _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        asked_of = trace.select(blocks=blocks, steps=steps)
-        answers = write_masks(trace, segment(asked_of, asked, **asking), prepared(folder))
+        answers = write_masks(trace, segment_words(trace, asked, options), prepared(folder))
     else:
-        picture = read_image(path)
-        model, device = MINI if model is None else model, "cpu" if device is None else device
-        pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
-        check_joint(backbone_of(pipe).text_kind, "prompt", strategy)
-        progress("encoding the image", 0, 0)
-        kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
-        looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0}
-        trace = encode(pipe, picture, prompt or "", **looks, **kept, outputs=outputs or strategy == "output")
-        trace = asked_of = trace if steps is None else trace.select(steps=steps)
+        trace = _looked_at(read_image(path), MINI if model is None else model, options, encoding, loading, progress)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, asked, prepared(folder), **asking)
+        answers = write_all(trace, asked, options, prepared(folder))
     result = {
         "command": "segment",
         "version": __version__,
@@ -185,9 +160,9 @@ def segment_file(
         "model": trace.source.model,
         "prompt": trace.source.prompt,
         "against": list(names_of(rivals)),
-        **notes_of(asked_of, [*asked, *rivals]),
-        "threshold": threshold,
-        "strategy": strategy,
+        **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
+        "threshold": options.threshold,
+        "strategy": options.strategy,
         "output_dir": str(folder),
         **answers,
         "seconds": round(time.monotonic() - begun, 2),
@@ -196,13 +171,40 @@ def segment_file(
     return result
 
 
-def _refuse_for_trace(path: Path, **image_options: object) -> None:
+def _looked_at(
+    picture: Image.Image,
+    model: str | Path,
+    options: SegmentOptions,
+    encoding: EncodeOptions | None,
+    loading: Loading | None,
+    progress: Progress,
+) -> Trace:
+    """The trace of a picture."""
+    looks, loading = encoding or EncodeOptions(), loading or Loading()
+    looks = replace(
+        looks,
+        blocks=options.blocks if looks.blocks is None else looks.blocks,
+        outputs=looks.outputs or options.strategy == "output",
+    )
+    pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
+    check_joint(backbone_of(pipe).text_kind, strategy=options.strategy)
+    progress("encoding the image", 0, 0)
+    return encode_image(pipe, picture, looks)
+
+
+def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None) -> None:
     """Raises OptionError where an option that only an image needs was given."""
-    given = [f"{name}={value!r}" for name, value in image_options.items() if value is not None]
-    if given:
+    given = [
+        f"{field.name}={getattr(options, field.name)!r}"
+        for options in image_options
+        if options is not None
+        for field in fields(options)
+        if getattr(options, field.name) != field.default
+    ]
+    if any(options is not None for options in image_options):
         raise OptionError(
-            f"{', '.join(given)}: expected with an image file only, which the model looks at, but {path} is a trace, "
-            f"whose run is over; leave {'it' if len(given) == 1 else 'them'} out, or give an image file"
+            f"options of how the model looks at an image were given{': ' if given else ''}{', '.join(given)}, but "
+            f"{path} is a trace, whose run is over: leave them out, or give an image file"
         )
 
 
@@ -238,14 +240,3 @@ def is_trace(path: Path) -> bool:
 
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}")
-
-
-def _only(found: AttentionMaps, words: Sequence[str]) -> AttentionMaps:
-    """Some of the words of an attribution prompt, or its special tokens.
-
-    Raises:
-        UnknownWordError: a word is not in it.
-    """
-    chosen = torch.stack([found[word] for word in words])
-    spans = tuple(Span(word, (i,)) for i, word in enumerate(words))
-    return replace(found, token_maps=chosen, tokens=tuple(words), spans=spans)

@@ -2,26 +2,27 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ovam import __version__
-from ovam.asked import check_space_of
+from ovam.asked import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
 from ovam.backbones.registry import backbone_of
-from ovam.capture import capture
+from ovam.capture import captured
+from ovam.capture_options import CaptureOptions
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import notes_of, write_all
 from ovam.commands.files import prepared, write_json
 from ovam.errors import OptionError
-from ovam.map_options import Strategy, check_joint
-from ovam.masks import THRESHOLD, check_words, names_of
+from ovam.map_options import check_joint
+from ovam.mask_options import SegmentOptions
 from ovam.models import MINI, load, text_of
 from ovam.noise import check_seed
 from ovam.plan import native_side
-from ovam.trace import BlockChoice, Fitted, Listed
 
 _MOST_SIDES = 8  # of the model's own: far beyond what models make, and short of what takes all memory
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
@@ -43,16 +44,8 @@ def generate(
     width: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    storage: torch.dtype | None = None,
-    preset: str | None = None,
-    disk: str | Path | None = None,
-    limit_gib: float | None = None,
-    outputs: bool = False,
-    against: Listed = (),
-    threshold: float = THRESHOLD,
-    strategy: Strategy = "attention",
+    keeping: CaptureOptions | None = None,
+    options: SegmentOptions | None = None,
     save_trace: bool = True,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -77,16 +70,9 @@ def generate(
         width: Likewise.
         dtype: Type of the weights, when the model is loaded here.
         device: Where the model runs, when it is loaded here.
-        blocks: As in `ovam.capture`.
-        steps: As in `ovam.capture`.
-        storage: Type that queries are kept in, `dtype` in `ovam.capture`.
-        preset: As in `ovam.capture`.
-        disk: As in `ovam.capture`.
-        limit_gib: As in `ovam.capture`.
-        outputs: As in `ovam.capture`; they are kept as well where the strategy needs them.
-        against: Words that compete for the label map and are then dropped.
-        threshold: Score of the background, in (0, 1).
-        strategy: As in `Trace.maps`; with "output" the words in `against` share the pixels of the maps, too.
+        keeping: As in `ovam.capture`; attention outputs are kept as well where the strategy needs them.
+        options: As in `Trace.segment`; with the strategy "output" the words in `against` share the pixels of the maps,
+            too.
         save_trace: Whether to write `run.safetensors`, from which more words can be asked.
         progress: Told of each denoising step.
 
@@ -99,7 +85,9 @@ def generate(
         The errors of `ovam.capture`.
     """
     begun = time.monotonic()
-    asked, rivals = check_words(words, against, threshold, strategy=strategy)
+    keeping, options = keeping or CaptureOptions(), options or SegmentOptions()
+    options.check(words)
+    asked, rivals = entries_of(words), contrast_of(options.against)
     if num_images < 1:
         raise OptionError(f"num_images={num_images}: expected at least 1")
     check_seed(seed, num_images)
@@ -108,11 +96,11 @@ def generate(
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
     check_sides(pipe, height=height, width=width)
-    check_joint(backbone.text_kind, "prompt", strategy)
+    check_joint(backbone.text_kind, strategy=options.strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
-    kept: dict[str, Any] = {"blocks": blocks, "steps": steps, "dtype": storage, "preset": preset, "disk": disk}
-    with capture(pipe, **kept, limit_gib=limit_gib, outputs=outputs or strategy == "output") as traces:
+    keeping = replace(keeping, outputs=keeping.outputs or options.strategy == "output")
+    with captured(pipe, keeping) as traces:
         pipe(
             prompt,
             **negative,
@@ -124,12 +112,11 @@ def generate(
             generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
-    asking: dict[str, Any] = {"against": rivals, "threshold": threshold, "strategy": strategy}
     images = []
     for i, trace in enumerate(traces):
         progress("maps and masks", i, num_images)
         part = "." if num_images == 1 else f"image-{i:03d}"
-        answers = write_all(trace, asked, folder / part, **asking, save_trace=save_trace)
+        answers = write_all(trace, asked, options, folder / part, save_trace=save_trace)
         images.append({"folder": part, **answers})
     result = {
         "command": "generate",
@@ -142,8 +129,8 @@ def generate(
         "true_cfg_scale": true_cfg_scale,
         "against": list(names_of(rivals)),
         **notes_of(traces[0], [*asked, *rivals]),
-        "threshold": threshold,
-        "strategy": strategy,
+        "threshold": options.threshold,
+        "strategy": options.strategy,
         "output_dir": str(folder),
         "images": images,
         "seconds": round(time.monotonic() - begun, 2),

@@ -1,7 +1,7 @@
 """Tokens on the command line: fit them to annotated images or traces, show, merge, check and import them."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,21 @@ import torch
 
 from ovam import __version__
 from ovam.asked import check_space_of
-from ovam.calls import step_numbers
 from ovam.commands import Progress, no_progress
 from ovam.commands.ask import open_trace
 from ovam.commands.generate import pipeline
 from ovam.encode import encode, read_image
 from ovam.errors import AnnotationError, OptionError
-from ovam.masks import segment
 from ovam.models import MINI, short_name, text_of
 from ovam.tensor_file import check_writable
 from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.tokens.card import facts
 from ovam.tokens.legacy import import_tokens
-from ovam.tokens.optimize import EVALUATIONS, PHRASES, PULL, optimize_tokens
+from ovam.tokens.optimize import fit_tokens
+from ovam.tokens.options import FitOptions
 from ovam.tokens.store import FORMAT
 from ovam.tokens.token_set import TokenSet, merge
-from ovam.trace import BlockChoice, Trace, repeatable
+from ovam.trace import Trace
 
 
 def optimize(
@@ -36,14 +35,7 @@ def optimize(
     traces: Sequence[str | Path] = (),
     labels: Sequence[int] = (),
     model: str | Path | None = None,
-    against: Sequence[str] | None = None,
-    rows: int = len(PHRASES),
-    ignore: int = IGNORE,
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    evaluations: int = EVALUATIONS,
-    pull: float = PULL,
-    licence: str | None = None,
+    options: FitOptions | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -62,14 +54,7 @@ def optimize(
         traces: Trace files.
         labels: Where masks are label maps, the number of each word in them.
         model: For images mini by default; for traces as in `maps`.
-        against: As in `ovam.optimize_tokens`.
-        rows: As in `ovam.optimize_tokens`.
-        ignore: Number of pixels that count for nothing.
-        blocks: As in `ovam.optimize_tokens`.
-        steps: As in `ovam.optimize_tokens`.
-        evaluations: As in `ovam.optimize_tokens`.
-        pull: As in `ovam.optimize_tokens`.
-        licence: Under which the tokens may be used.
+        options: As in `ovam.optimize_tokens`.
         seed: Seed of the noises put on images.
         dtype: Type of the model's weights, for images.
         device: Where the model runs, for images.
@@ -83,37 +68,27 @@ def optimize(
         TokenFileError: the output can't be written.
         The errors of `ovam.optimize_tokens`, `ovam.encode` and `ovam.Trace.load`.
     """
-    begun = time.monotonic()
+    begun, options = time.monotonic(), options or FitOptions()
     sources = [*map(Path, images), *map(Path, traces)]
     named = _by_source(sources, masks, words, labels)
     check_writable(Path(output), FORMAT)
-    blocks = repeatable(blocks)
-    steps = None if steps is None else step_numbers(steps)
     pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
     opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
     sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}
     sizes |= {path: trace.size for path, trace in opened.items()}
-    marks = [_annotated(path, masks, sizes[path], ignore) for path, masks in named.items()]  # before a model is loaded
+    marks = [
+        _annotated(path, masks, sizes[path], options.ignore) for path, masks in named.items()
+    ]  # before a model is loaded
     if pictures:
         pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
         for done, (path, picture) in enumerate(pictures.items()):
             progress("encoding images", done, len(pictures))
-            opened[path] = encode(pipe, picture, seed=seed, blocks=blocks)
+            opened[path] = encode(pipe, picture, seed=seed, blocks=options.blocks)
     progress("optimising tokens", 0, 0)
-    tokens = optimize_tokens(
-        [opened[path] for path in named],
-        marks,
-        against=against,
-        rows=rows,
-        blocks=blocks,
-        steps=steps,
-        evaluations=evaluations,
-        pull=pull,
-        licence=licence,
-    )
+    tokens = fit_tokens([opened[path] for path in named], marks, options)
     tokens.save(output)
     reached = [
-        _reached(path, opened[path].select(blocks=blocks, steps=steps), mark, tokens)
+        _reached(path, opened[path].select(blocks=options.blocks, steps=options.steps), mark, tokens)
         for path, mark in zip(named, marks, strict=True)
     ]
     return {
@@ -179,7 +154,7 @@ def _annotation(masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
 
 def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:
     """IoU of the annotation with the masks that the tokens give on its own image."""
-    labels, counted = segment(trace, tokens).labels.numpy(), mark.labels != IGNORE
+    labels, counted = trace.segment(tokens).labels.numpy(), mark.labels != IGNORE
     found = {}
     for name in mark.classes:
         mine = (labels == tokens.classes.index(name) + 1) & counted

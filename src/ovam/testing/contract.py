@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.registry import backbone_of
+from ovam.calls import Half
 from ovam.capture import capture, stream
 from ovam.errors import NothingCapturedError
 from ovam.map_options import SoftmaxOver
 from ovam.quantised import floats
 from ovam.session import Session
+from ovam.shapes import Grid
 from ovam.testing.evidence import (
     Attended,
     BreakdownError,
@@ -37,7 +39,7 @@ from ovam.testing.evidence import (
     spied_kernel,
 )
 from ovam.testing.planted import assert_recovered
-from ovam.trace import Grid, Half, Trace
+from ovam.trace import Trace
 
 
 class BackboneContract(ABC):

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovam.calls import Half
 from ovam.map_options import SoftmaxOver
 from ovam.quantised import Quantised, Stored, floats
-from ovam.trace import Half, Trace
+from ovam.trace import Trace
 
 SHARP = 0.5
 """Median, over all pixels, of the largest attention weight among the text that a pipeline must exceed."""
@@ -139,8 +140,8 @@ def assert_reproduced(
 ) -> None:
     """The trace's weights over the padded prompt are these, per block."""
     for name, own in expected.items():
-        options = {"half": half, "blocks": [name], "keep": ("head", "step"), "softmax_over": softmax_over}
-        maps = trace.maps(prompt, **options).token_maps  # (head, step, token, height, width)
+        asked = trace.maps(prompt, guidance=half, blocks=[name], keep=("head", "step"), softmax_over=softmax_over)
+        maps = asked.token_maps  # (head, step, token, height, width)
         found = maps.flatten(-2).permute(1, 0, 3, 2)
         assert_close(found, own, tolerance, f"block {name!r}, half {half!r}: weights (step, head, pixel, token)")
 

@@ -11,9 +11,9 @@ from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.map_options import SoftmaxOver
 from ovam.quantised import floats
+from ovam.shapes import Grid
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, spied_kernel
-from ovam.trace import Grid
 
 
 class ExplicitJointSoftmax:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ovam.errors import SpaceMismatchError, TokenFileError
 from ovam.phrases import Reads
+from ovam.text_side import Space
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import Space
 
 _MOST_BYTES = 2**26
 _FLOATS = {"f2", "f4", "f8"}

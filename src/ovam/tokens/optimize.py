@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import torch
@@ -12,25 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.calibration import Calibration, logits, stretched
-from ovam.calls import step_numbers
-from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
+from ovam.calls import Half
+from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, SpaceMismatchError
+from ovam.keywords import of_two
 from ovam.maps import half_of
 from ovam.phrases import embed_phrases
 from ovam.precision import float32
-from ovam.prompt import listed
 from ovam.shapes import Embedding
-from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
+from ovam.text_side import Space
+from ovam.tokens.annotations import Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
+from ovam.tokens.options import PHRASES, FitOptions
 from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import BlockChoice, Half, Space, Trace, repeatable
+from ovam.trace import Trace
 
-AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
-"""What else most pictures show; rows of the background begin as these unless other words are given."""
-PHRASES = ("{}", "a photograph of the {}", "the {}")
-"""Where the rows of a class begin: the last token of its name in each. Text encoders give it other vectors in each."""
-EVALUATIONS = 20
-PULL = 10.0
 _BORDER = 0.6  # of the stretched map, at first
 _LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
 _BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
@@ -43,20 +39,8 @@ log = logging.getLogger("ovam")
 
 
 @float32()
-def optimize_tokens(
-    traces: Trace | Sequence[Trace],
-    annotations: Annotations | Sequence[Annotations],
-    *,
-    against: str | Sequence[str] | None = None,
-    rows: int = len(PHRASES),
-    ignore: int = IGNORE,
-    half: Half | None = None,
-    blocks: BlockChoice = None,
-    steps: int | Iterable[int] | None = None,
-    evaluations: int = EVALUATIONS,
-    pull: float = PULL,
-    distance: float = 1.0,
-    licence: str | None = None,
+def fit_tokens(
+    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], options: FitOptions
 ) -> TokenSet:
     """Fit a few vectors for each class and for the background, so that the classes' maps become their masks.
 
@@ -70,21 +54,7 @@ def optimize_tokens(
         traces: Of one image or of several, generated or encoded, of one text encoder.
         annotations: For each trace a mask for each class, as in {"cat": mask}; see `annotation_of` for what a mask
             may be. Masks have the image's size. A class that an image's annotation leaves out is absent from it.
-        against: Words for what else pictures show, such as ["sky", "grass"]: further rows of the background, which
-            begin as these. `AGAINST` without the classes when None; an empty list leaves one row, whose fit is faster
-            and, on mini, worse.
-        rows: Vectors of each class, at most one a phrase of `PHRASES`: several tell several looks of one class.
-        ignore: Number in the masks of pixels that count for nothing.
-        half: As in `Trace.maps`.
-        blocks: As in `Trace.maps`.
-        steps: As in `Trace.maps`.
-        evaluations: Most evaluations of the loss; the first is of the start.
-        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
-            the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
-            all tell something.
-        distance: Where all rows begin on the way from the background's start, 0, to their words, 1. Where attention is
-            sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the words.
-        licence: Under which the tokens may be used.
+        options: See `FitOptions`.
 
     Returns:
         The best of all vectors that were tried, in one group. Where the loss ceased to be finite, the fit ended there
@@ -98,28 +68,31 @@ def optimize_tokens(
         NotFiniteError: the loss is not finite at the very start.
         The errors of `Trace.maps` for the class names.
     """
-    chosen, marks = _pairs(traces, annotations, ignore)
-    _check_options(rows, evaluations, pull, distance)
-    if blocks is not None or steps is not None:
-        wanted = repeatable(blocks)
-        asked = None if steps is None else step_numbers(steps)
-        chosen = [trace.select(blocks=wanted, steps=asked) for trace in chosen]
-    which = half_of(chosen[0], half)
-    space = _check_alike(chosen, which)
+    given, marks = _pairs(traces, annotations, options.ignore)
+    chosen = [trace.select(blocks=options.blocks, steps=options.steps) for trace in given]
+    half = half_of(chosen[0], options.guidance)
+    space = _check_alike(chosen, half)
     classes = tuple(dict.fromkeys(name for mark in marks for name in mark.classes))
     _check_spelling(classes, marks)
     _check_shown(classes, marks)
-    rivals = _rivals(against, classes)
+    rivals, rows = options.rivals(classes), options.rows
     targets = [target_on(trace, mark, classes) for trace, mark in zip(chosen, marks, strict=True)]
     objective = Objective(
-        chosen, targets, classes, against=rivals, rows=rows, half=which, distance=distance, pulled=pull > 0
+        chosen,
+        targets,
+        classes,
+        against=rivals,
+        rows=rows,
+        half=half,
+        distance=options.distance,
+        pulled=options.pull > 0,
     )
-    best, losses, stopped = descend(objective, evaluations, pull / len(chosen))
+    best, losses, stopped = descend(objective, options.evaluations, options.pull / len(chosen))
     vectors, calibrations = objective.unpacked(best)
     fit = Fit(
         model=chosen[0].source.model,
         pipeline=chosen[0].source.pipeline,
-        half=which,
+        half=half,
         blocks=tuple(chosen[0].blocks),
         timesteps=tuple(tuple(call.timestep for call in trace.calls) for trace in chosen),
         losses=tuple(losses),
@@ -128,7 +101,11 @@ def optimize_tokens(
         versions=_versions(),
     )
     names = (*[BACKGROUND] * (1 + len(rivals)), *(name for name in classes for _ in range(rows)))
-    return TokenSet((TokenGroup(names, vectors, calibrations, fit, licence),), space)
+    return TokenSet((TokenGroup(names, vectors, calibrations, fit, options.licence),), space)
+
+
+optimize_tokens = of_two(FitOptions, name="optimize_tokens")(fit_tokens)
+"""`fit_tokens` with its options as keywords."""
 
 
 class Objective:
@@ -308,17 +285,6 @@ def _pairs(
     return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
 
 
-def _check_options(rows: int, evaluations: int, pull: float, distance: float) -> None:
-    if not 1 <= rows <= len(PHRASES):
-        raise OptionError(f"rows={rows}: expected 1 to {len(PHRASES)}, one for each phrase that a row can begin in")
-    if evaluations < 1:
-        raise OptionError(f"evaluations={evaluations}: expected at least 1")
-    if not 0 <= pull < float("inf"):
-        raise OptionError(f"pull={pull}: expected a number from 0 on")
-    if not 0 < distance <= 1:
-        raise OptionError(f"distance={distance}: expected a number above 0 and at most 1")
-
-
 def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
     """The space of all traces, which have the same blocks."""
     first = traces[0]
@@ -337,17 +303,6 @@ def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
                 "traces of a fit; choose those that all have, with blocks=[...]"
             )
     return first.text.space
-
-
-def _rivals(against: str | Sequence[str] | None, classes: Sequence[str]) -> tuple[str, ...]:
-    known = {name.casefold() for name in classes}
-    if against is None:
-        return tuple(word for word in AGAINST if word not in known)
-    rivals = listed([against] if isinstance(against, str) else against) if against else ()
-    for name in rivals:
-        if name.casefold() in known:
-            raise OptionError(f"class {name!r} is in `against` as well: expected words for what is not annotated there")
-    return tuple(dict.fromkeys(rivals))
 
 
 def _check_spelling(classes: Sequence[str], marks: Sequence[Annotation]) -> None:

@@ -14,11 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ovam.aggregate import resize
 from ovam.attention import pieces, rows_at_once
+from ovam.calls import Half
 from ovam.maps import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
 from ovam.quantised import Stored, floats
 from ovam.shapes import Embedding, Key
-from ovam.trace import Half, TokenEmbedding, Trace
+from ovam.text_side import TokenEmbedding
+from ovam.trace import Trace
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from ovam.calibration import KIND, Calibration
 from ovam.errors import OvamError, TokenFileError
 from ovam.tensor_file import Format, read_file, write_file
+from ovam.text_side import Space, check_layer
 from ovam.tokens.token_set import Fit, TokenGroup, TokenSet
-from ovam.trace import Space, check_layer
 
 _SINGLE = torch.finfo(torch.float32)
 FORMAT = Format(

@@ -10,7 +10,7 @@ from ovam.calibration import Calibration
 from ovam.errors import OptionError, SpaceMismatchError
 from ovam.prompt import AttributionPrompt, Span
 from ovam.shapes import Embedding
-from ovam.trace import Space, TokenEmbedding
+from ovam.text_side import Space, TokenEmbedding
 
 if TYPE_CHECKING:
     from ovam.trace import Trace

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ovam.aggregate import Axis
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
 from ovam.prompt import with_phrases
-from ovam.trace import TokenEmbedding, Trace
+from ovam.shapes import Axis
+from ovam.text_side import TokenEmbedding
+from ovam.trace import Trace
 
 
 class Asking:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from ovam.encode import TIMESTEPS, encode
+from ovam.encode import encode
+from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import average_precision
 from ovam.mini.measures.asking import Asking, enlarged
 from ovam.mini.measures.words import SMALLEST, scenes_of

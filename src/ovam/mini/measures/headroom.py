@@ -8,7 +8,8 @@ import numpy as np
 from rich.progress import track
 
 from ovam.calibration import stretched
-from ovam.encode import TIMESTEPS, encode
+from ovam.encode import encode
+from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import (
     average_precision,
     boundary_band,
@@ -21,8 +22,9 @@ from ovam.mini.baselines import border_colours
 from ovam.mini.measures.asking import Asking
 from ovam.mini.scenes import CLASSES, Scene, render, seed_of
 from ovam.mini.scenes.vocabulary import label_of
+from ovam.text_side import TokenEmbedding
 from ovam.tokens.optimize import optimize_tokens
-from ovam.trace import TokenEmbedding, Trace
+from ovam.trace import Trace
 
 _THRESHOLDS = np.linspace(0.05, 0.95, 37)
 _EDGE = 2  # pixels on either side of an outline, left out of the inner IoU

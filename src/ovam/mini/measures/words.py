@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from ovam.encode import TIMESTEPS, encode
+from ovam.encode import encode
+from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import Interval, average_precision, paired_bootstrap, presence_auroc
 from ovam.masks import presence
 from ovam.mini.baselines import border_colours

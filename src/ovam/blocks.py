@@ -1,0 +1,93 @@
+"""How some of a model's attention blocks are chosen: by name or by the grid of their pixels."""
+
+from collections.abc import Iterable, Mapping
+
+from ovam.checks import integer
+from ovam.errors import MissingBlockError, OptionError
+from ovam.shapes import Grid
+
+BlockChoice = str | int | Iterable[str | int | Grid] | None
+"""Blocks by module path or its beginning, by grid height, or, within a list, by grid (height, width)."""
+
+
+def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
+    """Names of the blocks that `choice` asks for, in the order of `grids`.
+
+    Raises:
+        MissingBlockError: an entry fits no block, or there is no entry.
+        OptionError: two numbers in a tuple of their own could be a grid or two heights.
+    """
+    if choice is None:
+        return tuple(grids)
+    entries = _entries_of(grids, choice)
+    fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid)} for entry in entries]
+    if not all(fitting) or not entries:
+        missing = [entry for entry, names in zip(entries, fitting, strict=True) if not names]
+        sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
+        names = ", ".join(list(grids)[:5])
+        raise MissingBlockError(
+            f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
+            f"({sizes}) or a module path or its beginning ({names}, ...)"
+        )
+    chosen = set().union(*fitting)
+    return tuple(name for name in grids if name in chosen)
+
+
+def checked_blocks(choice: BlockChoice) -> BlockChoice:
+    """A choice of blocks with Python's own numbers, and a list where it could be read once only.
+
+    Raises:
+        OptionError: an entry is neither a name, a number nor a grid.
+    """
+    if choice is None or isinstance(choice, str):
+        return choice
+    if isinstance(choice, Iterable):
+        entries = [_checked(entry) for entry in choice]
+        return tuple(entries) if isinstance(choice, tuple) else entries
+    return _checked(choice)
+
+
+def _checked(entry: object) -> str | int | Grid:
+    if isinstance(entry, str):
+        return entry
+    number = integer(entry)
+    if number is not None:
+        return number
+    sides = [integer(side) for side in entry] if isinstance(entry, tuple) else []
+    if len(sides) == 2 and sides[0] is not None and sides[1] is not None:
+        return (sides[0], sides[1])
+    raise OptionError(
+        f"blocks have {entry!r} among them: expected module paths or their beginnings ('up_blocks.1'), grid heights "
+        "(16) or grids ((16, 24))"
+    )
+
+
+def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
+    """Entries of a choice; two numbers in a tuple of their own are a grid or two heights, whichever is there.
+
+    Raises:
+        OptionError: both are there, and are different blocks.
+    """
+    if isinstance(choice, str | int):
+        return [choice]
+    entries = list(choice)
+    if not isinstance(choice, tuple) or len(entries) != 2 or not all(isinstance(entry, int) for entry in entries):
+        return entries
+    as_grid = {name for name, grid in grids.items() if grid == choice}
+    as_heights = {name for name, grid in grids.items() if grid[0] in entries}
+    if not as_grid:
+        return entries
+    if as_grid != as_heights and {grid[0] for grid in grids.values()}.issuperset(entries):
+        raise OptionError(
+            f"blocks {choice} are both a grid and two grid heights here, which have different blocks: write "
+            f"[{choice}] for the grid, {entries} for the heights"
+        )
+    return [choice]
+
+
+def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:
+    if isinstance(entry, int):
+        return grid[0] == entry
+    if isinstance(entry, str):
+        return name == entry or name.startswith(entry.rstrip(".") + ".")
+    return grid == tuple(entry)

@@ -1,0 +1,80 @@
+"""Options of a stage: one frozen dataclass, written once, which public functions take as keywords.
+
+A new option is a field of the dataclass and a line where it is used; signatures and `help` follow by themselves.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+First = TypeVar("First")
+Second = TypeVar("Second")
+Options = TypeVar("Options")
+Result = TypeVar("Result")
+
+
+def of_one(
+    options: Callable[P, Options], *, name: str | None = None
+) -> Callable[[Callable[[First, Options], Result]], Callable[Concatenate[First, P], Result]]:
+    """Let a function of one thing and an options object take the options' fields as keywords.
+
+    Args:
+        options: Class of the object.
+        name: Of the function that takes keywords, where it stands beside the one that takes the object.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Cut:
+        ...     at: float = 0.5
+        >>> @of_one(Cut)
+        ... def above(value: float, options: Cut) -> bool:
+        ...     return value > options.at
+        >>> above(0.4), above(0.4, at=0.3)
+        (False, True)
+    """
+    return lambda function: _taking(function, options, name)
+
+
+def of_two(
+    options: Callable[P, Options], *, name: str | None = None
+) -> Callable[[Callable[[First, Second, Options], Result]], Callable[Concatenate[First, Second, P], Result]]:
+    """`of_one` for a function of two things and an options object."""
+    return lambda function: _taking(function, options, name)
+
+
+def _taking(function: Callable[..., Result], options: Callable[..., object], name: str | None) -> Callable[..., Result]:
+    *plain, _ = inspect.signature(function).parameters.values()
+    fields = inspect.signature(options).parameters
+
+    @functools.wraps(function)
+    def taking(*given: object, **named: object) -> Result:
+        unknown = [key for key in named if key not in fields and key not in own]
+        if unknown:
+            raise TypeError(
+                f"{taking.__qualname__}() got an unexpected keyword argument {unknown[0]!r}: expected some of "
+                f"{', '.join(fields)}"
+            )
+        if len(given) > len(plain):
+            raise TypeError(
+                f"{taking.__qualname__}() got {len(given)} arguments without a name: expected {len(plain)}, and "
+                f"options by name ({', '.join(fields)})"
+            )
+        chosen = options(**{key: value for key, value in named.items() if key in fields})
+        return function(*given, options=chosen, **{key: value for key, value in named.items() if key in own})
+
+    if name is not None:
+        taking.__name__ = taking.__qualname__ = name
+    own = {parameter.name for parameter in plain}
+    taking.__signature__ = inspect.Signature([*plain, *fields.values()])  # type: ignore[attr-defined]
+    taking.__doc__ = f"{function.__doc__ or ''}\n\n    Keywords:\n{_attributes_of(options)}"
+    return taking
+
+
+def _attributes_of(options: Callable[..., object]) -> str:
+    """What the options' own page says of each."""
+    kinds = [kind for kind in inspect.getmro(options) if kind is not object] if inspect.isclass(options) else []
+    pages = [inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2] for kind in kinds]
+    return "\n".join(f"    {line}" for page in pages for line in page.partition("\n\n")[0].splitlines())
