@@ -22,6 +22,7 @@ from ovam.noise import NoiseSchedule, check_seed, path_to, schedule_of
 from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
+from ovam.schedule import Level
 from ovam.session import Session
 from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Trace
@@ -129,7 +130,7 @@ def encode(
         session.begin(
             Request(images=1, prompts=(prompt,)),
             (seed if method == "noise" else None,),
-            levels=[(float(timestep), schedule.sigma(timestep)) for timestep in path],
+            levels=[Level(float(timestep), schedule.sigma(timestep)) for timestep in path],
             kept=len(path) if steps is None else len(steps),
         )
 
