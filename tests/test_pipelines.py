@@ -203,6 +203,50 @@ def test_true_guidance_beside_a_controlnet():
             assert torch.equal(kept[:, entry], query[1, :, -pixels:])
 
 
+class Wrapped(torch.nn.Module):
+    """A denoiser within another module, as trainers and adapters have it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name == "model" else getattr(self.model, name)
+
+
+class Positional(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, a, b, c):
+        return self.model(a, b, c, return_dict=False)[0]
+
+
+def _traced(unet):
+    example = (torch.zeros(2, 4, 16, 16), torch.tensor(1), torch.zeros(2, 77, 32))
+    return torch.jit.trace(Positional(unet), example, check_trace=False)
+
+
+@pytest.mark.user_error
+@pytest.mark.filterwarnings("ignore:.*TorchScript|.*torch.jit|Converting a tensor")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("changed", [Wrapped, _traced], ids=["wrapped", "traced"])
+def test_a_denoiser_of_another_kind_is_refused_by_name(changed):
+    """Its arguments and blocks have other names."""
+    pipe = tiny.sd1()
+    plain = pipe.unet
+    pipe.unet = changed(plain)
+    for watching in (ovam.capture(pipe), ovam.stream(pipe, "dog")):
+        expected = r"its unet is a (Wrapped|\w*Module), .*expected the UNet2DConditionModel itself"
+        with pytest.raises(UnsupportedPipelineError, match=expected), watching:
+            pass
+    assert not plain._forward_pre_hooks
+
+
 @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.sd3, tiny.flux])
 def test_what_auto_pipelines_make_of_a_supported_one_is_supported(make):
     pipe = make()

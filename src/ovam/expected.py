@@ -6,7 +6,6 @@ other, and makes them in one thread.
 
 import logging
 from collections.abc import Callable
-from functools import wraps
 from threading import RLock, get_ident
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from ovam.backbones.base import Evaluation
 from ovam.errors import UnsupportedPipelineError
 from ovam.run import Run
+from ovam.wrapping import refused_copy
 
 log = logging.getLogger("ovam")
 
@@ -55,11 +55,24 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return torch.equal(one, other.to(one))
 
 
+class _Handler:
+    """A hook of one denoiser; a copy of that would tell the capture of its own calls."""
+
+    def __init__(self, handler: Callable[..., None], pipeline: str) -> None:
+        self._handler, self._pipeline = handler, pipeline
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._handler(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise refused_copy(self._pipeline)
+
+
 class OneThread:
     """Lets the handlers of a capture run one at a time, and refuses runs of several threads inside it.
 
-    A run belongs to the thread that began it last. One that broke off tells of nothing any more; if it does, both are
-    refused, since they shared the scheduler's state as well.
+    A capture follows the run that was begun last. One before it that broke off tells of nothing any more; if it does,
+    it is refused, and the other as well unless it is over: they shared the scheduler's state.
 
     Args:
         pipe: The pipeline.
@@ -69,10 +82,11 @@ class OneThread:
 
     def __init__(self, pipe: Any, run: Callable[[], Run], drop: Callable[[], None]) -> None:
         self.pipe, self._run, self._drop, self._lock = pipe, run, drop, RLock()
+        self._overtaken = set[int]()  # threads whose runs were not over when another began
 
     def starting(self, handler: Callable[..., None]) -> Callable[..., None]:
         """A handler that begins a run."""
-        return self._locked(handler, lambda: None)
+        return self._locked(handler, self._take_over)
 
     def going_on(self, handler: Callable[..., None]) -> Callable[..., None]:
         """A handler of what the run's thread does between denoiser calls; a loop of the user's own may change it."""
@@ -83,21 +97,30 @@ class OneThread:
         return self._locked(handler, lambda: self._check(self._run().evaluating))
 
     def _locked(self, handler: Callable[..., None], check: Callable[[], None]) -> Callable[..., None]:
-        @wraps(handler)
         def guarded(*args: Any, **kwargs: Any) -> None:
             with self._lock:
                 check()
                 handler(*args, **kwargs)
 
-        return guarded
+        return _Handler(guarded, type(self.pipe).__name__)
+
+    def _take_over(self) -> None:
+        run, own = self._run(), get_ident()
+        if run.by_pipeline and run.thread not in (None, own):
+            self._overtaken.add(run.thread)
+        self._overtaken.discard(own)
 
     def _check(self, bound: bool) -> None:
         """`bound` is whether the run is tied to its thread now."""
-        run = self._run()
+        run, own = self._run(), get_ident()
+        if own in self._overtaken:
+            self._overtaken.discard(own)
+            run.crossed = run.by_pipeline or run.evaluating
+            self._refuse()
         if run.crossed:
             self._drop()
             self._refuse()
-        if bound and run.thread not in (None, get_ident()):
+        if bound and run.thread not in (None, own):
             run.crossed = True
             self._refuse()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import get_ident
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -26,7 +26,7 @@ from ovam.run import Choice, Plan, Recorder, Run, plan_run
 from ovam.schedule import Level, is_new_step, levels_from, sigma_at, steps_of
 from ovam.tokens_read import TextsRead, encoders_watched
 from ovam.trace import Call, Grid, Half
-from ovam.wrapping import refused_copy, wrapped
+from ovam.wrapping import wrapped
 
 log = logging.getLogger("ovam")
 _watched: WeakSet[nn.Module] = WeakSet()
@@ -42,10 +42,6 @@ class Session:
         self._watchers = ExitStack()
         self._texts = TextsRead()
         self._thread = OneThread(backbone.pipe, lambda: self.run, self._drop)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        """The denoiser's hooks lead here."""
-        raise refused_copy(type(self.backbone.denoiser).__name__)
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
