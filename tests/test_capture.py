@@ -16,6 +16,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
@@ -192,6 +194,7 @@ class TestGuidance:
             traces_of(sd1, options={"guidance": guidance}, guidance_scale=1.0)
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
 @numpy_copy_warning
 class TestSchedulers:
     CASES = (
@@ -201,6 +204,8 @@ class TestSchedulers:
         (PNDMScheduler, {"skip_prk_steps": True}, 3, [0, 1, 1, 2]),
         (PNDMScheduler, {"skip_prk_steps": False}, 4, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]),
         (HeunDiscreteScheduler, {}, 3, [0, 1, 1, 2, 2]),
+        (KDPM2DiscreteScheduler, {}, 4, [0, 0, 1, 1, 2, 2, 3]),
+        (KDPM2AncestralDiscreteScheduler, {}, 4, [0, 0, 1, 1, 2, 2, 3]),
         # its time steps are rounded, and the last ones are equal; their noise levels are not
         (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, 60, list(range(60))),
     )
@@ -226,6 +231,25 @@ class TestSchedulers:
         sigmas = pipe.scheduler.sigmas.tolist()[:-1]  # the last is where the run ends
         # measured: 2e-8 relative, the scheduler's own rounding
         assert [call.sigma for call in trace.calls] == pytest.approx(sigmas, rel=1e-5)
+
+    @pytest.mark.parametrize("scheduler", [KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler])
+    def test_a_call_in_the_middle_of_a_step_has_a_noise_level_of_its_own(self, pipe, scheduler):
+        """By which the scheduler scales the latent of that call."""
+        pipe.scheduler, scaled = scheduler.from_config(pipe.scheduler.config), []
+        scale = pipe.scheduler.scale_model_input
+
+        def noting(sample, timestep):
+            found = scale(sample, timestep)
+            scaled.append(((sample.flatten()[0] / found.flatten()[0]) ** 2 - 1) ** 0.5)
+            return found
+
+        pipe.scheduler.scale_model_input = noting
+        with ovam.capture(pipe, steps=[1, 3], blocks=[8]) as traces:
+            generate(pipe, num_inference_steps=4)
+        (trace,) = traces
+        assert [call.index for call in trace.calls] == [2, 3, 6]
+        found = [call.sigma for call in trace.calls]
+        assert found == pytest.approx([float(scaled[i]) for i in (2, 3, 6)], rel=1e-3)  # measured: 2e-7
 
     def test_a_step_is_a_noise_level_also_where_time_steps_are_rounded_to_the_same(self, pipe):
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
@@ -745,14 +769,43 @@ class TestLora:
 
 
 class TestTextEncoder:
-    def test_a_pipeline_without_one_is_refused_at_once(self):
-        pipe = tiny.sd1()
-        pipe.text_encoder = None
-        with (
-            pytest.raises(NoTextEncoderError, match="has no text_encoder, so that no word can be asked"),
-            ovam.capture(pipe),
-        ):
-            pipe(prompt_embeds=torch.zeros(1, 77, 32), num_inference_steps=1, guidance_scale=1.0)
+    MAKES = (tiny.sd1, tiny.sdxl, tiny.pixart_sigma, tiny.sd3, tiny.flux)
+
+    @numpy_copy_warning
+    @pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
+    def test_a_pipeline_without_one_is_asked_by_vectors(self, make, tmp_path):
+        """Where embeddings were made beforehand, and the encoders taken out for their memory."""
+        pipe, run = make(), {"num_inference_steps": 2, "guidance_scale": 1.0, **SIZE}
+        joint, masked = make in (tiny.sd3, tiny.flux), make is tiny.pixart_sigma
+        length = {"max_sequence_length": 16} if joint else {}
+        run |= length | ({"use_resolution_binning": False} if masked else {})
+        others = {"prompt_2": None} if joint else {}
+        others |= {"prompt_3": None} if make is tiny.sd3 else {}
+        others |= {} if make is tiny.flux else {"do_classifier_free_guidance": True}
+        with torch.no_grad():
+            made = pipe.encode_prompt("a dog", **others, **length, device="cpu", num_images_per_prompt=1)
+        given = {"prompt_embeds": made[0]}
+        if make in (tiny.sdxl, tiny.sd3, tiny.flux):
+            given["pooled_prompt_embeds"] = made[1 if make is tiny.flux else 2]
+        if masked:
+            given |= {"prompt_attention_mask": made[1], "negative_prompt": None}
+        with ovam.capture(pipe, dtype=torch.float32) as expected:
+            pipe("a dog", **run, generator=seeded())
+        for name in [name for name in pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
+            setattr(pipe, name, None)
+        with ovam.capture(pipe, dtype=torch.float32) as traces:
+            pipe(**given, **run, generator=seeded())
+        (trace,) = traces
+        rows = made[0][0][made[1][0].bool()] if masked else made[0][0]
+        assert torch.equal(trace.maps(rows).token_maps, expected[0].maps(rows).token_maps)
+        for words in ("a cat", ["cat"]):
+            with pytest.raises(NoTextEncoderError, match=r"so that no word can be asked.*ask with vectors"):
+                trace.maps(words)
+        with pytest.raises(NoTextEncoderError), ovam.stream(pipe, "cat"):
+            pass
+        trace.save(tmp_path / "run.safetensors")
+        again = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe if joint else None)
+        assert torch.equal(again.maps(rows).token_maps, trace.maps(rows).token_maps)
 
     def test_one_that_was_changed_since_answers_no_more(self, tmp_path):
         """Its words would be read with other weights than the run's, and saved under the old ones' name."""

@@ -65,7 +65,7 @@ def _make(name):
         parts |= {"controlnet": _controlnet(base, name)}
     if "Img2Img" in name:
         arguments |= {"image": PICTURE, "strength": 0.75}
-    if "Inpaint" in name:
+    if "Inpaint" in name or "Fill" in name:
         arguments |= {"image": PICTURE, "mask_image": MASK, "strength": 1.0, "height": 32, "width": 32}
     if "ControlNet" in name:
         only = not ("Img2Img" in name or "Inpaint" in name or "Flux" in name or "Diffusion3" in name)
@@ -73,6 +73,8 @@ def _make(name):
     if name == "StableDiffusion3ControlNetInpaintingPipeline":  # its masked image is the ControlNet's alone
         arguments = {key: value for key, value in arguments.items() if key not in ("image", "mask_image", "strength")}
         arguments |= {"control_mask": MASK}
+    arguments, instead = _of_flux(name, base, arguments)
+    parts |= instead
     if "Flux" in name or "Diffusion3" in name:
         arguments |= {"height": 32, "width": 32, "max_sequence_length": 16}
     if name.startswith("StableDiffusionXLControlNet"):
@@ -89,6 +91,25 @@ def _make(name):
     pipe = kind(**{part: value for part, value in {**parts, **options}.items() if part in taken})
     pipe.set_progress_bar_config(disable=True)
     return pipe, arguments
+
+
+def _of_flux(name, base, arguments):
+    """What FLUX's further models ask for."""
+    if "Fill" in name:
+        return {key: value for key, value in arguments.items() if key != "strength"}, {
+            "transformer": _filling_transformer(base)
+        }
+    if "Kontext" in name:
+        return arguments | {"image": PICTURE, "max_area": 32 * 32, "_auto_resize": False}, {}
+    return arguments, {}
+
+
+def _filling_transformer(pipe):
+    """A transformer that reads the noisy latent, the masked latent and the mask."""
+    torch.manual_seed(5)
+    made = type(pipe.transformer).from_config(pipe.transformer.config, in_channels=48, out_channels=16).eval()
+    tiny.sharpen_joint(made, 6.0, 3.0)
+    return made
 
 
 def _sixteen_channels(part):
@@ -182,6 +203,50 @@ def test_true_guidance_beside_a_controlnet():
             assert torch.equal(kept[:, entry], query[1, :, -pixels:])
 
 
+class Wrapped(torch.nn.Module):
+    """A denoiser within another module, as trainers and adapters have it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name == "model" else getattr(self.model, name)
+
+
+class Positional(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, a, b, c):
+        return self.model(a, b, c, return_dict=False)[0]
+
+
+def _traced(unet):
+    example = (torch.zeros(2, 4, 16, 16), torch.tensor(1), torch.zeros(2, 77, 32))
+    return torch.jit.trace(Positional(unet), example, check_trace=False)
+
+
+@pytest.mark.user_error
+@pytest.mark.filterwarnings("ignore:.*TorchScript|.*torch.jit|Converting a tensor")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("changed", [Wrapped, _traced], ids=["wrapped", "traced"])
+def test_a_denoiser_of_another_kind_is_refused_by_name(changed):
+    """Its arguments and blocks have other names."""
+    pipe = tiny.sd1()
+    plain = pipe.unet
+    pipe.unet = changed(plain)
+    for watching in (ovam.capture(pipe), ovam.stream(pipe, "dog")):
+        expected = r"its unet is a (Wrapped|\w*Module), .*expected the UNet2DConditionModel itself"
+        with pytest.raises(UnsupportedPipelineError, match=expected), watching:
+            pass
+    assert not plain._forward_pre_hooks
+
+
 @pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.sd3, tiny.flux])
 def test_what_auto_pipelines_make_of_a_supported_one_is_supported(make):
     pipe = make()
@@ -261,4 +326,48 @@ def test_models_that_read_more_than_a_latent_are_refused_a_real_image():
     pipe, _ = _make("StableDiffusionXLImg2ImgPipeline")
     pipe.register_to_config(requires_aesthetics_score=True)
     with pytest.raises(UnsupportedPipelineError, match="reads an aesthetic score"):
+        ovam.encode(pipe, PICTURE)
+
+
+class TestFurtherImages:
+    """Kontext has the image that it changes behind the one that it makes."""
+
+    def test_words_meet_them_and_no_map_is_of_them(self, tmp_path):
+        pipe, arguments = _make("FluxKontextPipeline")
+        guided = {**arguments, "negative_prompt": "a cat", "true_cfg_scale": 3.0}
+        with ovam.capture(pipe, dtype=torch.float32, guidance="both", outputs=True) as traces:
+            _run(pipe, guided)
+        with ovam.capture(pipe, dtype=torch.float32) as others:
+            _run(pipe, {**guided, "image": PICTURE.transpose(Image.Transpose.FLIP_TOP_BOTTOM)})
+        (trace,) = traces
+        (name, *_), (height, width) = trace.blocks, trace.maps("dog").grid
+        assert trace.replay.blocks[name].key["cond"].shape[-2] == 2 * height * width
+        assert trace.blocks[name].query["uncond"].shape[-2] == height * width
+        assert not torch.equal(trace.maps("sky").token_maps, others[0].maps("sky").token_maps)
+        assert trace.maps(["dog", "sky"], strategy="output").grid == (height, width)
+        trace.save(tmp_path / "run.safetensors")
+        again = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        joint = trace.maps("dog", softmax_over="joint").token_maps
+        assert torch.equal(again.maps("dog", softmax_over="joint").token_maps, joint)
+        with ovam.stream(pipe, "dog", softmax_over="joint") as maps:
+            _run(pipe, guided)
+        torch.testing.assert_close(maps[0].token_maps, joint, rtol=0, atol=1e-6)
+
+    def test_they_are_told_by_their_number(self):
+        pipe, arguments = _make("FluxKontextPipeline")
+        handle = pipe.transformer.register_forward_pre_hook(_unnumbered, with_kwargs=True)
+        with ovam.capture(pipe), pytest.raises(UnsupportedPipelineError, match="128 image positions, 128 of them"):
+            _run(pipe, arguments)
+        handle.remove()
+
+
+def _unnumbered(module, args, kwargs):
+    kwargs["img_ids"][:, 0] = 0
+    return args, kwargs
+
+
+@pytest.mark.user_error
+def test_a_model_that_fills_is_refused_a_real_image():
+    pipe, _ = _make("FluxFillPipeline")
+    with pytest.raises(UnsupportedPipelineError, match="reads 12 channels and a latent has 4"):
         ovam.encode(pipe, PICTURE)

@@ -213,3 +213,93 @@ class TestUnknownWords:
             backbone_of(tiny.sd3()).reader().embed("猫", as_phrase=True)
             backbone_of(tiny.sd1()).reader().embed("猫", as_phrase=True)
         assert "does not know" not in caplog.text
+
+
+def own_vectors(pipe, prompt, **options):
+    """What the denoiser was told, as the pipeline itself makes it."""
+    kind = type(pipe).__name__
+    others = {"prompt_2": None} if "Flux" in kind else {"prompt_2": None, "prompt_3": None} if "3" in kind else {}
+    with torch.no_grad():
+        made = pipe.encode_prompt(prompt, **others, device="cpu", num_images_per_prompt=1, **options)
+    masked = "PixArt" in kind
+    return made[0][0][made[1][0].bool()] if masked else made[0][0]
+
+
+READERS = {
+    "sd1": (tiny.sd1, {}, {"do_classifier_free_guidance": True}, 77),
+    "sdxl": (tiny.sdxl, {}, {}, 77),
+    "pixart": (tiny.pixart_sigma, {"max_sequence_length": 300, "use_resolution_binning": False}, {}, 300),
+    "sd3": (tiny.sd3, {"max_sequence_length": 80}, {"max_sequence_length": 80}, 80),
+    "flux": (tiny.flux, {"max_sequence_length": 16}, {"max_sequence_length": 16}, 16),
+}
+
+
+class TestTheRunsOwnTokens:
+    """Its own prompt is asked by the tokens that the encoder read, which another cutting may not give again."""
+
+    @pytest.mark.parametrize("name", READERS)
+    def test_a_prompt_over_the_encoders_length(self, name, caplog):
+        make, arguments, options, length = READERS[name]
+        pipe, prompt = make(), " ".join(["dog"] * (length - 3) + ["cat"] * 3 + ["sky", "sea"])
+        trace = captured(pipe, prompt, **arguments)
+        with caplog.at_level("WARNING", logger="ovam"):
+            maps = trace.maps(prompt, softmax_over="prompt" if name == "pixart" else "padded")
+        assert "'sky', 'sea', which its pipeline cut off" in caplog.text
+        assert caplog.text.count("did not read") == 1
+        assert {*maps.words} == {"dog", "cat"}
+        expected = trace.maps(own_vectors(pipe, prompt, **options)).token_maps
+        torch.testing.assert_close(maps.token_maps, expected, rtol=0, atol=1e-6)
+        with pytest.raises(PromptTooLongError):
+            trace.maps(f"{prompt} sea")
+
+    @pytest.mark.parametrize("prompt", ["a <Cat-Toy> on the grass", "a <cat-toy> dog"])
+    def test_names_of_several_vectors_with_capitals(self, prompt):
+        """CLIP's tokenizer writes them small, and its pipelines then find no further vectors of theirs."""
+        for name in ("<Cat-Toy>", "<cat-toy>"):
+            pipe = tiny.sd1()
+            pipe.load_textual_inversion({name: vectors(32)})
+            trace = captured(pipe, prompt)
+            expected = trace.maps(own_vectors(pipe, prompt, do_classifier_free_guidance=False)).token_maps
+            asked = trace.maps(prompt, softmax_over="padded")
+            assert torch.equal(asked.token_maps, expected)
+            late = captured(pipe, "a dog").maps(prompt)
+            assert [len(span.tokens) for span in late.spans] == [len(span.tokens) for span in asked.spans]
+
+    def test_a_caption_that_the_pipeline_cleans(self, caplog):
+        pipe, prompt = tiny.pixart_alpha(), "A Dog & a #sky cat @grass"
+        clean = pipe._text_preprocessing
+        pipe._text_preprocessing = lambda text, clean_caption=False: [
+            one.replace("& ", "").replace("#sky ", "").replace("@grass", "lawn")
+            for one in clean(text, clean_caption=False)
+        ]
+        trace = captured(pipe, prompt, use_resolution_binning=False)
+        maps = trace.maps(prompt)
+        assert maps.words == ("A", "Dog", "a", "cat", "grass")
+        assert "did not read 'sky'" in caplog.text
+        expected = trace.maps(own_vectors(pipe, prompt)).token_maps
+        torch.testing.assert_close(maps.token_maps, expected, rtol=0, atol=1e-5)  # measured: 1e-6
+        with ovam.stream(pipe, prompt) as streamed:
+            pipe(prompt, **RUN, generator=torch.Generator().manual_seed(0), use_resolution_binning=False)
+        torch.testing.assert_close(streamed[0].token_maps, maps.token_maps, rtol=0, atol=1e-6)  # measured: 6e-8
+
+    def test_each_prompt_and_negative_prompt_of_a_run(self):
+        pipe = tiny.sd1()
+        long = " ".join(["dog"] * 80)
+        with ovam.capture(pipe, guidance="both") as traces:
+            pipe([long, "a cat"], negative_prompt=[f"{long} sky", "sea"], **RUN)
+        assert [len(trace.maps(trace.source.prompt).tokens) for trace in traces] == [77, 4]
+        assert [len(trace.maps(trace.source.negative_prompt, half="uncond").tokens) for trace in traces] == [77, 3]
+
+    def test_a_text_that_an_encoder_reads_in_parts_is_cut_into_tokens_anew(self):
+        """As pipelines for long prompts do it: which part a call is of is not known."""
+        pipe = tiny.sd1()
+        encode = pipe.encode_prompt
+
+        def in_parts(prompt, *args, **kwargs):
+            for part in prompt.split(", "):
+                encode(part, *args, **kwargs)
+            return encode(prompt, *args, **kwargs)
+
+        pipe.encode_prompt = in_parts
+        trace = captured(pipe, "a cat, a dog")
+        assert trace.maps("a cat, a dog").tokens == ("<start>", "a", "cat", ",", "a", "dog", "<end>")

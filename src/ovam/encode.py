@@ -25,6 +25,7 @@ from ovam.noise import NoiseSchedule, path_to, schedule_of
 from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
 from ovam.recorders import QueryRecorder
+from ovam.schedule import Level
 from ovam.session import Session
 from ovam.storage import storage_of
 from ovam.trace import Trace
@@ -93,7 +94,7 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
         session.begin(
             Request(images=1, prompts=(options.prompt,)),
             (options.seed if options.method == "noise" else None,),
-            levels=[(float(timestep), schedule.sigma(timestep)) for timestep in path],
+            levels=[Level(float(timestep), schedule.sigma(timestep)) for timestep in path],
             kept=len(path) if steps is None else len(steps),
         )
 

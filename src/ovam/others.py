@@ -13,6 +13,9 @@ from ovam.errors import UnsupportedPipelineError
 _captured: dict[nn.Module, Any] = {}
 """The pipelines that are being captured, by their denoisers."""
 
+_progress_bar: list[Any] = []
+"""The method as it was before the first capture that is open."""
+
 
 @contextmanager
 def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
@@ -24,6 +27,7 @@ def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     from diffusers import DiffusionPipeline  # heavy, and there already where there is a pipeline
 
     if not _captured:
+        _progress_bar.append(DiffusionPipeline.progress_bar)
         DiffusionPipeline.progress_bar = _refusing(DiffusionPipeline.progress_bar)
     _captured[denoiser] = pipe
     try:
@@ -31,7 +35,7 @@ def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     finally:
         del _captured[denoiser]
         if not _captured:
-            DiffusionPipeline.progress_bar = DiffusionPipeline.progress_bar.__wrapped__
+            DiffusionPipeline.progress_bar = _progress_bar.pop()  # also where another was put there meanwhile
 
 
 def _refusing(progress_bar: Any) -> Any:

@@ -63,8 +63,9 @@ def plan_run(
     images: int,
     calls: int,
     request: Request | None = None,
+    further: int = 0,
 ) -> Plan:
-    """The plan of a run with a latent of this size; the rest as `Plan` names it.
+    """The plan of a run with a latent of this size; the rest as `Plan` and `Evaluation` name it.
 
     Raises:
         MissingBlockError: the options fit no block.
@@ -83,7 +84,7 @@ def plan_run(
     if backbone.text_kind == "replayed":
         for name in list(specs)[: list(specs).index(names[-1]) + 1]:
             spec, (height, width) = specs[name], grids[name]
-            image = (spec.heads, height * width, spec.head_dim)
+            image = (spec.heads, height * width + further, spec.head_dim)
             replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
     return Plan(
         blocks={name: specs[name] for name in names},
@@ -111,7 +112,8 @@ class Run:
     levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
-    pairs: dict[str, Observation] = field(default_factory=dict)  # of its self-attention, until it is over
+    # of the call's self-attention, until it is told
+    pairs: list[tuple[str, Observation, Mapping[Half, slice]]] = field(default_factory=list)
     seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # to be kept, None for all
@@ -120,14 +122,22 @@ class Run:
     planned_calls: int | None = None  # where the loop knows better than the scheduler
     evaluating: bool = False  # whether the denoiser is at work, or broke off
     by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
+    thread: int | None = None  # that makes it
+    crossed: bool = False  # whether another thread came in between
+    text: torch.Tensor | None = None  # what the denoiser was told last
+    warned_of_text: bool = False
+    warned_of_halves: bool = False
     handled: BaseException | None = None  # an error that was being handled already when its call began
     pictures: Sequence[bytes | None] | None = None
     size: tuple[int, int] = (0, 0)
 
     def level(self, call: int, timestep: float) -> Level:
         """Noise level of a call: as planned, or where the loop goes its own way, by its time step alone."""
-        planned = call < len(self.levels) and self.levels[call][0] == timestep
-        return self.levels[call] if planned else (timestep, None)
+        return self.levels[call] if self.is_planned(call, timestep) else Level(timestep, None)
+
+    def is_planned(self, call: int, timestep: float) -> bool:
+        """Whether the scheduler has this time step for a call of this number."""
+        return call < len(self.levels) and self.levels[call].timestep == timestep
 
     def note_seen(self, watched: Sequence[str]) -> list[str]:
         """Note which blocks ran in this evaluation of the current call; those that did not."""

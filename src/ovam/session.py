@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from threading import get_ident
 from typing import Any
 from weakref import WeakSet
 
@@ -19,12 +20,14 @@ from ovam.capture_options import CaptureOptions
 from ovam.coverage import RunCoverage, gap
 from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
+from ovam.expected import OneThread, check_call
 from ovam.others import others_refused
 from ovam.patched import check_watchable, run_uncompiled
 from ovam.replay import ImageStream
 from ovam.run import Plan, Recorder, Run, plan_run
-from ovam.schedule import Level, levels_from, sigma_at, steps_of
+from ovam.schedule import Level, is_new_step, levels_from, sigma_at, steps_of
 from ovam.shapes import Grid
+from ovam.tokens_read import TextsRead, encoders_watched
 from ovam.wrapping import wrapped
 
 log = logging.getLogger("ovam")
@@ -39,6 +42,8 @@ class Session:
         self.run = Run()
         self.covered: list[RunCoverage] = []
         self._watchers = ExitStack()
+        self._texts = TextsRead()
+        self._thread = OneThread(backbone.pipe, lambda: self.run, self._drop)
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
@@ -56,22 +61,24 @@ class Session:
         check_watchable(pipe, denoiser)
         if read_as(pipe) != type(pipe).__name__:
             log.warning("%s is read as the %s it is derived from", type(pipe).__name__, read_as(pipe))
+        thread = self._thread
         with ExitStack() as installed:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
             installed.callback(self._unwatch)
             installed.enter_context(others_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
-            installed.enter_context(wrapped(pipe, "check_inputs", self._on_start))
-            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, self._on_prompt))
-            installed.enter_context(wrapped(pipe, "prepare_latents", self._on_latents))
-            installed.enter_context(wrapped(pipe.image_processor, "postprocess", self._on_pictures))
-            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", self._on_end))
+            installed.enter_context(encoders_watched(pipe, self.backbone.prompt_method, self._texts))
+            installed.enter_context(wrapped(pipe, "check_inputs", thread.starting(self._on_start)))
+            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, thread.going_on(self._on_prompt)))
+            installed.enter_context(wrapped(pipe, "prepare_latents", thread.going_on(self._on_latents)))
+            installed.enter_context(wrapped(pipe.image_processor, "postprocess", thread.going_on(self._on_pictures)))
+            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.going_on(self._on_end)))
             if hasattr(pipe, "mask_processor"):  # of inpainting
                 installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
-            handle = denoiser.register_forward_pre_hook(self._on_denoiser, with_kwargs=True)
+            handle = denoiser.register_forward_pre_hook(thread.going_on(self._on_denoiser), with_kwargs=True)
             installed.callback(handle.remove)
-            installed.callback(denoiser.register_forward_hook(self._on_evaluated).remove)
+            installed.callback(denoiser.register_forward_hook(thread.inside(self._on_evaluated)).remove)
             yield self
             self._close()
 
@@ -95,6 +102,7 @@ class Session:
         """The pipeline's own call begins: checking its inputs is the first thing it does."""
         self._close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
+        self.run.thread = get_ident()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The pipeline's own call ends: the pictures before this were its last, not a callback's preview.
@@ -115,7 +123,10 @@ class Session:
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
         if self.run.calls:  # of a loop of the user's own: the next one begins
             self._close()
-        self.run.request = self.backbone.request(arguments, result, self.run.request)
+        self.run.thread = get_ident()
+        before = self.run.request
+        asked = self.backbone.request(arguments, result, before)
+        self.run.request = replace(asked, read=self._texts.read(arguments, before.read if before else {}))
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
@@ -166,19 +177,29 @@ class Session:
         if self.run.planned_calls is not None:
             evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
         self._tell_loops_apart(evaluation)
-        run, last = self.run, self.run.calls[-1] if self.run.calls else None
+        run, last, text = (
+            self.run,
+            self.run.calls[-1] if self.run.calls else None,
+            arguments.get("encoder_hidden_states"),
+        )
+        run.thread = get_ident()
+        other_half = last is not None and last.timestep == evaluation.timestep
+        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # of the same call, as FLUX makes it
         if last is None:
             self._begin(evaluation)
-        run.evaluation, run.evaluating, run.pictures, run.reported = evaluation, True, None, set()
-        run.pairs.clear()
-        if last is not None and last.timestep == evaluation.timestep and not run.halves_seen & set(evaluation.halves):
-            run.halves_seen |= set(evaluation.halves)  # the other half of the same call, as FLUX makes it
+        elif not other_half:
+            check_call(self.backbone.pipe, run, evaluation, text)
+            self._leave_out_if_half()
+        run.evaluation, run.evaluating, run.pictures, run.reported, run.text = evaluation, True, None, set(), text
+        if other_half:
+            run.halves_seen |= set(evaluation.halves)
             return
         run.halves_seen = set(evaluation.halves)
+        run.pairs.clear()
         level = run.level(len(run.calls), evaluation.timestep)
-        step = 0 if last is None else last.step + (level != run.last_level)
+        step = 0 if last is None or run.last_level is None else last.step + is_new_step(run.last_level, level)
         run.last_level = level
-        sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level[1] is None else level[1]
+        sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level.sigma is None else level.sigma
         call = Call(len(run.calls), step, evaluation.timestep, sigma)
         run.calls.append(call)
         run.keeping = run.steps is None or step in run.steps
@@ -206,7 +227,7 @@ class Session:
         if not run.keeping:
             return
         if not silent:
-            self._tell_self_attention(run.plan, run.evaluation.halves)
+            self._tell_self_attention(run.plan)
         elif self.options.strict:
             raise gap(silent, run.plan.watched, f"in denoiser call {len(run.calls) - 1}")
         else:
@@ -219,10 +240,18 @@ class Session:
         run.steps, calls = self._chosen_steps(evaluation)
         self._check_halves(evaluation)
         images = positions.stop - positions.start
-        plan = plan_run(self.backbone, self.options, evaluation.latent, images=images, calls=calls, request=run.request)
+        plan = plan_run(
+            self.backbone,
+            self.options,
+            evaluation.latent,
+            images=images,
+            calls=calls,
+            request=run.request,
+            further=evaluation.further,
+        )
         self.recorder.begin(plan)
         run.plan, run.levels = plan, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
-        for handle in self.backbone.watch(plan.watched, self._on_block):
+        for handle in self.backbone.watch(plan.watched, self._thread.inside(self._on_block)):
             self._watchers.callback(handle.remove)
 
     def _check_halves(self, evaluation: Evaluation) -> None:
@@ -276,29 +305,35 @@ class Session:
         if not run.keeping or run.plan is None or run.evaluation is None:
             return
         if observation.key is not None:
-            run.pairs[name] = observation  # nothing can be taken out of an average, and the call may be left out yet
+            # nothing can be taken out of an average, and the call may be left out yet
+            run.pairs.append((name, observation, run.evaluation.halves))
             return
         for half, positions in run.evaluation.halves.items():
             if half in run.plan.halves:
                 self._tell_recorder(name, half, observation, positions)
 
     def _tell_recorder(self, name: str, half: Half, observation: Observation, positions: slice) -> None:
-        plan, entry = self.run.plan, len(self.run.kept) - 1
+        plan, entry, evaluation = self.run.plan, len(self.run.kept) - 1, self.run.evaluation
+        further = 0 if evaluation is None else evaluation.further
         parts = {part: tensor[positions] for part, tensor in observation.replay.items()}
         for image, query in enumerate(observation.query[positions]):
             if parts:
                 stream = ImageStream(**{part: tensor[image] for part, tensor in parts.items()})
                 self.recorder.replay(name, half, image, entry, stream)
             if plan is not None and name in plan.blocks:
-                _check_pixels(name, query, plan.grids[name])
-                self.recorder.observe(name, half, image, entry, query)
+                own = slice(query.shape[-2] - further)
+                _check_pixels(name, query[:, own], plan.grids[name])
+                self.recorder.observe(name, half, image, entry, query[:, own])
                 if plan.outputs:
-                    self.recorder.output(name, half, image, entry, _output_of(name, observation)[positions][image])
+                    output = _output_of(name, observation)[positions][image]
+                    self.recorder.output(name, half, image, entry, output[:, own])
 
-    def _tell_self_attention(self, plan: Plan, halves: Mapping[Half, slice]) -> None:
-        """The call is whole and kept: move the averages on."""
+    def _tell_self_attention(self, plan: Plan) -> None:
+        """If the call is whole, with all halves that are kept: move the averages on."""
+        if not self.run.halves_seen.issuperset(plan.halves):
+            return
         entry = len(self.run.kept) - 1
-        for name, pair in self.run.pairs.items():
+        for name, pair, halves in self.run.pairs:
             assert pair.key is not None
             _check_pixels(name, pair.query, plan.grids[name])
             _check_pixels(name, pair.key, plan.grids[name], "to")
@@ -307,6 +342,21 @@ class Session:
                 for image, (query, key) in enumerate(both):
                     self.recorder.self_attention(name, half, image, entry, query, key)
         self.run.pairs.clear()
+
+    def _leave_out_if_half(self) -> None:
+        """Keep nothing of a call that is over and had not all halves that are kept: guidance was switched off."""
+        run = self.run
+        if run.plan is None or not run.keeping or run.halves_seen.issuperset(run.plan.halves):
+            return
+        run.leave_out()
+        if not run.warned_of_halves:
+            run.warned_of_halves = True
+            log.warning(
+                "guidance was switched off at denoiser call %d of this run: its traces, which keep %s queries, leave "
+                "such calls out; capture with guidance='cond' to keep all of them",
+                len(run.calls) - 1,
+                " and ".join(run.plan.halves),
+            )
 
     def _close(self) -> None:
         """Hand on a run of a loop of the user's own; forget one that broke off, and one by the pipeline.
@@ -325,6 +375,7 @@ class Session:
 
     def _finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         run = self.run
+        self._leave_out_if_half()
         self._drop(complete=True)
         if run.plan is not None and run.seen and not run.kept:
             silent = [name for name in run.plan.watched if any(name not in seen for seen in run.seen.values())]

@@ -48,6 +48,8 @@ class Request:
         guided: Whether the pipeline runs both halves of guidance.
         tokens: Positions of the text sequence that the denoiser was handed; None where it is always the same.
         clip_skip: Layers of CLIP that the run left out; None as the pipeline does by itself.
+        told: The vectors that the pipeline made of the prompts and of the negative ones, as far as it tells them.
+        read: Of each text encoder, by its name in the pipeline, the token numbers that it read of each text.
     """
 
     images: int
@@ -56,6 +58,8 @@ class Request:
     guided: bool = False
     tokens: int | None = None
     clip_skip: int | None = None
+    told: Mapping[Half, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    read: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class Evaluation:
         halves: How the batch is divided: for each half its images' positions in the batch. A family that
             evaluates the halves one after the other names one half a call. Rows that serve neither, as perturbed-
             attention guidance adds, are in none; a call that serves neither, as skip-layer guidance makes, names none.
+        further: Positions behind the image's own pixels, of other images that the run looks at; in joint attention.
     """
 
     latent: Grid
     timestep: float
     halves: Mapping[Half, slice]
+    further: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,8 @@ class Observation:
     """What a block showed in one call: queries of image pixels, and what a replay of its text would need.
 
     Attributes:
-        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
+        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view. Pixels
+            of further images stand behind the image's own, here and in the rest.
         replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
         output: In joint attention, what attention gave the pixels, before any projection of it; else None.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovam.backbones.as_read import own_tokens, places_of, without_unread
 from ovam.backbones.base import TextReader
 from ovam.backbones.learned import Offsets, added_names, with_all_vectors
 from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
@@ -85,11 +86,14 @@ class ClipText:
     """A CLIP tokenizer and text encoder, asked for the hidden states that a denoiser reads.
 
     `layer` is `last`; or `skip-N`, N layers below the last and normalised like it (Stable Diffusion with clip-skip);
-    or `hidden-N`, the N-th hidden state from the end as it is (SDXL reads `hidden-2`).
+    or `hidden-N`, the N-th hidden state from the end as it is (SDXL reads `hidden-2`). `read` are the tokens that a run
+    read of its texts, which are not cut into tokens again.
     """
 
-    def __init__(self, tokenizer: Any, encoder: Any, layer: str = "last") -> None:
-        self.tokenizer, self.encoder, self.layer = tokenizer, encoder, layer
+    def __init__(
+        self, tokenizer: Any, encoder: Any, layer: str = "last", read: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.tokenizer, self.encoder, self.layer, self.read = tokenizer, encoder, layer, read or {}
 
     @property
     def limit(self) -> int:
@@ -103,6 +107,11 @@ class ClipText:
         return Space(encoder_name(self.encoder, dtype), self.layer, self.encoder.config.hidden_size)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        found = self.embed_all(text, as_phrase=as_phrase, padded=padded)
+        return replace(found, prompt=without_unread(found.prompt))
+
+    def embed_all(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """As `embed`, with the words of which the run read nothing."""
         added = added_names(self.tokenizer)
         read = phrase(text, added) if as_phrase else parse(text, added)
         return self._embedded([self._located(*read, padded=padded)])[0]
@@ -137,7 +146,10 @@ class ClipText:
     def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
         """Tokens of the text as the pipeline reads it, and their places."""
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
-        ids, offsets = with_all_vectors(self.tokenizer, encoded.input_ids, encoded.offset_mapping)
+        ids, offsets = with_all_vectors(self.tokenizer, plain, encoded)
+        if plain in self.read:
+            read = own_tokens(self.tokenizer, self.read[plain])
+            return read, places_of(read, ids, offsets)
         check_tokens(plain, offsets, self.limit)
         return ids, offsets
 
@@ -182,7 +194,9 @@ class ClipTexts:
         Raises:
             UnsupportedPipelineError: the tokenizers cut the text into other tokens, which no position joins.
         """
-        return self._joined(text, [part.embed(text, as_phrase=as_phrase, padded=padded) for part in self.parts])
+        read = [part.embed_all(text, as_phrase=as_phrase, padded=padded) for part in self.parts]
+        found = self._joined(text, read)
+        return replace(found, prompt=without_unread(found.prompt))
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
         """See `ovam.phrases.ReadsMany`; it raises what `embed` does."""

@@ -16,6 +16,7 @@ from ovam.backbones.base import BlockSpec, Observation, Report, TextReader
 from ovam.backbones.clip_text import StaticText
 from ovam.backbones.common import check_lora_scale, heads_apart
 from ovam.backbones.offload import device_of, marks, real_weights
+from ovam.backbones.rows import RowsGiven
 from ovam.backbones.self_attention import Watcher, pair_watchers
 from ovam.errors import UnsupportedPipelineError
 
@@ -62,7 +63,10 @@ def watch_queries(modules: Mapping[str, Any], names: Sequence[str], report: Repo
     try:
         for name in names:
             watchers = _query_watcher if modules[name].is_cross_attention else pair_watchers
-            for layer, watcher in watchers(name, modules[name], report):
+            watched = watchers(name, modules[name], report)
+            for handle in RowsGiven(name, modules[name]).watch(watched[0][0]):  # the first layer makes the queries
+                handles.append(handle)
+            for layer, watcher in watched:
                 handles.append(layer.register_forward_hook(watcher))
     except BaseException:
         for handle in handles:

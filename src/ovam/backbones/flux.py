@@ -3,7 +3,8 @@
 Latents are packed two by two, so that a pixel of a block's grid is four of the latent. Rotary embedding turns the
 image's queries and keys alone: all text stands at position zero, where it is the identity (text positions of a loop of
 one's own are not read). Words are T5's; CLIP gives only the pooled vector. Guidance is a number that the model was
-taught to read; true guidance is a second pass for the negative prompt, behind the conditional one.
+taught to read; true guidance is a second pass for the negative prompt, behind the conditional one. Kontext has the
+image that it changes behind the one that it makes, as further pixels, which texts meet as well and no map is of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,11 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, require_text
+from ovam.backbones.common import check_lora_scale, per_image, plain_denoiser, read_by, require_text
 from ovam.backbones.joint import JointStream, Passed, ReplayedText, attended, clipped, joined, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
+from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
@@ -50,6 +52,9 @@ class FluxBackbone(Backbone):
         "FluxControlNetPipeline",
         "FluxControlNetImg2ImgPipeline",
         "FluxControlNetInpaintPipeline",
+        "FluxFillPipeline",
+        "FluxKontextPipeline",
+        "FluxKontextInpaintPipeline",
     )
     text_kind: ClassVar[Literal["static", "replayed"]] = "replayed"
     flow: ClassVar[bool] = True
@@ -70,7 +75,7 @@ class FluxBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe, "transformer")
+        return plain_denoiser(self.pipe, "transformer", "FluxTransformer2DModel")
 
     def _modules(self) -> dict[str, Any]:
         """Attention modules in running order."""
@@ -111,21 +116,34 @@ class FluxBackbone(Backbone):
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")
         check_lora_scale(self.pipe, scale, "denoiser", [self.denoiser])
-        packed, positions = arguments["hidden_states"], arguments["img_ids"]
-        last = positions.reshape(-1, 3).amax(0).int().tolist()
-        height, width = last[1] + 1, last[2] + 1
-        if packed.shape[1] != height * width:
-            raise UnsupportedPipelineError(
-                f"{type(self.pipe).__name__}: the denoiser got {packed.shape[1]} image positions, expected the "
-                f"{height} x {width} of one image: runs with further images in the sequence are not supported"
-            )
+        packed = arguments["hidden_states"]
+        height, width = self._grid(packed.shape[1], arguments["img_ids"])
         negative = request.negative if isinstance(request, FluxRequest) else None
         half: Half = "uncond" if arguments["encoder_hidden_states"] is negative else "cond"
         return Evaluation(
             latent=(2 * height, 2 * width),
             timestep=self._timestep(float(torch.as_tensor(arguments["timestep"]).flatten()[0]) * 1000),
             halves={half: slice(0, len(packed))},
+            further=packed.shape[1] - height * width,
         )
+
+    def _grid(self, count: int, positions: Tensor) -> Grid:
+        """Height and width of the image that is made, whose positions are the first; Kontext's images stand behind it.
+
+        Raises:
+            UnsupportedPipelineError: the first positions are not those of one image.
+        """
+        places = positions.reshape(-1, 3)[:count].int()
+        own = places[:, 0] == 0  # which image a position is of
+        height, width = (places[own].amax(0)[1:] + 1).tolist()
+        pixels = height * width
+        if int(own.sum()) != pixels or not bool(own[:pixels].all()):
+            raise UnsupportedPipelineError(
+                f"{type(self.pipe).__name__}: the denoiser got {count} image positions, {int(own.sum())} of them of "
+                f"the image that is made, expected its {height} x {width} before those of others: runs with further "
+                "images in the sequence are supported where they are numbered from 1, as FLUX Kontext numbers them"
+            )
+        return height, width
 
     def _timestep(self, found: float) -> float:
         """The scheduler's own value: the denoiser is handed a thousandth of it, rounded to the latents' type."""
@@ -138,10 +156,9 @@ class FluxBackbone(Backbone):
         return watch_joint(self.denoiser, {name: modules[name] for name in names}, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> ReplayedText:
-        denoiser = self.denoiser
-        return ReplayedText(
-            _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
-        )
+        denoiser, length = self.denoiser, None if request is None else request.tokens
+        words = reader_or_none(lambda: _text(self.pipe, request), denoiser.config.joint_attention_dim, length)
+        return ReplayedText(words, denoiser, lambda vectors: JointStream(denoiser, vectors, _through))
 
     def reader(self, layer: str | None = None) -> JointText:
         """Reads as many tokens as the pipeline does by default."""
@@ -198,5 +215,5 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     def encode(ids: Sequence[Tensor]) -> Embedding:
         return encoder(ids[0].to(device_of(encoder)))[0][0]
 
-    reader = Reader(pipe.tokenizer_2, encoder, 0, length, all_vectors=True)
+    reader = Reader(pipe.tokenizer_2, encoder, 0, length, all_vectors=True, read=read_by(request, "text_encoder_2"))
     return JointText([reader], encode, layer="last", length=length, width=encoder.config.d_model)

@@ -4,13 +4,14 @@ Here a text is always read padded, as the pipeline reads it: T5 sees the padding
 a token's keys depend on it. An attribution prompt's own tokens are told apart afterwards (`TokenEmbedding.own`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ovam.backbones.as_read import own_tokens, places_of, without_unread
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
@@ -33,6 +34,7 @@ class Reader:
         first: First position.
         length: Number of positions; two encoders may fill the same ones, each some of the channels.
         all_vectors: Whether the pipeline reads an added name of several vectors as all of them; see `learned`.
+        read: Tokens that a run read of its texts, padding included, which are not cut into tokens again.
     """
 
     tokenizer: Any
@@ -40,6 +42,7 @@ class Reader:
     first: int
     length: int
     all_vectors: bool = False
+    read: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class JointText:
             vectors = self.encode([reading.ids for reading in readings]).float()
         prompt = self._located(plain, units, readings)
         self._tell_of_unknown(prompt.spans, readings)
+        prompt = without_unread(prompt)
         if padded:
             return TokenEmbedding(vectors, prompt, self.space)
         own = self._own(readings)
@@ -157,6 +161,8 @@ class JointText:
         return AttributionPrompt(plain, tuple(tokens), spans)
 
     def _check_read(self, plain: str, readings: Sequence[_Reading]) -> None:
+        if any(plain in reader.read for reader in self.readers):
+            return
         seen = {reading.cut: len(reading.names) for reading in readings if reading.count}
         cut = min(seen, default=0)
         if not cut:
@@ -174,7 +180,10 @@ def _read(reader: Reader, plain: str) -> _Reading:
     found = tokenizer(plain, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(found.input_ids), list(found.offset_mapping)
     if reader.all_vectors:
-        ids, offsets = with_all_vectors(tokenizer, ids, offsets)
+        ids, offsets = with_all_vectors(tokenizer, plain, found)
+    if plain in reader.read:
+        read = own_tokens(tokenizer, reader.read[plain])
+        ids, offsets = read, places_of(read, ids, offsets)
     whole, room = len(ids), reader.length - 1  # the last token is the end, which stays
     ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # a blank reader has none
     names = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Observation, Report
+from ovam.backbones.rows import RowsGiven
 from ovam.errors import UnsupportedPipelineError
 
 _PROJECTIONS = ("to_q", "to_k", "to_v")
@@ -70,6 +71,8 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
     for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
         if hasattr(module, projection):
             yield getattr(module, projection).register_forward_hook(_noting(seen, projection))
+            if projection in ("to_q", "to_qkv"):
+                yield from RowsGiven(name, module).watch(getattr(module, projection))
     projects = getattr(module, "to_out", None) is not None
     if projects:
         yield module.to_out[0].register_forward_pre_hook(note_output)

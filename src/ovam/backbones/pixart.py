@@ -3,8 +3,8 @@
 The text goes through one projection that all blocks share, and then through each block's `to_k`. Padding is masked:
 the model divides its attention among the prompt's own tokens, the end token included. The pipeline lower-cases a
 prompt, and so are late words; with `clean_caption` and the packages for it, it also takes signs and addresses out,
-which is not done to late words. Where `use_resolution_binning` makes the picture of another shape than was asked
-for, the pipeline crops it, and maps are stretched over what was left.
+which is not done to late words: of its own prompt a run keeps the tokens that it read. Where `use_resolution_binning`
+makes the picture of another shape than was asked for, the pipeline crops it, and maps are stretched over what was left.
 """
 
 import inspect
@@ -17,8 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import CAPTION, StaticText
-from ovam.backbones.common import halved, plain_denoiser, require_text, text_request
+from ovam.backbones.common import halved, plain_denoiser, read_by, require_text, text_request
 from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
+from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
 from ovam.shapes import Grid
@@ -37,7 +38,7 @@ class PixArtBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe, "transformer")
+        return plain_denoiser(self.pipe, "transformer", "PixArtTransformer2DModel")
 
     def blocks(self) -> Mapping[str, BlockSpec]:
         return {name: block_spec(name, module) for name, module in cross_attention(self.denoiser).items()}
@@ -48,10 +49,16 @@ class PixArtBackbone(Backbone):
         return dict.fromkeys(cross_attention(self.denoiser), (latent[0] // patch, latent[1] // patch))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
-        return replace(text_request(arguments, result), tokens=result[0].shape[1])
+        return replace(text_request(arguments, result, negative=2), tokens=result[0].shape[1])
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
-        return halved(self.pipe, arguments["hidden_states"], arguments["timestep"], request)
+        return halved(
+            self.pipe,
+            arguments["hidden_states"],
+            arguments["timestep"],
+            request,
+            arguments.get("encoder_hidden_states"),
+        )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         return watch_queries(cross_attention(self.denoiser), names, report)
@@ -60,7 +67,8 @@ class PixArtBackbone(Backbone):
         caption = self.denoiser.caption_projection
         layers = {} if caption is None else {"linear_1": caption.linear_1, "linear_2": caption.linear_2}
         shared = {f"{CAPTION}.{name}": layer for name, layer in layers.items()}
-        return static_text(self.denoiser, cross_attention(self.denoiser), names, self._reader(request), shared)
+        reader = reader_or_none(lambda: self._reader(request), self.denoiser.config.caption_channels)
+        return static_text(self.denoiser, cross_attention(self.denoiser), names, reader, shared)
 
     def reader(self, layer: str | None = None) -> T5Text:
         """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
@@ -71,7 +79,9 @@ class PixArtBackbone(Backbone):
         require_text(self.pipe, "tokenizer", "text_encoder")
         default = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
         asked = request.tokens if request is not None and request.tokens is not None else 0
-        return T5Text(self.pipe.tokenizer, self.pipe.text_encoder, max(default, asked))
+        return T5Text(
+            self.pipe.tokenizer, self.pipe.text_encoder, max(default, asked), read_by(request, "text_encoder")
+        )
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         transformer = self.denoiser

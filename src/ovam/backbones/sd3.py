@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
+from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, read_by, require_text, text_request
 from ovam.backbones.joint import JointStream, Passed, ReplayedText, through_double
 from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import watch_joint
+from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
 from ovam.replay import ImageStream
@@ -59,7 +60,7 @@ class SD3Backbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe, "transformer")
+        return plain_denoiser(self.pipe, "transformer", "SD3Transformer2DModel")
 
     def _modules(self) -> dict[str, Any]:
         return {f"transformer_blocks.{i}.attn": block.attn for i, block in enumerate(self.denoiser.transformer_blocks)}
@@ -90,9 +91,9 @@ class SD3Backbone(Backbone):
         sample, timestep = arguments["hidden_states"], arguments["timestep"]
         self._check_perturbed()
         if arguments.get("skip_layers") is None:
-            return halved(self.pipe, sample, timestep, request)
+            return halved(self.pipe, sample, timestep, request, arguments.get("encoder_hidden_states"))
         # skip-layer guidance runs the conditional rows once more, without some blocks
-        return replace(halved(self.pipe, sample, timestep, None), halves={})
+        return replace(halved(self.pipe, sample, timestep, None, None), halves={})
 
     def _check_perturbed(self) -> None:
         """Whether queries are normalised as the model does it: diffusers' perturbed attention leaves the norms out.
@@ -113,10 +114,9 @@ class SD3Backbone(Backbone):
         return watch_joint(self.denoiser, {name: modules[name] for name in names}, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> ReplayedText:
-        denoiser = self.denoiser
-        return ReplayedText(
-            _text(self.pipe, request), denoiser, lambda vectors: JointStream(denoiser, vectors, _through)
-        )
+        denoiser, length = self.denoiser, None if request is None else request.tokens
+        words = reader_or_none(lambda: _text(self.pipe, request), denoiser.config.joint_attention_dim, length)
+        return ReplayedText(words, denoiser, lambda vectors: JointStream(denoiser, vectors, _through))
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         device, dtype = device_of(self.denoiser), self.denoiser.dtype
@@ -142,15 +142,16 @@ def _text(pipe: Any, request: Request | None) -> JointText:
     length = clip_length + _T5_LENGTH if request is None or request.tokens is None else request.tokens
     depth = 2 if request is None or request.clip_skip is None else 2 + request.clip_skip
     readers = [
-        Reader(pipe.tokenizer, pipe.text_encoder, 0, clip_length),
-        Reader(pipe.tokenizer_2, pipe.text_encoder_2, 0, clip_length),
+        Reader(pipe.tokenizer, pipe.text_encoder, 0, clip_length, read=read_by(request, "text_encoder")),
+        Reader(pipe.tokenizer_2, pipe.text_encoder_2, 0, clip_length, read=read_by(request, "text_encoder_2")),
     ]
     if pipe.text_encoder_3 is None:
         require_text(pipe, "transformer")  # which alone tells the width that the pipeline fills with zeros
         width = pipe.transformer.config.joint_attention_dim
     else:
         require_text(pipe, "tokenizer_3")
-        readers.append(Reader(pipe.tokenizer_3, pipe.text_encoder_3, clip_length, length - clip_length))
+        read = read_by(request, "text_encoder_3")
+        readers.append(Reader(pipe.tokenizer_3, pipe.text_encoder_3, clip_length, length - clip_length, read=read))
         width = pipe.text_encoder_3.config.d_model
 
     def encode(ids: Sequence[Tensor]) -> Embedding:

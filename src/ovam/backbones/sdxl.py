@@ -15,8 +15,17 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
-from ovam.backbones.common import check_lora_scale, halved, per_image, plain_denoiser, require_text, text_request
+from ovam.backbones.common import (
+    check_lora_scale,
+    halved,
+    per_image,
+    plain_denoiser,
+    read_by,
+    require_text,
+    text_request,
+)
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
+from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.errors import UnsupportedPipelineError
@@ -45,7 +54,7 @@ class SDXLBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe, "unet")
+        return plain_denoiser(self.pipe, "unet", "UNet2DConditionModel")
 
     def blocks(self) -> Mapping[str, BlockSpec]:
         return unet_specs(self.denoiser)
@@ -69,23 +78,30 @@ class SDXLBackbone(Backbone):
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         check_key_scale(self.pipe, arguments, self.denoiser)
-        return halved(self.pipe, arguments["sample"], arguments["timestep"], request)
+        return halved(
+            self.pipe, arguments["sample"], arguments["timestep"], request, arguments.get("encoder_hidden_states")
+        )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         return watch_queries(unet_modules(self.denoiser), names, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
-        return static_text(self.denoiser, unet_modules(self.denoiser), names, self.reader())
+        unet = self.denoiser
+        reader = reader_or_none(lambda: self._reader(None, request), unet.config.cross_attention_dim)
+        return static_text(unet, unet_modules(unet), names, reader)
 
     def reader(self, layer: str | None = None) -> ClipTexts:
+        return self._reader(layer, None)
+
+    def _reader(self, layer: str | None, request: Request | None) -> ClipTexts:
         pipe = self.pipe
         require_text(pipe, "tokenizer_2", "text_encoder_2")
-        parts = [(pipe.tokenizer_2, pipe.text_encoder_2)]
+        parts = [(pipe.tokenizer_2, pipe.text_encoder_2, read_by(request, "text_encoder_2"))]
         if pipe.tokenizer is not None:  # as the pipeline itself asks
             require_text(pipe, "text_encoder")
-            parts.insert(0, (pipe.tokenizer, pipe.text_encoder))
+            parts.insert(0, (pipe.tokenizer, pipe.text_encoder, read_by(request, "text_encoder")))
         own = f"hidden-{2 + (getattr(pipe, '_clip_skip', None) or 0)}"
-        return ClipTexts([ClipText(tokenizer, encoder, layer or own) for tokenizer, encoder in parts])
+        return ClipTexts([ClipText(tokenizer, encoder, layer or own, read) for tokenizer, encoder, read in parts])
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         pipe, unet = self.pipe, self.denoiser

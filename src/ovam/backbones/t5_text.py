@@ -1,11 +1,13 @@
 """Words as a T5 text encoder reads them: in lower case, padding masked, one end token and no start token."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ovam.backbones.as_read import own_tokens, places_of, without_unread
 from ovam.backbones.clip_text import check_tokens, encoder_name
-from ovam.backbones.learned import added_names
+from ovam.backbones.learned import Offsets, added_names
 from ovam.backbones.offload import device_of
 from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase
@@ -19,10 +21,13 @@ class T5Text:
     """A T5 tokenizer and encoder, asked for the hidden states that a denoiser reads.
 
     Padding is masked in the encoder and in the denoiser, where it gets no attention: no prompt has `<pad>` tokens.
+    `read` are the tokens that a run read of its texts, which are neither cleaned nor cut into tokens again.
     """
 
-    def __init__(self, tokenizer: Any, encoder: Any, limit: int) -> None:
-        self.tokenizer, self.encoder, self.limit = tokenizer, encoder, limit
+    def __init__(
+        self, tokenizer: Any, encoder: Any, limit: int, read: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.tokenizer, self.encoder, self.limit, self.read = tokenizer, encoder, limit, read or {}
 
     @property
     def space(self) -> Space:
@@ -39,33 +44,37 @@ class T5Text:
         """
         added = added_names(self.tokenizer)
         plain, units = phrase(text, added) if as_phrase else parse(text, added)
-        encoded, offsets = self._tokens(plain)
-        count, length = len(encoded.input_ids), self.limit if padded else len(encoded.input_ids)
+        own, offsets = self._tokens(plain)
+        count, length = len(own), self.limit if padded else len(own)
         ids = torch.full((1, length), self.tokenizer.pad_token_id)
-        ids[0, :count] = torch.tensor(encoded.input_ids)
+        ids[0, :count] = torch.tensor(own)
         mask = (torch.arange(length) < count).long()[None]
         device = device_of(self.encoder)
         hidden = self.encoder(ids.to(device), attention_mask=mask.to(device)).last_hidden_state[0, :count]
-        tokens = self.tokenizer.convert_ids_to_tokens(encoded.input_ids)
+        tokens = self.tokenizer.convert_ids_to_tokens(own)
         names = [
             token if token == _GAP else plain[start:stop].lower()
             for token, (start, stop) in zip(tokens[:-1], offsets[:-1], strict=True)
         ]
-        prompt = locate(plain, units, [*names, "<end>"], offsets)
-        tell_of_unknown(prompt.spans, *meaningless(self.tokenizer, encoded.input_ids))
+        prompt = without_unread(locate(plain, units, [*names, "<end>"], offsets))
+        tell_of_unknown(prompt.spans, *meaningless(self.tokenizer, own))
         return TokenEmbedding(hidden.float(), prompt, self.space)
 
     def check_length(self, text: str) -> None:
         self._tokens(text)
 
-    def _tokens(self, plain: str) -> tuple[Any, list[tuple[int, int]]]:
-        """Tokens of the text as the pipeline cleans it, and their places in the text as it was typed."""
+    def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
+        """Tokens of the text as the pipeline reads it, and their places in the text as it was typed."""
         lowered = plain.lower()
         blanks = len(lowered) - len(lowered.lstrip())
         encoded = self.tokenizer(lowered.strip(), return_offsets_mapping=True, truncation=False, verbose=False)
-        check_tokens(lowered.strip(), encoded.offset_mapping, self.limit)
+        if plain not in self.read:
+            check_tokens(lowered.strip(), encoded.offset_mapping, self.limit)
         typed = [i for i, letter in enumerate(plain) for _ in letter.lower()][blanks:]  # "İ" becomes two
         offsets = [
             (typed[start], typed[stop - 1] + 1) if stop > start else (0, 0) for start, stop in encoded.offset_mapping
         ]
-        return encoded, offsets
+        if plain not in self.read:
+            return list(encoded.input_ids), offsets
+        read = own_tokens(self.tokenizer, self.read[plain])
+        return read, places_of(read, encoded.input_ids, offsets)

@@ -7,8 +7,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
 from ovam.backbones.clip_text import ClipText, StaticText
-from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, require_text, text_request
+from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, read_by, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
+from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.shapes import Grid
@@ -36,7 +37,7 @@ class UNetBackbone(Backbone):
 
     @property
     def denoiser(self) -> Any:
-        return plain_denoiser(self.pipe, "unet")
+        return plain_denoiser(self.pipe, "unet", "UNet2DConditionModel")
 
     def blocks(self) -> Mapping[str, BlockSpec]:
         return unet_specs(self.denoiser)
@@ -53,19 +54,26 @@ class UNetBackbone(Backbone):
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         check_key_scale(self.pipe, arguments, self.denoiser)
-        return halved(self.pipe, arguments["sample"], arguments["timestep"], request)
+        return halved(
+            self.pipe, arguments["sample"], arguments["timestep"], request, arguments.get("encoder_hidden_states")
+        )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         return watch_queries(unet_modules(self.denoiser), names, report)
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
-        return static_text(self.denoiser, unet_modules(self.denoiser), names, self.reader())
+        unet = self.denoiser
+        reader = reader_or_none(lambda: self._reader(None, request), unet.config.cross_attention_dim)
+        return static_text(unet, unet_modules(unet), names, reader)
 
     def reader(self, layer: str | None = None) -> ClipText:
+        return self._reader(layer, None)
+
+    def _reader(self, layer: str | None, request: Request | None) -> ClipText:
         require_text(self.pipe, "tokenizer", "text_encoder")
         skipped = getattr(self.pipe, "_clip_skip", None)
         last = "last" if skipped is None else f"skip-{skipped}"
-        return ClipText(self.pipe.tokenizer, self.pipe.text_encoder, layer or last)
+        return ClipText(self.pipe.tokenizer, self.pipe.text_encoder, layer or last, read_by(request, "text_encoder"))
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         device = device_of(self.denoiser)

@@ -1,0 +1,47 @@
+"""A pipeline without its text encoders, as where embeddings were made beforehand: its words are vectors alone."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+from ovam.errors import NoTextEncoderError
+from ovam.text_side import Space, TokenEmbedding
+
+ReaderT = TypeVar("ReaderT")
+
+
+class NoText:
+    """Stands in for what reads texts, and reads none.
+
+    Args:
+        reason: What is said to one who asks for words.
+        width: Of the vectors.
+        length: Positions of the sequence, in joint attention.
+    """
+
+    limit = 0
+
+    def __init__(self, reason: str, width: int, length: int = 0) -> None:
+        self.reason, self.width, self.length = reason, width, length
+
+    @property
+    def space(self) -> Space:
+        return Space("unknown", "last", self.width)
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        return self.space
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        raise NoTextEncoderError(self.reason)
+
+    def check_length(self, text: str) -> None:
+        raise NoTextEncoderError(self.reason)
+
+
+def reader_or_none(reader: Callable[[], ReaderT], width: Any, length: int | None = None) -> ReaderT:
+    """What reads the pipeline's texts, or if it lacks text encoders, what reads none."""
+    try:
+        return reader()
+    except NoTextEncoderError as error:
+        return cast(ReaderT, NoText(str(error), int(width), length or 0))

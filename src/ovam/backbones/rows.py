@@ -1,0 +1,72 @@
+"""Whether a block projects the rows of its batch as they came: a processor may repeat, merge or exchange them.
+
+Which row is which half of guidance, and which image, is known of the batch that the denoiser gets.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ovam.errors import UnsupportedPipelineError
+
+
+class RowsGiven:
+    """The rows that a block gets in its current call, and how many of them its layer for queries has projected.
+
+    Args:
+        name: Of the block, for errors.
+        module: The block.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self._module = name, module
+        self._given: Tensor | None = None
+        self._done = 0
+
+    def watch(self, layer: nn.Module) -> Iterator[RemovableHandle]:
+        """Hooks that check what this layer of the block projects, whenever the block is called."""
+        yield self._module.register_forward_pre_hook(self._note, with_kwargs=True)
+        yield layer.register_forward_hook(self._check)
+        yield self._module.register_forward_hook(self._forget)
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = kwargs.get("hidden_states", args[0] if args else None)
+        self._given, self._done = (given if isinstance(given, Tensor) else None), 0
+
+    def _forget(self, module: nn.Module, args: object, output: object) -> None:
+        self._given = None
+
+    def _check(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        """Look at what the layer has projected: expected are the next rows of the block's, in their order.
+
+        Some are left out or come by themselves under perturbed attention, and a processor may have changed them; they
+        are compared only where they are not the very tensor. Layers that run twice are told of elsewhere.
+
+        Raises:
+            UnsupportedPipelineError: there are more of them, or one is another row of the block's.
+        """
+        given, first, projected = self._given, self._done, inputs[0]
+        self._done += len(projected)
+        if given is None or (projected.data_ptr() == given.data_ptr() and projected.shape == given.shape):
+            return
+        if len(projected) > len(given):
+            raise self._refused(f"projects {len(projected)} rows for the {len(given)} of its batch")
+        if projected.shape[1:] != given.shape[1:] or self._done > len(given):
+            return
+        for i, row in enumerate(projected):
+            if not torch.equal(row, given[first + i]):
+                others = (k for k in range(len(given)) if k != first + i and torch.equal(row, given[k]))
+                other = next(others, None)
+                if other is not None:
+                    raise self._refused(f"projects row {other} of its batch in the place of row {first + i}")
+
+    def _refused(self, does: str) -> UnsupportedPipelineError:
+        return UnsupportedPipelineError(
+            f"block {self.name!r} {does}, so that which of them is which half of guidance, or which image, is not "
+            "known: expected every row once and in its place; take off the attention processor or patch that repeats "
+            "or reorders the batch, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by "
+            "blocks=[...]"
+        )
