@@ -17,9 +17,10 @@ from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.backbones.unet_blocks import unet_modules
 from ovam.errors import UnsupportedPipelineError
-from ovam.recorders import MapRecorder, QueryRecorder
+from ovam.keep_queries import QueryRecorder
 from ovam.replay import Replay
 from ovam.session import Session
+from ovam.stream_maps import MapRecorder
 from ovam.testing import BackboneContract, ExplicitSoftmax, JointContract
 
 
@@ -250,8 +251,8 @@ def test_vectors_of_another_type_than_the_layers_fail(monkeypatch):
 def test_steps_in_another_order_fail(monkeypatch):
     observe = QueryRecorder.observe
 
-    def backwards(self, block, half, image, entry, query):
-        observe(self, block, half, image, self.plan.calls - 1 - entry, query)
+    def backwards(self, place, parts):
+        observe(self, replace(place, entry=self.shape.calls - 1 - place.entry), parts)
 
     monkeypatch.setattr(QueryRecorder, "observe", backwards)
     assert_contract_fails("test_generation_prompt_reproduces_the_models_attention", WEIGHTS)
@@ -267,8 +268,9 @@ def test_steps_in_another_order_fail(monkeypatch):
 def test_queries_rounded_twice_fail(monkeypatch, dtype, told):
     observe = QueryRecorder.observe
 
-    def rounded(self, block, half, image, entry, query):
-        observe(self, block, half, image, entry, query.bfloat16() if self.storage.dtype == dtype else query)
+    def rounded(self, place, parts):
+        twice = {part: tensor.bfloat16() for part, tensor in parts.items()}
+        observe(self, place, twice if self.storage.dtype == dtype else parts)
 
     monkeypatch.setattr(QueryRecorder, "observe", rounded)
     assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor", told)
@@ -277,9 +279,9 @@ def test_queries_rounded_twice_fail(monkeypatch, dtype, told):
 def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
     observe = MapRecorder.observe
 
-    def first_call_twice(self, block, half, image, entry, query):
-        for _ in range(2 if entry == 0 else 1):
-            observe(self, block, half, image, entry, query)
+    def first_call_twice(self, place, parts):
+        for _ in range(2 if place.entry == 0 else 1):
+            observe(self, place, parts)
 
     monkeypatch.setattr(MapRecorder, "observe", first_call_twice)
     assert_contract_fails(

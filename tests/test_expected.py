@@ -178,8 +178,8 @@ def assert_alike(trace, expected):
         for half, query in block.query.items():
             torch.testing.assert_close(query, expected.blocks[name].query[half], rtol=0, atol=1e-3)  # measured: 6e-5
     for name, average in trace.self_attention.items():
-        for half, weights in average.weights.items():
-            torch.testing.assert_close(weights, expected.self_attention[name].weights[half], rtol=0, atol=1e-5)
+        for half, weights in average.values.items():
+            torch.testing.assert_close(weights, expected.self_attention[name].values[half], rtol=0, atol=1e-5)
 
 
 class TestOwnLoops:
@@ -247,8 +247,8 @@ class TestGuidanceSwitchedOff:
             for half, query in block.query.items():
                 assert torch.equal(query, expected[0].blocks[name].query[half])
         for name, average in traces[0].self_attention.items():
-            for half, weights in average.weights.items():
-                assert torch.equal(weights, expected[0].self_attention[name].weights[half])
+            for half, weights in average.values.items():
+                assert torch.equal(weights, expected[0].self_attention[name].values[half])
 
 
 class TestThreads:

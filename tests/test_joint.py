@@ -285,7 +285,7 @@ class TestCapture:
         with caplog.at_level(logging.INFO, logger="ovam"):
             captured(pipe)
         blocks = len(trace.blocks)
-        assert f"{blocks} blocks and image keys and values of {blocks} x 3 denoiser calls" in caplog.text
+        assert f"queries of {blocks} blocks, image keys and values of {blocks} blocks x 3 denoiser calls" in caplog.text
         for limit, fits in ((trace.nbytes, True), (trace.nbytes - 1, False)):
             if fits:
                 assert len(captured(pipe, {"limit_gib": limit / 2**30}))

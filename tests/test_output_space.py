@@ -175,7 +175,7 @@ def test_parts_files_and_plans(pipe, trace, tmp_path):
     assert loaded.nbytes == part.nbytes
     planned = ovam.plan(pipe, num_inference_steps=2, height=16, width=24, dtype=torch.float32, outputs=True)
     assert planned.nbytes == trace.nbytes
-    with pytest.raises(errors.CaptureTooLargeError, match="with attention outputs"):
+    with pytest.raises(errors.CaptureTooLargeError, match="attention outputs of"):
         captured(pipe, limit_gib=(trace.nbytes - 1) / 2**30)
 
 

@@ -49,8 +49,8 @@ def test_joint_attention_needs_the_blocks_before_the_chosen_one():
     names = list(ovam.plan(tiny.flux(), **SIZE).blocks)
     planned = ovam.plan(tiny.flux(), blocks=[names[1].name], **SIZE)
     assert [block.name for block in planned.blocks] == [block.name for block in names[:2]]
-    assert [block.query > 0 for block in planned.blocks] == [False, True]
-    assert all(block.replay > 0 for block in planned.blocks)
+    assert ["queries" in block.parts for block in planned.blocks] == [False, True]
+    assert all(block.parts["image keys and values"] > 0 for block in planned.blocks)
 
 
 def test_the_model_s_own_size_is_the_default():
@@ -62,7 +62,7 @@ def test_the_plan_on_the_command_line():
     planned = ovam.plan("mini", num_inference_steps=7, blocks=["up_blocks.1"])
     options = ("plan", "--steps", "7", "--blocks", "up_blocks.1")
     result = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
-    assert result["bytes"] == planned.nbytes == sum(block["query"] for block in result["blocks"])
+    assert result["bytes"] == planned.nbytes == sum(block["parts"]["queries"] for block in result["blocks"])
     fewer = json.loads(CliRunner().invoke(app, ("plan", "--preset", "small", "--storage", "float16", "--json")).stdout)
     assert fewer["bytes"] == ovam.plan("mini", num_inference_steps=30, preset="small", dtype=torch.float16).nbytes
     shown = CliRunner().invoke(app, options).stdout

@@ -8,7 +8,7 @@ import torch
 from benchmarks.rivals import authors, harness, slime, words
 
 import reference
-from ovam.trace import SelfAttention
+from ovam.trace import BlockPart
 from synthetic import make_trace
 from test_tokens import planted_mask, reference_maps
 
@@ -24,8 +24,8 @@ def trace():
 def looking(trace):
     """The same trace with self-attention, sharp enough to tell its directions apart."""
     weights = (3 * torch.randn(2, 35, 35, generator=torch.Generator().manual_seed(5))).softmax(-1)
-    blocks = {name: SelfAttention(name, (5, 7), {"cond": weights[i]}) for i, name in enumerate(("first", "second"))}
-    return replace(trace, self_attention=blocks)
+    blocks = {name: BlockPart(name, (5, 7), {"cond": weights[i]}) for i, name in enumerate(("first", "second"))}
+    return replace(trace, parts={"self_attention": blocks})
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def looped_scores(trace, rows, size):
 
 def looped_spread(trace, shares):
     """What each place of the 5 x 7 grid attends to, of shares (height, width, row)."""
-    weights = np.mean([each.weights["cond"].double().numpy() for each in trace.self_attention.values()], axis=0)
+    weights = np.mean([each.values["cond"].double().numpy() for each in trace.self_attention.values()], axis=0)
     areas = torch.from_numpy(np.moveaxis(shares, -1, 0))[None]
     coarse = torch.nn.functional.interpolate(areas, size=(5, 7), mode="area")[0].flatten(1).numpy()
     found = [[sum(row[k] * each[k] for k in range(35)) for row in weights] for each in coarse]

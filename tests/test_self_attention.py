@@ -68,9 +68,9 @@ def assert_averages(trace, received, row, *, half="cond"):
         taken = [received[name][call.index] for call in trace.calls]
         pairs = [tuple(part[row].double().numpy() for part in pair) for pair in taken]
         expected = reference.self_attention(pairs, pairs[0][0].shape[-1] ** -0.5)
-        assert average.weights[half].dtype == torch.float32
+        assert average.values[half].dtype == torch.float32
         # measured: 3.2e-7, from float32 scores
-        np.testing.assert_allclose(average.weights[half].numpy(), expected, rtol=0, atol=3e-6)
+        np.testing.assert_allclose(average.values[half].numpy(), expected, rtol=0, atol=3e-6)
 
 
 class TestWeights:
@@ -94,7 +94,7 @@ class TestWeights:
         assert_averages(second, received, 1, half="uncond")
         for average in first.self_attention.values():
             assert average.grid == COARSE
-            weights = average.weights["cond"]
+            weights = average.values["cond"]
             assert weights.amax(1).median() > 0.1  # so sharp that a wrong pixel shows; an even one has 0.02
             # measured: 2.4e-7
             torch.testing.assert_close(weights.sum(1), torch.ones(48), rtol=0, atol=3e-6)
@@ -224,11 +224,14 @@ class TestSize:
             generate(pipe, ["a dog", "a cat"])
         planned = ovam.plan(pipe, num_inference_steps=3, images=2, **options, **SIZE)
         assert planned.nbytes == sum(trace.nbytes for trace in traces)
-        kept = {block.name: block.self_attention for block in planned.blocks if block.self_attention}
+        kept = {
+            block.name: block.parts["self-attention"] for block in planned.blocks if "self-attention" in block.parts
+        }
         assert kept == {
             name: 4 * 4 * (average.grid[0] * average.grid[1]) ** 2 for name, average in traces[0].self_attention.items()
         }
-        assert f"self-attention of {len(kept)} averaged over the calls: {planned.nbytes / GIB:.3f} GiB" in caplog.text
+        assert f"self-attention of {len(kept)} blocks" in caplog.text
+        assert f"{planned.nbytes / GIB:.3f} GiB" in caplog.text
 
     def test_the_limit_is_on_it_too(self, pipe):
         planned = ovam.plan(pipe, num_inference_steps=3, self_attention=BLOCK, **SIZE)
@@ -307,7 +310,7 @@ class TestFile:
         for name, average in loaded.self_attention.items():
             assert (average.name, average.grid) == (name, COARSE)
             for half in ("cond", "uncond"):
-                assert torch.equal(average.weights[half], trace.self_attention[name].weights[half])
+                assert torch.equal(average.values[half], trace.self_attention[name].values[half])
         assert loaded.nbytes == trace.nbytes
         loaded.save(tmp_path / "again.safetensors")
         assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()

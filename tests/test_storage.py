@@ -386,7 +386,7 @@ def test_too_much_is_refused_with_the_plan_s_table_and_three_ways_out(sd1):
     lines = [line.split() for line in message.splitlines()]
     last = planned.blocks[-1]
     alike = [b.name for b in planned.blocks if b.name.startswith("up_blocks.2")]  # in a row, they share a line
-    assert ["2", "from", alike[0], "on", "16x24", f"{last.query / 2**20:.2f}", "0.00"] in lines
+    assert ["2", "from", alike[0], "on", "16x24", f"{last.nbytes / 2**20:.2f}"] in lines
 
 
 @pytest.mark.user_error

@@ -77,7 +77,7 @@ def assert_same_trace(loaded, trace):
 
 
 def assert_same_answers(loaded, trace, words='a "hot dog" and a kitten'):
-    for options in ({}, {"half": "uncond"}, {"softmax_over": "padded"}):
+    for options in ({}, {"guidance": "uncond"}, {"softmax_over": "padded"}):
         assert torch.equal(loaded.maps(words, **options).token_maps, trace.maps(words, **options).token_maps)
 
 

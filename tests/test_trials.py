@@ -15,7 +15,7 @@ from ovam.evaluate import average_precision
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import Objective, target_on
 from ovam.tokens.options import AGAINST, PULL
-from ovam.trace import SelfAttention
+from ovam.trace import BlockPart
 from synthetic import HEADS, make_trace
 from test_tokens import planted_mask
 
@@ -102,14 +102,14 @@ def test_maps_are_spread_by_the_rows_of_self_attention(trace, mask):
     grid = (3, 4)
     onward = torch.eye(12).roll(1, dims=1)
     blocks = {
-        name: SelfAttention(name, each, {"cond": weights})
+        name: BlockPart(name, each, {"cond": weights})
         for name, each, weights in (("a", grid, onward), ("b", grid, torch.eye(12)), ("c", (5, 7), torch.eye(35)))
     }
     maps = torch.arange(12.0).view(1, *grid)
-    found = spread(replace(trace, self_attention=blocks), maps, 3)
+    found = spread(replace(trace, parts={"self_attention": blocks}), maps, 3)
     assert torch.equal(found.flatten(), (maps.flatten() + maps.flatten().roll(-1)) / 2)
-    even = {"a": SelfAttention("a", grid, {"cond": torch.full((12, 12), 1 / 12)})}  # all that is spread becomes flat
-    kept = replace(trace, self_attention=even)
+    even = {"a": BlockPart("a", grid, {"cond": torch.full((12, 12), 1 / 12)})}  # all that is spread becomes flat
+    kept = replace(trace, parts={"self_attention": even})
     for trial in (Trial(spread=3), Trial(spread_asked=3)):
         assert trials.fit(trial, [kept], [mask], "dog")(kept).max() < 0.5
 

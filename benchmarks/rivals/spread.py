@@ -19,6 +19,6 @@ def spread(trace: Trace, maps: ClassMaps, side: int) -> ClassMaps:
         (class, side, width), in the range that the maps had.
     """
     blocks = [block for block in trace.self_attention.values() if block.grid[0] == side]
-    weights = torch.stack([block.weights["cond"] for block in blocks]).mean(0)
+    weights = torch.stack([block.values["cond"] for block in blocks]).mean(0)
     coarse = F.interpolate(maps[None], size=blocks[0].grid, mode="area")[0]
     return (coarse.flatten(1) @ weights.mT).unflatten(1, blocks[0].grid)

@@ -24,7 +24,7 @@ _HOMES = {
     "AttentionMaps": "word_maps",
     "OvamError": "errors",
     "Segmentation": "masks",
-    "TokenEmbedding": "trace",
+    "TokenEmbedding": "text_side",
     "TokenSet": "tokens.token_set",
     "Trace": "trace",
     "capture": "capture",

@@ -10,12 +10,13 @@ from ovam.backbones.registry import backbone_of
 from ovam.capture_options import CaptureOptions
 from ovam.coverage import Coverage, RunCoverage
 from ovam.errors import NothingCapturedError, OptionError
+from ovam.keep_queries import QueryRecorder
 from ovam.keywords import of_one, of_two
 from ovam.map_options import MapOptions
 from ovam.presets import with_preset
-from ovam.recorders import MapRecorder, QueryRecorder
 from ovam.session import Session
 from ovam.storage import storage_of
+from ovam.stream_maps import MapRecorder
 from ovam.trace import Trace
 from ovam.word_maps import AttentionMaps
 

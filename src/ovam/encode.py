@@ -20,11 +20,11 @@ from ovam.capture_options import of_calls
 from ovam.decoded import png
 from ovam.encode_options import EncodeOptions
 from ovam.errors import ImageInputError, UnsupportedPipelineError
+from ovam.keep_queries import QueryRecorder
 from ovam.keywords import of_two
 from ovam.noise import NoiseSchedule, path_to, schedule_of
 from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
-from ovam.recorders import QueryRecorder
 from ovam.schedule import Level
 from ovam.session import Session
 from ovam.storage import storage_of

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
+from ovam.budget import BlockBytes, bytes_of
 from ovam.capture import check_offered
 from ovam.capture_options import CaptureOptions
 from ovam.checks import whole
 from ovam.errors import OptionError
-from ovam.kept import BlockBytes, block_bytes
 from ovam.keywords import of_one
 from ovam.models import outline
 from ovam.presets import with_preset
-from ovam.recorders import kept_layout
-from ovam.run import plan_run
+from ovam.run import shape_of_run
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,8 @@ def planned(model: Any, options: PlanOptions) -> CapturePlan:
         if whole(name, value, least=1) % unit:
             raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
     latent = (size[0] // factor, size[1] // factor)
-    run = plan_run(backbone, kept, latent, images=options.images, calls=kept.calls)
-    rows = block_bytes(run, kept_layout(run, kept.dtype or torch.float16))
-    return CapturePlan(type(pipe).__name__, size, kept.calls, rows)
+    run = shape_of_run(backbone, kept, latent, images=options.images, calls=kept.calls)
+    return CapturePlan(type(pipe).__name__, size, kept.calls, bytes_of(run, kept.dtype or torch.float16))
 
 
 plan = of_one(PlanOptions, name="plan")(planned)

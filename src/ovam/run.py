@@ -1,8 +1,8 @@
 """What is known of one run of a pipeline while it is watched, and who is told."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -11,51 +11,43 @@ from ovam.blocks import choose_blocks
 from ovam.calls import Call, Half
 from ovam.capture_options import CaptureOptions
 from ovam.coverage import RunCoverage
-from ovam.replay import ImageStream
+from ovam.parts import PARTS, Shapes, Wanted
 from ovam.schedule import Level
 from ovam.shapes import Grid
 
-StepChoice = int | Iterable[int] | Literal["middle"] | None
-"""Step numbers or one, all of them (None), or the one in the middle of however many a run has."""
-
 
 @dataclass(frozen=True)
-class Plan:
+class RunShape:
     """What a run will show, known at its first denoiser call, before anything is kept.
 
     Attributes:
-        blocks: The chosen blocks, in running order.
-        grids: Grids of these, of all that are replayed, and of those whose self-attention is kept.
+        blocks: The blocks to look at, in running order: those whose queries are kept, in joint attention those that
+            their words pass before, and behind them those whose self-attention is kept.
+        chosen: Names of the blocks whose queries are kept.
+        grids: Grids of all blocks.
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as far as the scheduler tells.
-        replayed: In joint attention, every block that a text passes up to the last chosen one, in running order, and
-            the shapes of what is kept of each in one call: `key`, `value` and `conditioning`.
-        outputs: Whether the attention outputs of the chosen blocks' pixels are wanted.
-        self_blocks: The blocks whose self-attention is wanted, in running order.
+        parts: Shapes of what is kept in one call of one image and half, by part (`ovam.parts`) and block.
         request: What the run was asked for, where it is known.
     """
 
     blocks: Mapping[str, BlockSpec]
+    chosen: tuple[str, ...]
     grids: Mapping[str, Grid]
     halves: tuple[Half, ...]
     images: int
     calls: int
-    replayed: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
-    outputs: bool = False
-    self_blocks: Mapping[str, BlockSpec] = field(default_factory=dict)
+    parts: Mapping[str, Shapes]
     request: Request | None = None
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Blocks to look at, in running order: the chosen ones, and those that their words pass before.
-
-        Those whose self-attention is wanted stand behind them.
-        """
-        return (*(self.replayed or self.blocks), *self.self_blocks)
+        """Names of the blocks to look at."""
+        return tuple(self.blocks)
 
 
-def plan_run(
+def shape_of_run(
     backbone: Backbone,
     options: CaptureOptions,
     latent: Grid,
@@ -64,37 +56,29 @@ def plan_run(
     calls: int,
     request: Request | None = None,
     further: int = 0,
-) -> Plan:
-    """The plan of a run with a latent of this size; the rest as `Plan` and `Evaluation` name it.
+) -> RunShape:
+    """The shape of a run with a latent of this size; the rest as `RunShape` and `Evaluation` name it.
 
     Raises:
         MissingBlockError: the options fit no block.
     """
     specs, grids = backbone.blocks(), backbone.grids(latent)
     if options.blocks is None:
-        names = tuple(name for name, spec in specs.items() if spec.default)
+        chosen = tuple(name for name, spec in specs.items() if spec.default)
     else:
-        names = choose_blocks({name: grids[name] for name in specs}, options.blocks)
-    own: Mapping[str, BlockSpec] = {}
-    self_names: tuple[str, ...] = ()
-    if options.self_attention is not None:
-        own = backbone.self_blocks()
-        self_names = choose_blocks({name: grids[name] for name in own}, options.self_attention)
-    replayed = dict[str, dict[str, tuple[int, ...]]]()
-    if backbone.text_kind == "replayed":
-        for name in list(specs)[: list(specs).index(names[-1]) + 1]:
-            spec, (height, width) = specs[name], grids[name]
-            image = (spec.heads, height * width + further, spec.head_dim)
-            replayed[name] = {"key": image, "value": image, "conditioning": (spec.conditioning,)}
-    return Plan(
-        blocks={name: specs[name] for name in names},
-        grids={name: grids[name] for name in (*(replayed or names), *self_names)},
+        chosen = choose_blocks({name: grids[name] for name in specs}, options.blocks)
+    wanted = Wanted(backbone, options, grids, chosen, further)
+    parts = {part.name: shapes for part in PARTS.values() if (shapes := part.shapes(wanted))}
+    every = {**specs, **backbone.self_blocks()}
+    kept = {name for shapes in parts.values() for name in shapes}
+    return RunShape(
+        blocks={name: spec for name, spec in every.items() if name in kept},
+        chosen=chosen,
+        grids=grids,
         halves=options.halves,
         images=images,
         calls=calls,
-        replayed=replayed,
-        outputs=options.outputs,
-        self_blocks={name: own[name] for name in self_names},
+        parts=parts,
         request=request,
     )
 
@@ -105,7 +89,7 @@ class Run:
 
     request: Request | None = None
     seeds: tuple[int | None, ...] = ()
-    plan: Plan | None = None
+    shape: RunShape | None = None
     calls: list[Call] = field(default_factory=list)  # all of them
     kept: list[Call] = field(default_factory=list)
     halves_seen: set[Half] = field(default_factory=set)  # of the current call
@@ -152,33 +136,42 @@ class Run:
 
     def coverage(self, *, complete: bool) -> RunCoverage:
         """Which blocks were seen at which calls."""
-        assert self.plan is not None
+        assert self.shape is not None
         done = self.calls[:-1] if self.evaluating else self.calls
         seen = tuple(self.seen.get(call.index, frozenset()) for call in done)
         kept = tuple(call.index for call in self.kept if call in done)
-        return RunCoverage(self.plan.watched, tuple(done), seen, kept, complete)
+        return RunCoverage(self.shape.watched, tuple(done), seen, kept, complete)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was seen.
+
+    Attributes:
+        block: Module path in the denoiser.
+        half: Which half of guidance.
+        image: Number of the image in the batch.
+        entry: Number of the denoiser call among those that are kept.
+    """
+
+    block: str
+    half: Half
+    image: int
+    entry: int
 
 
 @runtime_checkable
 class Recorder(Protocol):
     """What becomes of the queries."""
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, shape: RunShape) -> None:
         """A run's first denoiser call is about to be made."""
 
-    def observe(self, block: str, half: Half, image: int, entry: int, query: torch.Tensor) -> None:
-        """Queries (head, pixel, head_dim) of one image in the kept call number `entry`."""
+    def observe(self, place: Place, parts: Mapping[str, torch.Tensor]) -> None:
+        """Tensors of one image in one block at one kept call, by part (`ovam.parts`).
 
-    def output(self, block: str, half: Half, image: int, entry: int, output: torch.Tensor) -> None:
-        """Attention outputs likewise, told after the queries, where the plan asks for them."""
-
-    def self_attention(
-        self, block: str, half: Half, image: int, entry: int, query: torch.Tensor, key: torch.Tensor
-    ) -> None:
-        """Queries and keys (head, pixel, head_dim) of self-attention, told once the call is over, if it is kept."""
-
-    def replay(self, block: str, half: Half, image: int, entry: int, stream: ImageStream) -> None:
-        """What a text of this image meets in a block; told before the block's queries, in joint attention only."""
+        In the order the blocks run; averages come once the call is over.
+        """
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """The run is complete."""

@@ -22,9 +22,9 @@ from ovam.decoded import pictures_of, png
 from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
 from ovam.expected import OneThread, check_call
 from ovam.others import others_refused
+from ovam.parts import PARTS, Part
 from ovam.patched import check_watchable, run_uncompiled
-from ovam.replay import ImageStream
-from ovam.run import Plan, Recorder, Run, plan_run
+from ovam.run import Place, Recorder, Run, RunShape, shape_of_run
 from ovam.schedule import Level, is_new_step, levels_from, sigma_at, steps_of
 from ovam.shapes import Grid
 from ovam.tokens_read import TextsRead, encoders_watched
@@ -158,11 +158,11 @@ class Session:
         run, latent_only = self.run, arguments.get("output_type") == "latent"
         pictures = [] if latent_only else pictures_of(result)
         before = list(run.pictures or ())
-        if run.by_pipeline or run.plan is None or len(before) >= run.plan.images:
+        if run.by_pipeline or run.shape is None or len(before) >= run.shape.images:
             before = []
         run.pictures = [*before, *(png(picture) for picture in pictures)] or self._no_pictures()
         run.size = (pictures[0].height, pictures[0].width) if pictures else self._size()
-        every = run.plan is not None and len(run.pictures) >= run.plan.images
+        every = run.shape is not None and len(run.pictures) >= run.shape.images
         if not run.by_pipeline and every and len(run.calls) >= len(run.levels):
             self._close()
 
@@ -221,26 +221,26 @@ class Session:
     def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         run = self.run
         run.evaluating = False
-        if run.plan is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.plan.halves):
+        if run.shape is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.shape.halves):
             return
-        silent = run.note_seen(run.plan.watched)
+        silent = run.note_seen(run.shape.watched)
         if not run.keeping:
             return
         if not silent:
-            self._tell_self_attention(run.plan)
+            self._tell_averages(run.shape)
         elif self.options.strict:
-            raise gap(silent, run.plan.watched, f"in denoiser call {len(run.calls) - 1}")
+            raise gap(silent, run.shape.watched, f"in denoiser call {len(run.calls) - 1}")
         else:
             run.leave_out()
 
     def _begin(self, evaluation: Evaluation) -> None:
-        """Make the plan, let the recorder accept or refuse it, and only then watch the blocks."""
+        """See the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
         run.steps, calls = self._chosen_steps(evaluation)
         self._check_halves(evaluation)
         images = positions.stop - positions.start
-        plan = plan_run(
+        shape = shape_of_run(
             self.backbone,
             self.options,
             evaluation.latent,
@@ -249,9 +249,9 @@ class Session:
             request=run.request,
             further=evaluation.further,
         )
-        self.recorder.begin(plan)
-        run.plan, run.levels = plan, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
-        for handle in self.backbone.watch(plan.watched, self._thread.inside(self._on_block)):
+        self.recorder.begin(shape)
+        run.shape, run.levels = shape, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
+        for handle in self.backbone.watch(shape.watched, self._thread.inside(self._on_block)):
             self._watchers.callback(handle.remove)
 
     def _check_halves(self, evaluation: Evaluation) -> None:
@@ -266,7 +266,7 @@ class Session:
             )
 
     def _no_pictures(self) -> list[bytes | None]:
-        return [None] * (self.run.plan.images if self.run.plan else 0)
+        return [None] * (self.run.shape.images if self.run.shape else 0)
 
     def _chosen_steps(self, evaluation: Evaluation) -> tuple[frozenset[int] | None, int]:
         """The steps to keep, and of how many calls, from the scheduler's time steps that still lie ahead.
@@ -302,51 +302,56 @@ class Session:
         if name in run.reported:
             raise _repeated(name, len(run.calls) - 1)
         run.reported.add(name)
-        if not run.keeping or run.plan is None or run.evaluation is None:
+        if not run.keeping or run.shape is None or run.evaluation is None:
             return
-        if observation.key is not None:
-            # nothing can be taken out of an average, and the call may be left out yet
+        averaged = [part for part in PARTS.values() if part.averaged and name in run.shape.parts.get(part.name, ())]
+        if averaged:  # nothing can be taken out of an average, and the call may be left out yet
             run.pairs.append((name, observation, run.evaluation.halves))
-            return
-        for half, positions in run.evaluation.halves.items():
-            if half in run.plan.halves:
-                self._tell_recorder(name, half, observation, positions)
+        others = [part for part in PARTS.values() if not part.averaged and name in run.shape.parts.get(part.name, ())]
+        if others:
+            self._tell(name, observation, run.evaluation.halves, others)
 
-    def _tell_recorder(self, name: str, half: Half, observation: Observation, positions: slice) -> None:
-        plan, entry, evaluation = self.run.plan, len(self.run.kept) - 1, self.run.evaluation
+    def _tell(self, name: str, seen: Observation, halves: Mapping[Half, slice], parts: Sequence[Part]) -> None:
+        """Hand the parts of what a block showed to the recorder, image by image."""
+        shape, entry = self.run.shape, len(self.run.kept) - 1
+        assert shape is not None
+        rows = range(len(seen.query))
+        for half in (half for half in halves if half in shape.halves):
+            for image, row in enumerate(rows[halves[half]]):
+                taken = {part.name: part.of(name, seen, row, shape.blocks[name]) for part in parts}
+                own = {part: self._own_pixels(name, PARTS[part], tensor) for part, tensor in taken.items()}
+                self.recorder.observe(Place(name, half, image, entry), own)
+
+    def _own_pixels(self, name: str, part: Part, tensor: torch.Tensor) -> torch.Tensor:
+        """The pixels of the block's grid alone, without those of reference pictures behind them.
+
+        Raises:
+            UnsupportedPipelineError: there are fewer or more.
+        """
+        shape, evaluation = self.run.shape, self.run.evaluation
+        assert shape is not None
         further = 0 if evaluation is None else evaluation.further
-        parts = {part: tensor[positions] for part, tensor in observation.replay.items()}
-        for image, query in enumerate(observation.query[positions]):
-            if parts:
-                stream = ImageStream(**{part: tensor[image] for part, tensor in parts.items()})
-                self.recorder.replay(name, half, image, entry, stream)
-            if plan is not None and name in plan.blocks:
-                own = slice(query.shape[-2] - further)
-                _check_pixels(name, query[:, own], plan.grids[name])
-                self.recorder.observe(name, half, image, entry, query[:, own])
-                if plan.outputs:
-                    output = _output_of(name, observation)[positions][image]
-                    self.recorder.output(name, half, image, entry, output[:, own])
+        height, width = shape.grids[name]
+        for axis in part.pixel_axes:
+            count = tensor.shape[axis] - further
+            if count != height * width:
+                raise _other_pixels(name, count, (height, width), "to" if axis and part.averaged else "from")
+            tensor = tensor.narrow(axis, 0, count)
+        return tensor
 
-    def _tell_self_attention(self, plan: Plan) -> None:
+    def _tell_averages(self, shape: RunShape) -> None:
         """If the call is whole, with all halves that are kept: move the averages on."""
-        if not self.run.halves_seen.issuperset(plan.halves):
+        if not self.run.halves_seen.issuperset(shape.halves):
             return
-        entry = len(self.run.kept) - 1
-        for name, pair, halves in self.run.pairs:
-            assert pair.key is not None
-            _check_pixels(name, pair.query, plan.grids[name])
-            _check_pixels(name, pair.key, plan.grids[name], "to")
-            for half in halves.keys() & plan.halves:
-                both = zip(pair.query[halves[half]], pair.key[halves[half]], strict=True)
-                for image, (query, key) in enumerate(both):
-                    self.recorder.self_attention(name, half, image, entry, query, key)
+        for name, seen, halves in self.run.pairs:
+            averaged = [part for part in PARTS.values() if part.averaged and name in shape.parts.get(part.name, ())]
+            self._tell(name, seen, halves, averaged)
         self.run.pairs.clear()
 
     def _leave_out_if_half(self) -> None:
         """Keep nothing of a call that is over and had not all halves that are kept: guidance was switched off."""
         run = self.run
-        if run.plan is None or not run.keeping or run.halves_seen.issuperset(run.plan.halves):
+        if run.shape is None or not run.keeping or run.halves_seen.issuperset(run.shape.halves):
             return
         run.leave_out()
         if not run.warned_of_halves:
@@ -355,7 +360,7 @@ class Session:
                 "guidance was switched off at denoiser call %d of this run: its traces, which keep %s queries, leave "
                 "such calls out; capture with guidance='cond' to keep all of them",
                 len(run.calls) - 1,
-                " and ".join(run.plan.halves),
+                " and ".join(run.shape.halves),
             )
 
     def _close(self) -> None:
@@ -377,10 +382,10 @@ class Session:
         run = self.run
         self._leave_out_if_half()
         self._drop(complete=True)
-        if run.plan is not None and run.seen and not run.kept:
-            silent = [name for name in run.plan.watched if any(name not in seen for seen in run.seen.values())]
+        if run.shape is not None and run.seen and not run.kept:
+            silent = [name for name in run.shape.watched if any(name not in seen for seen in run.seen.values())]
             if silent:
-                raise gap(silent, run.plan.watched, "in at least one call each, and no call had all of them")
+                raise gap(silent, run.shape.watched, "in at least one call each, and no call had all of them")
         self.recorder.finish(run, pictures, size)
 
     def _drop(self, *, complete: bool = False) -> None:
@@ -393,22 +398,6 @@ class Session:
         self._watchers.close()
 
 
-def _output_of(name: str, observation: Observation) -> torch.Tensor:
-    """Attention outputs of a block's pixels.
-
-    Raises:
-        UnsupportedPipelineError: the backbone does not tell them, or can't: IP-Adapters of Stable Diffusion 3 add
-            their own to them.
-    """
-    if observation.output is None:
-        raise UnsupportedPipelineError(
-            f"block {name!r}: its backbone tells no attention outputs, which output-space maps need (an IP-Adapter of "
-            "Stable Diffusion 3 mixes its own into them): expected `Observation.output`; ask without outputs, run "
-            "without the adapter's image, or let the backbone tell them"
-        )
-    return observation.output
-
-
 def _repeated(name: str, call: int) -> UnsupportedPipelineError:
     return UnsupportedPipelineError(
         f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
@@ -417,12 +406,11 @@ def _repeated(name: str, call: int) -> UnsupportedPipelineError:
     )
 
 
-def _check_pixels(name: str, projected: torch.Tensor, grid: Grid, way: str = "from") -> None:
-    if projected.shape[-2] != grid[0] * grid[1]:
-        raise UnsupportedPipelineError(
-            f"block {name!r} attends {way} {projected.shape[-2]} pixels, expected the {grid[0]} x {grid[1]} of "
-            "its grid: something merges, drops or adds pixels before it; take that off for the capture"
-        )
+def _other_pixels(name: str, count: int, grid: Grid, way: str) -> UnsupportedPipelineError:
+    return UnsupportedPipelineError(
+        f"block {name!r} attends {way} {count} pixels, expected the {grid[0]} x {grid[1]} of "
+        "its grid: something merges, drops or adds pixels before it; take that off for the capture"
+    )
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:

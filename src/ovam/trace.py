@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float32
 from PIL import Image
-from torch import Tensor
 
 from ovam.asked import Listed, Words
 from ovam.blocks import BlockChoice, choose_blocks
@@ -68,22 +66,31 @@ class BlockTrace:
 
 
 @dataclass(frozen=True, eq=False)
-class SelfAttention:
-    """Which pixels of a block attend to which, averaged over its heads and the trace's denoiser calls.
+class BlockPart:
+    """A further tensor that was kept of a block, such as which of its pixels attend to which.
 
     Attributes:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
-        weights: Per half, in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+        values: Per half. Of "self_attention" weights (pixel, pixel) in [0, 1], the mean over heads and denoiser calls;
+            the row is the pixel that attends, and each row sums to 1.
+        averaged: Whether it is the mean over the denoiser calls; else they are an axis, behind the heads if any.
     """
 
     name: str
     grid: Grid
-    weights: Mapping[Half, Float32[Tensor, "pixel pixel"]] = field(repr=False)
+    values: Mapping[Half, Stored] = field(repr=False)
+    averaged: bool = True
 
     @property
     def nbytes(self) -> int:
-        return sum(weights.nbytes for weights in self.weights.values())
+        return sum(values.nbytes for values in self.values.values())
+
+    def at(self, entries: Sequence[int]) -> "BlockPart":
+        """Some denoiser calls of a part that has each call's own."""
+        index = torch.tensor(entries)
+        values = {half: part[:, index] if part.ndim == 4 else part[index] for half, part in self.values.items()}
+        return replace(self, values=values)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Trace:
         source: Model, prompt, seed.
         size: (height, width) of the image in pixels.
         image_png: The picture as PNG, or None where the run ended with latents.
-        self_attention: By module path, of the blocks for which the capture was asked to keep it.
+        parts: What else was kept, by kind and module path: "self_attention", see `ovam.parts`.
     """
 
     blocks: Mapping[str, BlockTrace]
@@ -119,7 +126,7 @@ class Trace:
     source: Source
     size: tuple[int, int]
     image_png: bytes | None = field(default=None, repr=False)
-    self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, BlockPart]] = field(default_factory=dict)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -164,14 +171,19 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Bytes of all queries, and of image outputs, keys and values and self-attention where there are any."""
-        averages = sum(part.nbytes for part in self.self_attention.values())
-        return sum(block.nbytes for block in self.blocks.values()) + averages + self.replay.nbytes
+        further = sum(part.nbytes for blocks in self.parts.values() for part in blocks.values())
+        return sum(block.nbytes for block in self.blocks.values()) + further + self.replay.nbytes
+
+    @property
+    def self_attention(self) -> Mapping[str, BlockPart]:
+        """Which pixels of a block attend to which, by module path; of the blocks for which it was kept."""
+        return self.parts.get("self_attention", {})
 
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
         """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
 
-        Self-attention stays as it is, whatever blocks are chosen. It is of all steps together: a selection of fewer
-        denoiser calls has none.
+        Parts such as self-attention stay as they are, whatever blocks are chosen. Averages are of all steps together:
+        a selection of fewer denoiser calls has none.
 
         Args:
             blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
@@ -189,8 +201,8 @@ class Trace:
         entries = choose_steps(self.calls, steps)
         fewer = {name: block.at(entries) for name, block in kept.items()}
         calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
-        averages = self.self_attention if calls == self.calls else {}
-        return replace(self, blocks=fewer, calls=calls, text=text, self_attention=averages)
+        parts = self.parts if calls == self.calls else _parts_at(self.parts, entries)
+        return replace(self, blocks=fewer, calls=calls, text=text, parts=parts)
 
     def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
         """The text side of a selection, without the image keys and values that it has no use for."""
@@ -236,3 +248,9 @@ class Trace:
             f"Trace({what}{height} x {width} pixels, {len(self.blocks)} blocks, {len(self.calls)} denoiser calls, "
             f"{mebibytes:.1f} MiB)"
         )
+
+
+def _parts_at(parts: Mapping[str, Mapping[str, BlockPart]], entries: Sequence[int]) -> dict[str, dict[str, BlockPart]]:
+    """Parts of some denoiser calls; an average over all of them is left out."""
+    each = {kind: blocks for kind, blocks in parts.items() if not any(part.averaged for part in blocks.values())}
+    return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in each.items()}

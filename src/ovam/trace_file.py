@@ -1,7 +1,7 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.tensor_file import Format, read_file, write_file
 from ovam.text_side import Space, TextSide, check_layer
-from ovam.trace import BlockTrace, SelfAttention, Source, Trace
+from ovam.trace import BlockPart, BlockTrace, Source, Trace
 
 FORMAT = Format(
     name="ovam-trace",
@@ -62,10 +62,11 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         "dtype": None if trace.dtype is None else _name(trace.dtype),
         "text": about,
     }
-    if trace.self_attention:
-        header["self_attention"] = [
-            {"name": part.name, "grid": list(part.grid)} for part in trace.self_attention.values()
-        ]
+    parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
+    if "self_attention" in parts:
+        header["self_attention"] = parts.pop("self_attention")  # its place in format 1
+    if parts:
+        header["parts"] = parts
     tensors = _tensors(trace, projections if about["projections"] == "inside" else {})
     write_file(Path(path), header, tensors, FORMAT)
 
@@ -80,15 +81,36 @@ def _tensors(trace: Trace, projections: Mapping[str, Tensor]) -> dict[str, Tenso
     for block in trace.blocks.values():
         for half, stored in block.output.items():
             tensors |= named_tensors(f"output/{half}/{block.name}", stored)
-    for name, average in trace.self_attention.items():
-        tensors |= {f"self_attention/{half}/{name}": weights for half, weights in average.weights.items()}
-    for name, replayed in trace.replay.blocks.items():
-        for part, halves in vars(replayed).items():
-            for half, stored in halves.items():
-                tensors |= named_tensors(f"replay/{half}/{name}/{part}", stored)
+    tensors |= _further_tensors(trace)
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
     return tensors
+
+
+def _further_tensors(trace: Trace) -> dict[str, Tensor]:
+    """Parts besides queries, and what a replay needs."""
+    stored = {
+        f"{kind}/{half}/{name}": values
+        for kind, blocks in trace.parts.items()
+        for name, part in blocks.items()
+        for half, values in part.values.items()
+    }
+    stored |= {
+        f"replay/{half}/{name}/{part}": values
+        for name, replayed in trace.replay.blocks.items()
+        for part, halves in vars(replayed).items()
+        for half, values in halves.items()
+    }
+    return {name: tensor for key, values in stored.items() for name, tensor in named_tensors(key, values).items()}
+
+
+def _about(part: BlockPart) -> dict[str, Any]:
+    """What a header says of a part; averages in float32 are understood."""
+    about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
+    if not part.averaged:
+        dtype = next(iter(part.values.values())).dtype
+        about |= {"averaged": False, "dtype": _name(dtype)}
+    return about
 
 
 def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -143,10 +165,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             source=Source(**header["source"]),
             size=(header["size"][0], header["size"][1]),
             image_png=None if image is None else image.numpy().tobytes(),
-            self_attention={
-                entry["name"]: _self_attention(entry, header["halves"], tensors)
-                for entry in header.get("self_attention", [])
-            },
+            parts=_parts(header, tensors),
         )
     except OvamError:
         raise
@@ -172,16 +191,29 @@ def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping
     return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
-def _self_attention(entry: Mapping[str, Any], halves: Sequence[Half], tensors: Mapping[str, Tensor]) -> SelfAttention:
-    name, (height, width) = entry["name"], entry["grid"]
-    weights = {half: tensors[f"self_attention/{half}/{name}"] for half in halves}
-    for half, found in weights.items():
-        if found.dtype != torch.float32 or found.shape != (height * width, height * width):
-            raise ValueError(
-                f"self_attention/{half}/{name} is {tuple(found.shape)} of {found.dtype}, the header tells a grid of "
-                f"{height} x {width}"
-            )
-    return SelfAttention(name, (height, width), weights)
+def _parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, BlockPart]]:
+    """What was kept besides queries, by kind and block."""
+    kinds = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
+    found = {
+        kind: {entry["name"]: _part(kind, entry, header, tensors) for entry in entries}
+        for kind, entries in kinds.items()
+        if entries
+    }
+    for name, part in found.get("self_attention", {}).items():
+        pixels = part.grid[0] * part.grid[1]
+        for half, weights in part.values.items():
+            if weights.dtype != torch.float32 or weights.shape != (pixels, pixels):
+                raise ValueError(
+                    f"self_attention/{half}/{name} is {tuple(weights.shape)} of {weights.dtype}, the header tells a "
+                    f"grid of {part.grid[0]} x {part.grid[1]}"
+                )
+    return found
+
+
+def _part(kind: str, entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockPart:
+    name, (height, width), dtype = entry["name"], entry["grid"], entry.get("dtype", "float32")
+    values = {half: from_named(f"{kind}/{half}/{name}", tensors, dtype) for half in header["halves"]}
+    return BlockPart(name, (height, width), values, averaged=entry.get("averaged", True))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

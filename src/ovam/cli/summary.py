@@ -79,16 +79,14 @@ def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:
 
 
 def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
-    parts = {"query": "queries, MiB", "replay": "for replay, MiB"}
-    if any(block["output"] for block in result["blocks"]):
-        parts["output"] = "outputs, MiB"
+    parts = list(dict.fromkeys(part for block in result["blocks"] for part in block["parts"]))
     rows = [
-        [block["name"], "x".join(map(str, block["grid"])), *(f"{block[part] / 2**20:.2f}" for part in parts)]
+        [block["name"], "x".join(map(str, block["grid"])), *(f"{block['parts'].get(p, 0) / 2**20:.2f}" for p in parts)]
         for block in result["blocks"]
     ]
     size = "x".join(map(str, result["size"]))
     told = f"{result['pipeline']}, {size} pixels, {result['calls']} denoiser calls: {result['bytes'] / 2**30:.3f} GiB"
-    return [_table(("block", "grid", *parts.values()), rows), _line(told)]
+    return [_table(("block", "grid", *(f"{part}, MiB" for part in parts)), rows), _line(told)]
 
 
 def _verified(result: Mapping[str, Any]) -> list[Table | Text]:

@@ -11,7 +11,7 @@ from ovam.backbones.registry import backbone_of, supported
 from ovam.commands.generate import check_sides
 from ovam.models import MINI, load, mini_folder, text_of
 from ovam.plan import native_side, plan
-from ovam.recorders import versions
+from ovam.source import versions
 from ovam.trace_file import read_header
 
 

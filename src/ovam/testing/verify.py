@@ -11,7 +11,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.capture import capture
 from ovam.models import model_hash
 from ovam.plan import native_side
-from ovam.recorders import versions
+from ovam.source import versions
 from ovam.testing.contract import BackboneContract
 from ovam.testing.joint import JointContract
 

@@ -35,7 +35,7 @@ from ovam.mini.measures.samples import (
 from ovam.mini.measures.words import measure_words
 from ovam.mini.oracle import has_oracles, load_oracles
 from ovam.models import MINI, load, mini_folder, model_hash
-from ovam.recorders import versions
+from ovam.source import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}
