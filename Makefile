@@ -13,7 +13,7 @@ demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 
 test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with every shape checked
 	$(BIN)/pytest -n 2 tests
-	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,beartype.beartype tests
+	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype tests
 
 check: format lint types imports docs quick test  ## what CI runs
 
