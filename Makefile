@@ -13,15 +13,15 @@ demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 
 test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with every shape checked
 	$(BIN)/pytest -n 2 tests
-	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,beartype.beartype tests
+	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype tests
 
 check: format lint types imports docs quick test  ## what CI runs
 
 format: $(VENV)/ready
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests lab examples
 
 lint: $(VENV)/ready
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff check src tests lab examples
 
 types: $(VENV)/ready
 	$(BIN)/mypy
@@ -33,17 +33,17 @@ docs: $(VENV)/ready  ## build the pages, warnings are errors
 	$(BIN)/zensical build --strict --clean
 
 quick: $(VENV)/ready  ## every measure of the embedded model on a few scenes, to see that it runs
-	$(BIN)/ovam mini report --quick --docs out/quick-report --images-dir out/quick-images
+	$(BIN)/python -m lab.mini report --quick --docs out/quick-report --images-dir out/quick-images
 
 report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), then the measures (half an hour)
-	$(BIN)/ovam mini images
-	$(BIN)/ovam mini report
+	$(BIN)/python -m lab.mini images
+	$(BIN)/python -m lab.mini report
 
 bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of vpulab/ovam to compare with it)
-	$(BIN)/python -m benchmarks $(if $(PEER),--peer $(PEER))
+	$(BIN)/python -m lab.performance $(if $(PEER),--peer $(PEER))
 
 mini: $(VENV)/ready  ## train the embedded model on from the shipped weights or where it stands (hours), in runs/mini
-	$(BIN)/ovam mini train --work-dir runs/mini --more $(MORE)
+	$(BIN)/python -m lab.mini train --work-dir runs/mini --more $(MORE)
 
 test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest diffusers, transformers, accelerate and peft allowed
 	$(BIN)/pytest -n 2 tests

@@ -14,7 +14,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from ovam.cli import app
-from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, render, seed_of
+from ovam.evaluate.voc import VOC
+from ovam.mini.scenes import CLASSES, LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.slices import slices
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
@@ -427,3 +428,7 @@ def test_an_entry_names_the_split_that_it_is_of(tmp_path):
     done = call("evaluate", tmp_path / "x.png", tmp_path / "x.png", *ENTRY)
     assert done.exit_code == 1
     assert "tell no split" in " ".join(done.output.split())
+
+
+def test_classes_of_scenes_have_the_numbers_that_evaluate_knows_by_default():
+    assert {LABELS[name]: name for name in CLASSES} == VOC

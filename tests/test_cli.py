@@ -33,7 +33,6 @@ from ovam.cli.terminal import quiet, running
 from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
 from ovam.errors import OptionError
-from ovam.models import mini_folder
 from ovam.tensor_file import replacing
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")
@@ -702,7 +701,7 @@ def test_debug_lets_the_error_through(arguments):
         ("maps", "x.safetensors", "--words", "cat", "--steps", "5-2"),
         ("info", "x.safetensors", "--model", "mini"),
         ("unknown",),
-        ("mini", "export"),
+        ("mini", "scenes"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments):
@@ -721,42 +720,6 @@ def test_words_between_commas():
 
 def test_blocks_between_commas():
     assert blocks_of("16, 16x24, up_blocks.1") == [16, (16, 24), "up_blocks.1"]
-
-
-def test_mini_commands_say_what_is_not_there_before_scenes_are_rendered(tmp_path, monkeypatch):
-    monkeypatch.setattr("ovam.mini.training.recipe.Pool", lambda *given: pytest.fail("scenes were rendered"))
-    (tmp_path / "file").write_text("")
-    cases = (
-        (("export", "--work-dir", tmp_path / "none", "--output-dir", tmp_path / "out"), "none lacks vae"),
-        (("train", "--work-dir", tmp_path / "file"), "file is a file"),
-        (
-            ("oracles", "--work-dir", tmp_path / "w", "--output-dir", tmp_path, "--start", tmp_path),
-            "oracle 'a' is not in",
-        ),
-    )
-    for arguments, told in cases:
-        done = call("mini", *arguments)
-        assert done.exit_code == 1
-        assert told in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_mini_commands_call_the_recipe(monkeypatch, tmp_path):
-    called = []
-    monkeypatch.setattr(
-        "ovam.mini.training.recipe.train",
-        lambda work, start, seed, more, processes: called.append((work, start, seed, more, processes)),
-    )
-    monkeypatch.setattr("ovam.mini.training.recipe.export", lambda *a: called.append(a))
-    assert call("mini", "train", "--work-dir", tmp_path).exit_code == 0
-    assert call("mini", "export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
-    scratch = ("--from-scratch", "--seed", 3, "--more", 9, "--processes", 2)
-    assert call("mini", "train", "--work-dir", tmp_path, *scratch).exit_code == 0
-    assert called == [
-        (tmp_path, mini_folder(), 0, 0, 1),
-        (tmp_path, tmp_path / "out"),
-        (tmp_path, None, 3, 9, 2),
-    ]
 
 
 def test_progress_and_the_announced_size_are_drawn_on_a_terminal_only(monkeypatch):

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmarks.fits import __main__ as command
-from benchmarks.fits import digest as digests
-from benchmarks.fits import generated, opened, page, plan, scenes, table, tune
-from benchmarks.fits.bars import bars, holds_alone
-from benchmarks.fits.methods import registry, variant
-from benchmarks.fits.outcome import Outcome, Row, row_of
-from benchmarks.fits.store import Store
-from benchmarks.fits.traces import Traces
 
 import ovam
+from lab.digest import syntax_of
+from lab.fits import __main__ as command
+from lab.fits import generated, opened, page, plan, scenes, table, tune
+from lab.fits.bars import bars, holds_alone
+from lab.fits.methods import registry, variant
+from lab.fits.outcome import Outcome, Row, row_of
+from lab.fits.store import Store
+from lab.fits.traces import Traces
+from lab.mini.oracle import IGNORE
 from ovam.errors import OptionError
-from ovam.mini.oracle import IGNORE
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.tokens.options import PULL
 
@@ -243,7 +243,7 @@ FIGURES = {
 }  # fmt: skip
 MEASURED = {
     "stamp": {
-        "command": "python -m benchmarks.fits",
+        "command": "python -m lab.fits",
         "date": "2025-01-31",
         "model": "0123",
         "threads": 1,
@@ -293,7 +293,7 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
     assert "test split has not been looked at" in text
     assert "| authors, published | 0.250 |  | -0.110 (-0.150 to -0.090) |" in text
     assert "canonical" not in text
-    assert "`python -m benchmarks.fits`" in text
+    assert "`python -m lab.fits`" in text
     found = {"test": MEASURED, "validation": {**MEASURED, "split": "validation"}}
     found |= {name: {**MEASURED, "split": name} for name in ("generated", "generated-b")}
     every = page.write(found)
@@ -307,7 +307,7 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
 
 def test_the_stamped_command_has_no_folders_of_this_machine():
     found = command.command_of(["--split", "test", "--work-dir", "/here", "--methods", "SLiMe, published"])
-    assert found == "python -m benchmarks.fits --split test --methods 'SLiMe, published'"
+    assert found == "python -m lab.fits --split test --methods 'SLiMe, published'"
 
 
 def test_a_run_writes_the_page_and_a_second_one_fits_nothing(tmp_path, monkeypatch):
@@ -351,11 +351,38 @@ def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published
     for name, made in stamps.items():
         assert made["model"] == report["model"], name
         assert made["headroom"] == report["sections"]["headroom"]["gain"][0], name
-    assert len({made["code"] for made in stamps.values()}) == 1
 
 
-def test_a_file_that_figures_depend_on_can_t_drop_out_of_their_digest_unseen():
-    folder = Path(ovam.__file__).parent
-    assert digests._sources(folder, ["maps"]) == [(folder / "maps.py").read_text()]
-    with pytest.raises(FileNotFoundError, match=r"gone\.py"):
-        digests._sources(folder, ["maps", "gone"])
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of two files, and what it is called after it was written anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "measured"
+    (folder / "below").mkdir(parents=True)
+
+    def written(text, file="below/rule.py"):
+        for init in ("__init__.py", "below/__init__.py"):
+            (folder / init).write_text("")
+        (folder / file).write_text(text)
+        syntax_of.cache_clear()
+        return syntax_of("measured")
+
+    yield written
+    syntax_of.cache_clear()
+
+
+def test_words_change_no_digest_of_code_and_code_does(package):
+    plain = package("LIMIT = 2\n\n\ndef rule(a):\n    return a + LIMIT\n")
+    told = '"""Rules."""\nLIMIT = 2  # of all\n"""The limit."""\ndef rule(a):\n    """One."""\n    return (a + LIMIT)\n'
+    assert package(told) == plain
+    assert package(told.replace("a + LIMIT", "a - LIMIT")) != plain
+    assert package(told.replace("2", "3")) != plain
+    assert package(told) == plain
+    assert package("", "below/other.py") != plain, "a new file is code as well"
+
+
+@pytest.mark.user_error
+def test_a_package_that_is_gone_can_t_drop_out_of_a_digest_unseen():
+    for name in ("lab.gone", "lab.digest"):
+        with pytest.raises(ModuleNotFoundError, match=f"{name} is no package"):
+            syntax_of(name)

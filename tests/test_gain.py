@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from benchmarks.fits.methods import DEFAULT, WORD
-from benchmarks.fits.outcome import Outcome, Row
-from benchmarks.gain import ladder, page, table
-from benchmarks.gain.finding import KINDS, REST, WHOLE, Detail, Finding, detail_of, kinds_of, parts_of
 
+from lab.fits.methods import DEFAULT, WORD
+from lab.fits.outcome import Outcome, Row
+from lab.gain import ladder, page, table
+from lab.gain.finding import KINDS, REST, WHOLE, Detail, Finding, detail_of, kinds_of, parts_of
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.scenes.vocabulary import PARTS, UNKNOWN_PART
 from ovam.tokens.annotations import annotation_of
@@ -165,7 +165,7 @@ def test_findings_come_back_from_json():
 
 def test_the_page_gives_no_share_of_a_gain_that_may_be_none():
     stamp = {
-        "command": "python -m benchmarks.gain", "date": "2025-01-31", "model": "0123", "threads": 1,
+        "command": "python -m lab.gain", "date": "2025-01-31", "model": "0123", "threads": 1,
         "processor": "a processor", "versions": {"torch": "2.13.0"}, "quick": True,
     }  # fmt: skip
     about = {"stamp": stamp, "scenes": 3, "split": "test", "draws": 2, "threshold": 0.725, "chosen on": 7}

@@ -37,6 +37,12 @@ def test_reading_a_trace_needs_no_model_library():
     assert_imports_nothing_heavy("import ovam; ovam.Trace.load, ovam.AttentionMaps, ovam.capture", models)
 
 
+def test_label_maps_are_evaluated_without_the_renderer():
+    code = "import sys, ovam.commands.evaluate; print(*[name for name in sys.modules if 'ovam.mini' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_every_public_name_is_there():
     code = "import ovam; print(*[name for name in ovam.__all__ if getattr(ovam, name) is None]); ovam.absent"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

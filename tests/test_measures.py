@@ -10,16 +10,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import ovam
+from lab.mini import imitation, oracle
+from lab.mini.baselines import GATE
+from lab.mini.measures import choices, curves, encoding, headroom, images, memory, oracles, report, words
+from lab.mini.measures.asking import Asking, untrained
+from lab.mini.measures.bars import bars
+from lab.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
+from lab.mini.measures.page import page
 from ovam.encode import encode
 from ovam.errors import OptionError
 from ovam.evaluate import average_precision
-from ovam.mini import imitation, oracle
-from ovam.mini.baselines import GATE
-from ovam.mini.measures import choices, curves, encoding, headroom, images, memory, oracles, report, words
-from ovam.mini.measures.asking import Asking, untrained
-from ovam.mini.measures.bars import bars
-from ovam.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
-from ovam.mini.measures.page import page
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import may_meet
@@ -386,7 +386,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         "speed": 2.0,
     }  # fmt: skip
     figures = {
-        "command": "ovam mini report",
+        "command": "python -m lab.mini report",
         "quick": False,
         "model": "0123456789abcdef",
         "oracles": {"a": "aa", "b": "bb"},
@@ -436,11 +436,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
 STAMPED = {
     "model": "m",
     "quick": False,
-    "versions": {"torch": "2"},
     "oracles": {"a": "x"},
-    "code": "c",
+    "versions": {"ovam": "0.1.0", "torch": "2"},
     "threads": 2,
-    "fits": "f",
 }
 
 
@@ -448,43 +446,60 @@ def continued(stamp, file, only=()):
     return report._continued(stamp, file, only)["sections"]
 
 
-def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path):
+@pytest.fixture
+def code(monkeypatch):
+    """Every section is of the same code."""
+    monkeypatch.setattr(report, "_code", lambda: "c")
+    return {"codes": dict.fromkeys(report.SECTIONS, "c")}
+
+
+def test_a_report_goes_on_with_the_sections_of_the_same_weights(tmp_path, code):
     file = tmp_path / "report.json"
     assert continued(STAMPED, file) == {}
     sections = {"words": 1, "transfer": 2, "headroom": 4}
-    report._write(file, STAMPED | {"sections": sections, "seconds": sections})
+    report._write(file, STAMPED | code | {"sections": sections, "seconds": sections})
     kept = continued(STAMPED, file)
     assert kept == sections
     assert list(kept) == list(sections), "rows and columns of the page keep their order"
     assert continued(STAMPED | {"oracles": {"a": "y"}}, file) == {"words": 1, "headroom": 4}
-    assert continued(STAMPED | {"fits": "g"}, file) == {"words": 1, "transfer": 2}
-    for other in ({"model": "n"}, {"code": "d"}, {"threads": 1}):
+    for other in ({"model": "n"}, {"versions": {"ovam": "0.2.0"}}, {"threads": 1}):
         assert continued(STAMPED | other, file) == {}
-    report._write(file, STAMPED | {"quick": True, "sections": sections, "seconds": sections})
+    report._write(file, STAMPED | code | {"quick": True, "sections": sections, "seconds": sections})
     assert continued(STAMPED, file) == {}, "a quick report's figures are of few scenes"
     assert report._continued(STAMPED | {"quick": True}, file, ())["seconds"] == {}
 
 
-def test_sections_are_not_lost_where_some_alone_are_asked_for(tmp_path):
+def test_sections_are_not_lost_where_some_alone_are_asked_for(tmp_path, code):
     file = tmp_path / "report.json"
     sections = {"words": 1, "headroom": 4}
-    report._write(file, STAMPED | {"sections": sections, "seconds": sections})
+    report._write(file, STAMPED | code | {"sections": sections, "seconds": sections})
     assert_refuses(
         OptionError,
         ["threads 2", "threads 8", "headroom", "--docs"],
         lambda: continued(STAMPED | {"threads": 8}, file, ("words",)),
     )
-    assert_refuses(OptionError, ["fits f", "headroom"], lambda: continued(STAMPED | {"fits": "g"}, file, ("words",)))
-    assert continued(STAMPED | {"fits": "g"}, file, ("headroom",)) == {"words": 1}
     assert json.loads(file.read_text())["sections"] == sections
 
 
-def test_the_hash_of_the_code_sees_what_figures_depend_on(monkeypatch):
-    package, seen = Path(report.__file__).parents[2], set()
-    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.add(str(path.relative_to(package))) or b"")
-    report._code_hash(*report._MEASURED_BY)
-    assert {"encode.py", "maps.py", "attention.py", "evaluate/ranking.py", "mini/measures/words.py"} <= seen
-    assert not any(name.startswith("tokens/") for name in seen)
+def test_sections_of_other_code_are_measured_again_but_stand_beside_those_asked_for(tmp_path, monkeypatch, code):
+    file = tmp_path / "report.json"
+    sections = {"words": 1, "headroom": 4}
+    report._write(file, STAMPED | code | {"sections": sections, "seconds": sections})
+    monkeypatch.setattr(report, "_code", lambda: "d")
+    assert continued(STAMPED, file) == {}
+    going = report._continued(STAMPED, file, ("words",))
+    assert going["sections"] == sections
+    going["codes"]["words"] = "d"  # as measuring it does
+    report._write(file, going)
+    assert continued(STAMPED, file) == {"words": 1}, "the other one is still of the code before"
+
+
+def test_figures_of_a_report_without_codes_are_measured_again(tmp_path):
+    """Of the first version of the file, whose one stamp of code was for all sections."""
+    file = tmp_path / "report.json"
+    report._write(file, STAMPED | {"code": "c", "fits": "f", "sections": {"words": 1}, "seconds": {"words": 2}})
+    assert continued(STAMPED, file) == {}
+    assert continued(STAMPED, file, ("speed",)) == {"words": 1}
 
 
 @pytest.mark.user_error

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 import ovam
+from lab.mini.measures.asking import Asking, enlarged
+from lab.mini.measures.words import scenes_of
 from ovam.errors import OptionError
 from ovam.evaluate import average_precision
-from ovam.mini.measures.asking import Asking, enlarged
-from ovam.mini.measures.words import scenes_of
 from ovam.mini.scenes import CLASSES
 from ovam.models import mini_folder
 

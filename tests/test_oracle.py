@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 import ovam
+from lab.mini import imitation, oracle
+from lab.mini.measures.generation import agreement, measure_generation
+from lab.mini.measures.oracles import rulers
+from lab.mini.training import oracles as stage
+from lab.mini.training.examples import Examples
+from lab.mini.training.loop import Average, load_tensors
+from lab.mini.training.pool import Pool
+from lab.mini.training.recipe import train
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.mini import imitation, oracle
-from ovam.mini.measures.generation import agreement, measure_generation
-from ovam.mini.measures.oracles import rulers
 from ovam.mini.scenes import LABELS, render, seed_of
-from ovam.mini.training import oracles as stage
-from ovam.mini.training.examples import Examples
-from ovam.mini.training.loop import Average, load_tensors
-from ovam.mini.training.pool import Pool
-from ovam.mini.training.recipe import train
 
 
 class _Seeing(nn.Module):
@@ -82,7 +82,7 @@ def test_agreement_counts_classes_apart_from_grounds():
 def test_what_was_asked_is_looked_for_by_oracle_a(half_bright, monkeypatch):
     cat, dog, grass = LABELS["cat"], LABELS["dog"], LABELS["grass"]
     monkeypatch.setattr(
-        "ovam.mini.measures.generation.load_oracles", lambda: {"a": _Seeing(cat, grass), "b": _Seeing(dog, grass)}
+        "lab.mini.measures.generation.load_oracles", lambda: {"a": _Seeing(cat, grass), "b": _Seeing(dog, grass)}
     )
     pictures = dict.fromkeys(("simple", "pairs", "captions"), half_bright)
     asked = {
@@ -119,7 +119,7 @@ def test_an_oracle_is_held_to_the_classes_that_are_there_and_away_from_outlines(
 
 @pytest.mark.user_error
 def test_oracles_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"oracle 'a' is not in .*: make it with `ovam mini oracles`"):
+    with pytest.raises(ModelNotFoundError, match=r"oracle 'a' is not in .*: make it with `python -m lab.mini oracles`"):
         oracle.load_oracles(tmp_path)
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import end_to_end, report, report_tokens, time_to_quality
-from benchmarks.fits.methods import PUBLISHED, TUNED
-from benchmarks.fits.scenes import annotation_scenes, of_split
-from benchmarks.measure import middle
-from benchmarks.narrowed import narrowed
-from benchmarks.rivals import authors
 
 import ovam
+from lab.fits.methods import PUBLISHED, TUNED
+from lab.fits.scenes import annotation_scenes, of_split
+from lab.measure import middle
+from lab.performance import end_to_end, report, report_tokens, time_to_quality
+from lab.performance.narrowed import narrowed
+from lab.rivals import authors
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.loss import Target
 from ovam.tokens.optimize import target_on
@@ -20,7 +20,7 @@ from synthetic import make_trace
 from test_tokens import planted_mask
 
 STAMP = {
-    "command": "python -m benchmarks", "date": "2025-01-31", "quick": False, "threads": 1, "cores": 2,
+    "command": "python -m lab.performance", "date": "2025-01-31", "quick": False, "threads": 1, "cores": 2,
     "processor": "a processor", "python": "3.11", "load_at_start": 0.1, "bootstrap_seed": 0, "versions": {},
 }  # fmt: skip
 

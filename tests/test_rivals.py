@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.rivals import authors, harness, slime, words
 
 import reference
+from lab.rivals import authors, harness, slime, words
 from ovam.trace import BlockPart
 from synthetic import make_trace
 from test_tokens import planted_mask, reference_maps

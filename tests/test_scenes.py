@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lab.mini.baselines import BASELINES, class_iou
+from lab.mini.measures import headroom
 from ovam.errors import OptionError, SplitError
-from ovam.mini.baselines import BASELINES, class_iou
-from ovam.mini.measures import headroom
 from ovam.mini.scenes import CLASSES, LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.animals import ANIMALS
 from ovam.mini.scenes.captions import caption

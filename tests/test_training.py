@@ -8,14 +8,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+from typer.testing import CliRunner
 
+from lab.mini.__main__ import app
+from lab.mini.training import recipe
+from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of, phase_at
+from lab.mini.training.loop import Masters, Peers, load_tensors
+from lab.mini.training.recipe import take_up
+from lab.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
+from lab.mini.training.unet import build_unet
 from ovam.errors import OptionError
-from ovam.mini.training import recipe
-from ovam.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of, phase_at
-from ovam.mini.training.loop import Masters, Peers, load_tensors
-from ovam.mini.training.recipe import take_up
-from ovam.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
-from ovam.mini.training.unet import build_unet
 from ovam.models import mini_folder, text_of
 
 ONE = Phase(1, 64, 4, 1e-3, 1e-3)
@@ -230,3 +232,43 @@ def test_a_folder_without_a_trained_denoiser_is_not_exported(tmp_path):
     with pytest.raises(OptionError, match="lacks vae, text_encoder, tokenizer"):
         recipe.export(tmp_path, tmp_path / "out")
     assert not Path(tmp_path / "out").exists()
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_commands_say_what_is_not_there_before_scenes_are_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.mini.training.recipe.Pool", lambda *given: pytest.fail("scenes were rendered"))
+    (tmp_path / "file").write_text("")
+    cases = (
+        (("export", "--work-dir", tmp_path / "none", "--output-dir", tmp_path / "out"), "none lacks vae"),
+        (("train", "--work-dir", tmp_path / "file"), "file is a file"),
+        (
+            ("oracles", "--work-dir", tmp_path / "w", "--output-dir", tmp_path, "--start", tmp_path),
+            "oracle 'a' is not in",
+        ),
+    )
+    for arguments, told in cases:
+        done = call(*arguments)
+        assert done.exit_code == 1
+        assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_call_the_recipe(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(
+        "lab.mini.training.recipe.train",
+        lambda work, start, seed, more, processes: called.append((work, start, seed, more, processes)),
+    )
+    monkeypatch.setattr("lab.mini.training.recipe.export", lambda *a: called.append(a))
+    assert call("train", "--work-dir", tmp_path).exit_code == 0
+    assert call("export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
+    scratch = ("--from-scratch", "--seed", 3, "--more", 9, "--processes", 2)
+    assert call("train", "--work-dir", tmp_path, *scratch).exit_code == 0
+    assert called == [
+        (tmp_path, mini_folder(), 0, 0, 1),
+        (tmp_path, tmp_path / "out"),
+        (tmp_path, None, 3, 9, 2),
+    ]

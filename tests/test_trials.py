@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.fits import trials
-from benchmarks.fits.methods import variant
-from benchmarks.fits.traces import View
-from benchmarks.fits.trials import Trial, TrialObjective
-from benchmarks.rivals.spread import spread
 
+from lab.fits import trials
+from lab.fits.methods import variant
+from lab.fits.traces import View
+from lab.fits.trials import Trial, TrialObjective
+from lab.rivals.spread import spread
 from ovam.evaluate import average_precision
 from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import Objective, target_on

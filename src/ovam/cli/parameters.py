@@ -85,5 +85,4 @@ Outputs = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
 ]
-ImagesDir = Annotated[Path, typer.Option(help="Folder of the generated pictures, with their manifests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

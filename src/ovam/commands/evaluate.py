@@ -14,10 +14,8 @@ from ovam.commands.entry import Entry
 from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
-from ovam.mini.scenes import CLASSES
+from ovam.evaluate.voc import VOC
 from ovam.picture_formats import FORMATS
-
-VOC = dict(enumerate(CLASSES, start=1))
 
 
 def evaluate(

@@ -1,5 +1,0 @@
-"""Measurements behind docs/performance.md: `python -m benchmarks`.
-
-Nothing here imports `ovam` before it is needed: the peer's package has the same name, and each side is
-measured in a process of its own.
-"""

@@ -1,0 +1,1 @@
+"""How the embedded model is trained, judged and measured: `python -m lab.mini`."""

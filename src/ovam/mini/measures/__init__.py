@@ -1,1 +1,0 @@
-"""What the embedded model can do, measured; `ovam mini report` puts it together."""
