@@ -7,9 +7,10 @@ import torch
 from peers import PROMPT, STEPS, checkout, keep, seed
 
 checkout(__doc__)
-import steady  # noqa: E402
-from attention_map_diffusers import AttentionCapture  # noqa: E402
-from attention_map_diffusers.visualization import _aggregate_compatible  # noqa: E402
+from attention_map_diffusers import AttentionCapture
+from attention_map_diffusers.visualization import _aggregate_compatible
+
+import steady
 
 EVERY = 4
 SMALL = {"height": 64, "width": 64, "max_sequence_length": 32}  # of joint attention: grids of 16

@@ -14,10 +14,11 @@ bare_package("concept_attention", folder / "concept_attention")
 bare_package("concept_attention.flux", folder / "concept_attention" / "flux")
 bare_package("concept_attention.flux.flux.src.flux", folder / "concept_attention/flux/flux/src/flux")
 
-import steady  # noqa: E402
-from concept_attention.flux.dit import FluxParams, ModifiedFluxDiT  # noqa: E402
-from concept_attention.heatmap_utils import compute_heatmaps_from_vectors  # noqa: E402
-from concept_attention.utils import embed_concepts  # noqa: E402
+from concept_attention.flux.dit import FluxParams, ModifiedFluxDiT
+from concept_attention.heatmap_utils import compute_heatmaps_from_vectors
+from concept_attention.utils import embed_concepts
+
+import steady
 
 CONCEPTS = ["dog", "frog", "grass", "sky"]
 RUN = {"height": 64, "width": 64, "max_sequence_length": 32}

@@ -11,8 +11,9 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # it makes a folder there at 
 checkout(__doc__)
 stub("matplotlib.pyplot", "spacy.tokens", "scipy.optimize")
 
-import steady  # noqa: E402
-from daam import trace  # noqa: E402
+from daam import trace
+
+import steady
 
 WORDS = ["dog", "dog's", "red hat", ",", ".", "frog", "A"]
 EVERY = 4  # of the rows and columns of a map

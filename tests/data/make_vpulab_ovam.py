@@ -12,8 +12,9 @@ stub(
     *("requests", "segment_anything"),
 )
 
-import steady  # noqa: E402
-from ovam.stable_diffusion import StableDiffusionHooker  # noqa: E402
+from ovam.stable_diffusion import StableDiffusionHooker
+
+import steady
 
 ASKED = "monkey with hat and mouth"
 EVERY = 4

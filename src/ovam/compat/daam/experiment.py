@@ -92,7 +92,10 @@ class GenerationExperiment:
         header = {
             "format": _FORMAT.name,
             "format_version": _FORMAT.version,
-            **{"prompt": self.prompt, "seed": self.seed, "id": self.id, "tokens": list(self.maps.tokens)},
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "id": self.id,
+            "tokens": list(self.maps.tokens),
             "words": spans,
         }
         write_file(folder / _NAME, header, {"heat_maps": self.global_heat_map}, _FORMAT)
