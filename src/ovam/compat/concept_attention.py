@@ -50,7 +50,7 @@ def concept_maps(
     text = trace.text
     if not isinstance(backbone_of(pipe), FluxBackbone) or not isinstance(text, ReplayedSide):
         raise OptionError(
-            f"concept maps of a {type(pipe).__name__}: expected FLUX.1, which ConceptAttention is made for"
+            f"concept maps were asked of a {type(pipe).__name__}: expected FLUX.1, whose layers they are made in"
         )
     if pooled not in ("zeros", "prompt"):
         raise OptionError(f"pooled={pooled!r}: expected 'zeros' or 'prompt'")

@@ -31,7 +31,7 @@ class DiffusionHeatMapHooker:
         options: Of `ovam.capture`, such as `disk` or `dtype`; by default queries are kept in the model's own type.
 
     Raises:
-        The errors of `ovam.capture`, when the block is entered. Inside of it an OptionError for a run of several prompts.
+        The errors of `ovam.capture`, when the block is entered; in it an OptionError for a run of several prompts.
 
     Attributes:
         traces: What was captured: the last run's, one an image.
@@ -46,7 +46,7 @@ class DiffusionHeatMapHooker:
         backbone = backbone_of(self.pipe)
         names = (name for name, spec in backbone.blocks().items() if spec.default)
         blocks = _first_of_each(names) if self._low_memory else None
-        options = {"blocks": blocks, "dtype": _lossless(backbone.denoiser.dtype), **self._options}
+        options = {"blocks": blocks, "dtype": _lossless(backbone.denoiser), **self._options}
         with ExitStack() as entered:
             self.traces = entered.enter_context(capture(self.pipe, **options))
             entered.enter_context(_before_each_run(self.pipe, self._begin))
@@ -99,8 +99,8 @@ class DiffusionHeatMapHooker:
         Args:
             prompt: Any text; by default the prompt of the last run. DAAM cuts another text's words out of the run's own
                 maps; here they are looked up.
-            factors: By how much a grid's side is smaller than the lattice's: 1, 2 and 4 are the grids of 64, 32 and 16 in
-                Stable Diffusion 1. By default DAAM's, the powers of two but 8.
+            factors: By how much a grid's side is smaller than the lattice's: 1, 2 and 4 are the grids of 64, 32 and 16
+                in Stable Diffusion 1. By default DAAM's, the powers of two but 8.
             head_idx: The head to take of each block; by default all.
             layer_idx: The block to take, by its place in `layer_names`; by default all.
             normalize: Divide by the sum over the prompt's own tokens.
@@ -168,6 +168,7 @@ def _first_of_each(names: Iterable[str]) -> list[str]:
     return list(first.values())
 
 
-def _lossless(dtype: torch.dtype) -> torch.dtype:
-    """A storage type that holds queries computed in this one as they are."""
+def _lossless(denoiser: Any) -> torch.dtype:
+    """A storage type that holds the queries of a model as it computes them."""
+    dtype: torch.dtype = denoiser.dtype
     return dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
