@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
@@ -42,7 +42,7 @@ class DiffusionHeatMapHooker:
         self.traces: Captured[Trace] = Captured([], [])
         self._low_memory, self._options, self._entered = low_memory, options, ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DiffusionHeatMapHooker":
         backbone = backbone_of(self.pipe)
         names = (name for name, spec in backbone.blocks().items() if spec.default)
         blocks = _first_of_each(names) if self._low_memory else None
