@@ -34,6 +34,10 @@ class Captured(Sequence[T_co]):
         """Which blocks ran in which denoiser calls of the runs so far; prints as a small table."""
         return Coverage(self._covered)
 
+    def clear(self) -> None:
+        """Let go of what was gathered so far, so that a loop over many prompts does not fill the memory."""
+        self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -1,0 +1,112 @@
+"""DAAM's mean: each head's map is enlarged bicubically to one lattice and clamped, then all heads count the same.
+
+Weights are over all positions that the text encoder reads, and summed over the denoiser calls. Sizes are told by
+factors: by how much a block's grid is smaller than the lattice.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovam.compat.daam.errors import NoHeatMapsError
+from ovam.shapes import Grid
+from ovam.text_side import TokenEmbedding
+from ovam.trace import Trace
+
+_FACTORS = frozenset({0, 1, 2, 4, 16, 32, 64})
+"""Those that DAAM takes by default; it leaves blocks of factor 8 out whatever is asked."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where DAAM's maps lie.
+
+    Attributes:
+        size: Height and width.
+        pixels: Those that factors are counted from.
+    """
+
+    size: Grid
+    pixels: int
+
+    def factor(self, grid: Grid) -> int:
+        """By how much a grid's side is smaller than the lattice's, rounded down; 0 for a grid that is finer."""
+        return int(math.sqrt(self.pixels // (grid[0] * grid[1])))
+
+
+def lattice_of(pipe: Any, trace: Trace) -> Lattice:
+    """DAAM's: 64 x 64 for UNets of 512 or 1024 pixels, 96 x 96 for 768, whatever the size of a square picture.
+
+    Where DAAM has none, for other proportions and other families, it is the finest grid.
+    """
+    unet = getattr(pipe, "unet", None)
+    if unet is not None and trace.size[0] == trace.size[1]:
+        side = int(unet.config.sample_size)
+        side = 64 if side * pipe.vae_scale_factor == 1024 else side
+        return Lattice((side, side), side * side)
+    finest = max((block.grid for block in trace.blocks.values()), key=math.prod)
+    return Lattice(finest, math.prod(finest))
+
+
+def layers_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Blocks in DAAM's order, by which its `layer_idx` counts: those on the way up come first."""
+    return tuple(sorted(names, key=lambda name: not name.startswith("up_blocks")))
+
+
+def chosen(
+    trace: Trace, lattice: Lattice, *, factors: Collection[int] | None, head: int | None, layer: int | None
+) -> tuple[str, ...]:
+    """Blocks that have what is asked for.
+
+    Raises:
+        NoHeatMapsError: there is none.
+    """
+    layers = layers_of(trace.blocks)
+    found = {name: lattice.factor(trace.blocks[name].grid) for name in layers}
+    usable = [name for name in layers if found[name] in (_FACTORS if factors is None else factors) and found[name] != 8]
+    names = tuple(
+        name
+        for i, name in enumerate(layers)
+        if name in usable and layer in (None, i) and (head is None or 0 <= head < trace.blocks[name].heads)
+    )
+    if not names:
+        most = max(block.heads for block in trace.blocks.values())
+        raise NoHeatMapsError(
+            f"no heat maps found for factors={factors}, head_idx={head}, layer_idx={layer}: expected factors among "
+            f"{sorted(set(found.values()) - {8})}, a head below {most} and a layer below {len(layers)}"
+        )
+    return names
+
+
+def heat_maps(
+    trace: Trace, text: TokenEmbedding, own: Sequence[int], names: Sequence[str], size: Grid, head: int | None
+) -> Float[Tensor, "token height width"]:
+    """The mean over heads of blocks, summed over denoiser calls.
+
+    Args:
+        trace: Of one run.
+        text: A prompt with its padding.
+        own: The tokens to give.
+        names: Blocks.
+        size: Height and width of the maps.
+        head: The one to take; None takes all.
+    """
+    rows, total, count = list(own), torch.zeros(len(own), *size), 0
+    as_they_are = [name for name in names if trace.blocks[name].grid == size and head is None]
+    if as_they_are:  # nothing to enlarge: the mean is the same, and far smaller than the heads one by one
+        count = sum(trace.blocks[name].heads for name in as_they_are)
+        total += count * trace.maps(text, blocks=as_they_are).token_maps[rows]
+    for name in names:
+        if name in as_they_are:
+            continue
+        of_heads = trace.maps(text, blocks=[name], keep="head").token_maps[:, rows]
+        of_heads = of_heads if head is None else of_heads[head : head + 1]
+        total += F.interpolate(of_heads, size, mode="bicubic").clamp(min=0).sum(0)
+        count += len(of_heads)
+    return total * (len(trace.calls) / count)

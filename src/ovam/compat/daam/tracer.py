@@ -1,0 +1,174 @@
+"""DAAM's `trace`: follows a pipeline, and answers with DAAM's maps."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ovam.backbones.registry import backbone_of
+from ovam.capture import Captured, capture
+from ovam.compat.daam.experiment import GenerationExperiment
+from ovam.compat.daam.heat_maps import GlobalHeatMap
+from ovam.compat.daam.mean import chosen, heat_maps, lattice_of, layers_of
+from ovam.errors import OptionError
+from ovam.trace import Trace
+from ovam.word_maps import SPECIAL
+
+
+class DiffusionHeatMapHooker:
+    """Follows a pipeline inside a `with` block; the maps can be asked for there and afterwards.
+
+    Each run of the pipeline takes the place of the one before, and has one prompt, as in DAAM.
+
+    Args:
+        pipeline: Of a supported family.
+        low_memory: Keep the first attention layer of each of the UNet's blocks alone.
+        options: Of `ovam.capture`, such as `disk` or `dtype`; by default queries are kept in the model's own type.
+
+    Raises:
+        The errors of `ovam.capture`, when the block is entered; in it an OptionError for a run of several prompts.
+
+    Attributes:
+        traces: What was captured: the last run's, one an image.
+    """
+
+    def __init__(self, pipeline: Any, low_memory: bool = False, **options: Any) -> None:
+        self.pipe = pipeline
+        self.traces: Captured[Trace] = Captured([], [])
+        self._low_memory, self._options, self._entered = low_memory, options, ExitStack()
+
+    def __enter__(self) -> "DiffusionHeatMapHooker":
+        backbone = backbone_of(self.pipe)
+        names = (name for name, spec in backbone.blocks().items() if spec.default)
+        blocks = _first_of_each(names) if self._low_memory else None
+        options = {"blocks": blocks, "dtype": _lossless(backbone.denoiser), **self._options}
+        with ExitStack() as entered:
+            self.traces = entered.enter_context(capture(self.pipe, **options))
+            entered.enter_context(_before_each_run(self.pipe, self._begin))
+            self._entered = entered.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._entered.__exit__(kind, error, traceback)
+
+    def _begin(self, prompt: object) -> None:
+        """Make room for another run."""
+        if not isinstance(prompt, str) and isinstance(prompt, Collection) and len(prompt) > 1:
+            raise OptionError(
+                f"a run of {len(prompt)} prompts: expected one, as DAAM takes; run them one after the other, or use "
+                "ovam.capture, which keeps a trace of each"
+            )
+        self.traces.clear()
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The captured blocks, by which `layer_idx` counts; module paths, where DAAM has names of its own.
+
+        Raises:
+            NothingCapturedError: no run was completed.
+        """
+        return list(layers_of(self.traces[-1].blocks))
+
+    @property
+    def last_image(self) -> Image.Image:
+        """The picture of the last run."""
+        return self.traces[-1].image
+
+    @property
+    def last_prompt(self) -> str:
+        """The prompt of the last run, or nothing where embeddings were passed."""
+        return self.traces[-1].source.prompt or ""
+
+    def compute_global_heat_map(
+        self,
+        prompt: str | None = None,
+        factors: Collection[int] | None = None,
+        head_idx: int | None = None,
+        layer_idx: int | None = None,
+        normalize: bool = False,
+    ) -> GlobalHeatMap:
+        """Maps of a prompt's tokens: DAAM's mean over blocks and heads of sums over calls, see `ovam.compat.daam.mean`.
+
+        Args:
+            prompt: Any text; by default the prompt of the last run. DAAM cuts another text's words out of the run's own
+                maps; here they are looked up.
+            factors: By how much a grid's side is smaller than the lattice's: 1, 2 and 4 are the grids of 64, 32 and 16
+                in Stable Diffusion 1. By default DAAM's, the powers of two but 8.
+            head_idx: The head to take of each block; by default all.
+            layer_idx: The block to take, by its place in `layer_names`; by default all.
+            normalize: Divide by the sum over the prompt's own tokens.
+
+        Raises:
+            NothingCapturedError: no run was completed.
+            NoHeatMapsError: no grid, head or layer fits what was asked.
+        """
+        trace, text = self.traces[-1], self.last_prompt if prompt is None else prompt
+        asked = trace.text.embed(text)
+        own = range(len(asked.prompt.tokens)) if asked.own is None else asked.own
+        lattice = lattice_of(self.pipe, trace)
+        names = chosen(trace, lattice, factors=factors, head=head_idx, layer=layer_idx)
+        values = heat_maps(trace, trace.text.embed(text, padded=True), own, names, lattice.size, head_idx)
+        if normalize:
+            words = [i for i, token in enumerate(asked.prompt.tokens) if token not in SPECIAL]
+            values = values / (values[words].sum(0, keepdim=True) + 1e-6)
+        return GlobalHeatMap(values, text, asked.prompt.tokens, asked.prompt.spans)
+
+    def to_experiment(
+        self, path: str | Path, seed: int | None = None, id: str = ".", subtype: str = ".", **options: Any
+    ) -> GenerationExperiment:
+        """The last run's picture and maps, to be written to a folder by `save`.
+
+        Args:
+            path: The folder.
+            seed: Of the run, written along.
+            id: Name of a folder in it.
+            subtype: Name of a folder in that.
+            options: Of `compute_global_heat_map`.
+        """
+        found = self.compute_global_heat_map(**options)
+        return GenerationExperiment(self.last_image, found, seed, id, Path(path) / id, None, subtype)
+
+
+trace = DiffusionHeatMapHooker
+
+
+@contextmanager
+def _before_each_run(pipe: Any, begin: Callable[[object], None]) -> Iterator[None]:
+    """Call `begin(prompt)` when the pipeline checks what it was given, before anything runs."""
+    original, attributes = pipe.check_inputs, vars(pipe)
+    own = attributes.get("check_inputs")
+
+    @wraps(original)
+    def checked(prompt: object = None, *args: Any, **kwargs: Any) -> Any:
+        begin(prompt)
+        return original(prompt, *args, **kwargs)
+
+    attributes["check_inputs"] = checked
+    try:
+        yield
+    finally:
+        if own is None:
+            del attributes["check_inputs"]
+        else:
+            attributes["check_inputs"] = own
+
+
+def _first_of_each(names: Iterable[str]) -> list[str]:
+    """The first attention layer of each block of the UNet, such as `up_blocks.1`."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(".".join(name.split(".")[:2]), name)
+    return list(first.values())
+
+
+def _lossless(denoiser: Any) -> torch.dtype:
+    """A storage type that holds the queries of a model as it computes them."""
+    dtype: torch.dtype = denoiser.dtype
+    return dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
