@@ -227,7 +227,7 @@ class TestUnsupported:
         [
             ("StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLInpaintPipeline"),
             ("StableDiffusionSAGPipeline", "StableDiffusionPAGPipeline"),
-            ("FluxFillPipeline", "FluxPipeline"),
+            ("FluxControlPipeline", "FluxControlNetPipeline"),
             ("PixArtDeltaPipeline", "PixArtAlphaPipeline"),
         ],
     )

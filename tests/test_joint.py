@@ -446,3 +446,14 @@ class TestFile:
         loaded.save(tmp_path / "again.safetensors")
         assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "run.safetensors").read_bytes()
         assert loaded.maps("a cat").token_maps.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_each_call_of_a_narrow_flux_has_its_own_time_step():
+    """It is handed time steps rounded to bfloat16, which are as far apart as the steps of a long run."""
+    pipe = tiny.flux().to(torch.bfloat16)
+    small = {"height": 32, "width": 32, "max_sequence_length": 4, "output_type": "latent"}
+    with ovam.capture(pipe, blocks=["transformer_blocks.0"], dtype=torch.bfloat16) as traces:
+        pipe("a dog", num_inference_steps=150, generator=torch.Generator().manual_seed(0), **small)
+    assert [call.timestep for call in traces[0].calls] == pipe.scheduler.timesteps.tolist()
+    assert [call.step for call in traces[0].calls] == list(range(150))

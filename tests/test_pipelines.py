@@ -203,6 +203,13 @@ def test_true_guidance_beside_a_controlnet():
             assert torch.equal(kept[:, entry], query[1, :, -pixels:])
 
 
+@pytest.mark.parametrize("name", ["Flux2Pipeline", "QwenImagePipeline", "ZImagePipeline"])
+def test_families_that_are_not_supported_are_told_what_is(name):
+    expected = f"pipeline is a {name}, which is not supported: expected .* Diffusion 1, 2, XL and 3, PixArt and FLUX.1"
+    with pytest.raises(UnsupportedPipelineError, match=expected), ovam.capture(type(name, (), {})()):
+        pass
+
+
 class Wrapped(torch.nn.Module):
     """A denoiser within another module, as trainers and adapters have it."""
 

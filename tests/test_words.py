@@ -5,8 +5,9 @@ import torch
 
 import ovam
 import tiny
+from ovam import tensor_file, trace_file
 from ovam.backbones.registry import backbone_of
-from ovam.errors import EmptyWordsError, PromptTooLongError, UnknownWordError
+from ovam.errors import EmptyWordsError, PromptTooLongError, TraceFileError, UnknownWordError
 from ovam.prompt import parse, with_phrases
 from ovam.text_side import Space
 
@@ -238,7 +239,7 @@ class TestTheRunsOwnTokens:
     """Its own prompt is asked by the tokens that the encoder read, which another cutting may not give again."""
 
     @pytest.mark.parametrize("name", READERS)
-    def test_a_prompt_over_the_encoders_length(self, name, caplog):
+    def test_a_prompt_over_the_encoders_length(self, name, caplog, tmp_path):
         make, arguments, options, length = READERS[name]
         pipe, prompt = make(), " ".join(["dog"] * (length - 3) + ["cat"] * 3 + ["sky", "sea"])
         trace = captured(pipe, prompt, **arguments)
@@ -251,6 +252,9 @@ class TestTheRunsOwnTokens:
         torch.testing.assert_close(maps.token_maps, expected, rtol=0, atol=1e-6)
         with pytest.raises(PromptTooLongError):
             trace.maps(f"{prompt} sea")
+        trace.save(tmp_path / "run.safetensors")
+        again = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        assert torch.equal(again.maps(prompt).token_maps, trace.maps(prompt).token_maps)
 
     @pytest.mark.parametrize("prompt", ["a <Cat-Toy> on the grass", "a <cat-toy> dog"])
     def test_names_of_several_vectors_with_capitals(self, prompt):
@@ -281,6 +285,16 @@ class TestTheRunsOwnTokens:
         with ovam.stream(pipe, prompt) as streamed:
             pipe(prompt, **RUN, generator=torch.Generator().manual_seed(0), use_resolution_binning=False)
         torch.testing.assert_close(streamed[0].token_maps, maps.token_maps, rtol=0, atol=1e-6)  # measured: 6e-8
+
+    @pytest.mark.parametrize("read", [[{"a dog": [10**6]}], [{"a dog": [True]}], [{"a dog": []}], [{}, {}]])
+    def test_a_file_with_tokens_that_are_none_is_refused(self, read, tmp_path):
+        pipe, path = tiny.sd1(), tmp_path / "run.safetensors"
+        captured(pipe).save(path)
+        header, tensors = tensor_file.read_file(path, trace_file.FORMAT)
+        header["text"]["read"] = read
+        tensor_file.write_file(path, header, tensors, trace_file.FORMAT)
+        with pytest.raises(TraceFileError, match=r"of the prompt are not|have read the prompt"):
+            ovam.Trace.load(path, text=pipe)
 
     def test_each_prompt_and_negative_prompt_of_a_run(self):
         pipe = tiny.sd1()

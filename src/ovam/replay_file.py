@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ovam.backbones.as_read import give_tokens_read
 from ovam.backbones.base import Request
 from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
@@ -51,6 +52,7 @@ def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text
             f"given pipeline has {found.space} and {found.weights}: load the trace with the model it was made with, "
             "without other adapters"
         )
+    give_tokens_read(side.words, about.get("read", []))
     return side.over(_replay(header, tensors), origin)
 
 

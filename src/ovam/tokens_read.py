@@ -64,7 +64,7 @@ def encoders_watched(pipe: Any, method: str, texts: TextsRead) -> Iterator[None]
     def watching(*args: Any, **kwargs: Any) -> Any:
         texts.calls = {}
         with ExitStack() as hooks:
-            for name, part in pipe.components.items():
+            for name, part in [*vars(pipe).items()]:
                 if name.startswith("text_encoder") and isinstance(part, nn.Module):
                     handle = part.register_forward_pre_hook(_noting(texts, name), with_kwargs=True)
                     hooks.callback(handle.remove)

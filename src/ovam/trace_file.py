@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovam import tensor_file
+from ovam.backbones.as_read import give_tokens_read, tokens_read
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
@@ -117,6 +118,10 @@ def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the header tells of the text side, and the key projections of a static one."""
     text = trace.text
     about: dict[str, Any] = {"kind": text.kind, "space": asdict(text.space)}
+    reader = text.words if isinstance(text, ReplayedText) else getattr(text, "reader", None)
+    own = [words for words in (trace.source.prompt, trace.source.negative_prompt) if words is not None]
+    read = tokens_read(reader, own)
+    about |= {"read": read} if any(read) else {}
     if isinstance(text, ReplayedText):
         about |= {"dtype": _name(text.origin.dtype), "projections": "by reference"}
         about |= {"projections_hash": text.origin.weights, "tokens": text.words.length}
@@ -237,6 +242,7 @@ def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: o
     if text is not None:
         reader = text_of(text, space.layer)
         _check_encoder(reader, space, dtype, path)
+        give_tokens_read(reader, about.get("read", []))
     if inside:
         stored = [name for name in tensors if name.startswith("projection/")]
         projections = {name.removeprefix("projection/"): tensors[name] for name in stored}

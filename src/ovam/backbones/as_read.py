@@ -4,7 +4,7 @@ A pipeline may clean a prompt before it is cut into tokens, exchange names for o
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -13,6 +13,8 @@ from ovam.backbones.learned import Offsets
 from ovam.prompt import AttributionPrompt
 
 log = logging.getLogger("ovam")
+_LONGEST = 4096
+"""Most tokens of a prompt in a file: far more than any text encoder reads."""
 
 
 def own_tokens(tokenizer: Any, read: Sequence[int]) -> list[int]:
@@ -60,3 +62,39 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
         ", ".join(map(repr, unread)),
     )
     return replace(prompt, spans=tuple(span for span in prompt.spans if span.tokens))
+
+
+def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]:
+    """Of each tokenizer of a text reader the tokens that the run read of these texts, without padding.
+
+    Texts of which the tokenizer by itself makes the same are left out.
+    """
+    found = list[dict[str, list[int]]]()
+    for part in _parts(reader):
+        own = {text: own_tokens(part.tokenizer, part.read[text]) for text in texts if text in part.read}
+        cut = {text: list(part.tokenizer(text, truncation=False, verbose=False).input_ids) for text in own}
+        found.append({text: ids for text, ids in own.items() if ids != cut[text]})
+    return found
+
+
+def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -> None:
+    """Let a text reader, which nobody else has, read some texts as a run did, as `tokens_read` tells it.
+
+    Raises:
+        ValueError: they are not tokens of its tokenizers.
+    """
+    parts = _parts(reader)
+    if told and len(told) != len(parts):
+        raise ValueError(f"{len(told)} tokenizers have read the prompt, the model has {len(parts)}")
+    for part, texts in zip(parts, told, strict=False):
+        for ids in texts.values():
+            count = len(part.tokenizer)
+            if not ids or len(ids) > _LONGEST or not all(type(i) is int and 0 <= i < count for i in ids):
+                raise ValueError(f"tokens of the prompt are not at most {_LONGEST} whole numbers below {count}")
+        part.read = {text: tuple(ids) for text, ids in texts.items()}
+
+
+def _parts(reader: Any) -> Sequence[Any]:
+    """One for each tokenizer; none of a reader that reads no texts, or is of another's making."""
+    found = getattr(reader, "parts", None) or getattr(reader, "readers", None) or [reader]
+    return [part for part in found if hasattr(part, "read")]

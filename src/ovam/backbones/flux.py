@@ -146,10 +146,17 @@ class FluxBackbone(Backbone):
         return height, width
 
     def _timestep(self, found: float) -> float:
-        """The scheduler's own value: the denoiser is handed a thousandth of it, rounded to the latents' type."""
-        planned = [float(t) for t in getattr(self.pipe.scheduler, "timesteps", ())]
-        nearest = min(planned, key=lambda t: abs(t - found), default=found)
-        return nearest if abs(nearest - found) <= 0.01 * max(1.0, found) else found
+        """The scheduler's own value: the denoiser is handed a thousandth of it, rounded to the latents' type.
+
+        That is too coarse to tell the steps of a long run apart: the scheduler says at which one it is.
+        """
+        scheduler = self.pipe.scheduler
+        planned = [float(t) for t in getattr(scheduler, "timesteps", ())]
+        step = getattr(scheduler, "step_index", None)
+        place = getattr(scheduler, "begin_index", None) if step is None else step
+        there = [] if place is None else planned[place : place + 1]  # which may be left from another run
+        nearest = (min(times, key=lambda t: abs(t - found)) for times in (there, planned) if times)
+        return next((t for t in nearest if abs(t - found) <= 0.01 * max(1.0, found)), found)
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
         modules = self._modules()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
+from ovam.backbones.no_text import NoText
 from ovam.backbones.offload import device_of
 from ovam.backbones.sampled import sampled_hash
 from ovam.calls import Half
@@ -59,7 +60,7 @@ class ReplayedText:
 
     def __init__(
         self,
-        words: JointText,
+        words: JointText | NoText,
         denoiser: Any,
         start: Callable[[Embedding], TextStream],
     ) -> None:

@@ -24,7 +24,7 @@ from ovam.text_side import Space, TokenEmbedding
 _PAD = "<pad>"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reader:
     """A tokenizer and text encoder, and the positions of the sequence that they fill.
 

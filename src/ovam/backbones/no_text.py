@@ -1,7 +1,7 @@
 """A pipeline without its text encoders, as where embeddings were made beforehand: its words are vectors alone."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
@@ -39,9 +39,9 @@ class NoText:
         raise NoTextEncoderError(self.reason)
 
 
-def reader_or_none(reader: Callable[[], ReaderT], width: Any, length: int | None = None) -> ReaderT:
+def reader_or_none(reader: Callable[[], ReaderT], width: Any, length: int | None = None) -> ReaderT | NoText:
     """What reads the pipeline's texts, or if it lacks text encoders, what reads none."""
     try:
         return reader()
     except NoTextEncoderError as error:
-        return cast(ReaderT, NoText(str(error), int(width), length or 0))
+        return NoText(str(error), int(width), length or 0)

@@ -37,7 +37,8 @@ def backbone_of(pipe: Any) -> Backbone:
                 return backbone(pipe)
     own = type(pipe).__name__
     raise UnsupportedPipelineError(
-        f"pipeline is a {own}: expected one of the {len(supported())} that a backbone reads, such as a "
+        f"pipeline is a {own}, which is not supported: expected one of the {len(supported())} that a backbone reads, "
+        "of Stable Diffusion 1, 2, XL and 3, PixArt and FLUX.1 (Fill and Kontext too), such as a "
         f"StableDiffusionPipeline, or the nearest by its name, a {nearest(own)} (ovam.backbones.registry.supported() "
         "lists all); load one with ovam.load(...), or write a backbone for this one (docs/adding-a-backbone.md)"
     )
