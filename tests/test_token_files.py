@@ -111,16 +111,28 @@ class TestFile:
             (lambda h, t: h.update(format="ovam-trace"), "'ovam-trace'"),
             (lambda h, t: h["space"].update(width=WIDTH + 1), str(WIDTH + 1)),
             (lambda h, t: h["space"].pop("encoder"), "encoder"),
-            (lambda h, t: h["groups"][0]["rows"].append("more"), "4 rows"),
+            (lambda h, t: h["groups"][0]["rows"].append("sky"), "4 rows"),
+            (lambda h, t: h["groups"][0]["rows"].append("more"), "'more'"),
             (lambda h, t: h["groups"][1].update(rows=["car", "car"]) or h["groups"][1].pop("fit"), "fit"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(kind="new"), "'new'"),
-            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale="NaN"), "nan"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale="NaN"), "scale is 'NaN'"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=True), "scale is True"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(offset=1e30), "offset is 1e+30"),
+            (lambda h, t: h["groups"][0]["calibrations"].pop("sky"), "['hot dog']"),
+            (lambda h, t: h["groups"][0]["calibrations"].clear(), "calibrations of none"),
+            (lambda h, t: h["groups"][0]["fit"].update(blocks=[[]]), "fit.blocks[0]"),
+            (lambda h, t: h["groups"][0]["fit"].update(timesteps=[["9"]]), "timesteps[0][0]"),
+            (lambda h, t: h["groups"][0]["fit"].update(losses=[float("inf")]), "losses[0] is inf"),
+            (lambda h, t: h["groups"][0]["fit"].update(versions=3), "versions is 3"),
+            (lambda h, t: h["groups"][0].update(licence="\udcff"), "broken letters"),
+            (lambda h, t: h["space"].update(width=-WIDTH), "width is -"),
             # finite in float64 alone: all scores would be NaN, or a scale of 0
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=1e39), "1e+39"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(offset=-1e39), "-1e+39"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=5e-324), "5e-324"),
             (lambda h, t: h["groups"][1].update(rows=[BACKGROUND, "sky"]), "twice"),
-            (lambda h, t: h.update(groups=[]), "no groups"),
+            (lambda h, t: h.update(groups=[]), "groups is a list of 0"),
+            (lambda h, t: h["groups"][1].update(rows=[BACKGROUND, BACKGROUND]), "no class"),
             (lambda h, t: t.pop("group/1"), "group/1"),
             (lambda h, t: t["group/0"].fill_(float("inf")), "NaN or infinity"),
         ],
@@ -137,8 +149,16 @@ class TestFile:
 
     def test_another_layer_than_encoders_are_asked_for(self, tokens, tmp_path):
         other = replace(tokens, space=replace(SPACE, layer="../last"))
-        other.save(tmp_path / "a.safetensors")
-        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(tmp_path / "a.safetensors"))
+        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: other.save(tmp_path / "a.safetensors"))
+        path = self.changed(tokens, tmp_path / "a.safetensors", lambda h, t: h["space"].update(layer="../last"))
+        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(path))
+
+    def test_fields_of_a_later_version_are_no_damage(self, tokens, tmp_path):
+        def tell_more(header, tensors):
+            for part in (header, header["space"], header["groups"][0], header["groups"][0]["fit"]):
+                part["colour"] = [{"red": 1}]
+
+        assert_same(TokenSet.load(self.changed(tokens, tmp_path / "a.safetensors", tell_more)), tokens)
 
     def test_sets_of_two_spaces_are_not_merged(self, tokens):
         other = replace(tokens, space=Space("Other:1", "last", WIDTH))

@@ -4,7 +4,6 @@ Nothing here knows a model. A trace answers through its `TextSide`, which turns 
 methods `maps`, `segment`, `save` and `load` are doors to functions of later stages, imported when called.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,16 +56,6 @@ class Space:
         """Whether layers were left out, as `clip_skip` does; `hidden-2` is what some families read by themselves."""
         kind, _, depth = self.layer.partition("-")
         return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
-
-
-def check_layer(space: Space) -> None:
-    """Whether the layer that a file names is one that text encoders are asked for.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
-        raise ValueError(f"layer {space.layer!r} of the text encoder")
 
 
 @dataclass(frozen=True, eq=False)
