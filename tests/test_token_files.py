@@ -243,6 +243,13 @@ def as_npy(thing):
     return npy_of(pickle.dumps(thing, protocol=4))
 
 
+def as_plain(shape):
+    """An `.npy` file of one row that tells another shape."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(4 * WIDTH)
+
+
 TARGET = "/tmp/ovam-was-run"
 VECTOR = np.ones(WIDTH, dtype=np.float32)
 RUN = f"open({TARGET!r}, 'w')"
@@ -265,6 +272,14 @@ HOSTILE = {
     "an array that claims to be huge": npy_of(
         pickle.dumps({"cat": VECTOR}, protocol=4).replace(struct.pack("<B", WIDTH) + b"\x85", b"\xff\x85", 1)
     ),
+    "a key that is deep": npy_of(b"\x80\x04}" + b")" + b"\x85" * 4000 + b"Ns."),
+    "keys that are numbers": npy_of(b"\x80\x04}(K\x01NK\x02Nu."),
+    "a key of megabytes": npy_of(b"\x80\x04}X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"Ns."),
+    "a flood of nothing": npy_of(b"\x80\x04](" + b"N" * 10**6 + b"e."),
+    "a flood of dictionaries": npy_of(b"\x80\x04](" + b"}" * 10**6 + b"e."),
+    "five megabytes": npy_of(b"\x80\x04" + b"N" * 5 * 10**6 + b"."),
+    "a plain array that claims to be huge": as_plain((2**40, WIDTH)),
+    "a plain array that claims to be less than nothing": as_plain((-1, -WIDTH)),
     "no end": as_npy({"cat": VECTOR})[:-1],
     "a dictionary of numbers": as_npy({"cat": 3}),
     "an array of whole numbers": as_npy({"cat": np.arange(WIDTH)}),
@@ -326,6 +341,16 @@ class TestForeign:
         assert tokens.classes == ("cat",)
         assert np.array_equal(tokens.groups[0].vectors.numpy(), rows)
         assert import_tokens(tmp_path / "cat_optimized_token.npy", Pieces(), word="kitten").classes == ("kitten",)
+
+    @pytest.mark.parametrize("name", [BACKGROUND, " "])
+    def test_a_class_that_no_file_could_hold(self, tmp_path, name):
+        np.save(tmp_path / "tokens.npy", {"cat": VECTOR, name: VECTOR}, allow_pickle=True)
+        np.save(tmp_path / "one.npy", np.stack([VECTOR, VECTOR]))
+        for action in (
+            lambda: import_tokens(tmp_path / "tokens.npy", Pieces()),
+            lambda: import_tokens(tmp_path / "one.npy", Pieces(), word=name),
+        ):
+            assert_refuses(errors.TokenFileError, [repr(name), "expected a word"], action)
 
     def test_vectors_of_another_width(self, tmp_path):
         np.save(tmp_path / "cat.npy", np.ones((2, WIDTH + 1), dtype=np.float32))
