@@ -1,6 +1,5 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from ovam.backbones.clip_text import ClipText, fingerprint
 from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError, OvamError
+from ovam.json_text import read_json
 
 MINI = "mini"
 _DAMAGE = (
@@ -194,7 +194,7 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
 def _text_parts(folder: Path, file: Path) -> Any:
     """The folder's pipeline with its text encoders and tokenizers alone, which its file names."""
     with _damage_told(str(folder)):
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = read_json(file)
         if not isinstance(index, dict):
             raise ValueError(f"{file} is no index of parts")
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0]]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ovam.errors import OptionError, OvamError
+from ovam.json_text import is_text
 from ovam.partial import partial_folder
 
 _MOST_HEADER = 2**24
@@ -48,7 +49,7 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     """
     check_writable(path, form)
     told = json.dumps(header, sort_keys=True)
-    if len(told) > _MOST_HEADER or not _is_text(header):
+    if len(told) > _MOST_HEADER or not is_text(header):
         raise form.error(
             f"{path} can't be written: its texts have {len(told)} letters with their names, expected {_MOST_HEADER} at "
             "most, all of Unicode; shorten what was given as text"
@@ -62,15 +63,6 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
             f"{path} can't be written ({error}): expected a folder with room that may be written to; a file of that "
             "name is as it was before"
         ) from error
-
-
-def _is_text(header: Mapping[str, Any]) -> bool:
-    """Whether all texts are of letters; halves of letters, as broken programs cut them, can't be shown or written."""
-    try:
-        json.dumps(header, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager
@@ -175,6 +167,6 @@ def _header(path: Path, metadata: Mapping[str, str], form: Format) -> dict[str, 
             f"{path} is {form.kind} of format {found}, newer than the {form.version} that this version of ovam reads: "
             "update ovam"
         )
-    if not _is_text(header):
+    if not is_text(header):
         raise form.error(f"{path} is {form.kind} with texts of broken letters in its header: {form.advice}")
     return header

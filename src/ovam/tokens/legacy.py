@@ -11,7 +11,7 @@ import pickle
 import pickletools
 import tokenize
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -190,7 +190,7 @@ class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserve
     def _empty(self: Any) -> None:
         self.stack.append(_Entries())
 
-    dispatch: Any = pickle._Unpickler.dispatch | {pickle.EMPTY_DICT[0]: _empty}
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.EMPTY_DICT[0]: _empty}
 
 
 def _unpickled(data: bytes) -> Any:
