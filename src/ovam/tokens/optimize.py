@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from ovam.prompt import listed
 from ovam.shapes import Embedding
 from ovam.tokens.annotations import IGNORE, Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
+from ovam.tokens.mask_pictures import Colour
 from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace import BlockChoice, Half, Space, Trace, repeatable
@@ -50,6 +52,8 @@ def optimize_tokens(
     against: str | Sequence[str] | None = None,
     rows: int = len(PHRASES),
     ignore: int = IGNORE,
+    mask_threshold: float | None = None,
+    mask_colour: Colour | None = None,
     half: Half | None = None,
     blocks: BlockChoice = None,
     steps: int | Iterable[int] | None = None,
@@ -75,6 +79,8 @@ def optimize_tokens(
             and, on mini, worse.
         rows: Vectors of each class, at most one a phrase of `PHRASES`: several tell several looks of one class.
         ignore: Number in the masks of pixels that count for nothing.
+        mask_threshold: Share of white above which a mask's pixel is the object's, as in `annotation_of`.
+        mask_colour: Colour of the object in masks of several colours, likewise.
         half: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
@@ -98,7 +104,8 @@ def optimize_tokens(
         NotFiniteError: the loss is not finite at the very start.
         The errors of `Trace.maps` for the class names.
     """
-    chosen, marks = _pairs(traces, annotations, ignore)
+    reading: dict[str, Any] = {"ignore": ignore, "mask_threshold": mask_threshold, "mask_colour": mask_colour}
+    chosen, marks = _pairs(traces, annotations, reading)
     _check_options(rows, evaluations, pull, distance)
     if blocks is not None or steps is not None:
         wanted = repeatable(blocks)
@@ -297,7 +304,7 @@ def _versions() -> dict[str, str]:
 
 
 def _pairs(
-    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], ignore: int
+    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], reading: Mapping[str, Any]
 ) -> tuple[list[Trace], list[Annotation]]:
     chosen = [traces] if isinstance(traces, Trace) else list(traces)
     given = [annotations] if isinstance(annotations, Mapping | Annotation) else list(annotations)
@@ -305,7 +312,7 @@ def _pairs(
         raise AnnotationError(
             f"{len(given)} annotations were given for {len(chosen)} traces: expected one for each, and one at least"
         )
-    return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
+    return chosen, [annotation_of(mark, trace.size, **reading) for trace, mark in zip(chosen, given, strict=True)]
 
 
 def _check_options(rows: int, evaluations: int, pull: float, distance: float) -> None:
