@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
+from ovam.commands.run_folder import RECORD, run_folder
 from ovam.encode import Method, encode, read_image
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.map_options import Strategy, check_joint
@@ -80,20 +82,21 @@ def maps(
         found = _only(found, names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
-    result = {
-        "command": "maps",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "attribution_prompt": attribution_prompt,
-        "strategy": strategy,
-        **notes_of(asked_of, words),
-        "output_dir": str(folder),
-        **write_maps(trace, found, folder),
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+    with run_folder(folder) as room:
+        result = {
+            "command": "maps",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            "prompt": trace.source.prompt,
+            "attribution_prompt": attribution_prompt,
+            "strategy": strategy,
+            **notes_of(asked_of, words),
+            "output_dir": str(folder),
+            **write_maps(trace, found, room),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(room / RECORD, result)
     return result
 
 
@@ -165,7 +168,8 @@ def segment_file(
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         asked_of = trace.select(blocks=blocks, steps=steps)
-        answers = write_masks(trace, segment(asked_of, asked, **asking), prepared(folder))
+        prepared(folder)
+        write = partial(write_masks, trace, segment(asked_of, asked, **asking))
     else:
         picture = read_image(path)
         model, device = MINI if model is None else model, "cpu" if device is None else device
@@ -177,22 +181,24 @@ def segment_file(
         trace = encode(pipe, picture, prompt or "", **looks, **kept, outputs=outputs or strategy == "output")
         trace = asked_of = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, asked, prepared(folder), **asking)
-    result = {
-        "command": "segment",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "against": list(names_of(rivals)),
-        **notes_of(asked_of, [*asked, *rivals]),
-        "threshold": threshold,
-        "strategy": strategy,
-        "output_dir": str(folder),
-        **answers,
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+        prepared(folder)
+        write = partial(write_all, trace, asked, **asking)
+    with run_folder(folder) as room:
+        result = {
+            "command": "segment",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            "prompt": trace.source.prompt,
+            "against": list(names_of(rivals)),
+            **notes_of(asked_of, [*asked, *rivals]),
+            "threshold": threshold,
+            "strategy": strategy,
+            "output_dir": str(folder),
+            **write(folder=room),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(room / RECORD, result)
     return result
 
 
