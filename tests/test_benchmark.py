@@ -303,6 +303,13 @@ def test_scores_that_can_t_be_read_are_named(exported, tmp_path):
         "NaN": (lambda path: np.save(path, broken), "contain NaN or infinity"),
         "pickle": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "can't be read"),
         "text": (lambda path: path.write_text("no array"), "can't be read"),
+        "damaged": (lambda path: path.write_bytes(_header_of(shape).replace(b")", b" ")), "can't be read"),
+        "indented": (
+            lambda path: path.write_bytes(_header_of(shape).replace(b"'descr'", b"\n  'des")),
+            "can't be read",
+        ),
+        "endless": (lambda path: path.write_bytes(_header_of((2**62, 2**62))), "can't be read"),
+        "negative": (lambda path: path.write_bytes(_header_of((-1, -1, -1))), "can't be read"),
         "cut": (lambda path: path.write_bytes(_header_of(shape)), "can't be read"),
         "archive": (lambda path: _write_archive(path, np.zeros(shape)), "can't be read"),
     }
@@ -333,6 +340,7 @@ def test_scenes_that_do_not_fit_the_files_are_named(exported, tmp_path):
     first, *others = (exported / "scenes.jsonl").read_text().splitlines()
     contents = {
         "fewer": ("\n".join(others), "200000003.png has no line in"),
+        "deep": ("[" * 100_000, "nested too deeply"),
         "text": ("no scenes", "expected lines as `ovam mini scenes` writes them"),
         "other": ('{"file": "200000003.png"}', "expected lines as `ovam mini scenes` writes them"),
         "nameless": (first, "have no number in the names"),
@@ -360,12 +368,28 @@ def test_what_can_t_be_compared_is_named(exported, tmp_path):
         ((one, tmp_path / "none.png"), "can't be read"),
         ((one, one, "--names", one), "names file"),
         ((one, one, "--names", nameless), "numbers are missing"),
+        *(((one, one, "--names", file), told) for file, told in _names_files(tmp_path)),
     )
     for arguments, told in cases:
         done = call("evaluate", *arguments)
         assert done.exit_code == 1
         assert told in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def _names_files(folder):
+    """Files of names that are none, and what is told of each."""
+    contents = {
+        '{"20000": "x"}': "number 20000, more than 4095",  # pairs of all numbers are counted
+        "[" * 100_000: "nested too deeply",
+        '{"1": "\\ud800"}': "broken letters",
+        '{"labels": {"1": "cat"}, "split": [3]}': "split [3]",
+        '{"1e3": "cat"}': "names file",
+        "3": "names file",
+    }
+    for i, (content, told) in enumerate(contents.items()):
+        (folder / f"names-{i}.json").write_text(content)
+        yield folder / f"names-{i}.json", told
 
 
 @pytest.mark.user_error

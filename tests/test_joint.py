@@ -384,6 +384,34 @@ class TestRealImages:
         assert trace.maps(["dog"]).resized().token_maps.shape[-2:] == (32, 32)
 
 
+def _cut(tensors, ending, cut):
+    """Change all of the replay's tensors of a name's ending."""
+    for name in [name for name in tensors if name.startswith("replay/") and name.endswith(ending)]:
+        tensors[name] = cut(tensors[name]).contiguous()
+
+
+DAMAGE = {
+    "other order": (lambda header, tensors: header["text"]["replay"].reverse(), "not in the order"),
+    "a gap": (lambda header, tensors: header["text"]["replay"].pop(0), "replay lacks|not in the order"),
+    "a block twice": (lambda header, tensors: header["text"]["replay"].append(header["text"]["replay"][0]), "twice"),
+    "no pixels": (
+        lambda header, tensors: [_cut(tensors, part, lambda t: t[:, :, :0]) for part in ("/key", "/value")],
+        "the header tells",
+    ),
+    "fewer pixels": (
+        lambda header, tensors: [_cut(tensors, part, lambda t: t[:, :, 1:]) for part in ("/key", "/value")],
+        "the header tells",
+    ),
+    "fewer heads": (
+        lambda header, tensors: [_cut(tensors, part, lambda t: t[1:]) for part in ("/key", "/value")],
+        "the model . heads",
+    ),
+    "fewer channels": (lambda header, tensors: _cut(tensors, "/conditioning", lambda t: t[:, 1:]), "channels"),
+    "a call twice": (lambda header, tensors: header["calls"][1].update(header["calls"][0]), r"calls\[1\] is call 0"),
+    "a million tokens": (lambda header, tensors: header["text"].update(tokens=10**6), "text.tokens is 1000000"),
+}
+
+
 class TestFile:
     @pytest.fixture
     def path(self, trace, tmp_path):
@@ -421,6 +449,17 @@ class TestFile:
         captured(sd3)[0].save(tmp_path / "run.safetensors")
         with pytest.raises(errors.SpaceMismatchError, match="the model it was made with"):
             ovam.Trace.load(tmp_path / "run.safetensors", text=tiny.sd3(seed=1))
+
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_a_file_that_would_give_other_maps_is_refused(self, pipe, path, damage):
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["ovam"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        change, told = DAMAGE[damage]
+        change(header, tensors)
+        save_file(tensors, path, {"ovam": json.dumps(header)})
+        with pytest.raises(errors.TraceFileError, match=told):
+            ovam.Trace.load(path, text=pipe)
 
     @pytest.mark.parametrize("part", ["key", "value", "conditioning"])
     def test_a_damaged_replay_is_refused(self, sd3, tmp_path, part):

@@ -77,6 +77,39 @@ def test_traces_pairs_and_label_maps(made, model, tmp_path):
     assert torch.equal(first.groups[0].vectors, second.groups[0].vectors)
 
 
+def test_masks_of_paint_and_annotation_programs(made, model, tmp_path):
+    """Each gives the token of the plain mask: by a threshold, by a colour, or out of files of COCO and labelme."""
+    out, _ = made
+    plain = Image.open(out / "mask.png")
+    plain.point(lambda level: 180 if level else 60).save(tmp_path / "grey.png")
+    coloured = Image.new("RGB", plain.size, "blue")
+    coloured.paste("#ff8000", mask=plain)
+    coloured.save(tmp_path / "coloured.png")
+    corners = [[4, 8], [16, 8], [16, 20], [4, 20]]
+    coco = {
+        "images": [{"id": 1, "file_name": "image.png"}, {"id": 2, "file_name": "other.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[x for point in corners for x in point]]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    (tmp_path / "image.json").write_text(json.dumps({"shapes": [{"label": "cat", "points": corners}]}))
+    fit = ("optimize", "--image", out / "image.png", "--word", "cat", "--evaluations", 5, "--model", model)
+    expected = TokenSet.load(out / "cat.safetensors").groups[0].vectors
+    for file, options in {
+        "grey.png": ("--mask-threshold", 0.4),
+        "coloured.png": ("--mask-colour", "#ff8000"),
+        "instances.json": (),
+        "image.json": (),
+    }.items():
+        succeed(*fit, "--mask", tmp_path / file, *options, "--output", tmp_path / "made.safetensors")
+        assert torch.equal(TokenSet.load(tmp_path / "made.safetensors").groups[0].vectors, expected)
+    output = ("--output", tmp_path / "none.safetensors")
+    refused = call(*fit, "--mask", out / "labels.png", "--label", 8, "--mask-threshold", 0.5, *output)
+    assert_fails(refused, "mask_threshold=0.5", "labels")
+    of_trace = ("optimize", "--trace", out / "run.safetensors", "--word", "cat", "--model", model)
+    assert_fails(call(*of_trace, "--mask", tmp_path / "instances.json", *output), "a file of 2 images")
+
+
 def test_show_merge_and_check(made, model, tmp_path):
     out, _ = made
     file = out / "cat.safetensors"

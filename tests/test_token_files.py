@@ -111,16 +111,28 @@ class TestFile:
             (lambda h, t: h.update(format="ovam-trace"), "'ovam-trace'"),
             (lambda h, t: h["space"].update(width=WIDTH + 1), str(WIDTH + 1)),
             (lambda h, t: h["space"].pop("encoder"), "encoder"),
-            (lambda h, t: h["groups"][0]["rows"].append("more"), "4 rows"),
+            (lambda h, t: h["groups"][0]["rows"].append("sky"), "4 rows"),
+            (lambda h, t: h["groups"][0]["rows"].append("more"), "'more'"),
             (lambda h, t: h["groups"][1].update(rows=["car", "car"]) or h["groups"][1].pop("fit"), "fit"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(kind="new"), "'new'"),
-            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale="NaN"), "nan"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale="NaN"), "scale is 'NaN'"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=True), "scale is True"),
+            (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(offset=1e30), "offset is 1e+30"),
+            (lambda h, t: h["groups"][0]["calibrations"].pop("sky"), "['hot dog']"),
+            (lambda h, t: h["groups"][0]["calibrations"].clear(), "calibrations of none"),
+            (lambda h, t: h["groups"][0]["fit"].update(blocks=[[]]), "fit.blocks[0]"),
+            (lambda h, t: h["groups"][0]["fit"].update(timesteps=[["9"]]), "timesteps[0][0]"),
+            (lambda h, t: h["groups"][0]["fit"].update(losses=[float("inf")]), "losses[0] is inf"),
+            (lambda h, t: h["groups"][0]["fit"].update(versions=3), "versions is 3"),
+            (lambda h, t: h["groups"][0].update(licence="\udcff"), "broken letters"),
+            (lambda h, t: h["space"].update(width=-WIDTH), "width is -"),
             # finite in float64 alone: all scores would be NaN, or a scale of 0
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=1e39), "1e+39"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(offset=-1e39), "-1e+39"),
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=5e-324), "5e-324"),
             (lambda h, t: h["groups"][1].update(rows=[BACKGROUND, "sky"]), "twice"),
-            (lambda h, t: h.update(groups=[]), "no groups"),
+            (lambda h, t: h.update(groups=[]), "groups is a list of 0"),
+            (lambda h, t: h["groups"][1].update(rows=[BACKGROUND, BACKGROUND]), "no class"),
             (lambda h, t: t.pop("group/1"), "group/1"),
             (lambda h, t: t["group/0"].fill_(float("inf")), "NaN or infinity"),
         ],
@@ -137,8 +149,16 @@ class TestFile:
 
     def test_another_layer_than_encoders_are_asked_for(self, tokens, tmp_path):
         other = replace(tokens, space=replace(SPACE, layer="../last"))
-        other.save(tmp_path / "a.safetensors")
-        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(tmp_path / "a.safetensors"))
+        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: other.save(tmp_path / "a.safetensors"))
+        path = self.changed(tokens, tmp_path / "a.safetensors", lambda h, t: h["space"].update(layer="../last"))
+        assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(path))
+
+    def test_fields_of_a_later_version_are_no_damage(self, tokens, tmp_path):
+        def tell_more(header, tensors):
+            for part in (header, header["space"], header["groups"][0], header["groups"][0]["fit"]):
+                part["colour"] = [{"red": 1}]
+
+        assert_same(TokenSet.load(self.changed(tokens, tmp_path / "a.safetensors", tell_more)), tokens)
 
     def test_sets_of_two_spaces_are_not_merged(self, tokens):
         other = replace(tokens, space=Space("Other:1", "last", WIDTH))
@@ -223,6 +243,13 @@ def as_npy(thing):
     return npy_of(pickle.dumps(thing, protocol=4))
 
 
+def as_plain(shape):
+    """An `.npy` file of one row that tells another shape."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(4 * WIDTH)
+
+
 TARGET = "/tmp/ovam-was-run"
 VECTOR = np.ones(WIDTH, dtype=np.float32)
 RUN = f"open({TARGET!r}, 'w')"
@@ -245,6 +272,14 @@ HOSTILE = {
     "an array that claims to be huge": npy_of(
         pickle.dumps({"cat": VECTOR}, protocol=4).replace(struct.pack("<B", WIDTH) + b"\x85", b"\xff\x85", 1)
     ),
+    "a key that is deep": npy_of(b"\x80\x04}" + b")" + b"\x85" * 4000 + b"Ns."),
+    "keys that are numbers": npy_of(b"\x80\x04}(K\x01NK\x02Nu."),
+    "a key of megabytes": npy_of(b"\x80\x04}X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"Ns."),
+    "a flood of nothing": npy_of(b"\x80\x04](" + b"N" * 10**6 + b"e."),
+    "a flood of dictionaries": npy_of(b"\x80\x04](" + b"}" * 10**6 + b"e."),
+    "five megabytes": npy_of(b"\x80\x04" + b"N" * 5 * 10**6 + b"."),
+    "a plain array that claims to be huge": as_plain((2**40, WIDTH)),
+    "a plain array that claims to be less than nothing": as_plain((-1, -WIDTH)),
     "no end": as_npy({"cat": VECTOR})[:-1],
     "a dictionary of numbers": as_npy({"cat": 3}),
     "an array of whole numbers": as_npy({"cat": np.arange(WIDTH)}),
@@ -306,6 +341,16 @@ class TestForeign:
         assert tokens.classes == ("cat",)
         assert np.array_equal(tokens.groups[0].vectors.numpy(), rows)
         assert import_tokens(tmp_path / "cat_optimized_token.npy", Pieces(), word="kitten").classes == ("kitten",)
+
+    @pytest.mark.parametrize("name", [BACKGROUND, " "])
+    def test_a_class_that_no_file_could_hold(self, tmp_path, name):
+        np.save(tmp_path / "tokens.npy", {"cat": VECTOR, name: VECTOR}, allow_pickle=True)
+        np.save(tmp_path / "one.npy", np.stack([VECTOR, VECTOR]))
+        for action in (
+            lambda: import_tokens(tmp_path / "tokens.npy", Pieces()),
+            lambda: import_tokens(tmp_path / "one.npy", Pieces(), word=name),
+        ):
+            assert_refuses(errors.TokenFileError, [repr(name), "expected a word"], action)
 
     def test_vectors_of_another_width(self, tmp_path):
         np.save(tmp_path / "cat.npy", np.ones((2, WIDTH + 1), dtype=np.float32))

@@ -26,6 +26,8 @@ from ovam.errors import (
     TraceFileError,
     UnsupportedPipelineError,
 )
+from ovam.tensor_file import replacing
+from ovam.trace import Source
 
 PROMPT = "a dog on the grass"
 
@@ -250,6 +252,16 @@ def damage(change):
     return apply
 
 
+def _in_one_row(blocks):
+    for block in blocks:
+        block["grid"] = [1, block["grid"][0] * block["grid"][1]]
+
+
+def _projection(tensors, dtype):
+    name = QUERY.replace("query/cond", "projection")
+    tensors[name] = tensors[name].to(dtype)
+
+
 QUERY = "query/cond/up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 DAMAGE = {
     "header is no JSON": (damage(lambda header, tensors: "{broken"), "not a trace"),
@@ -260,13 +272,63 @@ DAMAGE = {
         "format 3, newer than the 2.*update",
     ),
     "no version": (damage(lambda header, tensors: header | {"format_version": None}), "version None"),
-    "no calls": (damage(lambda header, tensors: header.pop("calls")), "incomplete.*calls"),
+    "no calls": (damage(lambda header, tensors: header.pop("calls")), "incomplete.*calls is missing"),
     "fewer calls": (damage(lambda header, tensors: header["calls"].clear()), "query/cond.*header tells"),
     "other heads": (damage(lambda header, tensors: header["blocks"][0].update(heads=3)), "query/cond.*header tells"),
     "other grid": (damage(lambda header, tensors: header["blocks"][0].update(grid=[1, 2])), "query/cond.*header tells"),
     "grid is a number": (damage(lambda header, tensors: header["blocks"][0].update(grid=16)), "incomplete"),
     "text is a string": (damage(lambda header, tensors: header | {"text": "clip"}), "incomplete"),
-    "unknown source": (damage(lambda header, tensors: header["source"].update(colour=1)), "incomplete.*colour"),
+    "size of text": (damage(lambda header, tensors: header.update(size=["48", 32])), r"size\[0\] is '48'"),
+    "size of a truth": (damage(lambda header, tensors: header.update(size=[True, 32])), r"size\[0\] is True"),
+    "no size": (damage(lambda header, tensors: header.update(size=None)), "size is None"),
+    "half a pixel": (damage(lambda header, tensors: header.update(size=[48, 1.5])), r"size\[1\] is 1.5"),
+    "an axis of 0": (damage(lambda header, tensors: header["blocks"][0].update(grid=[0, 4])), r"grid\[0\] is 0"),
+    "size of gigabytes": (damage(lambda header, tensors: header.update(size=[12000, 12000])), "size is 12000 x 12000"),
+    "size beyond the picture": (damage(lambda header, tensors: header.update(size=[96, 64])), "image.png is 48 x 32"),
+    "prompt is a number": (damage(lambda header, tensors: header["source"].update(prompt=3)), "source.prompt is 3"),
+    "half a letter": (damage(lambda header, tensors: header["source"].update(prompt="\ud800")), "broken letters"),
+    "call without a number": (
+        damage(lambda header, tensors: header["calls"][0].update(index="0")),
+        r"calls\[0\].index is '0'",
+    ),
+    "call twice": (damage(lambda header, tensors: header["calls"][1].update(index=0, step=0)), r"calls\[1\] is call 0"),
+    "step before all": (damage(lambda header, tensors: header["calls"][0].update(step=-(10**12))), "step is -1000"),
+    "time is no number": (
+        damage(lambda header, tensors: header["calls"][0].update(timestep=float("nan"))),
+        "timestep is nan",
+    ),
+    "scale of 0": (damage(lambda header, tensors: header["blocks"][0].update(scale=0)), "scale is 0"),
+    "scale below 0": (damage(lambda header, tensors: header["blocks"][0].update(scale=-0.5)), "scale is -0.5"),
+    "scale beyond float32": (damage(lambda header, tensors: header["blocks"][0].update(scale=1e39)), "scale is 1e"),
+    "grid of one row": (damage(lambda header, tensors: _in_one_row(header["blocks"])), "grid of 1 x .* 48 x 32"),
+    "block twice": (
+        damage(lambda header, tensors: header["blocks"].append(header["blocks"][0])),
+        "blocks names .* twice",
+    ),
+    "half twice": (damage(lambda header, tensors: header.update(halves=["cond", "cond"])), "halves names 'cond' twice"),
+    "unknown half": (damage(lambda header, tensors: header.update(halves=["both"])), r"halves\[0\] is 'both'"),
+    "unknown text": (damage(lambda header, tensors: header["text"].update(kind="clip")), "text.kind is 'clip'"),
+    "embeddings as a layer": (
+        damage(lambda header, tensors: header["text"]["space"].update(layer="hidden-0")),
+        "layer is 'hidden-0'",
+    ),
+    "another type": (damage(lambda header, tensors: header.update(dtype="float8_e4m3fn")), "dtype is 'float8"),
+    "empty queries": (
+        damage(lambda header, tensors: tensors.update({QUERY: tensors[QUERY][..., :0].contiguous()})),
+        "query/cond.*header tells",
+    ),
+    "queries of other channels": (
+        damage(lambda header, tensors: tensors.update({QUERY: tensors[QUERY][..., :1].contiguous()})),
+        r"projection/.*its queries tell",
+    ),
+    "picture is none": (
+        damage(lambda header, tensors: tensors.update({"image.png": tensors["image.png"][1:].contiguous()})),
+        "image.png is no PNG",
+    ),
+    "projection in eight bits": (
+        damage(lambda header, tensors: _projection(tensors, torch.float8_e4m3fn)),
+        "projection.*float8",
+    ),
     "query is gone": (damage(lambda header, tensors: tensors.pop(QUERY)), "incomplete.*up_blocks.2"),
     "projection is gone": (
         damage(lambda header, tensors: tensors.pop(QUERY.replace("query/cond", "projection"))),
@@ -283,6 +345,19 @@ class TestBadFiles:
         with pytest.raises(TraceFileError, match=message) as caught:
             ovam.Trace.load(path)
         assert str(path) in str(caught.value)
+
+    def test_fields_of_a_later_version_are_no_damage(self, path, trace):
+        header, tensors = contents(path)
+        for part in (header, header["source"], header["calls"][0], header["blocks"][0], header["text"]["space"]):
+            part["colour"] = {"of": ["the", 4]}
+        rewrite(path, header, tensors)
+        assert_same_trace(ovam.Trace.load(path), trace)
+
+    def test_a_header_of_megabytes_is_not_read(self, path):
+        header, tensors = contents(path)
+        rewrite(path, header | {"note": "x" * 2**24}, tensors)
+        with pytest.raises(TraceFileError, match="expected 16777216 at most"):
+            ovam.Trace.load(path)
 
     @pytest.mark.parametrize("keep", [0, 4, 8, 100, 0.3, 0.99, -1])
     def test_cut_short(self, path, keep):
@@ -345,6 +420,33 @@ class TestWriting:
             trace.save(path)
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
+
+    def test_what_a_killed_process_left_is_cleared(self, path, trace):
+        """A process can be killed at any moment; the next one that writes there takes away what it left."""
+        code = (
+            "import os, sys, pathlib, ovam.tensor_file as files\n"
+            "with files.replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
+            "    temporary.write_bytes(b'half')\n"
+            "    os._exit(9)\n"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+        assert len(list(path.parent.iterdir())) == 2
+        with replacing(path) as mine:  # of a process that still runs
+            mine.write_bytes(b"mine")
+            trace.save(path)
+            assert mine.read_bytes() == b"mine"
+            mine.unlink()
+            path.rename(mine)
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [({"size": (12000, 12000)}, "size is 12000"), ({"source": Source("m", "p", "generated", "\ud800")}, "Unicode")],
+    )
+    def test_what_could_not_be_read_back_is_not_written(self, trace, tmp_path, change, told):
+        with pytest.raises(TraceFileError, match=f"can't be written.*{told}"):
+            replace(trace, **change).save(tmp_path / "run.safetensors")
+        assert not list(tmp_path.iterdir())
 
     def test_a_missing_folder_is_named(self, trace, tmp_path):
         with pytest.raises(TraceFileError, match=r"expected the folder .*absent to be there"):

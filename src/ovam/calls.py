@@ -73,6 +73,6 @@ def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["mi
 
 def ranges(numbers: list[int]) -> str:
     """Numbers in words, for messages."""
-    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+    if numbers and all(number == numbers[0] + i for i, number in enumerate(numbers)):
         return f"{numbers[0]} to {numbers[-1]}"
     return str(numbers)

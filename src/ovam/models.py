@@ -1,20 +1,28 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
-import json
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import ClipText, fingerprint
 from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
-from ovam.errors import ModelNotFoundError, OptionError
+from ovam.errors import ModelNotFoundError, OptionError, OvamError
+from ovam.json_text import read_json
 
 MINI = "mini"
+_DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),
+    *(SafetensorError, TypeError, ValueError),
+)
+"""What libraries raise that read files which are not as they think."""
 
 
 def mini_folder() -> Path:
@@ -56,15 +64,54 @@ def _pretrained(name: str, source: str | Path, *, dtype: torch.dtype, **options:
     """The pipeline, if a backbone reads it."""
     from diffusers import DiffusionPipeline
 
-    try:
-        with warnings.catch_warnings():
-            # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
-            warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+    with _damage_told(name), warnings.catch_warnings():
+        # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
+        _check_tokenizers(pipe.components)
     backbone_of(pipe)
     return pipe
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """What diffusers and transformers stumble on in a damaged folder, of many kinds, as one error that names it.
+
+    Raises:
+        ModelNotFoundError: instead of any other error.
+    """
+    try:
+        yield
+    except OvamError:
+        raise
+    except _DAMAGE as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if not isinstance(error, OSError | ValueError):  # of a key or an attribute alone
+            reason = f"{type(error).__name__}: {reason}"
+        raise ModelNotFoundError(
+            f"model {name!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
+            "or the id of one; if it is a folder it is damaged or not whole, copy it again"
+        ) from error
+
+
+def _check_tokenizers(parts: Mapping[str, Any]) -> None:
+    """Whether each tokenizer knows the words of its text encoder: of a folder without files transformers makes one.
+
+    Raises:
+        ValueError: it has not half of its tokens, or reads more tokens of a text.
+    """
+    for name, tokenizer in parts.items():
+        config = getattr(parts.get(name.replace("tokenizer", "text_encoder")), "config", None)
+        if not name.startswith("tokenizer") or tokenizer is None or config is None:
+            continue
+        count, limit = getattr(config, "vocab_size", 0), getattr(config, "max_position_embeddings", None)
+        if 2 * len(tokenizer) < count:
+            raise ValueError(f"{name} has {len(tokenizer)} tokens, its text encoder {count}: its vocabulary is missing")
+        if limit is not None and tokenizer.model_max_length > limit:
+            raise ValueError(
+                f"{name} tells no length of texts, its text encoder reads {limit} tokens: its tokenizer_config.json is "
+                "missing or another one"
+            )
 
 
 def _moved(pipe: Any, device: str | torch.device) -> Any:
@@ -90,16 +137,14 @@ def outline(name: str | Path) -> Any:
     import diffusers
 
     source = mini_folder() if str(name) == MINI else name
-    try:
+    with _damage_told(str(name)):
         index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
         options = {option: value for option, value in index.items() if not option.startswith("_")}
         for part, value in options.items():
             if isinstance(value, list | tuple):
                 library, kind = value
                 options[part] = _outlined(getattr(diffusers, kind), source, part) if library == "diffusers" else None
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
-    pipe = getattr(diffusers, index["_class_name"])(**options)
+        pipe = getattr(diffusers, index["_class_name"])(**options)
     backbone_of(pipe)
     return pipe
 
@@ -109,14 +154,6 @@ def _outlined(kind: Any, source: str | Path, part: str) -> Any:
     config = kind.load_config(source, subfolder=part, local_files_only=Path(source).is_dir())
     with torch.device("meta" if issubclass(kind, torch.nn.Module) else "cpu"):
         return kind.from_config(config)
-
-
-def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelNotFoundError(
-        f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-        "or the id of one"
-    )
 
 
 def short_name(name: str) -> str:
@@ -151,12 +188,16 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
     index = folder / "model_index.json"
     if not index.is_file():
         return _clip_in(folder, layer or "last")
-    return backbone_of(_text_parts(folder, json.loads(index.read_text()))).reader(layer)
+    return backbone_of(_text_parts(folder, index)).reader(layer)
 
 
-def _text_parts(folder: Path, index: dict[str, Any]) -> Any:
-    """The folder's pipeline with its text encoders and tokenizers alone."""
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+def _text_parts(folder: Path, file: Path) -> Any:
+    """The folder's pipeline with its text encoders and tokenizers alone, which its file names."""
+    with _damage_told(str(folder)):
+        index = read_json(file)
+        if not isinstance(index, dict):
+            raise ValueError(f"{file} is no index of parts")
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0]]
     left_out = {name: None for name in parts if not name.startswith(("tokenizer", "text_encoder"))}
     return _pretrained(str(folder), folder, dtype=torch.float32, local_files_only=True, **left_out)
 
@@ -164,12 +205,13 @@ def _text_parts(folder: Path, index: dict[str, Any]) -> Any:
 def _clip_in(folder: Path, layer: str) -> ClipText:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
-    except OSError as error:
+    if not all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")):
         raise ModelNotFoundError(
             f"folder {folder} has no CLIP text encoder: expected a model_index.json, as pipe.save_pretrained writes, "
             "or the folders tokenizer and text_encoder of Stable Diffusion"
-        ) from error
+        )
+    with _damage_told(str(folder)):
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
+        _check_tokenizers({"tokenizer": tokenizer, "text_encoder": encoder})
     return ClipText(tokenizer, encoder.eval(), layer)

@@ -4,6 +4,7 @@ Everything here takes an image and numbers and gives a new `PIL.Image`; nothing 
 that equal input gives equal bytes. Small images are enlarged by a whole factor, so that their pixels stay even.
 """
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ _ROUNDING = 1e-5  # as in ovam.calibration: a smaller share is float32 rounding,
 _MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
 _BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
 _PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)
+_LETTERS = 4000  # of a text on one line: no picture has room for more
 _MARGIN, _CAPTION = 12, 28
 
 
@@ -253,12 +255,12 @@ def _grid(tiles: Sequence[tuple[str, str, Image.Image]], columns: int) -> Image.
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int | float) -> str:
     """The text on one line, cut with three dots where it is too wide."""
-    text = " ".join(text.split())
+    text = " ".join(text[:_LETTERS].split())
     if draw.textlength(text, font) <= width:
         return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    lengths = range(1, len(text) + 1)
+    fitting = bisect.bisect_right(lengths, width, key=lambda length: draw.textlength(text[:length] + "...", font))
+    return text[:fitting].rstrip() + "..."
 
 
 def _word_colours(words: int) -> np.ndarray:

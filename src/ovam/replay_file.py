@@ -1,5 +1,6 @@
 """The part of a trace's file that is joint attention's alone; see `ovam.trace_file` and docs/formats.md."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -8,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ovam.backbones.as_read import give_tokens_read
-from ovam.backbones.base import Request
+from ovam.backbones.base import Backbone, Request
 from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
 from ovam.calls import Call, Half
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
+from ovam.header import made
 from ovam.models import load
 from ovam.quantised import from_named
 from ovam.replay import BlockReplay, Replay
 from ovam.text_side import Space, TextSide
+from ovam.trace_header import damage_told
 
 
 def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
@@ -45,7 +48,7 @@ def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text
             f"{type(pipe).__name__} without it: load the trace with the model it was made with"
         )
     dtype = getattr(torch, about["dtype"]) if about["dtype"] in ("bfloat16", "float16") else torch.float32
-    origin, found = Origin(Space(**about["space"]), dtype, about["projections_hash"]), side.in_type(dtype)
+    origin, found = Origin(made(Space, about["space"]), dtype, about["projections_hash"]), side.in_type(dtype)
     if found != origin:
         raise SpaceMismatchError(
             f"{path} was made with the text encoders {origin.space} and the weights {origin.weights} of {model!r}, the "
@@ -53,23 +56,40 @@ def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text
             "without other adapters"
         )
     give_tokens_read(side.words, about.get("read", []))
-    return side.over(_replay(header, tensors), origin)
+    with damage_told(path, header):
+        _check_run(header, tensors, backbone)
+        return side.over(_replay(header, tensors), origin)
+
+
+def _check_run(header: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Whether the kept blocks are those that this model runs first, in its order, and of its sizes.
+
+    Raises:
+        ValueError: they are others.
+    """
+    specs, kept = backbone.blocks(), header["text"]["replay"]
+    if kept != list(specs)[: len(kept)]:
+        raise ValueError("text.replay is not in the order in which the model runs its blocks, from the first on")
+    for name, half in itertools.product(kept, header["halves"]):
+        spec = specs[name]
+        key, vector = (tensors[f"replay/{half}/{name}/{part}"] for part in ("key", "conditioning"))
+        if (len(key), key.shape[-1], vector.shape[-1]) != (spec.heads, spec.head_dim, spec.conditioning):
+            raise ValueError(
+                f"replay/{half}/{name} has keys {tuple(key.shape)} and {vector.shape[-1]} channels of conditioning, "
+                f"the model {spec.heads} heads of {spec.head_dim} and {spec.conditioning} channels"
+            )
 
 
 def _replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replay:
-    calls, halves = tuple(Call(**call) for call in header["calls"]), header["halves"]
     blocks = {}
     for name in header["text"]["replay"]:
         types = {"key": header["dtype"], "value": header["dtype"], "conditioning": "float32"}
         parts: dict[str, dict[Half, Any]] = {
-            part: {cast(Half, half): from_named(f"replay/{half}/{name}/{part}", tensors, dtype) for half in halves}
+            part: {
+                cast(Half, half): from_named(f"replay/{half}/{name}/{part}", tensors, dtype)
+                for half in header["halves"]
+            }
             for part, dtype in types.items()
         }
-        for half in halves:
-            key, value, conditioning = (parts[part][half] for part in ("key", "value", "conditioning"))
-            if key.ndim != 4 or key.shape != value.shape or key.shape[1] != len(calls):
-                raise ValueError(f"replay/{half}/{name} has keys {tuple(key.shape)} and values {tuple(value.shape)}")
-            if conditioning.ndim != 2 or len(conditioning) != len(calls):
-                raise ValueError(f"replay/{half}/{name}/conditioning is {tuple(conditioning.shape)}")
         blocks[name] = BlockReplay(**parts)
-    return Replay(blocks, calls)
+    return Replay(blocks, tuple(made(Call, call) for call in header["calls"]))

@@ -1,6 +1,5 @@
 """From text to keys: what a trace's text side promises, and the vectors and spaces it speaks of."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -35,16 +34,6 @@ class Space:
         """Whether layers were left out, as `clip_skip` does; `hidden-2` is what some families read by themselves."""
         kind, _, depth = self.layer.partition("-")
         return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
-
-
-def check_layer(space: Space) -> None:
-    """Whether the layer that a file names is one that text encoders are asked for.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if space.layer != "last" and not re.fullmatch(r"(skip|hidden)-\d{1,2}", space.layer):
-        raise ValueError(f"layer {space.layer!r} of the text encoder")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,15 @@ from ovam.backbones.base import TextReader
 from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
 from ovam.backbones.joint import ReplayedText
 from ovam.calls import Call, Half
-from ovam.errors import NoTextEncoderError, OvamError, SpaceMismatchError, TraceFileError
+from ovam.errors import NoTextEncoderError, SpaceMismatchError, TraceFileError
+from ovam.header import made
 from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
 from ovam.replay_file import replayed_side
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.text_side import Space, TextSide, check_layer
+from ovam.text_side import Space, TextSide
 from ovam.trace import BlockPart, BlockTrace, Source, Trace
+from ovam.trace_header import check_trace, damage_told
 
 FORMAT = Format(
     name="ovam-trace",
@@ -69,6 +71,13 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     if parts:
         header["parts"] = parts
     tensors = _tensors(trace, projections if about["projections"] == "inside" else {})
+    try:
+        check_trace(header, tensors)
+    except ValueError as error:
+        raise TraceFileError(
+            f"{path} can't be written, as it could not be read back ({error}): expected a trace as a capture makes "
+            "them; see docs/formats.md"
+        ) from error
     write_file(Path(path), header, tensors, FORMAT)
 
 
@@ -158,61 +167,42 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
         SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
     """
     header, tensors = read_file(Path(path), FORMAT)
-    try:
+    with damage_told(Path(path), header):
+        check_trace(header, tensors)
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
-        read = replayed_side if header["text"]["kind"] == "replayed" else _text_side
-        side = read(header, tensors, text, Path(path))
         image = tensors.get("image.png")
-        return Trace(
-            blocks=blocks,
-            calls=tuple(Call(**call) for call in header["calls"]),
-            text=side,
-            source=Source(**header["source"]),
-            size=(header["size"][0], header["size"][1]),
-            image_png=None if image is None else image.numpy().tobytes(),
-            parts=_parts(header, tensors),
-        )
-    except OvamError:
-        raise
-    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise TraceFileError(
-            f"{path} says it is a trace of format {header['format_version']} but its header or tensors are incomplete "
-            f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
-        ) from error
+        parts: dict[str, Any] = {
+            "blocks": blocks,
+            "calls": tuple(made(Call, call) for call in header["calls"]),
+            "source": made(Source, header["source"]),
+            "size": (header["size"][0], header["size"][1]),
+            "image_png": None if image is None else image.numpy().tobytes(),
+            "parts": _parts(header, tensors),
+        }
+    # apart: what is wrong with the model that the user names is no damage of the file
+    read = replayed_side if header["text"]["kind"] == "replayed" else _text_side
+    return Trace(**parts, text=read(header, tensors, text, Path(path)))
 
 
 def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
     name, (height, width) = entry["name"], entry["grid"]
-    expected = (entry["heads"], len(header["calls"]), height * width)
     parts: dict[str, dict[Half, Stored]] = {"query": {}, "output": {}}
     for part, half in itertools.product(parts, header["halves"]):
         key = f"{part}/{half}/{name}"
         if part == "output" and key not in tensors:
             continue  # it is kept only where it was asked for
-        stored = from_named(key, tensors, header["dtype"])
-        if stored.ndim != 4 or stored.shape[:3] != expected:
-            raise ValueError(f"{key} is {tuple(stored.shape)}, the header tells {expected} and a size")
-        parts[part][cast(Half, half)] = stored
+        parts[part][cast(Half, half)] = from_named(key, tensors, header["dtype"])
     return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
 def _parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, BlockPart]]:
     """What was kept besides queries, by kind and block."""
     kinds = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
-    found = {
+    return {
         kind: {entry["name"]: _part(kind, entry, header, tensors) for entry in entries}
         for kind, entries in kinds.items()
         if entries
     }
-    for name, part in found.get("self_attention", {}).items():
-        pixels = part.grid[0] * part.grid[1]
-        for half, weights in part.values.items():
-            if weights.dtype != torch.float32 or weights.shape != (pixels, pixels):
-                raise ValueError(
-                    f"self_attention/{half}/{name} is {tuple(weights.shape)} of {weights.dtype}, the header tells a "
-                    f"grid of {part.grid[0]} x {part.grid[1]}"
-                )
-    return found
 
 
 def _part(kind: str, entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockPart:
@@ -232,8 +222,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
     about = header["text"]
-    space, reader = Space(**about["space"]), None
-    check_layer(space)
+    space, reader = made(Space, about["space"]), None
     heads = {entry["name"]: int(entry["heads"]) for entry in header["blocks"]}
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
     inside = about["projections"] == "inside"
@@ -246,13 +235,17 @@ def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: o
     if inside:
         stored = [name for name in tensors if name.startswith("projection/")]
         projections = {name.removeprefix("projection/"): tensors[name] for name in stored}
-        _check_projections(projections, heads, space, about["projections_hash"])
+        with damage_told(path, header):
+            _check_projections(projections, heads, space, about["projections_hash"])
     else:
         projections = _projections_of(text, list(heads), dtype, header, path)
     return StaticText(projections, heads, reader, space)
 
 
 def _check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
+    for name, projection in projections.items():
+        if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"projection/{name} is of {projection.dtype}")
     first, second = (f"{CAPTION}.{layer}" for layer in ("linear_1", "linear_2"))
     ways = [first, second] if f"{first}.weight" in projections else []
     width = space.width

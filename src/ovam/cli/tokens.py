@@ -18,7 +18,7 @@ TokenOutput = Annotated[Path, typer.Option(help="File to write.")]
 
 def optimize(
     mask: Annotated[
-        list[Path], typer.Option(help="PNG, or JSON with COCO's RLE or polygons, at its image's size; repeatable.")
+        list[Path], typer.Option(help="Picture, or JSON of COCO or labelme, at its image's size; repeatable.")
     ],
     word: Annotated[list[str], typer.Option(help="Class of each mask, or of all; repeatable.")],
     output: Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.")],
@@ -34,6 +34,15 @@ def optimize(
         ),
     ] = None,
     ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
+    mask_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of white above which a mask's pixel is the object's.", show_default="0.5 of soft masks"
+        ),
+    ] = None,
+    mask_colour: Annotated[
+        str | None, typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.")
+    ] = None,
     model: TraceModel = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
@@ -51,6 +60,7 @@ def optimize(
     as_json: AsJson = False,
 ) -> None:
     """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
+    reading = given(mask_threshold=mask_threshold, mask_colour=mask_colour)
     fit = given(rows=rows, ignore=ignore, evaluations=evaluations, pull=pull, licence=licence)
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps))
     with running() as progress:
@@ -65,7 +75,7 @@ def optimize(
             traces=trace or (),
             labels=label or (),
             model=model,
-            options=FitOptions(**kept, **fit, against=None if against is None else words_of(against)),
+            options=FitOptions(**kept, **fit, **reading, against=None if against is None else words_of(against)),
             seed=seed,
             dtype=torch_type(dtype),
             device=device,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
 from ovam.commands.files import prepared, write_json
 from ovam.commands.generate import pipeline
+from ovam.commands.run_folder import RECORD, run_folder
 from ovam.encode import encode_image, read_image
 from ovam.encode_options import EncodeOptions
 from ovam.errors import ModelNotFoundError, OptionError
@@ -76,20 +78,21 @@ def maps(
         found = found.only(names_of(words))
     folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
-    result = {
-        "command": "maps",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "attribution_prompt": attribution_prompt,
-        "strategy": options.strategy,
-        **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
-        "output_dir": str(folder),
-        **write_maps(trace, found, folder),
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+    with run_folder(folder) as room:
+        result = {
+            "command": "maps",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            "prompt": trace.source.prompt,
+            "attribution_prompt": attribution_prompt,
+            "strategy": options.strategy,
+            **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
+            "output_dir": str(folder),
+            **write_maps(trace, found, room),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(room / RECORD, result)
     return result
 
 
@@ -148,26 +151,29 @@ def segment_file(
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        answers = write_masks(trace, segment_words(trace, asked, options), prepared(folder))
+        prepared(folder)
+        write = partial(write_masks, trace, segment_words(trace, asked, options))
     else:
         trace = _looked_at(read_image(path), MINI if model is None else model, options, encoding, loading, progress)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, asked, options, prepared(folder))
-    result = {
-        "command": "segment",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "against": list(names_of(rivals)),
-        **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
-        "threshold": options.threshold,
-        "strategy": options.strategy,
-        "output_dir": str(folder),
-        **answers,
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+        prepared(folder)
+        write = partial(write_all, trace, asked, options)
+    with run_folder(folder) as room:
+        result = {
+            "command": "segment",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            "prompt": trace.source.prompt,
+            "against": list(names_of(rivals)),
+            **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
+            "threshold": options.threshold,
+            "strategy": options.strategy,
+            "output_dir": str(folder),
+            **write(folder=room),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(room / RECORD, result)
     return result
 
 

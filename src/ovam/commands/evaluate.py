@@ -1,8 +1,8 @@
 """Label maps, and soft maps where there are some, against exact truths: a table, or an entry of a leaderboard."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
 from ovam.evaluate.voc import VOC
+from ovam.json_text import parsed, read_json
 from ovam.picture_formats import FORMATS
+
+_MOST_NUMBER = 4095  # of a class: pairs of all numbers are counted, 128 MB each time
 
 
 def evaluate(
@@ -108,16 +111,21 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
     if names is None:
         return VOC, None
     try:
-        content = json.loads(Path(names).read_text(encoding="utf-8"))
+        content = read_json(Path(names))
         listed = content.get("labels", content)
         numbers = {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
         if not numbers or min(numbers) < 0:
             raise ValueError(f"numbers {', '.join(map(str, numbers)) or 'are missing'}")
-    except (OSError, ValueError, AttributeError) as error:
+        if max(numbers) > _MOST_NUMBER:
+            raise ValueError(f"number {max(numbers)}, more than {_MOST_NUMBER}")
+        split = content.get("split")
+        if not isinstance(split, str | None):
+            raise ValueError(f"split {split!r}")
+    except (OSError, ValueError, OverflowError, AttributeError, TypeError) as error:
         raise GroundTruthError(
             f'names file {names} can\'t be read ({error}): expected JSON as {{"1": "aeroplane", ...}}'
         ) from error
-    return dict(sorted(numbers.items())), content.get("split")
+    return dict(sorted(numbers.items())), split
 
 
 def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
@@ -158,7 +166,8 @@ def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         # Mapped, so that a wrong header can't fill memory; refuses pickles and archives, and leaves no file open.
         values = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    # a broken header is read as Python's own: it raises what the compiler does, and sums that are too large
+    except (OSError, ValueError, EOFError, ArithmeticError, LookupError, SyntaxError, TokenError, TypeError) as error:
         raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
     if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
         raise GroundTruthError(
@@ -203,8 +212,11 @@ def _things(
 
 def _read_scenes(path: Path) -> dict[str, list[Thing]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {line["file"]: [(thing["name"], tuple(thing["slices"])) for thing in line["objects"]] for line in lines}
+        lines = [parsed(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {
+            line["file"]: [(str(thing["name"]), tuple(map(str, thing["slices"]))) for thing in line["objects"]]
+            for line in lines
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GroundTruthError(
             f"scenes {path} can't be read ({error}): expected lines as `ovam mini scenes` writes them"

@@ -17,6 +17,7 @@ from ovam.capture_options import CaptureOptions
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import notes_of, write_all
 from ovam.commands.files import prepared, write_json
+from ovam.commands.run_folder import RECORD, run_folder
 from ovam.errors import OptionError
 from ovam.map_options import check_joint
 from ovam.mask_options import SegmentOptions
@@ -112,30 +113,31 @@ def generate(
             generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
-    images = []
-    for i, trace in enumerate(traces):
-        progress("maps and masks", i, num_images)
-        part = "." if num_images == 1 else f"image-{i:03d}"
-        answers = write_all(trace, asked, options, folder / part, save_trace=save_trace)
-        images.append({"folder": part, **answers})
-    result = {
-        "command": "generate",
-        "version": __version__,
-        "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "true_cfg_scale": true_cfg_scale,
-        "against": list(names_of(rivals)),
-        **notes_of(traces[0], [*asked, *rivals]),
-        "threshold": options.threshold,
-        "strategy": options.strategy,
-        "output_dir": str(folder),
-        "images": images,
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+    with run_folder(folder) as room:
+        images = []
+        for i, trace in enumerate(traces):
+            progress("maps and masks", i, num_images)
+            part = "." if num_images == 1 else f"image-{i:03d}"
+            answers = write_all(trace, asked, options, room / part, save_trace=save_trace)
+            images.append({"folder": part, **answers})
+        result = {
+            "command": "generate",
+            "version": __version__,
+            "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "true_cfg_scale": true_cfg_scale,
+            "against": list(names_of(rivals)),
+            **notes_of(traces[0], [*asked, *rivals]),
+            "threshold": options.threshold,
+            "strategy": options.strategy,
+            "output_dir": str(folder),
+            "images": images,
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(room / RECORD, result)
     return result
 
 

@@ -1,7 +1,7 @@
 """Tokens on the command line: fit them to annotated images or traces, show, merge, check and import them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def optimize(
     class; a word alone is meant for all masks.
 
     Args:
-        masks: PNG files, or JSON with COCO's RLE or polygons, at the size of their images.
+        masks: Pictures, or JSON of COCO or labelme, at the size of their images. Out of a file of many objects the
+            image's file name and the word pick the mask.
         words: Names of the classes.
         output: File to write.
         images: Image files, which the model looks at by `ovam.encode`.
@@ -76,9 +77,10 @@ def optimize(
     opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
     sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}
     sizes |= {path: trace.size for path, trace in opened.items()}
-    marks = [
-        _annotated(path, masks, sizes[path], options.ignore) for path, masks in named.items()
-    ]  # before a model is loaded
+    marks = []
+    for path, own in named.items():  # before a model is loaded
+        name = path.name if path in pictures else None  # a trace's own name tells nothing of its picture's
+        marks.append(_annotated(path, own, sizes[path], {**options.reading, "image": name}))
     if pictures:
         pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
         for done, (path, picture) in enumerate(pictures.items()):
@@ -131,25 +133,28 @@ def _by_source(
     return named
 
 
-def _annotated(source: Path, masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
+def _annotated(source: Path, masks: Masks, size: tuple[int, int], reading: Mapping[str, Any]) -> Annotation:
     try:
-        return _annotation(masks, size, ignore)
+        return _annotation(masks, size, reading)
     except AnnotationError as error:
         files = ", ".join(sorted({str(mask) for mask, _ in masks.values()}))
         raise AnnotationError(f"{source} with {files}: {error}") from error
 
 
-def _annotation(masks: Masks, size: tuple[int, int], ignore: int) -> Annotation:
+def _annotation(masks: Masks, size: tuple[int, int], reading: Mapping[str, Any]) -> Annotation:
     files = {mask for mask, _ in masks.values()}
     if all(number is None for _, number in masks.values()):
-        return annotation_of({word: mask for word, (mask, _) in masks.items()}, size, ignore=ignore)
+        return annotation_of({word: mask for word, (mask, _) in masks.items()}, size, **reading)
+    given = [f"{name}={reading[name]!r}" for name in ("mask_threshold", "mask_colour") if reading[name] is not None]
+    if given:
+        raise OptionError(f"{given[0]} with labels: expected masks of one object, label maps are read by their numbers")
     if len(files) > 1:
         raise AnnotationError(
             f"{len(files)} label maps are given for one image: expected one that holds all its classes, named with "
             "--mask once for each"
         )
     names = {int(number): word for word, (_, number) in masks.items() if number is not None}
-    return annotation_from_labels(files.pop(), names, size, ignore=ignore, others=True)
+    return annotation_from_labels(files.pop(), names, size, ignore=reading["ignore"], others=True)
 
 
 def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.errors import AnnotationError
+from ovam.json_text import read_json
 from ovam.picture_formats import FORMATS
-from ovam.tokens.coco import polygon_mask, rle_mask
+from ovam.tokens.coco import is_polygons, segmentation_mask
+from ovam.tokens.mask_pictures import Colour, Reading, cut, levels_of, of_colour, reading_of, softened
+from ovam.tokens.whole_files import is_whole_file, object_mask
 from ovam.trace import Trace
 
-log = logging.getLogger("ovam")
 IGNORE = 255
 """The label of pixels that count for nothing, as in Pascal VOC."""
 
 MaskLike = Any
-"""A mask: a file name of a PNG or of JSON with COCO's RLE or polygons, a PIL image, an array or tensor of one number
-a pixel, COCO's RLE as a dictionary, or COCO's polygons as a list."""
+"""A mask: a file name of a picture or of JSON, a PIL image, an array or tensor of one number a pixel, COCO's RLE as a
+dictionary or polygons as a list, or a file of COCO or labelme, out of which the class's name picks its objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +50,34 @@ class Annotation:
 
 
 def annotation_of(
-    masks: Mapping[str, MaskLike] | Annotation, size: tuple[int, int], *, ignore: int = IGNORE
+    masks: Mapping[str, MaskLike] | Annotation,
+    size: tuple[int, int],
+    *,
+    ignore: int = IGNORE,
+    mask_threshold: float | None = None,
+    mask_colour: Colour | None = None,
+    image: str | None = None,
 ) -> Annotation:
     """Masks of classes, one each, as one annotation.
 
-    A mask's numbers are 0 and one other, 1 or 255, or they are booleans. Where its object is 1, and for booleans
-    never, `ignore` marks pixels that count for nothing.
+    A mask's numbers are 0 and one other, 1, 255 or 65535, or they are booleans. Where its object is 1, and for
+    booleans never, `ignore` marks pixels that count for nothing. Black and white with soft edges or compression is cut
+    in the middle, with a note.
 
     Args:
         masks: By class name; or an annotation, which is checked.
         size: (height, width) of the image.
         ignore: The number of pixels that count for nothing.
+        mask_threshold: Share of white above which a pixel is the object's, in [0, 1); then nothing is ignored.
+        mask_colour: Colour of the object in pictures of several, as '#ff0000', 'red' or (255, 0, 0).
+        image: File name of the image, where masks are whole files of COCO with many images.
 
     Raises:
         AnnotationError: there is no class, a mask can't be read, is of another shape than the image, holds other
             numbers, is empty or full, or two masks overlap.
+        OptionError: an option has a value it can't take.
     """
+    reading = reading_of(mask_threshold, mask_colour, image)
     if isinstance(masks, Annotation):
         _check_labels(masks, size)
         return masks
@@ -74,7 +87,7 @@ def annotation_of(
     classes = tuple(_names(masks))
     labels = np.zeros(size, dtype=np.uint8)
     for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
-        values = _binary(_pixels(mask, size, f"mask of {name!r}", of_one=True), ignore, name)
+        values = _binary(_of_one(mask, name, size, reading), ignore, reading, f"mask of {name!r}")
         _check_size(values, size, f"mask of {name!r}")
         _check_share(values, f"mask of {name!r}")
         clash = (values == 1) & (labels > 0) & (labels != IGNORE)
@@ -109,7 +122,7 @@ def annotation_from_labels(
     Raises:
         AnnotationError: see `annotation_of`; or a class has the ignored number, or that of the background.
     """
-    values = _pixels(labels, size, "label map")
+    values = _label_numbers(labels)
     _check_size(values, size, "label map")
     if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also where it is not a number
         raise AnnotationError(
@@ -167,45 +180,56 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
     _check_share(annotation.labels, "label map")
 
 
-def _pixels(mask: MaskLike, size: tuple[int, int], what: str, *, of_one: bool = False) -> np.ndarray:
-    """Numbers (height, width) of any kind of mask; `of_one` where it is of one object and not a label map."""
+def _of_one(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
+    """Numbers (height, width) of a mask of one object, of any kind."""
+    what = f"mask of {name!r}"
     if isinstance(mask, str | Path):
         mask = _file(Path(mask), what)
+    if is_whole_file(mask):
+        return object_mask(mask, name, reading.image, size, what)
     if isinstance(mask, Mapping) and "segmentation" in mask:
         mask = mask["segmentation"]  # an object of COCO's annotations
-    if isinstance(mask, Mapping):
-        return rle_mask(mask, what)
-    if isinstance(mask, Image.Image):
-        turned = ImageOps.exif_transpose(mask)  # as photographs are
-        mask = _grey(_as_seen(turned) if of_one else turned, what)
-    if isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask):
-        mask = np.asarray(mask)  # no polygon: so many with as many corners each are not met with
-    if isinstance(mask, list) and (polygons := _polygons(mask, what)):
-        return polygon_mask(polygons, size)
+    rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
+    if rows:
+        mask = np.asarray(mask)  # no polygons: so many with as many corners each are not met with
+    if isinstance(mask, Mapping) or is_polygons(mask):
+        return segmentation_mask(mask, size, what)
+    if not isinstance(mask, Image.Image):
+        return _numbers(mask, what)
+    picture = ImageOps.exif_transpose(mask)  # turned as photographs are
+    if reading.colour is not None:
+        return of_colour(picture, reading.colour, what)
+    return levels_of(picture, what, by_number=reading.threshold is None)
+
+
+def _numbers(mask: MaskLike, what: str) -> np.ndarray:
+    """Numbers (height, width) of a mask or label map in one channel."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu()
-        mask = (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()  # numpy has no bfloat16
+        # numpy has neither bfloat16 nor floats of eight bits
+        mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
         told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
         raise AnnotationError(
             f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
-            "pixel, or COCO's RLE or polygons"
+            "pixel, or of one object COCO's RLE or polygons"
         )
     return mask
 
 
-def _polygons(mask: list[Any], what: str) -> list[Any]:
-    """COCO's polygons, without those of one or two points, which annotation tools leave behind; none if it is none."""
-    if not all(isinstance(polygon, Sequence) and len(polygon) % 2 == 0 for polygon in mask):
-        return []
-    usable = [polygon for polygon in mask if len(polygon) >= 6]
-    if usable and len(usable) < len(mask):
-        log.warning(
-            "%s has %d polygons of fewer than three points, which hold no pixel: they are left out",
-            what,
-            len(mask) - len(usable),
-        )
-    return usable
+def _label_numbers(labels: MaskLike) -> np.ndarray:
+    """Numbers (height, width) of a label map, of any kind: of a palette the numbers themselves."""
+    what = "label map"
+    if isinstance(labels, str | Path):
+        labels = _file(Path(labels), what)
+    if isinstance(labels, Image.Image):
+        picture = ImageOps.exif_transpose(labels)
+        if picture.mode == "P":
+            return np.asarray(picture)
+        if picture.has_transparency_data:
+            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it without")
+        return levels_of(picture, what)
+    return _numbers(labels, what)
 
 
 def _is_row(row: object, width: int) -> bool:
@@ -215,64 +239,34 @@ def _is_row(row: object, width: int) -> bool:
 def _file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         with Image.open(path, formats=FORMATS) as picture:
             picture.load()
             return picture.copy()
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        Image.DecompressionBombError,
-    ) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AnnotationError(
-            f"{what}, {path}, can't be read ({e}): expected a PNG file, or JSON with COCO's RLE or polygons"
-        ) from e
+            f"{what}, {path}, can't be read ({error}): expected a picture such as PNG, or JSON of COCO or labelme"
+        ) from error
 
 
-def _as_seen(picture: Image.Image) -> Image.Image:
-    """A mask of one object by its colours where they are two, black and white; others as they are.
-
-    In a palette of two colours the number 1 may be either; in 16 bits white is 65535.
-    """
-    if picture.mode == "P" and picture.getcolors() is not None:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(2) or ()}
-        return picture.convert("L") if colours == {(0, 0, 0), (255, 255, 255)} else picture
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if {int(value) for value in np.unique(values)} == {0, 65535}:
-            return Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255))
-    return picture
-
-
-def _grey(picture: Image.Image, what: str) -> np.ndarray:
-    """One number a pixel: of a palette the number itself, of a picture in black and white its level."""
-    if picture.mode in ("1", "P", "L", "I", "I;16"):
-        return np.asarray(picture)
-    channels = np.asarray(picture.convert("RGBA"))
-    colours, opaque = channels[..., :3], channels[..., 3] == 255
-    if not opaque.all() or (colours != colours[..., :1]).any():
-        raise AnnotationError(
-            f"{what} has colours or transparent pixels (mode {picture.mode}): expected black and white, one "
-            "number a pixel; fill the object with white and all else with black, and save it as PNG"
-        )
-    return colours[..., 0]
-
-
-def _binary(values: np.ndarray, ignore: int, name: str) -> np.ndarray:
-    """0, 1 and IGNORE, from a mask whose object is 1, 255 or True."""
+def _binary(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
+    """0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or of levels."""
     if values.dtype == bool:
         return values.astype(np.uint8)
+    if reading.threshold is not None:
+        if ignore != IGNORE:
+            raise AnnotationError(f"{what} is cut at mask_threshold and ignores {ignore}: expected one of the two")
+        return cut(values, reading.threshold, what).astype(np.uint8)
     found = {value.item() for value in np.unique(values)}
-    object_at = 1 if 1 in found else 255
+    object_at = next((at for at in (1, 65535) if at in found), 255)
     unknown = sorted((v for v in found if v not in (0, object_at, ignore)), key=str)
+    if unknown and ignore == IGNORE and (soft := softened(values, what)) is not None:
+        return soft.astype(np.uint8)
     if unknown:
         raise AnnotationError(
-            f"mask of {name!r} holds {_some(unknown)}: expected 0 and one number for the object, 1 or 255, and "
-            f"{ignore} at most for what is ignored beside a 1; cut soft edges (mask > 127), and give the names of a "
-            "label map's numbers"
+            f"{what} holds {_some(unknown)}: expected 0 and one number for the object, 1, 255 or 65535, and "
+            f"{ignore} at most for what is ignored beside a 1; cut levels with mask_threshold=0.5, on the command line "
+            "--mask-threshold 0.5, and give the names of a label map's numbers"
         )
     binary = np.zeros(values.shape, dtype=np.uint8)
     if ignore != object_at:

@@ -1,21 +1,70 @@
 """Masks as COCO's annotations write them: run lengths down the columns, plain or packed, and polygons."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ovam.errors import AnnotationError
 
-_MOST_PIXELS = 2**28
+_FARTHEST = 1e7
+"""Of a corner from the image, in pixels."""
+log = logging.getLogger("ovam")
 
 
-def rle_mask(rle: Mapping[str, Any], what: str) -> np.ndarray:
+def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int, int], what: str) -> np.ndarray:
+    """Pixels of one object's `segmentation`: run lengths, or polygons.
+
+    Args:
+        found: As COCO has it.
+        size: (height, width) of the image.
+        what: Names the mask in errors.
+
+    Returns:
+        Booleans (height, width).
+
+    Raises:
+        AnnotationError: it is none of these, or of another size.
+    """
+    return rle_mask(found, size, what) if isinstance(found, Mapping) else polygon_mask(_usable(found, what), size)
+
+
+def is_polygons(found: object) -> bool:
+    """Whether it can be polygons, usable or not: lists of pairs of numbers, one after the other."""
+    return (
+        isinstance(found, list) and bool(found) and all(isinstance(p, list | tuple) and len(p) % 2 == 0 for p in found)
+    )
+
+
+def _usable(polygons: Sequence[Any], what: str) -> list[Any]:
+    """Polygons without those of one or two points, which annotation programs leave behind."""
+    if not is_polygons(polygons):
+        raise AnnotationError(f"{what} has a segmentation that is none: expected run lengths, or a list of polygons")
+    usable = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not usable:
+        raise AnnotationError(
+            f"{what} has {len(polygons)} polygons of fewer than three points, which hold no pixel: expected one at "
+            "least of three points or more, as [x1, y1, x2, y2, x3, y3]"
+        )
+    if len(usable) < len(polygons):
+        log.warning(
+            "%s has %d polygons of fewer than three points, which hold no pixel: they are left out",
+            what,
+            len(polygons) - len(usable),
+        )
+    return usable
+
+
+def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.ndarray:
     """Decode run lengths.
 
     Args:
         rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and 1 take
             turns, 0 first, down one column after the other.
+        image: (height, width) of the image, which they must have.
         what: Names the mask in errors.
 
     Returns:
@@ -25,19 +74,31 @@ def rle_mask(rle: Mapping[str, Any], what: str) -> np.ndarray:
         AnnotationError: these are no run lengths, or they do not fill the size.
     """
     try:
-        height, width = (int(side) for side in rle["size"])
+        height, width = (_whole(side) for side in rle["size"])
         counts = rle["counts"]
-        runs = unpacked(counts) if isinstance(counts, str | bytes) else [int(run) for run in counts]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        runs = unpacked(counts) if isinstance(counts, str | bytes) else [_whole(run) for run in counts]
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise AnnotationError(
             f"{what} is no RLE ({type(error).__name__}: {error}): expected {{'size': [height, width], 'counts': ...}}"
         ) from error
-    if min(height, width) < 1 or height * width > _MOST_PIXELS or sum(runs) != height * width or min(runs) < 0:
+    if (height, width) != tuple(image):
+        raise AnnotationError(
+            f"{what} is {height} x {width}, the image {image[0]} x {image[1]} (height x width): expected them alike; "
+            "annotate the image at its own size"
+        )
+    if sum(runs) != height * width or min(runs, default=0) < 0:
         raise AnnotationError(
             f"{what} is an RLE of {height} x {width} whose runs add up to {sum(runs)}: expected {height * width}"
         )
     values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return values.reshape(width, height).T
+
+
+def _whole(value: Any) -> int:
+    found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not found.is_integer():
+        raise ValueError(f"{str(value)[:40]} is no whole number")
+    return int(found)
 
 
 def unpacked(counts: str | bytes) -> list[int]:
@@ -84,11 +145,12 @@ def polygon_mask(polygons: Sequence[Sequence[float | int]], size: tuple[int, int
 def _points(polygon: Sequence[float | int]) -> np.ndarray:
     try:
         flat = np.asarray(polygon, dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"a polygon is no list of numbers ({error}): expected [x1, y1, x2, y2, ...]") from error
-    if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all():
+    if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or not (np.abs(flat) <= _FARTHEST).all():
         raise AnnotationError(
-            f"a polygon has {flat.size} numbers: expected [x1, y1, x2, y2, ...] of three points or more, all finite"
+            f"a polygon has {flat.size} numbers: expected [x1, y1, x2, y2, ...] of three points or more, all finite "
+            "and about as large as the image"
         )
     return flat.reshape(-1, 2)
 

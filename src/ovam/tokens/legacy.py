@@ -6,11 +6,12 @@ even numpy's own functions can be called by a file.
 """
 
 import io
+import math
 import pickle
 import pickletools
 import tokenize
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from ovam.phrases import Reads
 from ovam.text_side import Space
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 
-_MOST_BYTES = 2**26
+_MOST_BYTES = 2**22  # of a file; 20 classes of the authors' are 61 KB
+_MOST_INSTRUCTIONS = 5000  # of a pickle, which bound how much and how deep it builds; an array takes about 20
+_LONGEST_KEY = 255  # letters
 _FLOATS = {"f2", "f4", "f8"}
 _INSTRUCTIONS = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 BINUNICODE SHORT_BINUNICODE SHORT_BINBYTES "
@@ -49,6 +52,12 @@ def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> 
     found = read_arrays(path)
     named = {(word or _named_by(path)) if name is None else name: rows for name, rows in found.items()}
     start = text.embed("a").vectors[0].float().cpu()
+    for name in named:
+        if name == BACKGROUND or not name.strip():
+            raise TokenFileError(
+                f"{path}: a class is named {name!r}: expected a word or phrase; give the name of a file's only class "
+                "with word=... or --word"
+            )
     return TokenSet(tuple(_group(name, rows, start, text.space, path) for name, rows in named.items()), text.space)
 
 
@@ -92,9 +101,9 @@ def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
         stream = io.BytesIO(data)
         if data[:6] != b"\x93NUMPY":
             raise ValueError("it does not begin as .npy files do")
-        if not _holds_objects(stream):
-            stream.seek(0)
-            return {None: _checked(np.load(stream, allow_pickle=False))}
+        shape, by_columns, dtype = _told(stream)
+        if not dtype.hasobject:
+            return {None: _checked(_plain(stream.read(), shape, by_columns, dtype))}
         return _named(_unpickled(stream.read()))
     except (OSError, EOFError, MemoryError, OverflowError, RecursionError, pickle.UnpicklingError) as error:
         raise _refused(path, error) from error
@@ -112,14 +121,18 @@ def _refused(path: Path, error: Exception) -> TokenFileError:
     )
 
 
-def _holds_objects(stream: io.BytesIO) -> bool:
-    """Whether the header, which is read, tells of objects."""
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        _, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:
-        _, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    return bool(dtype.hasobject)
+def _told(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type, as the header tells them; it is read, not run."""
+    if np.lib.format.read_magic(stream) == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+def _plain(data: bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype[Any]) -> np.ndarray:
+    """An array of the bytes that are there, whatever shape is told."""
+    if math.prod(shape) * dtype.itemsize != len(data) or min(shape, default=0) < 0:
+        raise ValueError(f"{len(data)} bytes for an array {str(shape)[:40]} of {dtype}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 class _DType:
@@ -146,8 +159,8 @@ class _Array:
         _, shape, dtype, by_columns, data = self.state
         if not isinstance(dtype, _DType) or dtype.code not in _FLOATS or not isinstance(data, bytes):
             raise ValueError("an array of something else than floats")
-        flat = np.frombuffer(data, dtype=np.dtype((">" if dtype.order == ">" else "<") + dtype.code))
-        return flat.reshape(tuple(map(int, shape)), order="F" if by_columns else "C")
+        form = np.dtype((">" if dtype.order == ">" else "<") + dtype.code)
+        return _plain(data, tuple(map(int, shape)), bool(by_columns), form)
 
 
 _NAMES = {
@@ -158,6 +171,15 @@ _NAMES = {
 }
 
 
+class _Entries(dict[str, Any]):
+    """A dictionary of short names: of other keys a file could make some that take for ever, or too deep to look up."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str) or len(key) > _LONGEST_KEY:
+            raise pickle.UnpicklingError(f"it has a key that is no text of at most {_LONGEST_KEY} letters")
+        super().__setitem__(key, value)
+
+
 class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserves what memory a file tells it to
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -165,16 +187,23 @@ class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserve
         except KeyError:
             raise pickle.UnpicklingError(f"it names {module}.{name}") from None
 
+    def _empty(self: Any) -> None:
+        self.stack.append(_Entries())
+
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.EMPTY_DICT[0]: _empty}
+
 
 def _unpickled(data: bytes) -> Any:
     """What a pickle of plain arrays holds.
 
     Raises:
-        UnpicklingError: it has another instruction or names anything else.
+        UnpicklingError: it has another instruction, or too many of them, or names anything else.
     """
-    for instruction, *_ in pickletools.genops(data):
+    for count, (instruction, *_) in enumerate(pickletools.genops(data)):
         if instruction.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"it has the instruction {instruction.name}")
+        if count >= _MOST_INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
     return _Restricted(io.BytesIO(data)).load()
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,7 +69,7 @@ def fit_tokens(
         NotFiniteError: the loss is not finite at the very start.
         The errors of `Trace.maps` for the class names.
     """
-    given, marks = _pairs(traces, annotations, options.ignore)
+    given, marks = _pairs(traces, annotations, options.reading)
     chosen = [trace.select(blocks=options.blocks, steps=options.steps) for trace in given]
     half = half_of(chosen[0], options.guidance)
     space = _check_alike(chosen, half)
@@ -274,7 +275,7 @@ def _versions() -> dict[str, str]:
 
 
 def _pairs(
-    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], ignore: int
+    traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], reading: Mapping[str, Any]
 ) -> tuple[list[Trace], list[Annotation]]:
     chosen = [traces] if isinstance(traces, Trace) else list(traces)
     given = [annotations] if isinstance(annotations, Mapping | Annotation) else list(annotations)
@@ -282,7 +283,7 @@ def _pairs(
         raise AnnotationError(
             f"{len(given)} annotations were given for {len(chosen)} traces: expected one for each, and one at least"
         )
-    return chosen, [annotation_of(mark, trace.size, ignore=ignore) for trace, mark in zip(chosen, given, strict=True)]
+    return chosen, [annotation_of(mark, trace.size, **reading) for trace, mark in zip(chosen, given, strict=True)]
 
 
 def _check_alike(traces: Sequence[Trace], half: Half) -> Space:

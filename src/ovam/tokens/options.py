@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ovam.blocks import BlockChoice, checked_blocks
 from ovam.calls import Half, StepChoice, step_numbers
@@ -9,6 +10,7 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 from ovam.prompt import listed
 from ovam.tokens.annotations import IGNORE
+from ovam.tokens.mask_pictures import Colour
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""
@@ -28,6 +30,8 @@ class FitOptions:
             and, on mini, worse.
         rows: Vectors of each class, at most one a phrase of `PHRASES`: several tell several looks of one class.
         ignore: Number in the masks of pixels that count for nothing.
+        mask_threshold: Share of white above which a mask's pixel is the object's, as in `annotation_of`.
+        mask_colour: Colour of the object in masks of several colours, likewise.
         guidance: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
@@ -47,6 +51,8 @@ class FitOptions:
     against: str | Sequence[str] | None = None
     rows: int = len(PHRASES)
     ignore: int = IGNORE
+    mask_threshold: float | None = None
+    mask_colour: Colour | None = None
     guidance: Half | None = None
     blocks: BlockChoice = None
     steps: StepChoice = None
@@ -66,6 +72,11 @@ class FitOptions:
         number("pull", self.pull, least=0.0)
         if not 0 < number("distance", self.distance, least=0.0) <= 1:
             raise OptionError(f"distance={self.distance}: expected a number above 0 and at most 1")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How masks are read, as `annotation_of` takes it."""
+        return {"ignore": self.ignore, "mask_threshold": self.mask_threshold, "mask_colour": self.mask_colour}
 
     def rivals(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The words that rows of the background begin as.

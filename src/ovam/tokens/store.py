@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovam import header as told
 from ovam.calibration import KIND, Calibration
 from ovam.errors import OvamError, TokenFileError
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.text_side import Space, check_layer
-from ovam.tokens.token_set import Fit, TokenGroup, TokenSet
+from ovam.text_side import Space
+from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace_header import SPACE
 
-_SINGLE = torch.finfo(torch.float32)
 FORMAT = Format(
     name="ovam-tokens",
     version=1,
@@ -27,6 +28,52 @@ FORMAT = Format(
     advice="copy it again; files of other projects are read by `ovam tokens import`",
     error=TokenFileError,
 )
+_STEEPEST = 1e6
+"""Of calibrations: steeper ones, or borders farther away, make one score of all maps; flatter ones of each map."""
+
+_name = told.text(r".*\S.*", "a name")
+TOKENS = told.record(
+    {
+        "space": SPACE,
+        "groups": told.listed(
+            told.record(
+                {
+                    "rows": told.listed(_name, 2),
+                    "calibrations": told.by_name(
+                        told.record(
+                            {
+                                "kind": told.one_of(KIND),
+                                "scale": told.number(1 / _STEEPEST, _STEEPEST),
+                                "offset": told.number(-_STEEPEST, _STEEPEST),
+                            }
+                        )
+                    ),
+                    "fit": told.record(
+                        {
+                            "model": told.text(),
+                            "blocks": told.listed(_name),
+                            "timesteps": told.listed(told.listed(told.number())),
+                            "losses": told.listed(told.or_null(told.number())),
+                            "annotations": told.listed(told.text()),
+                        },
+                        {
+                            "half": told.one_of("cond", "uncond"),
+                            "versions": told.by_name(told.text()),
+                            **dict.fromkeys(
+                                ("pipeline", "softmax_over", "aggregation", "refinement", "stopped", "remark"),
+                                told.text(),
+                            ),
+                        },
+                    ),
+                    "licence": told.or_null(told.text()),
+                },
+                {"joint": told.truth},
+            ),
+            1,
+        ),
+    }
+)
+"""Schema of the header."""
 
 
 def save_tokens(tokens: TokenSet, path: str | Path) -> None:
@@ -37,7 +84,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
         path: File name, usually ending in `.safetensors`.
 
     Raises:
-        TokenFileError: the folder is not there.
+        TokenFileError: the folder is not there, or a set that was made by hand has what a file can't hold.
     """
     header = {
         "format": FORMAT.name,
@@ -46,6 +93,13 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
         "groups": [_told(group) for group in tokens.groups],
     }
     tensors = {f"group/{i}": group.vectors.float() for i, group in enumerate(tokens.groups)}
+    try:
+        _check(header, tensors)
+    except ValueError as error:
+        raise TokenFileError(
+            f"{path} can't be written, as it could not be read back ({error}): expected tokens as a fit makes them; "
+            "see docs/formats.md"
+        ) from error
     write_file(Path(path), header, tensors, FORMAT)
 
 
@@ -72,47 +126,52 @@ def load_tokens(path: str | Path) -> TokenSet:
     """
     header, tensors = read_file(Path(path), FORMAT)
     try:
-        space = Space(**header["space"])
-        check_layer(space)
-        groups = [_group(entry, tensors[f"group/{i}"], space) for i, entry in enumerate(header["groups"])]
-        if not groups:
-            raise ValueError("no groups")
-        return TokenSet(tuple(groups), space)
-    except (OvamError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        _check(header, tensors)
+        groups = [_group(entry, tensors[f"group/{i}"]) for i, entry in enumerate(header["groups"])]
+        return TokenSet(tuple(groups), told.made(Space, header["space"]))
+    except (OvamError, ValueError) as error:
         raise TokenFileError(
             f"{path} says it holds tokens of format {header['format_version']} but its header or tensors are not whole "
-            f"({type(error).__name__}: {error}): expected what docs/formats.md lists; write the file again"
+            f"({error}): expected what docs/formats.md lists; write the file again"
         ) from error
 
 
-def _group(entry: Mapping[str, Any], vectors: Tensor, space: Space) -> TokenGroup:
-    rows = tuple(map(str, entry["rows"]))
-    if vectors.dtype != torch.float32 or vectors.shape != (len(rows), space.width):
-        raise ValueError(f"vectors are {vectors.dtype} {tuple(vectors.shape)} for {len(rows)} rows of {space.width}")
-    if not bool(torch.isfinite(vectors).all()):
-        raise ValueError("vectors contain NaN or infinity")
-    told = entry["fit"]
-    fit = Fit(
-        **told
-        | {
-            "blocks": tuple(told["blocks"]),
-            "timesteps": tuple(tuple(map(float, calls)) for calls in told["timesteps"]),
-            "losses": tuple(math.nan if loss is None else float(loss) for loss in told["losses"]),
-            "annotations": tuple(told["annotations"]),
-        }
-    )
-    calibrations = {name: _calibration(found) for name, found in entry["calibrations"].items()}
-    group = TokenGroup(rows, vectors, calibrations, fit, entry["licence"])
-    if len(rows) < 2 or not group.classes or not set(calibrations) <= set(group.classes):
-        raise ValueError(f"rows {rows} with calibrations of {tuple(calibrations)}")
-    return group
+def _check(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check a header by its schema, and the vectors by the header.
+
+    Raises:
+        ValueError: a field is missing or another than it may be, or a tensor is.
+    """
+    TOKENS(header, "")
+    width = header["space"]["width"]
+    for i, entry in enumerate(header["groups"]):
+        name, rows, calibrated = f"group/{i}", entry["rows"], set(entry["calibrations"])
+        vectors, classes = told.tensor_of(name, tensors), {*rows} - {BACKGROUND}
+        if not classes:
+            raise ValueError(f"groups[{i}] has no class, rows {rows}")
+        # of a fit all classes have one; vectors that were made elsewhere are scored like words
+        if calibrated != classes and (calibrated or entry["fit"]["losses"]):
+            raise ValueError(
+                f"groups[{i}] has the classes {sorted(classes)} and calibrations of {sorted(calibrated) or 'none'}"
+            )
+        if vectors.dtype != torch.float32 or vectors.shape != (len(rows), width):
+            raise ValueError(
+                f"{name} is {tuple(vectors.shape)} of {vectors.dtype} for {len(rows)} rows of width {width}"
+            )
+        if not bool(torch.isfinite(vectors).all()):
+            raise ValueError(f"{name} contains NaN or infinity")
 
 
-def _calibration(found: Mapping[str, Any]) -> Calibration:
-    if found["kind"] != KIND:
-        raise ValueError(f"calibration of kind {found['kind']!r}, this version reads {KIND!r}")
-    scale, offset = float(found["scale"]), float(found["offset"])
-    # scores are float32: a number that is finite as Python has it can still be infinite or 0 there
-    if not (_SINGLE.tiny <= scale <= _SINGLE.max and abs(offset) <= _SINGLE.max):
-        raise ValueError(f"calibration of scale {scale} and offset {offset}")
-    return Calibration(scale, offset)
+def _group(entry: Mapping[str, Any], vectors: Tensor) -> TokenGroup:
+    fit = entry["fit"]
+    lists = {
+        "blocks": tuple(fit["blocks"]),
+        "timesteps": tuple(tuple(map(float, calls)) for calls in fit["timesteps"]),
+        "losses": tuple(math.nan if loss is None else float(loss) for loss in fit["losses"]),
+        "annotations": tuple(fit["annotations"]),
+    }
+    calibrations = {
+        name: Calibration(float(found["scale"]), float(found["offset"]))
+        for name, found in entry["calibrations"].items()
+    }
+    return TokenGroup(tuple(entry["rows"]), vectors, calibrations, told.made(Fit, fit | lists), entry["licence"])

@@ -1,0 +1,39 @@
+"""JSON as files have it: whatever can't be read or shown is one kind of error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no JSON, see `parsed`.
+    """
+    return parsed(path.read_text(encoding="utf-8"))
+
+
+def parsed(text: str) -> Any:
+    """What a text holds.
+
+    Raises:
+        ValueError: it is no JSON, nested beyond what is read, or has halves of letters, which can't be shown.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not is_text(found):
+        raise ValueError("it has broken letters")
+    return found
+
+
+def is_text(value: Any) -> bool:
+    """Whether all texts in a value are of whole letters; broken programs cut them into halves."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""Masks of one object as programs draw them: soft edges, compression, transparency, palettes, colours, 16 bits."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from PIL import Image, ImageColor
+
+from ovam.checks import number
+from ovam.errors import AnnotationError, OptionError
+
+log = logging.getLogger("ovam")
+Colour = str | Sequence[int]
+"""A colour as '#ff0000' or 'red', or as three numbers from 0 to 255."""
+
+_HALF = 0.5  # share of white at which masks are cut that have levels in between
+_ALIKE = 16  # levels that compression puts between the channels of a grey
+_NEAR = 48  # levels that compression and soft edges put between a colour and what it was
+_DARK, _WHITE = 32, 224  # levels that are black and white but for compression
+_APART = 64  # levels of the two greys of a palette
+_LEVELS = 6  # a soft or compressed mask has more in between; a trimap has one, a label map of one class too
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the mask of one object is read out of what it is given as.
+
+    Attributes:
+        threshold: Share of white above which a pixel is the object's, in [0, 1); None finds it out.
+        colour: Colour of the object, red, green and blue; None takes white.
+        image: File name of the image, which picks its objects out of a file with those of many images.
+    """
+
+    threshold: float | None = None
+    colour: tuple[int, int, int] | None = None
+    image: str | None = None
+
+
+def reading_of(threshold: float | None, colour: Colour | None, image: str | None) -> Reading:
+    """Check options of the same names; see `Reading`.
+
+    Raises:
+        OptionError: one has a value it can't take, or threshold and colour are both given.
+    """
+    if threshold is not None and colour is not None:
+        raise OptionError(
+            f"mask_threshold={threshold!r} with mask_colour={colour!r}: expected one of the two; a colour is matched "
+            "as it is"
+        )
+    cut = None if threshold is None else number("mask_threshold", threshold, least=0.0, below=1.0)
+    return Reading(cut, None if colour is None else _colour(colour), image)
+
+
+def _colour(colour: Colour) -> tuple[int, int, int]:
+    try:
+        found = ImageColor.getrgb(colour)[:3] if isinstance(colour, str) else tuple(map(int, colour))
+        if len(found) != 3 or not all(0 <= part <= 255 for part in found):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(
+            f"mask_colour={colour!r}: expected a colour as '#ff0000' or 'red', or three numbers from 0 to 255"
+        ) from error
+    return (found[0], found[1], found[2])
+
+
+def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> Bool[np.ndarray, "height width"]:
+    """Pixels of a colour, or nearly so, that are more opaque than not.
+
+    Raises:
+        AnnotationError: there is none.
+    """
+    channels = _rgba(picture, what)
+    found = (np.abs(channels[..., :3] - colour).max(-1) <= _NEAR) & (channels[..., 3] >= 128)
+    if not found.any():
+        raise AnnotationError(
+            f"{what} has no pixel of mask_colour={_hex(colour)}: expected one of its own colours, most of its pixels "
+            f"have {_frequent(channels[..., :3])}"
+        )
+    return found
+
+
+def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Shaped[np.ndarray, "height width"]:
+    """Levels of grey of a mask's picture; of a palette of colours the numbers, where `by_number` lets them be.
+
+    Where what is visible has one colour and the rest is transparent, the mask is what was painted.
+
+    Raises:
+        AnnotationError: it has colours.
+    """
+    if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;"):
+        return np.asarray(picture)
+    channels = _rgba(picture, what)
+    colours, alpha = channels[..., :3], channels[..., 3]
+    if picture.mode == "P" and by_number and (alpha == 255).all() and _spread(colours) > _ALIKE:
+        return np.asarray(picture)  # a label map's palette, such as Pascal VOC's
+    if (alpha < 255).any():
+        visible = colours[alpha >= 128]
+        if not len(visible) or np.ptp(visible, axis=0).max() <= _ALIKE:
+            log.info("%s is drawn on a transparent ground: what is painted is the object", what)
+            return alpha.astype(np.uint8)
+        colours = np.rint(colours * (alpha / 255)[..., None]).astype(int)  # on black
+    if _spread(colours) > _ALIKE:
+        raise AnnotationError(
+            f"{what} has colours (most of its pixels have {_frequent(colours)}): expected black and white; name the "
+            "object's colour with mask_colour, on the command line --mask-colour, or fill the object with white and "
+            "all else with black"
+        )
+    levels = np.rint(colours.mean(-1)).astype(np.uint8)
+    greys = np.unique(levels).tolist()
+    if picture.mode == "P" and by_number and len(greys) == 2 and greys[1] - greys[0] >= _APART:
+        return levels == greys[1]  # a palette may name any two greys; the lighter one is the object
+    return levels
+
+
+def _rgba(picture: Image.Image, what: str) -> np.ndarray:
+    """Red, green, blue and opacity (height, width, 4) of any kind of picture."""
+    if picture.mode in ("LAB", "HSV"):  # Pillow makes black of them
+        raise AnnotationError(
+            f"{what} is a picture of mode {picture.mode}: expected greys, a palette or RGB; save it as PNG"
+        )
+    return np.asarray(picture.convert("RGBA")).astype(int)
+
+
+def _spread(colours: np.ndarray) -> int:
+    """Greatest difference of channels in a pixel: 0 for greys."""
+    return int(np.ptp(colours, axis=-1).max(initial=0))
+
+
+def _frequent(colours: np.ndarray) -> str:
+    """The most frequent colours, in words."""
+    packed = colours.reshape(-1, 3) @ np.array([65536, 256, 1])
+    values, counts = np.unique(packed, return_counts=True)
+    return ", ".join(f"#{value:06x}" for value in values[np.argsort(-counts)[:3]])
+
+
+def _hex(colour: Sequence[int]) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour)
+
+
+def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str) -> Bool[np.ndarray, "height width"]:
+    """Pixels whose share of white is above a threshold; white is 1, 255 or 65535, the least that nothing exceeds.
+
+    Raises:
+        AnnotationError: a number is none of these, or below 0.
+    """
+    if values.dtype == bool:
+        return values
+    low, high = (float(bound) for bound in (values.min(initial=0), values.max(initial=0)))
+    white = next((white for white in (1.0, 255.0, 65535.0) if high <= white), None)
+    if white is None or not low >= 0:
+        raise AnnotationError(
+            f"{what} holds numbers from {low:g} to {high:g}: expected levels from 0 to 1, 255 or 65535, to be cut at a "
+            "share of white"
+        )
+    return values > threshold * white
+
+
+def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.ndarray, "height width"] | None:
+    """Black and white with soft edges or compression, cut in the middle with a note; None of a label map's numbers."""
+    most = values.max(initial=0)
+    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or most > 65535:
+        return None
+    levels = values if most <= 255 else values // 257
+    between = levels[(levels >= _DARK) & (levels < 255)]
+    extremes = levels.min(initial=255) < _DARK and levels.max(initial=0) >= _WHITE
+    if not extremes or len(np.unique(between)) < _LEVELS or 2 * (between < _WHITE).sum() > levels.size:
+        return None
+    log.warning(
+        "%s has levels between black and white in %d pixels, from soft edges or compression: it is cut at %.1f; "
+        "mask_threshold, or --mask-threshold on the command line, cuts elsewhere",
+        what,
+        int(((levels > 0) & (levels < 255)).sum()),
+        _HALF,
+    )
+    return levels > _HALF * 255
