@@ -18,6 +18,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.capture import check_offered, choice_of
 from ovam.decoded import png
 from ovam.errors import ImageInputError, OptionError, UnsupportedPipelineError
+from ovam.input_file import regular
 from ovam.noise import NoiseSchedule, check_seed, path_to, schedule_of
 from ovam.picture_formats import FORMATS
 from ovam.plan import native_side
@@ -116,7 +117,7 @@ def encode(
         path, steps = tuple(timestep for timestep in times for _ in range(noises)), None
     choice = choice_of(blocks, steps, "cond", outputs=outputs, self_attention=self_attention)
     check_offered(backbone, choice)
-    model_size = _native_size(backbone, picture) if size is None else size
+    model_size = native_size(backbone, picture) if size is None else size
     backbone.reader().check_length(prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
     storage = storage_of(dtype=dtype, device=device, disk=disk, limit_gib=limit_gib)
@@ -188,7 +189,7 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(regular(path), formats=FORMATS) as opened:
             opened.load()
             return opened
     except FileNotFoundError as error:
@@ -289,7 +290,7 @@ def _scaled(latent: Tensor, config: Any) -> Tensor:
     return (latent - mean) * config.scaling_factor / deviation
 
 
-def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
+def native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
     side = native_side(backbone.pipe)
     coarsest = min(height for height, _ in backbone.grids((side, side)).values())

@@ -1,7 +1,10 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ from ovam.backbones.clip_text import ClipText, fingerprint
 from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError
-
-MINI = "mini"
+from ovam.model_names import MINI as MINI
+from ovam.model_names import check_name, not_found, offline_reason
 
 
 def mini_folder() -> Path:
@@ -36,46 +39,96 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         device: Where the pipeline runs.
 
     Raises:
-        ModelNotFoundError: the name is none of these, or the model could not be loaded.
+        ModelNotFoundError: the name is none of these, or the model could not be loaded. A single file of weights is
+            none: open it by its family's `from_single_file` in diffusers, and use that pipeline.
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
         OptionError: torch can't use the device, or the type is none of torch's.
     """
     if not isinstance(dtype, torch.dtype):  # diffusers would take float32 instead without a word
         raise OptionError(f"dtype={dtype!r}: expected a type of torch, such as torch.float16")
+    _check_device(device)
+    check_name(name)
     folder = _folder_of(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():
         raise ModelNotFoundError(
             f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
         )
-    pipe = _pretrained(str(name), folder if local else str(name), dtype=dtype, local_files_only=local)
+    with _at_hand(name, local) as only_here:
+        pipe = _pretrained(folder if local else str(name), dtype=dtype, local_files_only=only_here)
+    backbone_of(pipe)
     return _moved(pipe, device)
 
 
-def _pretrained(name: str, source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
-    """The pipeline, if a backbone reads it."""
+@contextmanager
+def _at_hand(name: str | Path, local: bool) -> Iterator[bool]:
+    """Around the reading of a model: whether to read what is on this machine alone, and a named error where it fails.
+
+    Raises:
+        ModelNotFoundError: what is read is not there, or the network that it would come from is not.
+    """
+    offline = None if local else offline_reason(str(name))
+    try:
+        with _no_word_of_torchvision():
+            yield local or offline is not None
+    except (OSError, ValueError) as error:
+        if offline is not None:
+            raise not_found(
+                name, f"the network can't be reached: {offline}; and no whole copy is in the local cache"
+            ) from error
+        raise not_found(name, _first_line(error)) from error
+
+
+@contextmanager
+def _no_word_of_torchvision() -> Iterator[None]:
+    """Keep back transformers' warning that it prepares pictures by Pillow instead: nothing here depends on it."""
+
+    def told(record: logging.LogRecord) -> bool:
+        return "requires torchvision" not in record.getMessage()
+
+    log = logging.getLogger("transformers.utils.import_utils")
+    log.addFilter(told)
+    try:
+        yield
+    finally:
+        log.removeFilter(told)
+
+
+def _pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
+    with warnings.catch_warnings():
+        # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        return DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Raises OptionError where torch can't use a device, before gigabytes are read for it."""
     try:
-        with warnings.catch_warnings():
-            # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
-            warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
-    backbone_of(pipe)
-    return pipe
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's own, of several kinds and lengths
+        raise _unusable(device, _first_line(error)) from error
+    if torch.device(device).type == "meta":
+        raise _unusable(device, "it has shapes and no numbers")
 
 
 def _moved(pipe: Any, device: str | torch.device) -> Any:
     try:
         return pipe.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's own, of several kinds and lengths
-        reason = str(error).strip().splitlines()[0]
-        raise OptionError(
-            f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
-            "torch finds on this machine, as 'cuda' or 'cuda:1'"
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise _unusable(device, _first_line(error)) from error
+
+
+def _unusable(device: str | torch.device, reason: str) -> OptionError:
+    return OptionError(
+        f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
+        "torch finds on this machine, as 'cuda' or 'cuda:1'"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def outline(name: str | Path) -> Any:
@@ -89,34 +142,28 @@ def outline(name: str | Path) -> Any:
     """
     import diffusers
 
-    source = mini_folder() if str(name) == MINI else name
-    try:
-        index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
+    check_name(name)
+    source = _folder_of(name)
+    local = source.is_dir()
+    with _at_hand(name, local) as only_here:
+        where = source if local else str(name)
+        index = diffusers.DiffusionPipeline.load_config(where, local_files_only=only_here)
         options = {option: value for option, value in index.items() if not option.startswith("_")}
         for part, value in options.items():
             if isinstance(value, list | tuple):
                 library, kind = value
-                options[part] = _outlined(getattr(diffusers, kind), source, part) if library == "diffusers" else None
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+                own = library == "diffusers"
+                options[part] = _outlined(getattr(diffusers, kind), where, part, only_here) if own else None
     pipe = getattr(diffusers, index["_class_name"])(**options)
     backbone_of(pipe)
     return pipe
 
 
-def _outlined(kind: Any, source: str | Path, part: str) -> Any:
+def _outlined(kind: Any, source: str | Path, part: str, only_here: bool) -> Any:
     """A part as its configuration describes it; a module's weights have no memory."""
-    config = kind.load_config(source, subfolder=part, local_files_only=Path(source).is_dir())
+    config = kind.load_config(source, subfolder=part, local_files_only=only_here)
     with torch.device("meta" if issubclass(kind, torch.nn.Module) else "cpu"):
         return kind.from_config(config)
-
-
-def _not_found(name: str | Path, error: Exception) -> ModelNotFoundError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelNotFoundError(
-        f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-        "or the id of one"
-    )
 
 
 def short_name(name: str) -> str:
@@ -145,6 +192,7 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
     """
     if not isinstance(source, str | Path):
         return backbone_of(source).reader(layer)
+    check_name(source)
     folder = _folder_of(source)
     if not folder.is_dir():
         return backbone_of(load(source)).reader(layer)
@@ -158,7 +206,8 @@ def _text_parts(folder: Path, index: dict[str, Any]) -> Any:
     """The folder's pipeline with its text encoders and tokenizers alone."""
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
     left_out = {name: None for name in parts if not name.startswith(("tokenizer", "text_encoder"))}
-    return _pretrained(str(folder), folder, dtype=torch.float32, local_files_only=True, **left_out)
+    with _at_hand(folder, local=True):
+        return _pretrained(folder, dtype=torch.float32, local_files_only=True, **left_out)
 
 
 def _clip_in(folder: Path, layer: str) -> ClipText:

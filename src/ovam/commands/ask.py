@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from ovam.asked import entries_of, fitted_in
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
-from ovam.commands.files import prepared, write_json
+from ovam.commands.files import write_json
+from ovam.commands.folders import check_folder, kept_if_done
 from ovam.commands.generate import pipeline
-from ovam.encode import Method, encode, read_image
+from ovam.encode import Method, encode, native_size, read_image
 from ovam.errors import ModelNotFoundError, OptionError
+from ovam.input_file import is_tensor_file
 from ovam.map_options import Strategy, check_joint
 from ovam.maps import attention_maps
 from ovam.masks import THRESHOLD, check_words, names_of, segment
 from ovam.models import MINI
 from ovam.prompt import Span
+from ovam.storage import storage_of
 from ovam.trace import BlockChoice, Fitted, Listed, Trace
 from ovam.trace_file import load_trace, read_header
 from ovam.word_maps import AttentionMaps
@@ -50,7 +54,7 @@ def maps(
             none for all of them.
         output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
         model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id.
-            Needed unless the file names mini or a folder that is there: a file never causes a download.
+            Needed unless the file names mini: nothing else is loaded at a file's word.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
         strategy: As in `Trace.maps`.
@@ -73,27 +77,28 @@ def maps(
             "fitted tokens were asked together with an attribution prompt, whose words alone share the attention: "
             "expected one of the two; ask the tokens by themselves"
         )
+    folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
     trace = open_trace(path, model, progress)
     asked_of = trace.select(blocks=blocks, steps=steps)
     found = attention_maps(asked_of, attribution_prompt or list(words), strategy=strategy)
     if attribution_prompt and words:
         found = _only(found, names_of(words))
-    folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
-    result = {
-        "command": "maps",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "attribution_prompt": attribution_prompt,
-        "strategy": strategy,
-        **notes_of(asked_of, words),
-        "output_dir": str(folder),
-        **write_maps(trace, found, folder),
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+    with kept_if_done(folder):
+        result = {
+            "command": "maps",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            "prompt": trace.source.prompt,
+            "attribution_prompt": attribution_prompt,
+            "strategy": strategy,
+            **notes_of(asked_of, words),
+            "output_dir": str(folder),
+            **write_maps(trace, found, folder),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(folder / "result.json", result)
     return result
 
 
@@ -146,7 +151,8 @@ def segment_file(
         progress: Told what is being done.
 
     Returns:
-        The content of `result.json`; the names of files are relative to `output_dir`.
+        The content of `result.json`; the names of files are relative to `output_dir`; for an image, `working_size` is
+        the (height, width) in pixels at which the model looked at it.
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
@@ -157,7 +163,8 @@ def segment_file(
     path = Path(source)
     asked, rivals = check_words(words, against, threshold, strategy=strategy)
     asking: dict[str, Any] = {"against": rivals, "threshold": threshold, "strategy": strategy}
-    folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
+    folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
+    working_size: dict[str, list[int]] = {}
     if is_trace(path):
         looking = {"prompt": prompt, "method": method, "timesteps": timesteps, "seed": seed}
         running = {"dtype": dtype, "device": device, "storage": storage, "limit_gib": limit_gib, "outputs": outputs}
@@ -165,34 +172,39 @@ def segment_file(
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         asked_of = trace.select(blocks=blocks, steps=steps)
-        answers = write_masks(trace, segment(asked_of, asked, **asking), prepared(folder))
+        write = partial(write_masks, trace, segment(asked_of, asked, **asking))
     else:
         picture = read_image(path)
+        storage_of(dtype=storage or torch.float16, device="cpu", disk=None, limit_gib=limit_gib)
         model, device = MINI if model is None else model, "cpu" if device is None else device
         pipe = pipeline(model, dtype=dtype or torch.float32, device=device, progress=progress)
         check_joint(backbone_of(pipe).text_kind, "prompt", strategy)
+        size = native_size(backbone_of(pipe), picture)
+        working_size = {"working_size": list(size)}
         progress("encoding the image", 0, 0)
         kept: dict[str, Any] = {"blocks": blocks, "dtype": storage or torch.float16, "limit_gib": limit_gib}
-        looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0}
+        looks: dict[str, Any] = {"method": method or "noise", "timesteps": timesteps, "seed": seed or 0, "size": size}
         trace = encode(pipe, picture, prompt or "", **looks, **kept, outputs=outputs or strategy == "output")
         trace = asked_of = trace if steps is None else trace.select(steps=steps)
         progress("maps and masks", 0, 0)
-        answers = write_all(trace, asked, prepared(folder), **asking)
-    result = {
-        "command": "segment",
-        "version": __version__,
-        "source": str(path),
-        "model": trace.source.model,
-        "prompt": trace.source.prompt,
-        "against": list(names_of(rivals)),
-        **notes_of(asked_of, [*asked, *rivals]),
-        "threshold": threshold,
-        "strategy": strategy,
-        "output_dir": str(folder),
-        **answers,
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-    write_json(folder / "result.json", result)
+        write = partial(write_all, trace, asked, **asking)
+    with kept_if_done(folder):
+        result = {
+            "command": "segment",
+            "version": __version__,
+            "source": str(path),
+            "model": trace.source.model,
+            **working_size,
+            "prompt": trace.source.prompt,
+            "against": list(names_of(rivals)),
+            **notes_of(asked_of, [*asked, *rivals]),
+            "threshold": threshold,
+            "strategy": strategy,
+            "output_dir": str(folder),
+            **write(folder=folder),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        write_json(folder / "result.json", result)
     return result
 
 
@@ -207,33 +219,31 @@ def _refuse_for_trace(path: Path, **image_options: object) -> None:
 
 
 def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:
-    """Read a trace with the text encoder of `model`, or of the model it names where that is on this machine.
+    """Read a trace with the text encoder of `model`, or of mini where the trace names it.
+
+    No other model is taken at the file's word: a folder of that name may be anybody's.
 
     Raises:
         TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: no model was given, and the one it names is neither mini nor a folder.
+        ModelNotFoundError: no model was given, and the one it names is not mini.
         SpaceMismatchError: the trace was made with another model.
     """
     named = read_header(path).get("source")
     if model is None:
         model = str(named.get("model")) if isinstance(named, dict) else ""
-        if model != MINI and not (model and Path(model).is_dir()):
+        if model != MINI:
             raise ModelNotFoundError(
-                f"{path} was made with the model {model!r}, which is neither 'mini' nor a folder here: say where its "
-                "text encoder is, with model=... or --model on the command line, by folder or id"
+                f"{path} says that it was made with the model {model!r}, and a file's word loads none but 'mini': "
+                "expected the model whose text encoder is to be loaded, with model=... (--model on the command line), "
+                "its folder or its id"
             )
     progress("loading the text encoder", 0, 0)
     return load_trace(path, model)
 
 
 def is_trace(path: Path) -> bool:
-    """Whether a file is meant as a trace: by its name, or as safetensors begins, a length and a JSON object."""
-    if path.suffix == ".safetensors":
-        return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    """Whether a file is meant as a trace: by its name, or by how it begins."""
+    return path.suffix == ".safetensors" or is_tensor_file(path)
 
 
 def _beside(path: Path, what: str) -> Path:

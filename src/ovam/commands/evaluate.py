@@ -14,6 +14,7 @@ from ovam.commands.entry import Entry
 from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
+from ovam.input_file import regular
 from ovam.mini.scenes import CLASSES
 from ovam.picture_formats import FORMATS
 
@@ -110,7 +111,7 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
     if names is None:
         return VOC, None
     try:
-        content = json.loads(Path(names).read_text(encoding="utf-8"))
+        content = json.loads(regular(Path(names)).read_text(encoding="utf-8"))
         listed = content.get("labels", content)
         numbers = {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
         if not numbers or min(numbers) < 0:
@@ -141,7 +142,7 @@ def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
 def _labels(path: Path) -> np.ndarray:
     """Label numbers of a PNG with a palette or a single channel: (height, width) int64."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(regular(path), formats=FORMATS) as picture:
             form, mode, values = picture.format, picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error
@@ -159,7 +160,7 @@ def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Soft maps of one picture: floats of `shape`."""
     try:
         # Mapped, so that a wrong header can't fill memory; refuses pickles and archives, and leaves no file open.
-        values = np.lib.format.open_memmap(path, mode="r")
+        values = np.lib.format.open_memmap(regular(path), mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
     if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
@@ -205,7 +206,7 @@ def _things(
 
 def _read_scenes(path: Path) -> dict[str, list[Thing]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [json.loads(line) for line in regular(path).read_text(encoding="utf-8").split("\n") if line]
         return {line["file"]: [(thing["name"], tuple(thing["slices"])) for thing in line["objects"]] for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GroundTruthError(

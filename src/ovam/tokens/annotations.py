@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.errors import AnnotationError
+from ovam.input_file import regular
 from ovam.picture_formats import FORMATS
 from ovam.tokens.coco import polygon_mask, rle_mask
 from ovam.trace import Trace
@@ -215,8 +216,8 @@ def _is_row(row: object, width: int) -> bool:
 def _file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        with Image.open(path, formats=FORMATS) as picture:
+            return json.loads(regular(path).read_text(encoding="utf-8"))
+        with Image.open(regular(path), formats=FORMATS) as picture:
             picture.load()
             return picture.copy()
     except (
