@@ -8,10 +8,13 @@ import typer
 from ovam.cli import inputs
 from ovam.cli.arguments import words_of
 from ovam.cli.parameters import AsJson, ImagesDir, OutputDir
-from ovam.cli.terminal import quiet, running, show
+from ovam.cli.terminal import Summaries, quiet, running, show
 
 mini_app = typer.Typer(
-    help="The embedded model and its world: train, export, report; scenes.", no_args_is_help=True, rich_markup_mode=None
+    cls=Summaries,
+    help="The embedded model and its world: train, export, report; scenes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

@@ -8,12 +8,16 @@ import typer
 from ovam.cli import inputs
 from ovam.cli.arguments import blocks_of, given, steps_of, torch_type, words_of
 from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, OutputFile, Seed, TraceModel, Weights
-from ovam.cli.terminal import running, show
+from ovam.cli.terminal import Summaries, running, show
 
 tokens_app = typer.Typer(
-    help="Files of optimised tokens: show, merge, check, import.", no_args_is_help=True, rich_markup_mode=None
+    cls=Summaries,
+    help="Files of optimised tokens: show, merge, check, import.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.", callback=inputs.tokens)]
+Details = Annotated[bool, typer.Option("--details", help="Tell of each class how it was fitted, too.")]
 _LARGEST = 100_000
 
 
@@ -90,6 +94,7 @@ def optimize(
     seed: Seed = 0,
     dtype: Weights = DType.float32,
     device: Device = "cpu",
+    details: Details = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
@@ -114,17 +119,17 @@ def optimize(
             **kept,
             **fit,
         )
-    show(result, as_json)
+    show(result, as_json, details=details)
 
 
 @tokens_app.command("show")
-def show_tokens(file: TokenFile, as_json: AsJson = False) -> None:
+def show_tokens(file: TokenFile, details: Details = False, as_json: AsJson = False) -> None:
     """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
     with running():
         from ovam.commands.tokens import show as run
 
         result = run(file)
-    show(result, as_json)
+    show(result, as_json, details=details)
 
 
 @tokens_app.command("merge")

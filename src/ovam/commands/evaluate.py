@@ -88,7 +88,7 @@ def evaluate(
         "n": len(pairs),
         "predicted": str(predicted),
         "truth": str(truth),
-        "truth hash": tally.truth_hash,
+        "truth_hash": tally.truth_hash,
         "figures": _rounded(figures),
         "classes": [_rounded(row) for row in rows],
         "slices": [_rounded(row) for row in tally.slices(things)],
@@ -97,12 +97,12 @@ def evaluate(
 
 def _about(entry: Entry | None) -> dict[str, str | None]:
     if entry is None:
-        return dict.fromkeys(("method", "question", "model", "made with"))
+        return dict.fromkeys(("method", "question", "model", "made_with"))
     return {
         "method": entry.method,
         "question": entry.question.value,
         "model": entry.model,
-        "made with": entry.made_with,
+        "made_with": entry.made_with,
     }
 
 

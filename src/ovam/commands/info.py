@@ -87,6 +87,7 @@ def verify_model(model: str | Path = MINI, *, dtype: torch.dtype, device: str, *
 
     pipe = load(model, dtype=dtype, device=device)
     check_sides(pipe, height=options.get("height"), width=options.get("width"))
-    check_steps(pipe, options.get("num_inference_steps", 1))
+    steps = options.setdefault("num_inference_steps", 20)
+    check_steps(pipe, steps)
     pipe.set_progress_bar_config(disable=True)
-    return {"command": "verify", "name": str(model), **verify(pipe, **options)}
+    return {"command": "verify", "name": str(model), "num_inference_steps": steps, **verify(pipe, **options)}
