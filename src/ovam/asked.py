@@ -1,6 +1,7 @@
 """What is asked of a trace, as attribution prompts: words and phrases, fitted tokens, vectors."""
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from ovam.shapes import Embedding
 from ovam.trace import Fitted, Half, Listed, Space, TextSide, TokenEmbedding, Words
 
 log = logging.getLogger("ovam")
+_COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
 
 
 def embed_words(
@@ -76,8 +78,15 @@ def _parts_of(words: object) -> list[str | Fitted]:
     """The entries of a list, and what is listed alone, as it was given.
 
     Raises:
-        OptionError: there is something else.
+        OptionError: there is something else, or a text alone looks like a list: of it `maps`, which reads a prompt,
+            would make other words than a list has.
     """
+    if isinstance(words, str) and any(comma in words for comma in _COMMAS):
+        parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
+        raise OptionError(
+            f"words are one text with a comma, {words!r}: expected a list, {parts!r}; one phrase stands in a list as "
+            f"well, [{words!r}]"
+        )
     if isinstance(words, str | Fitted):
         return [words]
     vectors = isinstance(words, Tensor | TokenEmbedding)

@@ -4,6 +4,14 @@ import errno
 from pathlib import Path
 
 
+def is_text(name: object) -> bool:
+    """Whether a name or a text is Unicode; bytes in a file's name that are no UTF-8 reach Python as lone surrogates.
+
+    Files of safetensors can't be read or written under such a name.
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(name))
+
+
 def regular(path: Path) -> Path:
     """The path itself, unless it is a pipe, a socket or a device: opening or reading those may never end.
 

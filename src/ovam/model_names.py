@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ovam.errors import ModelNotFoundError
+from ovam.input_file import is_text
 
 MINI = "mini"
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
@@ -28,6 +29,8 @@ def check_name(name: str | Path) -> None:
         ModelNotFoundError: it is a file, a folder that is not there, or no id.
     """
     text = str(name)
+    if not is_text(text):
+        raise not_found(name, "its name is no UTF-8, and weights can't be read under such a name: rename the folder")
     if os.path.isdir(name):  # noqa: PTH112, Path.is_dir raises where a name is too long
         return
     if os.path.isfile(name):  # noqa: PTH113

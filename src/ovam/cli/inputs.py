@@ -14,7 +14,7 @@ import typer
 
 from ovam.commands.folders import check_folder
 from ovam.errors import ImageInputError, OptionError, TokenFileError, TraceFileError
-from ovam.input_file import is_tensor_file, regular
+from ovam.input_file import is_tensor_file, is_text, regular
 from ovam.model_names import check_name
 
 Given = TypeVar("Given", str, list[str], None)
@@ -26,7 +26,7 @@ _UNIT = 8  # of every family's sides
 def text(value: Given) -> Given:
     """Text that was typed in the terminal's encoding; bytes that are none reach Python as lone surrogates."""
     for each in value if isinstance(value, list) else [value or ""]:
-        if any("\ud800" <= letter <= "\udfff" for letter in each):
+        if not is_text(each):
             raise typer.BadParameter("expected text in UTF-8")
     return value
 
@@ -119,6 +119,8 @@ def _opened(path: Path, error: type[Exception], expected: str, *, tensors: bool 
         raise error(f"{path} can't be read (no permission): expected {expected}")
     if tensors and path.is_dir():
         raise error(f"{path} is not a file, but a folder: expected {expected}")
+    if tensors and not is_text(path):
+        raise error(f"{path} can't be read, its name is no UTF-8: rename it or its folder")
     if tensors and not is_tensor_file(path):
         raise error(f"{path} is damaged, cut short, or of another kind, and not a trace or tokens: expected {expected}")
 
@@ -132,6 +134,8 @@ def output_folder(value: Path | None) -> Path | None:
 
 def output_file(value: Path) -> Path:
     """A file that is written, into a folder that is there."""
+    if not is_text(value):
+        raise OptionError(f"{value} can't be written, its name is no UTF-8: choose another one")
     folder = value.absolute().parent
     if value.is_dir():
         raise OptionError(f"{value} can't be written, it is a folder: expected the name of a file; name a file in it")

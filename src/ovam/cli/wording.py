@@ -22,7 +22,6 @@ _PHRASES = (
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
     (r"\w+=\S+ \((--[\w-]+) on the command line\)", r"\1"),
     (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with what is to be asked"),
-    (r"dtype=torch\.", "storage="),
 )
 """What has no option to stand for it, and how the command line says it."""
 
@@ -36,7 +35,7 @@ def in_one_line(error: Exception, options: Mapping[str, str]) -> str:
     """
     message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     if isinstance(error, CaptureTooLargeError):
-        return f"{message.partition(' There are three ways out')[0].rstrip('.')}: {_SMALLER}"
+        return f"{re.split(' There are three ways out| or dtype=', message)[0].rstrip('.,')}: {_SMALLER}"
     if isinstance(error, OvamError):
         return as_typed(message, options)
     return f"{type(error).__name__}: {message or 'no message'} (--debug shows where it comes from)"

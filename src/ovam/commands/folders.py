@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ovam.errors import OptionError
+from ovam.input_file import is_text
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -19,6 +20,10 @@ def check_folder(folder: str | Path) -> Path:
         OptionError: it, or the folder that it would be made in, is none or can't be written to.
     """
     folder = Path(folder)
+    if not is_text(folder):
+        raise OptionError(
+            f"output folder {folder}: its name is no UTF-8, and traces can't be written under such a name"
+        )
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise OptionError(
