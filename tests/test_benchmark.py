@@ -427,3 +427,16 @@ def test_an_entry_names_the_split_that_it_is_of(tmp_path):
     done = call("evaluate", tmp_path / "x.png", tmp_path / "x.png", *ENTRY)
     assert done.exit_code == 1
     assert "tell no split" in " ".join(done.output.split())
+
+
+def test_every_key_is_one_word_of_small_letters(exported, tmp_path):
+    for guess in (exported / "labels").iterdir():
+        classes = json.loads((exported / "names.json").read_text())["labels"].keys() - {"0"}
+        np.save(tmp_path / f"{guess.stem}.npy", np.zeros((len(classes), 128, 128), np.float32))
+    names = ("--names", exported / "names.json", "--scores", tmp_path)
+    done = call("evaluate", exported / "labels", exported / "labels", *names, *ENTRY, "--json")
+    result = json.loads(done.stdout)
+    records = [result, result["figures"], *result["classes"], *result["slices"]]
+    odd = {key for record in records for key in record if not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", key)}
+    assert not odd
+    assert "miou without background" in call("evaluate", exported / "labels", exported / "labels", *names).stdout

@@ -69,7 +69,8 @@ def _at_hand(name: str | Path, local: bool) -> Iterator[bool]:
     """
     offline = None if local else offline_reason(str(name))
     try:
-        with _no_word_of_torchvision():
+        with _no_word_of_torchvision(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")  # diffusers' own, to the Hub
             yield local or offline is not None
     except (OSError, ValueError) as error:
         if offline is not None:

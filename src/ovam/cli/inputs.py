@@ -110,7 +110,7 @@ def _listed(value: Path | list[Path] | None) -> Iterable[Path]:
 def _opened(path: Path, error: type[Exception], expected: str, *, tensors: bool = False) -> None:
     """Raises the error where a file is not there, can't be read, or is not of safetensors as it should be."""
     if not os.path.exists(path):  # noqa: PTH110, Path.exists raises where a name is too long
-        raise error(f"{path} is not a file, it is not there: expected {expected}")
+        raise error(f"{path} can't be read, it is not there: expected {expected}")
     try:
         regular(path)
     except OSError as reason:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ovam.cli.wording import in_one_line, options_of
 from ovam.commands import Progress, no_progress
@@ -21,6 +22,14 @@ from ovam.commands import Progress, no_progress
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 _begun: ContextVar[float] = ContextVar("begun")
+
+
+class PlainLists(TyperCommand):
+    """A command whose help names a repeatable argument by what each is, `<Path>`, and not by Python's list."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help as it is printed."""
+        return re.sub(r"<list\[(\w+)\]>", r"<\1>", super().get_help(ctx))
 
 
 class Summaries(TyperGroup):

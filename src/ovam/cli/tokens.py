@@ -8,7 +8,7 @@ import typer
 from ovam.cli import inputs
 from ovam.cli.arguments import blocks_of, given, steps_of, torch_type, words_of
 from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, OutputFile, Seed, TraceModel, Weights
-from ovam.cli.terminal import Summaries, running, show
+from ovam.cli.terminal import PlainLists, Summaries, running, show
 
 tokens_app = typer.Typer(
     cls=Summaries,
@@ -132,7 +132,7 @@ def show_tokens(file: TokenFile, details: Details = False, as_json: AsJson = Fal
     show(result, as_json, details=details)
 
 
-@tokens_app.command("merge")
+@tokens_app.command("merge", cls=PlainLists)
 def merge_tokens(
     files: Annotated[
         list[Path], typer.Argument(help="Files of tokens with different classes.", callback=inputs.tokens)

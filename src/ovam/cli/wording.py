@@ -18,9 +18,12 @@ _PHRASES = (
         "leave --words out to have a map of each, or write another prompt, in which it stands once",
     ),
     (r"load (?:it|one) with (?:Trace|ovam)\.load\([^)]*\)(?:, where pipe is [^;]*)?", "name one with --model"),
+    (r"(?:trace|tokens)\.save\(\.\.\.\) or ", ""),
+    (r"or write it again with trace\.save\(\.\.\.\)", "or generate it again"),
     (r"Trace\.load\([^)]*\)", "--model"),
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
-    (r"\w+=\S+ \((--[\w-]+) on the command line\)", r"\1"),
+    (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
+    (r" \(on the command line --[\w-]+\)", ""),
     (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with what is to be asked"),
 )
 """What has no option to stand for it, and how the command line says it."""
@@ -55,8 +58,11 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
         return f"{options[found['name']]} {_plain(found['value'])}".rstrip()
 
     names = "|".join(map(re.escape, options))
-    message = re.sub(rf"(?<![\w.-])(?P<name>{names})=(?P<value>{_VALUE})", option, message)
+    message = re.sub(rf"(?<![\w./-])(?P<name>{names})=(?P<value>{_VALUE})", option, message)
+    long = "|".join(name for name in options if "_" in name) or names  # such as num_images, which is no English
     message = re.sub(rf"`(?P<name>{names})`", lambda found: options[found["name"]], message)
+    message = re.sub(rf"\b(?P<name>{long})\b", lambda found: options[found["name"]], message)
+    message = re.sub(r"\btorch\.(?=(?:b?float|int)\d)", "", message)
     return re.sub(r"\[('[^\]]*')\]", lambda found: f'"{found[1].replace(chr(39), "")}"', message)
 
 
