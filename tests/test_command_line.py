@@ -322,6 +322,7 @@ def test_json_is_json_in_any_encoding(made, model, tmp_path, monkeypatch):
 def test_an_interruption_while_libraries_are_loaded_shows_no_traceback(library):
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "class Interrupting:\n"
         "    def find_spec(self, name, *more):\n"
         f"        if name == {library!r}: os.kill(os.getpid(), signal.SIGINT)\n"

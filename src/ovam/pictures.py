@@ -1,8 +1,7 @@
 """Pictures for people: a map laid over its image, all words side by side, coloured labels with a legend.
 
-Everything here takes an image and numbers and gives a new `PIL.Image`; nothing is drawn through a figure, so
-that equal input gives equal bytes on one machine (letters beyond English come from its fonts). Small images are
-enlarged by a whole factor, so that their pixels stay even.
+Everything here takes an image and numbers and gives a new `PIL.Image`, without a figure; equal input gives equal bytes
+on one machine (letters beyond English come from its fonts). Small images are enlarged by a whole factor.
 """
 
 import math
@@ -279,8 +278,7 @@ def _borders(labels: np.ndarray) -> np.ndarray:
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     """The picture on paper, and below it swatches with their texts, in as many lines as they need."""
-    line, swatch = 24, 14
-    ruler = ImageDraw.Draw(picture)
+    line, swatch, ruler = 24, 14, ImageDraw.Draw(picture)
     room = picture.width - swatch - 6
     drawn = [lettered(text, 15) for text, _ in entries]
     texts = [(_fitting(ruler, text, font, room), font) for text, font in drawn]
