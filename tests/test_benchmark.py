@@ -118,9 +118,9 @@ def test_perfect_maps_score_1_and_damaged_ones_as_counted_by_hand(exported, tmp_
     perfect = call("evaluate", exported / "labels", exported / "labels", "--names", names, "--json")
     result = json.loads(perfect.stdout)
     figures = result["figures"]
-    assert (result["n"], figures["miou"], figures["boundary F"], figures["undecided"]) == (6, 1.0, 1.0, 0.0)
-    assert figures["false-positive area"] == 0
-    assert {row["IoU"] for row in result["slices"]} == {1.0}
+    assert (result["n"], figures["miou"], figures["boundary_f"], figures["undecided"]) == (6, 1.0, 1.0, 0.0)
+    assert figures["false_positive_area"] == 0
+    assert {row["iou"] for row in result["slices"]} == {1.0}
 
     truth, guess = np.zeros((8, 8), dtype=np.uint8), np.zeros((8, 8), dtype=np.uint8)
     truth[:, 4:], truth[0, 0] = 3, 255
@@ -131,10 +131,10 @@ def test_perfect_maps_score_1_and_damaged_ones_as_counted_by_hand(exported, tmp_
     result = json.loads(done.stdout)
     figures = result["figures"]
     bird, ground = 14 / 32, 27 / (31 + 14)  # of 32 pixels 14 are met; 27 of 31, and 14 of the bird's were taken for it
-    by_name = {row["class"]: row["IoU"] for row in result["classes"]}
+    by_name = {row["class"]: row["iou"] for row in result["classes"]}
     assert (by_name["bird"], by_name["background"]) == (round(bird, 4), round(ground, 4))
     assert figures["miou"] == round((bird + ground) / 2, 4)
-    assert figures["miou without background"] == figures["mean of per-image IoU"] == round(bird, 4)
+    assert figures["miou_without_background"] == figures["mean_of_per_image_iou"] == round(bird, 4)
     assert (figures["undecided"], figures["ignored"]) == (round(8 / 63, 4), round(1 / 64, 4))
     assert result["method"] is None
     assert result["slices"] == []
@@ -185,8 +185,8 @@ def test_slices_and_false_areas_as_counted_by_hand(exported, tmp_path):
                 expected.setdefault(each, []).append((own & (guess == truth)).sum() / own.sum())
     done = call("evaluate", tmp_path, exported / "labels", "--names", tmp_path / "names.json", "--json")
     result = json.loads(done.stdout)
-    assert result["figures"]["false-positive area"] == np.mean(areas)
-    assert {row["slice"]: (row["objects"], row["IoU"]) for row in result["slices"]} == {
+    assert result["figures"]["false_positive_area"] == np.mean(areas)
+    assert {row["slice"]: (row["objects"], row["iou"]) for row in result["slices"]} == {
         each: (len(values), pytest.approx(np.mean(values), abs=1e-4)) for each, values in expected.items()
     }
     assert result["slices"][0]["slice"] == "all"
@@ -224,12 +224,12 @@ def test_soft_maps_are_scored_as_scikit_learn_does(exported, soft):
             if own.any():
                 precision[name].append(average_precision_score(own.ravel(), values.ravel()))
     expected = {name: np.mean(values) for name, values in precision.items() if values}
-    found = {row["class"]: row["average precision"] for row in result["classes"]}
+    found = {row["class"]: row["average_precision"] for row in result["classes"]}
     assert {name: value for name, value in found.items() if value is not None} == pytest.approx(expected, abs=1e-4)
     assert found["background"] is None
     figures = result["figures"]
-    assert figures["average precision"] == pytest.approx(np.mean(list(expected.values())), abs=1e-4)
-    assert figures["presence AUROC"] == pytest.approx(roc_auc_score(present, highest), abs=1e-4)
+    assert figures["average_precision"] == pytest.approx(np.mean(list(expected.values())), abs=1e-4)
+    assert figures["presence_auroc"] == pytest.approx(roc_auc_score(present, highest), abs=1e-4)
 
 
 def test_soft_maps_leave_out_what_the_truth_ignores(tmp_path):
@@ -239,7 +239,7 @@ def test_soft_maps_leave_out_what_the_truth_ignores(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[[0.9, 0.8, 0.1, 1.0]], [[0.2, 0.2, 0.2, 5.0]]]))
     png, names = tmp_path / "a.png", tmp_path / "names.json"
     figures = json.loads(call("evaluate", png, png, "--names", names, "--scores", tmp_path, "--json").stdout)["figures"]
-    assert (figures["average precision"], figures["presence AUROC"]) == (1.0, 1.0)
+    assert (figures["average_precision"], figures["presence_auroc"]) == (1.0, 1.0)
 
 
 def documented(heading):
@@ -258,7 +258,7 @@ def test_a_leaderboard_entry_has_the_documented_fields(exported, soft):
     for name, (kind, required, _) in fields.items():
         assert type(entry[name]) is types[kind], name
         assert required in ("yes", "no")
-    assert (entry["question"], entry["model"], entry["made with"]) == ("all names", "none", "python by_hand.py")
+    assert (entry["question"], entry["model"], entry["made_with"]) == ("all names", "none", "python by_hand.py")
     assert (entry["split"], entry["n"]) == ("test", 6)
     figures = documented("What is scored")
     assert list(scored["figures"]) == list(figures)
@@ -277,7 +277,7 @@ def test_the_truth_s_hash_changes_with_the_truth_and_the_names(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({value: "thing"}))
     a, b = tmp_path / "a", tmp_path / "b"
     runs = [(a, a), (b, a), (a, b), (a, a, "--names", tmp_path / "a.json")]
-    hashes = [json.loads(call("evaluate", *run, "--json").stdout)["truth hash"] for run in runs]
+    hashes = [json.loads(call("evaluate", *run, "--json").stdout)["truth_hash"] for run in runs]
     assert hashes[0] == hashes[1], "the prediction does not count"
     assert len(set(hashes)) == 3
 
@@ -456,3 +456,16 @@ def test_an_entry_names_the_split_that_it_is_of(tmp_path):
 
 def test_classes_of_scenes_have_the_numbers_that_evaluate_knows_by_default():
     assert {LABELS[name]: name for name in CLASSES} == VOC
+
+
+def test_every_key_is_one_word_of_small_letters(exported, tmp_path):
+    for guess in (exported / "labels").iterdir():
+        classes = json.loads((exported / "names.json").read_text())["labels"].keys() - {"0"}
+        np.save(tmp_path / f"{guess.stem}.npy", np.zeros((len(classes), 128, 128), np.float32))
+    names = ("--names", exported / "names.json", "--scores", tmp_path)
+    done = call("evaluate", exported / "labels", exported / "labels", *names, *ENTRY, "--json")
+    result = json.loads(done.stdout)
+    records = [result, result["figures"], *result["classes"], *result["slices"]]
+    odd = {key for record in records for key in record if not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", key)}
+    assert not odd
+    assert "miou without background" in call("evaluate", exported / "labels", exported / "labels", *names).stdout

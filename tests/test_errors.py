@@ -53,6 +53,15 @@ def test_assert_refuses_can_fail():
         assert_refuses(errors.ImageInputError, [], refuse)
 
 
+@pytest.mark.parametrize("text", ["cat, dog", "cat，dog", "cat、dog"])
+def test_a_text_with_commas_is_no_list(trace, text):
+    """As a prompt it has the words cat and dog, as one listed word neither."""
+    parts = [repr(text), "expected a list, ['cat', 'dog']", repr([text])]
+    assert_refuses(errors.OptionError, parts, lambda: trace.segment(text))
+    assert_refuses(errors.OptionError, parts, lambda: trace.segment(["sky"], against=text))
+    assert trace.segment([text]).words == (text,)
+
+
 def generate_in(session, pipe, **changes):
     with session as results:
         pipe(PROMPT, **{**RUN, **changes})

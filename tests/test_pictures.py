@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovam import pictures
+from ovam import lettering, pictures
 from ovam.errors import NotFiniteError, OptionError
 from ovam.masks import Segmentation
 from ovam.mini.scenes import render
@@ -146,6 +146,22 @@ def test_captions_are_written_and_stay_below_their_own_picture(image):
         assert (captions[:, left : left + 256] < 120).any(), "no caption"
     for left in (0, 268, 536, 804):
         assert (captions[:, left : left + 12] == PAPER).all(), "a caption reaches into the margin"
+
+
+@pytest.mark.parametrize("fonts", [lettering.FONTS, ()])
+@pytest.mark.parametrize("words", [("猫", "犬"), ("кот", "дом"), ("γάτα", "σκύλος"), ("été", "ôtô"), ("🐶", "🐱")])
+def test_captions_of_any_script_can_be_told_apart(image, words, fonts, monkeypatch):
+    """A font draws the same box for every letter that it lacks."""
+    monkeypatch.setattr(lettering, "FONTS", fonts)
+    sheets = [pictures.contact_sheet(image, {word: corner_map()}, caption="x") for word in words]
+    captions = [np.asarray(sheet.crop((280, 268, 536, 296))) for sheet in sheets]
+    assert (captions[0] != captions[1]).any()
+
+
+def test_letters_that_no_font_has_are_spelt(monkeypatch):
+    monkeypatch.setattr(lettering, "FONTS", ())
+    spelt = [lettering.lettered(word, 15)[0] for word in ("a cat", "Été", "Жук", "고양이", "猫 x")]
+    assert spelt == ["a cat", "Ete", "Zheuka", "goyangi", "\\u732b x"]
 
 
 def test_big_images_are_made_small_enough_for_a_sheet():

@@ -40,7 +40,7 @@ def test_an_annotated_image_becomes_a_file(made):
     out, result = made
     tokens = TokenSet.load(out / "cat.safetensors")
     assert result["classes"] == list(tokens.classes) == ["cat"]
-    assert 0 <= result["fitted on"][0]["IoU of cat"] <= 1
+    assert 0 <= result["fitted_on"][0]["iou"]["cat"] <= 1
     assert len(tokens.groups[0].fit.losses) >= 5
     assert tokens.groups[0].fit.model == "tiny-sd1"
 
@@ -68,7 +68,7 @@ def test_traces_pairs_and_label_maps(made, model, tmp_path):
     both = ("optimize", "--image", out / "image.png", "--trace", out / "run.safetensors")
     masks = ("--mask", out / "mask.png", "--mask", out / "mask.png", "--word", "cat", "--model", model)
     result = succeed(*both, *masks, "--evaluations", 2, "--output", tmp_path / "two.safetensors")
-    assert [entry["source"] for entry in result["fitted on"]] == [str(out / "image.png"), str(out / "run.safetensors")]
+    assert [entry["source"] for entry in result["fitted_on"]] == [str(out / "image.png"), str(out / "run.safetensors")]
     labelled = ("--mask", out / "labels.png", "--label", 8, "--word", "cat", "--evaluations", 5, "--model", model)
     succeed("optimize", "--image", out / "image.png", *labelled, "--output", tmp_path / "same.safetensors")
     first, second = (
@@ -173,7 +173,7 @@ def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path)
     result = succeed("optimize", "--trace", out / "run.safetensors", *fit, "--output", output)
     tokens, mask = TokenSet.load(output), np.asarray(Image.open(out / "mask.png")) > 0
     mine = trace.segment(tokens, blocks=[block])["cat"].numpy()
-    assert result["fitted on"][0]["IoU of cat"] == round(float((mine & mask).sum() / (mine | mask).sum()), 4)
+    assert result["fitted_on"][0]["iou"]["cat"] == round(float((mine & mask).sum() / (mine | mask).sum()), 4)
     done = succeed("generate", "a cat", "--model", model, "--tokens", output, "--output-dir", tmp_path / "g", *SMALL)
     assert len(done["notes"]) == 1
     asked = ("segment", out / "run.safetensors", "--model", model, "--tokens", output)

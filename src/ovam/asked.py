@@ -1,6 +1,7 @@
 """Words, phrases, fitted tokens and vectors as attribution prompts."""
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ovam.trace import Trace
 
 log = logging.getLogger("ovam")
+_COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
 
 
 @runtime_checkable
@@ -113,8 +115,15 @@ def _parts_of(words: object) -> list[str | Fitted]:
     """The entries of a list, and what is listed alone, as it was given.
 
     Raises:
-        OptionError: there is something else.
+        OptionError: there is something else, or a text alone looks like a list: of it `maps`, which reads a prompt,
+            would make other words than a list has.
     """
+    if isinstance(words, str) and any(comma in words for comma in _COMMAS):
+        parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
+        raise OptionError(
+            f"words are one text with a comma, {words!r}: expected a list, {parts!r}; one phrase stands in a list as "
+            f"well, [{words!r}]"
+        )
     if isinstance(words, str | Fitted):
         return [words]
     vectors = isinstance(words, Tensor | TokenEmbedding)

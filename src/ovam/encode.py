@@ -20,6 +20,7 @@ from ovam.capture_options import of_calls
 from ovam.decoded import png
 from ovam.encode_options import EncodeOptions
 from ovam.errors import ImageInputError, UnsupportedPipelineError
+from ovam.input_file import regular
 from ovam.keep_queries import QueryRecorder
 from ovam.keywords import of_two
 from ovam.noise import NoiseSchedule, path_to, schedule_of
@@ -83,7 +84,7 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
         path, steps = tuple(timestep for timestep in times for _ in range(options.noises)), None
     kept = of_calls(options, steps)
     check_offered(backbone, kept)
-    model_size = _native_size(backbone, picture) if options.size is None else options.size
+    model_size = native_size(backbone, picture) if options.size is None else options.size
     backbone.reader().check_length(options.prompt)  # the pipeline itself would cut it with a mere warning
     traces: list[Trace] = []
     session = Session(backbone, kept, QueryRecorder(backbone, traces, storage_of(kept)))
@@ -153,7 +154,7 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(regular(path), formats=FORMATS) as opened:
             opened.load()
             return opened
     except FileNotFoundError as error:
@@ -217,7 +218,7 @@ def _scaled(latent: Tensor, config: Any) -> Tensor:
     return (latent - mean) * config.scaling_factor / deviation
 
 
-def _native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
+def native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
     side = native_side(backbone.pipe)
     coarsest = min(height for height, _ in backbone.grids((side, side)).values())

@@ -1,5 +1,6 @@
 """Loading models by name: the embedded `mini`, a folder, or a model id."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ModelNotFoundError, OptionError, OvamError
 from ovam.json_text import read_json
+from ovam.model_names import MINI as MINI
+from ovam.model_names import check_name, not_found, offline_reason
 
-MINI = "mini"
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),
     *(SafetensorError, TypeError, ValueError),
@@ -44,54 +46,83 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         device: Where the pipeline runs.
 
     Raises:
-        ModelNotFoundError: the name is none of these, or the model could not be loaded.
+        ModelNotFoundError: the name is none of these, or the model could not be loaded. A single file of weights is
+            none: open it by its family's `from_single_file` in diffusers, and use that pipeline.
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
         OptionError: torch can't use the device, or the type is none of torch's.
     """
     if not isinstance(dtype, torch.dtype):  # diffusers would take float32 instead without a word
         raise OptionError(f"dtype={dtype!r}: expected a type of torch, such as torch.float16")
+    _check_device(device)
+    check_name(name)
     folder = _folder_of(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():
         raise ModelNotFoundError(
             f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
         )
-    pipe = _pretrained(str(name), folder if local else str(name), dtype=dtype, local_files_only=local)
+    with _at_hand(name, local) as only_here:
+        pipe = _pretrained(folder if local else str(name), dtype=dtype, local_files_only=only_here)
+    backbone_of(pipe)
     return _moved(pipe, device)
 
 
-def _pretrained(name: str, source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
-    """The pipeline, if a backbone reads it."""
+@contextmanager
+def _at_hand(name: str | Path, local: bool) -> Iterator[bool]:
+    """Around the reading of a model: whether to read what is on this machine alone, and a named error where it fails.
+
+    Raises:
+        ModelNotFoundError: what is read is not there, or the network that it would come from is not.
+    """
+    offline = None if local else offline_reason(str(name))
+    try:
+        with _no_word_of_torchvision(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")  # diffusers' own, to the Hub
+            yield local or offline is not None
+    except OvamError:
+        raise
+    except _DAMAGE as error:  # of many kinds, where a folder's files are not as they should be
+        if offline is not None:
+            raise not_found(
+                name, f"the network can't be reached: {offline}; and no whole copy is in the local cache"
+            ) from error
+        raise not_found(name, _reason(error)) from error
+
+
+@contextmanager
+def _no_word_of_torchvision() -> Iterator[None]:
+    """Keep back transformers' warning that it prepares pictures by Pillow instead: nothing here depends on it."""
+
+    def told(record: logging.LogRecord) -> bool:
+        return "requires torchvision" not in record.getMessage()
+
+    log = logging.getLogger("transformers.utils.import_utils")
+    log.addFilter(told)
+    try:
+        yield
+    finally:
+        log.removeFilter(told)
+
+
+def _pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
-    with _damage_told(name), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
         _check_tokenizers(pipe.components)
-    backbone_of(pipe)
-    return pipe
+        return pipe
 
 
-@contextmanager
-def _damage_told(name: str) -> Iterator[None]:
-    """What diffusers and transformers stumble on in a damaged folder, of many kinds, as one error that names it.
-
-    Raises:
-        ModelNotFoundError: instead of any other error.
-    """
+def _check_device(device: str | torch.device) -> None:
+    """Raises OptionError where torch can't use a device, before gigabytes are read for it."""
     try:
-        yield
-    except OvamError:
-        raise
-    except _DAMAGE as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if not isinstance(error, OSError | ValueError):  # of a key or an attribute alone
-            reason = f"{type(error).__name__}: {reason}"
-        raise ModelNotFoundError(
-            f"model {name!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-            "or the id of one; if it is a folder it is damaged or not whole, copy it again"
-        ) from error
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's own, of several kinds and lengths
+        raise _unusable(device, _first_line(error)) from error
+    if torch.device(device).type == "meta":
+        raise _unusable(device, "it has shapes and no numbers")
 
 
 def _check_tokenizers(parts: Mapping[str, Any]) -> None:
@@ -117,12 +148,25 @@ def _check_tokenizers(parts: Mapping[str, Any]) -> None:
 def _moved(pipe: Any, device: str | torch.device) -> Any:
     try:
         return pipe.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's own, of several kinds and lengths
-        reason = str(error).strip().splitlines()[0]
-        raise OptionError(
-            f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
-            "torch finds on this machine, as 'cuda' or 'cuda:1'"
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise _unusable(device, _first_line(error)) from error
+
+
+def _unusable(device: str | torch.device, reason: str) -> OptionError:
+    return OptionError(
+        f"device {str(device)!r} can't be used here ({reason}): expected 'cpu', or the name of a device that "
+        "torch finds on this machine, as 'cuda' or 'cuda:1'"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a folder's files; of a key or an attribute alone, with the error's kind."""
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return told if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {told}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def outline(name: str | Path) -> Any:
@@ -136,22 +180,26 @@ def outline(name: str | Path) -> Any:
     """
     import diffusers
 
-    source = mini_folder() if str(name) == MINI else name
-    with _damage_told(str(name)):
-        index = diffusers.DiffusionPipeline.load_config(source, local_files_only=Path(source).is_dir())
+    check_name(name)
+    source = _folder_of(name)
+    local = source.is_dir()
+    with _at_hand(name, local) as only_here:
+        where = source if local else str(name)
+        index = diffusers.DiffusionPipeline.load_config(where, local_files_only=only_here)
         options = {option: value for option, value in index.items() if not option.startswith("_")}
         for part, value in options.items():
             if isinstance(value, list | tuple):
                 library, kind = value
-                options[part] = _outlined(getattr(diffusers, kind), source, part) if library == "diffusers" else None
+                own = library == "diffusers"
+                options[part] = _outlined(getattr(diffusers, kind), where, part, only_here) if own else None
         pipe = getattr(diffusers, index["_class_name"])(**options)
     backbone_of(pipe)
     return pipe
 
 
-def _outlined(kind: Any, source: str | Path, part: str) -> Any:
+def _outlined(kind: Any, source: str | Path, part: str, only_here: bool) -> Any:
     """A part as its configuration describes it; a module's weights have no memory."""
-    config = kind.load_config(source, subfolder=part, local_files_only=Path(source).is_dir())
+    config = kind.load_config(source, subfolder=part, local_files_only=only_here)
     with torch.device("meta" if issubclass(kind, torch.nn.Module) else "cpu"):
         return kind.from_config(config)
 
@@ -182,6 +230,7 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
     """
     if not isinstance(source, str | Path):
         return backbone_of(source).reader(layer)
+    check_name(source)
     folder = _folder_of(source)
     if not folder.is_dir():
         return backbone_of(load(source)).reader(layer)
@@ -193,13 +242,14 @@ def text_of(source: object, layer: str | None = None) -> TextReader:
 
 def _text_parts(folder: Path, file: Path) -> Any:
     """The folder's pipeline with its text encoders and tokenizers alone, which its file names."""
-    with _damage_told(str(folder)):
+    with _at_hand(folder, local=True):
         index = read_json(file)
         if not isinstance(index, dict):
             raise ValueError(f"{file} is no index of parts")
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0]]
     left_out = {name: None for name in parts if not name.startswith(("tokenizer", "text_encoder"))}
-    return _pretrained(str(folder), folder, dtype=torch.float32, local_files_only=True, **left_out)
+    with _at_hand(folder, local=True):
+        return _pretrained(folder, dtype=torch.float32, local_files_only=True, **left_out)
 
 
 def _clip_in(folder: Path, layer: str) -> ClipText:
@@ -210,7 +260,7 @@ def _clip_in(folder: Path, layer: str) -> ClipText:
             f"folder {folder} has no CLIP text encoder: expected a model_index.json, as pipe.save_pretrained writes, "
             "or the folders tokenizer and text_encoder of Stable Diffusion"
         )
-    with _damage_told(str(folder)):
+    with _at_hand(folder, local=True):
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
         _check_tokenizers({"tokenizer": tokenizer, "text_encoder": encoder})

@@ -1,7 +1,7 @@
 """Pictures for people: a map laid over its image, all words side by side, coloured labels with a legend.
 
-Everything here takes an image and numbers and gives a new `PIL.Image`; nothing is drawn through a figure, so
-that equal input gives equal bytes. Small images are enlarged by a whole factor, so that their pixels stay even.
+Everything here takes an image and numbers and gives a new `PIL.Image`, without a figure; equal input gives equal bytes
+on one machine (letters beyond English come from its fonts). Small images are enlarged by a whole factor.
 """
 
 import bisect
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ovam.errors import NotFiniteError, OptionError
+from ovam.lettering import lettered
 
 if TYPE_CHECKING:
     from ovam.masks import Segmentation
@@ -242,14 +243,15 @@ def _grid(tiles: Sequence[tuple[str, str, Image.Image]], columns: int) -> Image.
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    name_font, range_font = ImageFont.load_default(17), ImageFont.load_default(13)
+    range_font = ImageFont.load_default(13)
     for i, (name, note, tile) in enumerate(tiles):
         left, top = _MARGIN + i % columns * cell[0], _MARGIN + i // columns * cell[1]
         sheet.paste(tile, (left, top))
         baseline = top + height + 20
         note_width = draw.textlength(note, range_font)
         draw.text((left + width - note_width, baseline), note, _FAINT, range_font, anchor="ls")
-        draw.text((left, baseline), _fitting(draw, name, name_font, width - note_width - 8), _INK, name_font, "ls")
+        name, font = lettered(name, 17)
+        draw.text((left, baseline), _fitting(draw, name, font, width - note_width - 8), _INK, font, "ls")
     return sheet
 
 
@@ -278,12 +280,12 @@ def _borders(labels: np.ndarray) -> np.ndarray:
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     """The picture on paper, and below it swatches with their texts, in as many lines as they need."""
-    font, line, swatch = ImageFont.load_default(15), 24, 14
-    ruler = ImageDraw.Draw(picture)
+    line, swatch, ruler = 24, 14, ImageDraw.Draw(picture)
     room = picture.width - swatch - 6
-    texts = [_fitting(ruler, text, font, room) for text, _ in entries]
+    drawn = [lettered(text, 15) for text, _ in entries]
+    texts = [(_fitting(ruler, text, font, room), font) for text, font in drawn]
     places, left, row = list[tuple[int, int]](), 0, 0
-    for text in texts:
+    for text, font in texts:
         width = swatch + 6 + math.ceil(ruler.textlength(text, font)) + 16
         if left and left + width - 16 > picture.width:
             left, row = 0, row + 1
@@ -293,7 +295,7 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]]
     page = Image.new("RGB", (picture.width + 2 * _MARGIN, height), _PAPER)
     page.paste(picture, (_MARGIN, _MARGIN))
     draw = ImageDraw.Draw(page)
-    for text, (_, colour), (left, row) in zip(texts, entries, places, strict=True):
+    for (text, font), (_, colour), (left, row) in zip(texts, entries, places, strict=True):
         x, y = _MARGIN + left, _MARGIN + picture.height + 10 + row * line
         draw.rectangle((x, y, x + swatch, y + swatch), tuple(int(part) for part in colour))
         draw.text((x + swatch + 6, y + swatch - 2), text, _INK, font, anchor="ls")

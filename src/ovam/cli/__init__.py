@@ -3,6 +3,9 @@
 What loads torch is imported inside the commands, so that `ovam --help` is there at once.
 """
 
+import contextlib
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -12,9 +15,11 @@ from ovam.cli.evaluation import evaluate
 from ovam.cli.generation import demo, generate
 from ovam.cli.mini import mini_app
 from ovam.cli.models import info, plan, verify
+from ovam.cli.printing import unprintable
 from ovam.cli.questions import maps, segment
 from ovam.cli.terminal import Commands
 from ovam.cli.tokens import optimize, tokens_app
+from ovam.errors import OvamError
 
 app = typer.Typer(
     cls=Commands,
@@ -48,5 +53,14 @@ def options(
 
 
 def main() -> None:
-    """Entry point of the command `ovam`."""
-    app(prog_name="ovam")
+    """The command, with errors of standard output, of which `--help` alone may be all that is printed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text in the terminal's encoding
+    try:
+        app(prog_name="ovam")
+    except OSError as error:
+        if isinstance(error, OvamError) or "--debug" in sys.argv:
+            raise
+        with contextlib.suppress(OSError):
+            typer.echo(f"error: {unprintable(error)}", err=True)
+        sys.exit(1)

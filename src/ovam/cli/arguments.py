@@ -2,12 +2,18 @@
 
 import csv
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from ovam.cli.parameters import DType, Storage
+from ovam.errors import OptionError
+from ovam.input_file import is_tensor_file
+from ovam.prompt import listed
+
+_LONGEST_NAME = 200  # characters of a block's name
 
 
 def words_of(text: str) -> list[str]:
@@ -22,6 +28,11 @@ def blocks_of(text: str | None) -> list[str | int | tuple[int, int]] | None:
         return None
     blocks: list[str | int | tuple[int, int]] = []
     for entry in words_of(text):
+        if len(entry) > _LONGEST_NAME or re.fullmatch(r"[\dx]*\d{6}[\dx]*", entry):
+            raise typer.BadParameter(
+                f"{entry[:20]!r}...: expected grid heights (16), grids (16x24), or names of blocks",
+                param_hint="--blocks",
+            )
         numbers = [int(number) for number in entry.split("x")] if re.fullmatch(r"\d+(x\d+)?", entry) else []
         blocks.append(entry if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
     return blocks
@@ -33,9 +44,10 @@ def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
         return None
     steps: list[int] = []
     for entry in words_of(text):
-        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
+        bounds = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", entry)
         if bounds is None:
-            raise typer.BadParameter(f"{entry!r}: expected numbers such as 0,5,10-19", param_hint=option)
+            shown = entry if len(entry) <= 40 else f"{entry[:20]}..."
+            raise typer.BadParameter(f"{shown!r}: expected numbers below 100000, such as 0,5,10-19", param_hint=option)
         first = int(bounds[1])
         last = int(bounds[2] or first)
         if last < first:
@@ -48,7 +60,16 @@ def asked_of(words: str | None, tokens: list[Path] | None) -> list[str]:
     """Words, which may be left out where tokens are asked."""
     if words is None and not tokens:
         raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")
-    return words_of(words or "")
+    return listed_words(words)
+
+
+def listed_words(words: str | None) -> list[str]:
+    """The words of the option, none where it was left out.
+
+    Raises:
+        EmptyWordsError: the option was given without a word.
+    """
+    return [] if words is None else list(listed(words_of(words)))
 
 
 def with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
@@ -70,3 +91,19 @@ def torch_type(named: DType | Storage | None) -> Any:
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given; the others keep the function's own defaults."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse_for_trace(source: Path, **image_options: Any) -> None:
+    """Raises OptionError where an option that only an image needs was given for a trace."""
+    given_ones = given(**image_options)
+    if not given_ones or not (source.suffix == ".safetensors" or is_tensor_file(source)):
+        return
+    named = ", ".join(f"{name}={_shown(value)}" for name, value in given_ones.items())
+    raise OptionError(
+        f"{named}: expected with an image file only, which the model looks at, but {source} is a trace, whose run is "
+        f"over; leave {'it' if len(given_ones) == 1 else 'them'} out, or give an image file"
+    )
+
+
+def _shown(value: Any) -> str:
+    return value.value if isinstance(value, StrEnum) else repr(value)

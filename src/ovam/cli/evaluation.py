@@ -5,29 +5,49 @@ from typing import Annotated
 
 import typer
 
+from ovam.cli import inputs
 from ovam.cli.parameters import AsJson
 from ovam.cli.terminal import running, show
 from ovam.commands.entry import Question, entry_of
 
 
 def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.")],
-    truth: Annotated[Path, typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.")],
+    predicted: Annotated[
+        Path,
+        typer.Argument(help="A PNG of label numbers, or a folder of them; 255 is undecided.", callback=inputs.file),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Argument(help="A PNG or a folder with files of the same names; 255 is ignored.", callback=inputs.file),
+    ],
     names: Annotated[
-        Path | None, typer.Option(help="JSON file of numbers and names; by default Pascal VOC's 20 classes.")
+        Path | None,
+        typer.Option(help="JSON file of numbers and names; by default Pascal VOC's 20 classes.", callback=inputs.file),
     ] = None,
     scenes: Annotated[
         Path | None,
-        typer.Option(help="scenes.jsonl, for figures of slices; by default the one beside the truth's folder."),
+        typer.Option(
+            help="scenes.jsonl, for figures of slices; by default the one beside the truth's folder.",
+            callback=inputs.file,
+        ),
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="Folder with an NPY file for each PNG: floats (class, height, width), by rising number."),
+        typer.Option(
+            help="Folder with an NPY file for each PNG: floats (class, height, width), by rising number.",
+            callback=inputs.file,
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Name of the method, for a leaderboard.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Name of the method, for a leaderboard.", callback=inputs.text)
+    ] = None,
     question: Annotated[Question | None, typer.Option(help="What was asked of each picture.")] = None,
-    model: Annotated[str | None, typer.Option(help='Model the method reads, with its version, or "none".')] = None,
-    made_with: Annotated[str | None, typer.Option(help="Command that made the predictions.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help='Model the method reads, with its version, or "none".', callback=inputs.text)
+    ] = None,
+    made_with: Annotated[
+        str | None, typer.Option(help="Command that made the predictions.", callback=inputs.text)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare label maps with their truths: IoU, its means, outlines, slices; --scores for maps without a threshold.

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ovam.cli.arguments import asked_of, blocks_of, given, steps_of, torch_type, with_tokens, words_of
+from ovam.cli import inputs
+from ovam.cli.arguments import blocks_of, given, listed_words, steps_of, torch_type, with_tokens, words_of
 from ovam.cli.parameters import (
     Against,
     AsJson,
@@ -13,6 +14,7 @@ from ovam.cli.parameters import (
     ByStrategy,
     Device,
     DType,
+    Guidance,
     KeptSteps,
     LimitGib,
     Model,
@@ -25,6 +27,7 @@ from ovam.cli.parameters import (
     Stored,
     Threshold,
     Tokens,
+    TrueGuidance,
     Weights,
     Words,
 )
@@ -54,19 +57,19 @@ def demo(
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    prompt: Annotated[str, typer.Argument(help="What to generate.", callback=inputs.prompt)],
     words: Words = None,
     tokens: Tokens = None,
     output_dir: OutputDir = Path("out"),
     model: Model = "mini",
-    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.", callback=inputs.text)] = None,
     seed: Seed = 0,
-    num_images: Annotated[int, typer.Option(min=1, help="Images; several go into folders of their own.")] = 1,
+    num_images: Annotated[
+        int, typer.Option(min=1, max=1000, help="Images; several go into folders of their own.", metavar="<int>")
+    ] = 1,
     num_inference_steps: Steps = NUM_INFERENCE_STEPS,
-    guidance_scale: Annotated[float, typer.Option(help="Weight of the prompt.")] = GUIDANCE_SCALE,
-    true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Weight of the prompt against the negative one; FLUX needs it there, above 1.")
-    ] = None,
+    guidance_scale: Guidance = GUIDANCE_SCALE,
+    true_cfg_scale: TrueGuidance = None,
     height: Side = None,
     width: Side = None,
     dtype: Weights = DType.float32,
@@ -79,15 +82,22 @@ def generate(
     storage: Stored = None,
     preset: Preset = None,
     disk: Annotated[
-        Path | None, typer.Option(help="Folder in whose files queries are kept while the command runs, not in memory.")
+        Path | None,
+        typer.Option(
+            help="Folder in whose files queries are kept while the command runs, not in memory.",
+            callback=inputs.scratch_folder,
+        ),
     ] = None,
     limit_gib: LimitGib = None,
     outputs: Outputs = False,
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images, with maps and masks of words that are in the prompt or not."""
-    asked = asked_of(words, tokens)
+    """Generate images, with maps and masks of words that are in the prompt or not.
+
+    Without words the image and its trace are written, of which `ovam maps` and `ovam segment` ask words later.
+    """
+    asked = listed_words(words)
     keeping = given(blocks=blocks_of(blocks), steps=steps_of(steps), preset=preset, disk=disk, limit_gib=limit_gib)
     keeping |= {"outputs": outputs}
     asking = given(threshold=threshold, strategy=strategy)

@@ -1,23 +1,29 @@
 """`ovam mini`: the embedded model's world."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ovam.cli.parameters import AsJson
-from ovam.cli.terminal import running, show
+from ovam.cli import inputs
+from ovam.cli.parameters import AsJson, OutputDir
+from ovam.cli.terminal import Summaries, running, show
 
-mini_app = typer.Typer(help="The embedded model's world: its scenes.", no_args_is_help=True, rich_markup_mode=None)
+mini_app = typer.Typer(
+    cls=Summaries, help="The embedded model's world: its scenes.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @mini_app.command()
 def scenes(
-    output_dir: Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")],
-    split: Annotated[str, typer.Option(help='train, validation, test, hard, "domain b" or judging.')] = "test",
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of scenes.")] = 50,
-    start: Annotated[int, typer.Option(min=0, help="Number of the first scene.")] = 0,
-    size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
+    output_dir: OutputDir,
+    split: Annotated[
+        str, typer.Option(help='train, validation, test, hard, "domain b" or judging.', callback=inputs.text)
+    ] = "test",
+    n: Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="Number of scenes.", metavar="<int>")] = 50,
+    start: Annotated[
+        int, typer.Option(min=0, max=1_000_000_000, help="Number of the first scene.", metavar="<int>")
+    ] = 0,
+    size: Annotated[int, typer.Option(min=32, max=8192, help="Side of the pictures in pixels.", metavar="<int>")] = 128,
     as_json: AsJson = False,
 ) -> None:
     """Write scenes of the rendered world, the benchmark, with exact maps, captions and slices."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ovam.cli import inputs
 from ovam.cli.arguments import blocks_of, given, torch_type
 from ovam.cli.parameters import AsJson, Blocks, Device, DType, NamedModel, Outputs, Preset, Side, Steps, Stored, Weights
 from ovam.cli.terminal import running, show
@@ -12,8 +13,10 @@ from ovam.commands import NUM_INFERENCE_STEPS
 
 
 def info(
-    trace: Annotated[Path | None, typer.Argument(help="A trace, to see its header.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model, to see its blocks: mini, a folder or an id.")] = None,
+    trace: Annotated[Path | None, typer.Argument(help="A trace, to see its header.", callback=inputs.trace)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model, to see its blocks: mini, a folder or an id.", callback=inputs.model)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show versions and supported pipelines, a trace's header, or a model's blocks."""
@@ -33,8 +36,10 @@ def plan(
     model: NamedModel = "mini",
     height: Side = None,
     width: Side = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoiser calls to keep.")] = NUM_INFERENCE_STEPS,
-    images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 1,
+    steps: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Denoiser calls to keep.", metavar="<int>")
+    ] = NUM_INFERENCE_STEPS,
+    images: Annotated[int, typer.Option(min=1, max=10_000, help="Images of a batch.", metavar="<int>")] = 1,
     blocks: Blocks = None,
     storage: Stored = None,
     preset: Preset = None,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ovam.cli import inputs
+
 
 class DType(StrEnum):
     """Types of a model's weights."""
@@ -39,23 +41,78 @@ class EncodeMethod(StrEnum):
     clean = "clean"
 
 
-Words = Annotated[str | None, typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".')]
-Tokens = Annotated[
-    list[Path] | None, typer.Option(help="File of optimised tokens, asked beside the words; repeatable.")
+_SEEDS = 2**64 - 1
+_MANY = 100_000  # more pixels, vectors or scenes than anybody means, and few enough to be counted
+
+Words = Annotated[
+    str | None,
+    typer.Option(help='Words and phrases, separated by commas: "cat, hot dog, sky".', callback=inputs.text),
 ]
-Model = Annotated[str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.")]
+Tokens = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="File of optimised tokens, asked beside the words; repeatable.", metavar="<file>", callback=inputs.tokens
+    ),
+]
+Model = Annotated[
+    str, typer.Option(help="mini, the folder of a diffusers pipeline, or a model id.", callback=inputs.model)
+]
 TraceModel = Annotated[
     str | None,
-    typer.Option(help="The trace's model: mini, a folder or an id; needed unless the trace names mini or a folder."),
+    typer.Option(
+        help="The trace's model: mini, a folder or an id; needed unless the trace names mini.", callback=inputs.model
+    ),
 ]
-NamedModel = Annotated[str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed; the images of one run have consecutive seeds.")]
-Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Steps of the sampling loop.")]
-Side = Annotated[int | None, typer.Option(min=1, help="In pixels; the model's own by default.")]
-OutputDir = Annotated[Path, typer.Option(help="Folder to write to; files of the same names are written over.")]
-Beside = Annotated[Path | None, typer.Option(help="Folder to write to; by default one beside the file.")]
-Against = Annotated[str, typer.Option(help="Words that compete for the label map and are then dropped.")]
-Threshold = Annotated[float | None, typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5")]
+NamedModel = Annotated[
+    str, typer.Argument(help="mini, the folder of a diffusers pipeline, or a model id.", callback=inputs.model)
+]
+Seed = Annotated[
+    int, typer.Option(min=0, max=_SEEDS, help="Seed; the images of one run have consecutive seeds.", metavar="<int>")
+]
+EncodeSeed = Annotated[
+    int | None,
+    typer.Option(min=0, max=_SEEDS, help="Seed of the noises put on an image.", show_default="0", metavar="<int>"),
+]
+Steps = Annotated[
+    int, typer.Option("--num-inference-steps", min=1, max=10_000, help="Steps of the sampling loop.", metavar="<int>")
+]
+Side = Annotated[
+    int | None,
+    typer.Option(
+        min=16, max=_MANY, help="In pixels; the model's own by default.", metavar="<int>", callback=inputs.side
+    ),
+]
+Guidance = Annotated[
+    float,
+    typer.Option(min=0, max=1000, help="Weight of the prompt.", metavar="<float>", callback=inputs.finite),
+]
+TrueGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--true-cfg-scale",
+        min=0,
+        max=1000,
+        help="Weight of the prompt against the negative one; FLUX needs it there, above 1.",
+        metavar="<float>",
+        callback=inputs.finite,
+    ),
+]
+OutputDir = Annotated[
+    Path,
+    typer.Option(help="Folder to write to; files of the same names are written over.", callback=inputs.output_folder),
+]
+Beside = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write to; by default one beside the file.", callback=inputs.output_folder),
+]
+OutputFile = Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.", callback=inputs.output_file)]
+Against = Annotated[
+    str, typer.Option(help="Words that compete for the label map and are then dropped.", callback=inputs.text)
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5", callback=inputs.share),
+]
 ByStrategy = Annotated[
     Strategy | None,
     typer.Option(
@@ -66,15 +123,28 @@ ByStrategy = Annotated[
 ]
 Blocks = Annotated[
     str | None,
-    typer.Option(help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1)."),
+    typer.Option(
+        help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1).",
+        callback=inputs.text,
+    ),
 ]
 KeptSteps = Annotated[
-    str | None, typer.Option("--steps", help="Step numbers from 0, by commas; 10-19 is a range with both its ends.")
+    str | None,
+    typer.Option(
+        "--steps", help="Step numbers from 0, by commas; 10-19 is a range with both its ends.", callback=inputs.text
+    ),
 ]
 Weights = Annotated[DType, typer.Option(help="Type of the model's weights.")]
-Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.", callback=inputs.device)]
 LimitGib = Annotated[
-    float | None, typer.Option(min=0, help="Most GiB of queries to keep; by default 80 % of the free memory.")
+    float | None,
+    typer.Option(
+        min=0,
+        max=1_000_000,
+        help="Most GiB of queries to keep; by default 80 % of the free memory.",
+        metavar="<float>",
+        callback=inputs.finite,
+    ),
 ]
 Stored = Annotated[
     Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
@@ -83,6 +153,9 @@ Outputs = Annotated[
     bool, typer.Option("--outputs", help="Keep attention outputs as well (SD3, FLUX), which --strategy output asks.")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Settings of the model's family for blocks, steps and storage, such as small.")
+    str | None,
+    typer.Option(
+        help="Settings of the model's family for blocks, steps and storage, such as small.", callback=inputs.text
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

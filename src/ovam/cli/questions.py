@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from ovam.cli.arguments import asked_of, blocks_of, given, steps_of, torch_type, with_tokens, words_of
+from ovam.cli import inputs
+from ovam.cli.arguments import (
+    asked_of,
+    blocks_of,
+    given,
+    listed_words,
+    refuse_for_trace,
+    steps_of,
+    torch_type,
+    with_tokens,
+    words_of,
+)
 from ovam.cli.parameters import (
     Against,
     AsJson,
@@ -14,6 +25,7 @@ from ovam.cli.parameters import (
     ByStrategy,
     DType,
     EncodeMethod,
+    EncodeSeed,
     KeptSteps,
     Storage,
     Threshold,
@@ -25,10 +37,13 @@ from ovam.cli.terminal import running, show
 
 
 def maps(
-    trace: Annotated[Path, typer.Argument(help="A trace, such as run.safetensors.")],
+    trace: Annotated[Path, typer.Argument(help="A trace, such as run.safetensors.", callback=inputs.trace)],
     words: Words = None,
     attribution_prompt: Annotated[
-        str | None, typer.Option(help="A text whose words share the attention; --words then picks some of them.")
+        str | None,
+        typer.Option(
+            help="A text whose words share the attention; --words then picks some of them.", callback=inputs.text
+        ),
     ] = None,
     tokens: Tokens = None,
     output_dir: Beside = None,
@@ -39,7 +54,8 @@ def maps(
     as_json: AsJson = False,
 ) -> None:
     """Answer from a saved trace, without running the model."""
-    asked, kept = words_of(words or ""), given(blocks=blocks_of(blocks), steps=steps_of(steps), strategy=strategy)
+    asked = asked_of(words, tokens) if attribution_prompt is None else listed_words(words)
+    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), strategy=strategy)
     with running() as progress:
         from ovam.commands.ask import maps as run
         from ovam.map_options import MapOptions
@@ -57,7 +73,9 @@ def maps(
 
 
 def segment(
-    source: Annotated[Path, typer.Argument(help="A trace, or an image file, which the model then looks at.")],
+    source: Annotated[
+        Path, typer.Argument(help="A trace, or an image file, which the model then looks at.", callback=inputs.source)
+    ],
     words: Words = None,
     tokens: Tokens = None,
     against: Against = "",
@@ -65,21 +83,28 @@ def segment(
     strategy: ByStrategy = None,
     output_dir: Beside = None,
     model: TraceModel = None,
-    prompt: Annotated[str | None, typer.Option(help="What the model is told of an image; nothing by default.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the model is told of an image; nothing by default.", callback=inputs.text),
+    ] = None,
     method: Annotated[
         EncodeMethod | None, typer.Option(help="What the model looks at of an image.", show_default="noise")
     ] = None,
     timesteps: Annotated[
-        str | None, typer.Option(help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650")
+        str | None,
+        typer.Option(
+            help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650", callback=inputs.text
+        ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the noises put on an image.", show_default="0")
-    ] = None,
+    seed: EncodeSeed = None,
     dtype: Annotated[
         DType | None, typer.Option(help="Type of the model's weights, for an image.", show_default="float32")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where the model runs, for an image: cpu, cuda, cuda:1.", show_default="cpu")
+        str | None,
+        typer.Option(
+            help="Where the model runs, for an image: cpu, cuda, cuda:1.", show_default="cpu", callback=inputs.device
+        ),
     ] = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
@@ -88,7 +113,13 @@ def segment(
     ] = None,
     limit_gib: Annotated[
         float | None,
-        typer.Option(min=0, help="Most GiB of queries to keep of an image; by default 80 % of the free memory."),
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            help="Most GiB of queries to keep of an image; by default 80 % of the free memory.",
+            metavar="<float>",
+            callback=inputs.finite,
+        ),
     ] = None,
     outputs: Annotated[
         bool | None,
@@ -106,6 +137,7 @@ def segment(
         limit_gib=limit_gib,
         outputs=outputs,
     )
+    refuse_for_trace(source, **looking, **given(dtype=dtype, device=device, storage=storage))
     running_on = given(dtype=torch_type(dtype), device=device)
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), threshold=threshold, strategy=strategy)
     with running() as progress:

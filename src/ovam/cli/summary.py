@@ -1,8 +1,8 @@
 """A command's result for people: tables of plain text on stdout, or the whole of it as JSON."""
 
-import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,72 +10,116 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ovam.cli.printing import printing, write_json
+from ovam.cli.tables import facts_table, line, table, value_text
+from ovam.cli.token_summary import tokens_shown
+from ovam.model_names import MINI
+
 _WIDE = 140  # columns where no terminal says how many there are
+_FORMED = 20  # steps after which most models have formed a picture
 
 
-def show(result: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a result."""
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        return
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-    for part in _parts(result):
-        console.print(part)
+def show(result: Mapping[str, Any], *, as_json: bool, details: bool = False, seconds: float = 0.0) -> None:
+    """Print a result.
+
+    Args:
+        result: What the command returned.
+        as_json: All of it as JSON, instead of tables of what matters most.
+        details: In tables, the rest as well where a command has more to tell.
+        seconds: Of the whole command, with the loading of libraries, which its own record does not have.
+
+    Raises:
+        OvamError: standard output is closed or full.
+    """
+    with printing(made=result.get("output_dir") or result.get("output")):
+        if as_json:
+            write_json(result)
+            return
+        console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+        for part in _parts(result, details):
+            console.print(part)
+        if "seconds" in result:
+            console.print(line(f"{seconds:.1f} seconds"))
 
 
-def _parts(result: Mapping[str, Any]) -> list[Table | Text]:
+def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
     kind = result.get("command")
-    if kind == "generate":
-        return _generated(result)
-    if kind in ("maps", "segment"):
-        return [*_answers(result, Path(result["output_dir"])), _seconds(result)]
-    if kind == "demo":
-        later = result["maps"]
-        asked = _line("asked the saved trace for one more word, without running the model:")
-        return [
-            *_generated(result["generate"])[:-1],
-            asked,
-            *_answers(later, Path(later["output_dir"])),
-            _seconds(result),
-        ]
-    if kind == "evaluate":
-        return _evaluated(result)
-    if kind == "plan":
-        return _plan(result)
-    if kind == "verify":
-        return _verified(result)
+    kinds: dict[str, Callable[[Mapping[str, Any]], list[Table | Text]]] = {
+        "generate": _generated,
+        "maps": _asked,
+        "segment": _asked,
+        "demo": _shown,
+        "evaluate": _evaluated,
+        "plan": _plan,
+        "verify": _verified,
+    }
+    if kind in kinds:
+        return kinds[kind](result)
+    if "groups" in result:
+        return tokens_shown(result, details)
     if "header" in result:
         return _trace(result)
-    return _facts(result)
+    return facts_table(result)
+
+
+def _shown(result: Mapping[str, Any]) -> list[Table | Text]:
+    later = result["maps"]
+    asked = line("asked the saved trace for one more word, without running the model:")
+    return [*_images(result["generate"]), asked, *_answers(later, Path(later["output_dir"]))]
 
 
 def _generated(result: Mapping[str, Any]) -> list[Table | Text]:
+    return [*_images(result), *_hints(result)]
+
+
+def _images(result: Mapping[str, Any]) -> list[Table | Text]:
     parts: list[Table | Text] = []
     for image in result["images"]:
         folder = Path(result["output_dir"]) / image["folder"]
-        parts.append(_line(f"{result['prompt']} (model {result['model']}, seed {image['seed']})"))
+        size = " x ".join(map(str, image["size"]))
+        parts.append(line(f"{result['prompt']} (model {result['model']}, seed {image['seed']}, {size} pixels)"))
         parts += _answers(image, folder)
-    return [*parts, _seconds(result)]
+    return parts
+
+
+def _asked(result: Mapping[str, Any]) -> list[Table | Text]:
+    size = result.get("working_size")  # of an image alone
+    looked = f", which looked at it at {' x '.join(map(str, size))} pixels" if size else ""
+    head = line(f"{result['source']} (model {result['model']}{looked})")
+    return [head, *_answers(result, Path(result["output_dir"])), *(_hints(result) if looked else [])]
+
+
+def _hints(result: Mapping[str, Any]) -> list[Table | Text]:
+    """What somebody who sees the command for the first time should know of it."""
+    hints = []
+    image = next(iter(result.get("images", ())), None)
+    if image is not None and not image["words"] and "trace" in image["files"]:
+        trace = Path(result["output_dir"]) / image["folder"] / image["files"]["trace"]
+        hints.append(f'words can be asked of it any time: ovam maps {shlex.quote(str(trace))} --words "..."')
+    if result["model"] == MINI:
+        hints.append(
+            "mini is a small model to try things with, which knows drawn scenes of 20 things and no photographs: "
+            "--model takes the folder or the id of another"
+        )
+    return [line(hint) for hint in hints]
 
 
 def _answers(answers: Mapping[str, Any], folder: Path) -> list[Table | Text]:
+    files = line(f"in {folder}: {', '.join(answers['files'].values())}")
+    if not answers["words"]:
+        return [files]
     columns = [name for name in ("presence", "share", "map", "mask") if name in answers["words"][0]]
     rows = [[word["word"], *(_cell(name, word[name]) for name in columns)] for word in answers["words"]]
-    files = ", ".join(answers["files"].values())
-    return [_table(("word", *columns), rows), _line(f"in {folder}: {files}")]
+    return [table(("word", *columns), rows), files]
 
 
 def _cell(name: str, value: Any) -> str:
     return {"presence": "{:.3f}", "share": "{:.0%}"}.get(name, "{}").format(value)
 
 
-def _seconds(result: Mapping[str, Any]) -> Text:
-    return _line(f"{result['seconds']:.1f} seconds")
-
-
 def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:
     facts = {name: value for name, value in result.items() if name != "figures" and value not in (None, [])}
-    return _facts(facts | result["figures"])
+    return facts_table(facts | result["figures"])
 
 
 def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -86,7 +130,7 @@ def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
     ]
     size = "x".join(map(str, result["size"]))
     told = f"{result['pipeline']}, {size} pixels, {result['calls']} denoiser calls: {result['bytes'] / 2**30:.3f} GiB"
-    return [_table(("block", "grid", *(f"{part}, MiB" for part in parts)), rows), _line(told)]
+    return [table(("block", "grid", *(f"{part}, MiB" for part in parts)), rows), line(told)]
 
 
 def _verified(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -96,8 +140,28 @@ def _verified(result: Mapping[str, Any]) -> list[Table | Text]:
     ]
     words = [[thing, f"{each['own']:.3f}", f"{each['absent']:.3f}"] for thing, each in result["words"].items()]
     facts = {name: value for name, value in result.items() if name not in ("checks", "words")}
-    highest = _table(("drawn", "own map, highest", "absent word's, highest"), words)
-    return [*_facts(facts), _table(("check", "", "seconds"), checks), highest]
+    highest = table(("drawn", "own map, highest", "absent word's, highest"), words)
+    return [*facts_table(facts), table(("check", "", "seconds"), checks), highest, *_of_words(result)]
+
+
+def _of_words(result: Mapping[str, Any]) -> list[Table | Text]:
+    """What the words' numbers say, which decide nothing."""
+    lower = [thing for thing, each in result["words"].items() if each["own"] <= each["absent"]]
+    steps = result["num_inference_steps"]
+    told = [
+        "passed or failed are the checks alone. The last table shows whether pictures and words go together: a thing "
+        "that was drawn should reach more than a word for something absent"
+    ]
+    if lower:
+        told.append(
+            f"of {', '.join(lower)} it does not: "
+            + (
+                f"after {steps} steps pictures are hardly formed; --num-inference-steps 20 or more tells"
+                if steps < _FORMED
+                else "the model may not know the thing, or have drawn something else"
+            )
+        )
+    return [line(each) for each in told]
 
 
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -114,51 +178,9 @@ def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
         **(source if isinstance(source, Mapping) else {"source": source}),
         **{f"text {name}": value for name, value in dict(header.get("text") or {}).items()},
     }
-    rows = [[_value(_of(block, name)) for name in ("name", "grid", "heads")] for block in blocks]
-    return [*_facts(facts), _table(("block", "grid", "heads"), rows)]
+    rows = [[value_text(_of(block, name)) for name in ("name", "grid", "heads")] for block in blocks]
+    return [*facts_table(facts), table(("block", "grid", "heads"), rows)]
 
 
 def _of(entry: Any, name: str) -> Any:
     return entry.get(name) if isinstance(entry, Mapping) else None
-
-
-def _facts(facts: Mapping[str, Any]) -> list[Table | Text]:
-    """Names and values in two columns; a list of records becomes a table of its own."""
-    rows = [[name, _value(value)] for name, value in facts.items() if not _records(value)]
-    tables = [
-        _table(tuple(value[0]), [[_value(cell) for cell in entry.values()] for entry in value])
-        for value in facts.values()
-        if _records(value)
-    ]
-    return [_table(("", ""), rows), *tables]
-
-
-def _records(value: Any) -> bool:
-    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if not value:
-            return "none"
-        pair = len(value) == 2 and all(isinstance(item, int) for item in value)  # height and width
-        return (" x " if pair else ", ").join(map(_value, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else str(value)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, show_header=any(columns), header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_line(cell) for cell in row))
-    return table
-
-
-def _line(text: str) -> Text:
-    """Text as it is, without markup; what steers terminals is left out."""
-    return Text("".join(letter if letter.isprintable() else " " for letter in text))

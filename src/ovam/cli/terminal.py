@@ -2,7 +2,11 @@
 
 import logging
 import os
+import re
+import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,17 +14,36 @@ from contextvars import ContextVar
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from ovam.cli.wording import in_one_line, options_of
 from ovam.commands import Progress, no_progress
-from ovam.errors import CaptureTooLargeError, OvamError
 
-_SMALLER = "--preset small, --storage int8, --blocks 16, --steps 0,5,10, --disk FOLDER, a higher --limit-gib"
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
+_begun: ContextVar[float] = ContextVar("begun")
 
 
-class Commands(TyperGroup):
+class PlainLists(TyperCommand):
+    """A command whose help names a repeatable argument by what each is, `<Path>`, and not by Python's list."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help as it is printed."""
+        return re.sub(r"<list\[(\w+)\]>", r"<\1>", super().get_help(ctx))
+
+
+class Summaries(TyperGroup):
+    """A group whose help gives the whole first sentence of each command, on as many lines as it needs."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(1000)) for name, command in named if command and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Commands(Summaries):
     """A group whose commands, when they fail, end in one line on stderr and exit code 1.
 
     `--debug` lets the error through, with its traceback.
@@ -36,27 +59,18 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         debug = bool(ctx.params.get("debug"))
-        before = _debug.set(debug)
+        before, begun = _debug.set(debug), _begun.set(time.monotonic())
         try:
             return super().invoke(ctx)
         except Exception as error:
             of_the_parser = isinstance(error, typer.Abort) or hasattr(error, "exit_code")
             if of_the_parser or isinstance(error, BrokenPipeError) or debug:
                 raise
-            typer.echo(f"error: {in_one_line(error)}", err=True)
+            typer.echo(f"error: {in_one_line(error, options_of(self))}", err=True)
             raise typer.Exit(1) from error
         finally:
             _debug.reset(before)
-
-
-def in_one_line(error: Exception) -> str:
-    """Message of an error, without what steers terminals; one that was not foreseen comes with its class."""
-    message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
-    if isinstance(error, CaptureTooLargeError):
-        return f"{message}; as options of a command: {_SMALLER}"
-    if isinstance(error, OvamError):
-        return message
-    return f"{type(error).__name__}: {message or 'no message'} (--debug shows where it comes from)"
+            _begun.reset(begun)
 
 
 @contextmanager
@@ -74,17 +88,22 @@ def running() -> Iterator[Progress]:
             yield progress
 
 
-def show(result: Mapping[str, Any], as_json: bool) -> None:
-    """Print a command's result: tables for people, or the whole of it as JSON."""
+def show(result: Mapping[str, Any], as_json: bool, *, details: bool = False) -> None:
+    """Print a command's result: tables for people, with the seconds of the whole command, or the whole of it as JSON.
+
+    Raises:
+        OvamError: it can't be printed, since standard output is closed or full.
+    """
     from ovam.cli.summary import show  # rich's tables are loaded where there is a result
 
-    show(result, as_json=as_json)
+    show(result, as_json=as_json, details=details, seconds=time.monotonic() - _begun.get(time.monotonic()))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep notes, warnings and bars of other libraries back, except under `--debug`; put their settings back later."""
     if _debug.get():
+        _interruptible()
         yield
         return
     before = {name: os.environ.get(name) for name in _QUIET}
@@ -95,6 +114,7 @@ def quiet() -> Iterator[None]:
         from huggingface_hub.utils.tqdm import enable_progress_bars
         from transformers.utils import logging as transformers_logging
 
+        _interruptible()
         libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
         levels = [library.get_verbosity() for library in libraries]
         for library in libraries:
@@ -110,6 +130,13 @@ def quiet() -> Iterator[None]:
                 library.set_verbosity(level)
             for name in (name for name, value in before.items() if value is None):
                 os.environ.pop(name, None)
+
+
+def _interruptible() -> None:
+    """Let Ctrl-C end what follows in an orderly way; while libraries were loaded it ended the process (`__main__`)."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

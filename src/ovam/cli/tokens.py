@@ -5,58 +5,111 @@ from typing import Annotated
 
 import typer
 
+from ovam.cli import inputs
 from ovam.cli.arguments import blocks_of, given, steps_of, torch_type, words_of
-from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, TraceModel, Weights
-from ovam.cli.terminal import running, show
+from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, OutputFile, Seed, TraceModel, Weights
+from ovam.cli.terminal import PlainLists, Summaries, running, show
 
 tokens_app = typer.Typer(
-    help="Files of optimised tokens: show, merge, check, import.", no_args_is_help=True, rich_markup_mode=None
+    cls=Summaries,
+    help="Files of optimised tokens: show, merge, check, import.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.")]
-TokenOutput = Annotated[Path, typer.Option(help="File to write.")]
+TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.", callback=inputs.tokens)]
+Details = Annotated[bool, typer.Option("--details", help="Tell of each class how it was fitted, too.")]
+_LARGEST = 100_000
 
 
 def optimize(
     mask: Annotated[
-        list[Path], typer.Option(help="Picture, or JSON of COCO or labelme, at its image's size; repeatable.")
+        list[Path],
+        typer.Option(
+            help="Picture, or JSON of COCO or labelme, at its image's size; repeatable.",
+            metavar="<file>",
+            callback=inputs.file,
+        ),
     ],
-    word: Annotated[list[str], typer.Option(help="Class of each mask, or of all; repeatable.")],
-    output: Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.")],
-    image: Annotated[list[Path] | None, typer.Option(help="Image of each mask; repeatable.")] = None,
-    trace: Annotated[list[Path] | None, typer.Option(help="Trace of each further mask; repeatable.")] = None,
+    word: Annotated[
+        list[str],
+        typer.Option(help="Class of each mask, or of all; repeatable.", metavar="<str>", callback=inputs.text),
+    ],
+    output: OutputFile,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image of each mask; repeatable.", metavar="<file>", callback=inputs.file),
+    ] = None,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="Trace of each further mask; repeatable.", metavar="<file>", callback=inputs.trace),
+    ] = None,
     label: Annotated[
-        list[int] | None, typer.Option(help="Number of each word where masks are label maps; repeatable.")
+        list[int] | None,
+        typer.Option(
+            min=0,
+            max=_LARGEST,
+            help="Number of each word where masks are label maps; repeatable.",
+            metavar="<int>",
+        ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="Words for what else is in pictures, further background rows.", show_default="sky, grass, ..."
+            help="Words for what else is in pictures, further background rows.",
+            show_default="sky, grass, ...",
+            callback=inputs.text,
         ),
     ] = None,
-    ignore: Annotated[int | None, typer.Option(help="Number of pixels that do not count.", show_default="255")] = None,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=_LARGEST, help="Number of pixels that do not count.", show_default="255", metavar="<int>"
+        ),
+    ] = None,
     mask_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Share of white above which a mask's pixel is the object's.", show_default="0.5 of soft masks"
+            min=0,
+            max=1,
+            help="Share of white above which a mask's pixel is the object's.",
+            show_default="0.5 of soft masks",
+            metavar="<float>",
+            callback=inputs.finite,
         ),
     ] = None,
     mask_colour: Annotated[
-        str | None, typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.")
+        str | None,
+        typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.", callback=inputs.text),
     ] = None,
     model: TraceModel = None,
     blocks: Blocks = None,
     steps: KeptSteps = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Vectors of each class.", show_default="3")] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Vectors of each class.", show_default="3", metavar="<int>"),
+    ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(min=1, help="Most evaluations of the loss.", show_default="20")
+        int | None,
+        typer.Option(min=1, max=_LARGEST, help="Most evaluations of the loss.", show_default="20", metavar="<int>"),
     ] = None,
     pull: Annotated[
-        float | None, typer.Option(min=0, help="Weight of staying near the word.", show_default="10")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            help="Weight of staying near the word.",
+            show_default="10",
+            metavar="<float>",
+            callback=inputs.finite,
+        ),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Under which the tokens may be used.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noises put on images.")] = 0,
+    licence: Annotated[
+        str | None, typer.Option(help="Under which the tokens may be used.", callback=inputs.text)
+    ] = None,
+    seed: Seed = 0,
     dtype: Weights = DType.float32,
     device: Device = "cpu",
+    details: Details = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
@@ -81,23 +134,25 @@ def optimize(
             device=device,
             progress=progress,
         )
-    show(result, as_json)
+    show(result, as_json, details=details)
 
 
 @tokens_app.command("show")
-def show_tokens(file: TokenFile, as_json: AsJson = False) -> None:
+def show_tokens(file: TokenFile, details: Details = False, as_json: AsJson = False) -> None:
     """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
     with running():
         from ovam.commands.tokens import show as run
 
         result = run(file)
-    show(result, as_json)
+    show(result, as_json, details=details)
 
 
-@tokens_app.command("merge")
+@tokens_app.command("merge", cls=PlainLists)
 def merge_tokens(
-    files: Annotated[list[Path], typer.Argument(help="Files of tokens with different classes.")],
-    output: TokenOutput,
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of tokens with different classes.", callback=inputs.tokens)
+    ],
+    output: OutputFile,
     as_json: AsJson = False,
 ) -> None:
     """Write several files' tokens as one; no class's map is changed."""
@@ -111,8 +166,8 @@ def merge_tokens(
 @tokens_app.command("check")
 def check_tokens(
     file: TokenFile,
-    model: Annotated[str | None, typer.Option(help="A model: mini, a folder or an id.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model: mini, a folder or an id.", callback=inputs.model)] = None,
+    trace: Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.", callback=inputs.trace)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether tokens are whole, and whether they can be used with a model or a trace."""
@@ -125,10 +180,14 @@ def check_tokens(
 
 @tokens_app.command("import")
 def import_tokens(
-    file: Annotated[Path, typer.Argument(help="An .npy file as the paper's authors published them.")],
-    output: TokenOutput,
-    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.")],
-    word: Annotated[str | None, typer.Option(help="Class, where the file has one and no name.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="An .npy file as the paper's authors published them.", callback=inputs.file)
+    ],
+    output: OutputFile,
+    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.", callback=inputs.model)],
+    word: Annotated[
+        str | None, typer.Option(help="Class, where the file has one and no name.", callback=inputs.text)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write tokens that the paper's authors published as a file of tokens; nothing in theirs is run."""

@@ -71,22 +71,27 @@ def write_all(
     Returns:
         `seed`, `size`, `files` and `words`, as `write_maps` and `write_masks` give them.
     """
+    segmentation = segment_words(trace, words, options)
+    run = write_run(trace, folder, save_trace=save_trace)
+    mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder)
+    masked = write_masks(trace, segmentation, folder)
+    merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
+    return {**run, "files": {**run["files"], **mapped["files"], **masked["files"]}, "words": merged}
+
+
+def write_run(trace: Trace, folder: Path, *, save_trace: bool = True) -> dict[str, Any]:
+    """Write the image and the trace, of which words can be asked later.
+
+    Returns:
+        `seed`, `size`, `files`, and `words`, which are none.
+    """
     files = {"image": "image.png"}
     assert trace.image_png is not None  # generating and encoding both give a picture
     write_bytes(folder / files["image"], trace.image_png)
     if save_trace:
         files["trace"] = TRACE_FILE
         trace.save(folder / TRACE_FILE)
-    segmentation = segment_words(trace, words, options)
-    mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder)
-    masked = write_masks(trace, segmentation, folder)
-    merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
-    return {
-        "seed": trace.source.seed,
-        "size": list(trace.size),
-        "files": {**files, **mapped["files"], **masked["files"]},
-        "words": merged,
-    }
+    return {"seed": trace.source.seed, "size": list(trace.size), "files": files, "words": []}
 
 
 def notes_of(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:

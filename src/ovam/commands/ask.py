@@ -15,12 +15,14 @@ from ovam.asked import Fitted, Listed, contrast_of, entries_of, fitted_in, names
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
-from ovam.commands.files import prepared, write_json
+from ovam.commands.files import write_json
+from ovam.commands.folders import check_folder
 from ovam.commands.generate import pipeline
 from ovam.commands.run_folder import RECORD, run_folder
-from ovam.encode import encode_image, read_image
+from ovam.encode import encode_image, native_size, read_image
 from ovam.encode_options import EncodeOptions
 from ovam.errors import ModelNotFoundError, OptionError
+from ovam.input_file import is_tensor_file
 from ovam.map_options import MapOptions, check_joint
 from ovam.maps import attention_maps
 from ovam.mask_options import SegmentOptions
@@ -51,7 +53,7 @@ def maps(
             none for all of them.
         output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
         model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id.
-            Needed unless the file names mini or a folder that is there: a file never causes a download.
+            Needed unless the file names mini: nothing else is loaded at a file's word.
         options: As in `Trace.maps`.
         progress: Told what is being done.
 
@@ -72,11 +74,11 @@ def maps(
             "fitted tokens were asked together with an attribution prompt, whose words alone share the attention: "
             "expected one of the two; ask the tokens by themselves"
         )
+    folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
     trace = open_trace(path, model, progress)
     found = attention_maps(trace, attribution_prompt or list(words), options)
     if attribution_prompt and words:
         found = found.only(names_of(words))
-    folder = prepared(_beside(path, "maps") if output_dir is None else output_dir)
     progress("maps", 0, 0)
     with run_folder(folder) as room:
         result = {
@@ -135,7 +137,8 @@ def segment_file(
         progress: Told what is being done.
 
     Returns:
-        The content of `result.json`; the names of files are relative to `output_dir`.
+        The content of `result.json`; the names of files are relative to `output_dir`; for an image, `working_size` is
+        the (height, width) in pixels at which the model looked at it.
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
@@ -146,17 +149,18 @@ def segment_file(
     path, options = Path(source), options or SegmentOptions()
     options.check(words)
     asked, rivals = entries_of(words), contrast_of(options.against)
-    folder = _beside(path, "segment") if output_dir is None else Path(output_dir)
+    folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
+    working_size: dict[str, list[int]] = {}
     if is_trace(path):
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        prepared(folder)
         write = partial(write_masks, trace, segment_words(trace, asked, options))
     else:
-        trace = _looked_at(read_image(path), MINI if model is None else model, options, encoding, loading, progress)
+        picture = read_image(path)
+        trace, size = _looked_at(picture, MINI if model is None else model, options, encoding, loading, progress)
+        working_size = {"working_size": list(size)}
         progress("maps and masks", 0, 0)
-        prepared(folder)
         write = partial(write_all, trace, asked, options)
     with run_folder(folder) as room:
         result = {
@@ -164,6 +168,7 @@ def segment_file(
             "version": __version__,
             "source": str(path),
             "model": trace.source.model,
+            **working_size,
             "prompt": trace.source.prompt,
             "against": list(names_of(rivals)),
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
@@ -184,18 +189,20 @@ def _looked_at(
     encoding: EncodeOptions | None,
     loading: Loading | None,
     progress: Progress,
-) -> Trace:
-    """The trace of a picture."""
+) -> tuple[Trace, tuple[int, int]]:
+    """The trace of a picture, and the size at which the model looked at it."""
     looks, loading = encoding or EncodeOptions(), loading or Loading()
+    pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
+    size = native_size(backbone_of(pipe), picture) if looks.size is None else looks.size
     looks = replace(
         looks,
+        size=size,
         blocks=options.blocks if looks.blocks is None else looks.blocks,
         outputs=looks.outputs or options.strategy == "output",
     )
-    pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
     check_joint(backbone_of(pipe).text_kind, strategy=options.strategy)
     progress("encoding the image", 0, 0)
-    return encode_image(pipe, picture, looks)
+    return encode_image(pipe, picture, looks), size
 
 
 def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None) -> None:
@@ -215,33 +222,31 @@ def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None
 
 
 def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:
-    """Read a trace with the text encoder of `model`, or of the model it names where that is on this machine.
+    """Read a trace with the text encoder of `model`, or of mini where the trace names it.
+
+    No other model is taken at the file's word: a folder of that name may be anybody's.
 
     Raises:
         TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: no model was given, and the one it names is neither mini nor a folder.
+        ModelNotFoundError: no model was given, and the one it names is not mini.
         SpaceMismatchError: the trace was made with another model.
     """
     named = read_header(path).get("source")
     if model is None:
         model = str(named.get("model")) if isinstance(named, dict) else ""
-        if model != MINI and not (model and Path(model).is_dir()):
+        if model != MINI:
             raise ModelNotFoundError(
-                f"{path} was made with the model {model!r}, which is neither 'mini' nor a folder here: say where its "
-                "text encoder is, with model=... or --model on the command line, by folder or id"
+                f"{path} says that it was made with the model {model!r}, and a file's word loads none but 'mini': "
+                "expected the model whose text encoder is to be loaded, with model=... (--model on the command line), "
+                "its folder or its id"
             )
     progress("loading the text encoder", 0, 0)
     return load_trace(path, model)
 
 
 def is_trace(path: Path) -> bool:
-    """Whether a file is meant as a trace: by its name, or as safetensors begins, a length and a JSON object."""
-    if path.suffix == ".safetensors":
-        return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    """Whether a file is meant as a trace: by its name, or by how it begins."""
+    return path.suffix == ".safetensors" or is_tensor_file(path)
 
 
 def _beside(path: Path, what: str) -> Path:

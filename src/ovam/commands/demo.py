@@ -8,6 +8,7 @@ from ovam.commands import NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import TRACE_FILE
 from ovam.commands.ask import maps
 from ovam.commands.files import write_json
+from ovam.commands.folders import check_folder, kept_if_done
 from ovam.commands.generate import generate
 from ovam.models import MINI
 
@@ -37,17 +38,19 @@ def demo(
         The results of `generate` and `maps`, and all seconds together.
     """
     begun = time.monotonic()
-    folder = Path(output_dir)
-    generated = generate(
-        PROMPT,
-        WORDS,
-        output_dir=folder,
-        model=model,
-        seed=seed,
-        num_inference_steps=num_inference_steps,
-        progress=progress,
-    )
-    later = maps(folder / TRACE_FILE, LATER, output_dir=folder / "later", model=model, progress=progress)
-    result = {"command": "demo", "generate": generated, "maps": later, "seconds": round(time.monotonic() - begun, 2)}
-    write_json(folder / "demo.json", result)
+    folder = check_folder(output_dir)
+    with kept_if_done(folder):
+        generated = generate(
+            PROMPT,
+            WORDS,
+            output_dir=folder,
+            model=model,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            progress=progress,
+        )
+        later = maps(folder / TRACE_FILE, LATER, output_dir=folder / "later", model=model, progress=progress)
+        seconds = round(time.monotonic() - begun, 2)
+        result = {"command": "demo", "generate": generated, "maps": later, "seconds": seconds}
+        write_json(folder / "demo.json", result)
     return result

@@ -15,6 +15,7 @@ from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
 from ovam.evaluate.voc import VOC
+from ovam.input_file import regular
 from ovam.json_text import parsed, read_json
 from ovam.picture_formats import FORMATS
 
@@ -88,7 +89,7 @@ def evaluate(
         "n": len(pairs),
         "predicted": str(predicted),
         "truth": str(truth),
-        "truth hash": tally.truth_hash,
+        "truth_hash": tally.truth_hash,
         "figures": _rounded(figures),
         "classes": [_rounded(row) for row in rows],
         "slices": [_rounded(row) for row in tally.slices(things)],
@@ -97,12 +98,12 @@ def evaluate(
 
 def _about(entry: Entry | None) -> dict[str, str | None]:
     if entry is None:
-        return dict.fromkeys(("method", "question", "model", "made with"))
+        return dict.fromkeys(("method", "question", "model", "made_with"))
     return {
         "method": entry.method,
         "question": entry.question.value,
         "model": entry.model,
-        "made with": entry.made_with,
+        "made_with": entry.made_with,
     }
 
 
@@ -111,7 +112,7 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
     if names is None:
         return VOC, None
     try:
-        content = read_json(Path(names))
+        content = read_json(regular(Path(names)))
         listed = content.get("labels", content)
         numbers = {int(number): str(name) for number, name in listed.items() if int(number) not in (0, IGNORE)}
         if not numbers or min(numbers) < 0:
@@ -147,7 +148,7 @@ def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
 def _labels(path: Path) -> np.ndarray:
     """Label numbers of a PNG with a palette or a single channel: (height, width) int64."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(regular(path), formats=FORMATS) as picture:
             form, mode, values = picture.format, picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error
@@ -165,7 +166,7 @@ def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Soft maps of one picture: floats of `shape`."""
     try:
         # Mapped, so that a wrong header can't fill memory; refuses pickles and archives, and leaves no file open.
-        values = np.lib.format.open_memmap(path, mode="r")
+        values = np.lib.format.open_memmap(regular(path), mode="r")
     # a broken header is read as Python's own: it raises what the compiler does, and sums that are too large
     except (OSError, ValueError, EOFError, ArithmeticError, LookupError, SyntaxError, TokenError, TypeError) as error:
         raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
@@ -212,7 +213,7 @@ def _things(
 
 def _read_scenes(path: Path) -> dict[str, list[Thing]]:
     try:
-        lines = [parsed(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [parsed(line) for line in regular(path).read_text(encoding="utf-8").split("\n") if line]
         return {
             line["file"]: [(str(thing["name"]), tuple(map(str, thing["slices"]))) for thing in line["objects"]]
             for line in lines

@@ -1,8 +1,6 @@
-"""An output folder: names made safe, files that appear whole or not at all, and nothing ever deleted."""
+"""An output folder: names made safe, files that appear whole or not at all, and nothing of others deleted."""
 
 import io
-import json
-import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,28 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from ovam.commands.records import json_text
 from ovam.errors import OptionError
 from ovam.tensor_file import replacing
 
 _LONGEST = 60  # characters; four bytes each stay below what file systems take
-
-
-def prepared(folder: str | Path) -> Path:
-    """Make the folder and its parents; one that is there is kept as it is, with all its files.
-
-    Raises:
-        OptionError: it can't be made or written to.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"output folder {folder} can't be made ({error.strerror}): expected a new or an existing folder"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(f"output folder {folder} can't be written to: expected one that you may write to")
-    return folder
 
 
 def safe_names(words: Sequence[str]) -> list[str]:
@@ -60,10 +41,20 @@ def safe_names(words: Sequence[str]) -> list[str]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    """Write a file under a temporary name and rename it; folders on the way are made.
+
+    Raises:
+        OptionError: it can't be written, for example since the disk is full; what was there before is unchanged.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise OptionError(
+            f"{path} can't be written ({error.strerror or error}): expected an output folder with room that may be "
+            "written to; what was there before is unchanged"
+        ) from error
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
@@ -75,4 +66,4 @@ def write_picture(path: Path, picture: Image.Image) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a readable JSON file."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json_text(content) + "\n").encode())

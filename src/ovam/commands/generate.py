@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from ovam.asked import Fitted, Listed, check_space_of, contrast_of, entries_of, 
 from ovam.backbones.registry import backbone_of
 from ovam.capture import captured
 from ovam.capture_options import CaptureOptions
+from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.answers import notes_of, write_all
-from ovam.commands.files import prepared, write_json
+from ovam.commands.answers import notes_of, write_all, write_run
+from ovam.commands.files import write_json
+from ovam.commands.folders import check_folder
 from ovam.commands.run_folder import RECORD, run_folder
 from ovam.errors import OptionError
 from ovam.map_options import check_joint
@@ -25,13 +28,13 @@ from ovam.models import MINI, load, text_of
 from ovam.noise import check_seed
 from ovam.plan import native_side
 
-_MOST_SIDES = 8  # of the model's own: far beyond what models make, and short of what takes all memory
+_MOST_SIDES = 8  # of the model's own, or their eighth: far beyond what models make, and short of taking all memory
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
 
 
 def generate(
     prompt: str,
-    words: Listed,
+    words: Listed = (),
     *,
     output_dir: str | Path,
     model: Any = MINI,
@@ -56,18 +59,20 @@ def generate(
 
     Args:
         prompt: What to generate.
-        words: Words and phrases to map and segment, and fitted tokens.
+        words: Words and phrases to map and segment, and fitted tokens; without any, the image and its trace are
+            written, which can be asked later.
         output_dir: Gets `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
-            `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on.
+            `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on. It is made when
+            the run is over.
         model: "mini", the folder of a pipeline, a model id, or a pipeline object.
         negative_prompt: What to keep away from.
         seed: Seed of the first image; the next images have the next seeds.
         num_images: Number of images.
         num_inference_steps: Steps of the sampling loop.
-        guidance_scale: Weight of the prompt; 1 and below is without guidance.
+        guidance_scale: Weight of the prompt, from 0; 1 and below is without guidance.
         true_cfg_scale: Weight of the prompt against the negative one, above 1, in pipelines that take it apart from
             `guidance_scale` (FLUX), and there needed with a negative prompt.
-        height: In pixels; the model's own by default, and at most eight times that.
+        height: In pixels; the model's own by default, and from an eighth to eight times that.
         width: Likewise.
         dtype: Type of the weights, when the model is loaded here.
         device: Where the model runs, when it is loaded here.
@@ -87,16 +92,17 @@ def generate(
     """
     begun = time.monotonic()
     keeping, options = keeping or CaptureOptions(), options or SegmentOptions()
-    options.check(words)
-    asked, rivals = entries_of(words), contrast_of(options.against)
-    if num_images < 1:
-        raise OptionError(f"num_images={num_images}: expected at least 1")
+    asked, rivals = _asked(words, options)
+    _check_numbers(num_images, num_inference_steps, guidance_scale, true_cfg_scale)
+    if not prompt.strip():
+        raise OptionError(f"prompt={prompt!r}: expected a text that says what to generate")
     check_seed(seed, num_images)
     _check_size(_LEAST_MULTIPLE, height=height, width=width)
-    folder = prepared(output_dir)
+    folder = check_folder(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
     check_sides(pipe, height=height, width=width)
+    check_steps(pipe, num_inference_steps)
     check_joint(backbone.text_kind, strategy=options.strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
@@ -113,32 +119,68 @@ def generate(
             generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
+    write: Callable[..., dict[str, Any]] = partial(write_all, words=asked, options=options) if asked else write_run
+    told = {
+        "command": "generate",
+        "version": __version__,
+        "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+        "against": list(names_of(rivals)),
+        **notes_of(traces[0], [*asked, *rivals]),
+        "threshold": options.threshold,
+        "strategy": options.strategy,
+        "output_dir": str(folder),
+    }
     with run_folder(folder) as room:
         images = []
         for i, trace in enumerate(traces):
-            progress("maps and masks", i, num_images)
+            progress("maps and masks" if asked else "writing", i, num_images)
             part = "." if num_images == 1 else f"image-{i:03d}"
-            answers = write_all(trace, asked, options, room / part, save_trace=save_trace)
-            images.append({"folder": part, **answers})
-        result = {
-            "command": "generate",
-            "version": __version__,
-            "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "true_cfg_scale": true_cfg_scale,
-            "against": list(names_of(rivals)),
-            **notes_of(traces[0], [*asked, *rivals]),
-            "threshold": options.threshold,
-            "strategy": options.strategy,
-            "output_dir": str(folder),
-            "images": images,
-            "seconds": round(time.monotonic() - begun, 2),
-        }
+            images.append({"folder": part, **write(trace, folder=room / part, save_trace=save_trace)})
+        result = {**told, "images": images, "seconds": round(time.monotonic() - begun, 2)}
         write_json(room / RECORD, result)
     return result
+
+
+def _asked(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
+    """Words and contrast words; none are right where nothing else needs them.
+
+    Raises:
+        OptionError: contrast words stand alone.
+        The errors of `SegmentOptions.check`.
+    """
+    rivals = contrast_of(options.against)
+    if isinstance(words, str) or not isinstance(words, Sequence) or words:
+        options.check(words)
+        return entries_of(words), rivals
+    if rivals:
+        raise OptionError(
+            f"against={list(names_of(rivals))!r} was given without words: expected the words that they compete with; "
+            "leave it out to ask them later"
+        )
+    return (), ()
+
+
+def _check_numbers(num_images: int, num_inference_steps: int, guidance: float, true_cfg: float | None) -> None:
+    whole("num_images", num_images, least=1)
+    whole("num_inference_steps", num_inference_steps, least=1)
+    number("guidance_scale", guidance, least=0.0)
+    if true_cfg is not None:
+        number("true_cfg_scale", true_cfg, least=0.0)
+
+
+def check_steps(pipe: Any, num_inference_steps: int) -> None:
+    """Raises OptionError where there are more steps than the scheduler was trained with, which none of them takes."""
+    most = int(getattr(pipe.scheduler.config, "num_train_timesteps", None) or 1000)
+    if num_inference_steps > most:
+        raise OptionError(
+            f"num_inference_steps={num_inference_steps}: expected at most {most}, the steps that the "
+            f"{type(pipe.scheduler).__name__} was trained with; models need 20 to 50 as a rule"
+        )
 
 
 def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, progress: Progress) -> Any:
@@ -153,13 +195,21 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
 
 def check_sides(pipe: Any, **sides: int | None) -> None:
     """Raises OptionError where a pipeline's images can't be of these sides; None is its own."""
-    largest = _MOST_SIDES * native_side(pipe) * pipe.vae_scale_factor
-    _check_size(backbone_of(pipe).side_multiple, largest, **sides)
+    native = native_side(pipe) * pipe.vae_scale_factor
+    for name, side in sides.items():
+        if side is not None and side * _MOST_SIDES < native:
+            raise OptionError(
+                f"{name}={side}: expected at least {native // _MOST_SIDES} pixels, an eighth of the side of the images "
+                "that the model was made for"
+            )
+    _check_size(backbone_of(pipe).side_multiple, _MOST_SIDES * native, **sides)
 
 
 def _check_size(unit: int, largest: int | None = None, **sides: int | None) -> None:
     """Raises OptionError where the pipeline would refuse a side, make the image of another size (FLUX) or never end."""
     for name, side in sides.items():
+        if side is not None and side < 1:
+            raise OptionError(f"{name}={side}: expected a positive multiple of {unit} pixels")
         if side is not None and largest is not None and side > largest:
             raise OptionError(
                 f"{name}={side}: expected at most {largest} pixels, {_MOST_SIDES} times the side of the images that "

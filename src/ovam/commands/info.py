@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of, supported
-from ovam.commands.generate import check_sides
+from ovam.commands.generate import check_sides, check_steps
 from ovam.models import MINI, load, mini_folder, text_of
 from ovam.plan import native_side, plan
 from ovam.source import versions
@@ -87,5 +87,7 @@ def verify_model(model: str | Path = MINI, *, dtype: torch.dtype, device: str, *
 
     pipe = load(model, dtype=dtype, device=device)
     check_sides(pipe, height=options.get("height"), width=options.get("width"))
+    steps = options.setdefault("num_inference_steps", 20)
+    check_steps(pipe, steps)
     pipe.set_progress_bar_config(disable=True)
-    return {"command": "verify", "name": str(model), **verify(pipe, **options)}
+    return {"command": "verify", "name": str(model), "num_inference_steps": steps, **verify(pipe, **options)}

@@ -1,6 +1,7 @@
 """The benchmark as files that anything can open: pictures, label, part and instance maps, captions, slices."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,8 @@ from PIL import Image
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
-from ovam.commands.files import prepared, write_bytes, write_json, write_picture
+from ovam.commands.files import write_bytes, write_json, write_picture
+from ovam.commands.folders import check_folder, kept_if_done
 from ovam.errors import OptionError
 from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
@@ -50,11 +52,17 @@ def export_scenes(
     if count < 1 or size < 32:
         raise OptionError(f"{count} scenes of {size} pixels: expected at least 1 scene of at least 32 pixels")
     seeds = [seed_of(cast(Split, split), start + i) for i in range(count)]
-    folder = prepared(output_dir)
+    folder = check_folder(output_dir)
+    with kept_if_done(folder):
+        _write(folder, cast(Split, split), seeds, size, progress)
+    return {"command": "scenes", "split": split, "scenes": count, "first_seed": seeds[0], "output_dir": str(folder)}
+
+
+def _write(folder: Path, split: Split, seeds: Sequence[int], size: int, progress: Progress) -> None:
     lines = []
     for done, seed in enumerate(seeds):
-        progress("scenes", done, count)
-        scene = render(seed, split=cast(Split, split), size=size)
+        progress("scenes", done, len(seeds))
+        scene = render(seed, split=split, size=size)
         name = f"{seed:09d}.png"
         write_picture(folder / "images" / name, Image.fromarray(scene.image))
         for kind in _MAPS:
@@ -66,7 +74,6 @@ def export_scenes(
     write_json(folder / "names.json", about | {"labels": {"0": "unnamed"} | _numbered(LABELS), "parts": parts})
     write_json(folder / "part-names.json", about | {"labels": parts})
     write_json(folder / "words.json", {"version": __version__, **_words()})
-    return {"command": "scenes", "split": split, "scenes": count, "first seed": seeds[0], "output_dir": str(folder)}
 
 
 def _numbered(names: dict[str, int]) -> dict[str, str]:

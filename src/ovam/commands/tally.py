@@ -68,11 +68,11 @@ class LabelTally:
         true_somewhere = [number for number in self._classes if counts[number].any()]
         return {
             "miou": self._confusion.mean_iou(),
-            "miou without background": self._confusion.mean_iou(background=False),
-            "mean of per-image IoU": _mean(_mean(per_image[:, number]) for number in true_somewhere),
-            f"miou {_BAND} pixels away from outlines": self._inner.mean_iou(),
-            "boundary F": _mean(self._outlines),
-            "false-positive area": _mean(self._false_areas),
+            "miou_without_background": self._confusion.mean_iou(background=False),
+            "mean_of_per_image_iou": _mean(_mean(per_image[:, number]) for number in true_somewhere),
+            f"miou_{_BAND}_pixels_away_from_outlines": self._inner.mean_iou(),
+            "boundary_f": _mean(self._outlines),
+            "false_positive_area": _mean(self._false_areas),
             "undecided": float(counts[:, -1].sum() / max(1, counts.sum())),
             "ignored": float(ignored / (counts.sum() + ignored)),
         }
@@ -81,7 +81,7 @@ class LabelTally:
         """A record for the background and each class: IoU over all files, and in how many it is true or predicted."""
         iou, there = self._confusion.iou(), np.isfinite(list(self._per_image.values())).sum(0)
         return [
-            {"class": name, "IoU": float(iou[number]), "images": int(there[number])}
+            {"class": name, "iou": float(iou[number]), "images": int(there[number])}
             for number, name in ({0: "background"} | dict(self._classes)).items()
         ]
 
@@ -99,7 +99,7 @@ class LabelTally:
                     for each in ("all", *slices):
                         values.setdefault(each, []).append(float(iou[numbers[name]]))
         order = sorted(values, key=lambda each: (each != "all", each))
-        return [{"slice": each, "objects": len(values[each]), "IoU": _mean(values[each])} for each in order]
+        return [{"slice": each, "objects": len(values[each]), "iou": _mean(values[each])} for each in order]
 
 
 class ScoreTally:
@@ -135,13 +135,13 @@ class ScoreTally:
         """Average precision, mean over images and then over classes; AUROC of the maps' highest scores."""
         known = bool(self._present and self._absent)
         return {
-            "average precision": _mean(map(_mean, self._precision.values())),
-            "presence AUROC": presence_auroc(self._present, self._absent) if known else float("nan"),
+            "average_precision": _mean(map(_mean, self._precision.values())),
+            "presence_auroc": presence_auroc(self._present, self._absent) if known else float("nan"),
         }
 
     def of_classes(self) -> list[dict[str, float]]:
         """A record for the background, which has no map, and each class: mean over the images that show it."""
-        return [{"average precision": _mean(values)} for values in ((), *self._precision.values())]
+        return [{"average_precision": _mean(values)} for values in ((), *self._precision.values())]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -98,7 +98,7 @@ def optimize(
         "version": __version__,
         "output": str(output),
         **facts(tokens),
-        "fitted on": reached,
+        "fitted_on": reached,
         "seconds": round(time.monotonic() - begun, 2),
     }
 
@@ -160,12 +160,12 @@ def _annotation(masks: Masks, size: tuple[int, int], reading: Mapping[str, Any])
 def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:
     """IoU of the annotation with the masks that the tokens give on its own image."""
     labels, counted = trace.segment(tokens).labels.numpy(), mark.labels != IGNORE
-    found = {}
+    found = dict[str, float]()
     for name in mark.classes:
         mine = (labels == tokens.classes.index(name) + 1) & counted
         right = mark.labels == mark.classes.index(name) + 1
         found[name] = round(float((mine & right).sum() / max(1, (mine | right).sum())), 4)
-    return {"source": str(path), **{f"IoU of {name}": value for name, value in found.items()}}
+    return {"source": str(path), "iou": found}
 
 
 def show(path: str | Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def show(path: str | Path) -> dict[str, Any]:
     Raises:
         TokenFileError: the file can't be read.
     """
-    return {"file": str(path), **facts(TokenSet.load(path))}
+    return {"command": "tokens show", "file": str(path), **facts(TokenSet.load(path))}
 
 
 def merge_files(paths: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def merge_files(paths: Sequence[str | Path], output: str | Path) -> dict[str, An
     """
     merged = merge([TokenSet.load(path) for path in paths])
     merged.save(output)
-    return {"output": str(output), **facts(merged)}
+    return {"command": "tokens merge", "output": str(output), **facts(merged)}
 
 
 def check(path: str | Path, *, model: str | Path | None = None, trace: str | Path | None = None) -> dict[str, Any]:
@@ -204,7 +204,8 @@ def check(path: str | Path, *, model: str | Path | None = None, trace: str | Pat
     elif model is not None:
         check_space_of(tokens, text_of(model, tokens.space.layer).space)
         notes += tokens.notes_of(short_name(str(model)), None)
-    return {"file": str(path), "usable with": str(trace or model or "not asked"), "notes": notes, **facts(tokens)}
+    asked = str(trace or model or "not asked")
+    return {"command": "tokens check", "file": str(path), "usable_with": asked, "notes": notes, **facts(tokens)}
 
 
 def import_file(path: str | Path, output: str | Path, *, model: str | Path, word: str | None = None) -> dict[str, Any]:
@@ -216,4 +217,4 @@ def import_file(path: str | Path, output: str | Path, *, model: str | Path, word
     """
     tokens = import_tokens(path, text_of(model), word=word)
     tokens.save(output)
-    return {"output": str(output), **facts(tokens)}
+    return {"command": "tokens import", "output": str(output), **facts(tokens)}

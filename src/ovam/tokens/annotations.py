@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.errors import AnnotationError
+from ovam.input_file import regular
 from ovam.json_text import read_json
 from ovam.picture_formats import FORMATS
 from ovam.tokens.coco import is_polygons, segmentation_mask
@@ -239,8 +240,8 @@ def _is_row(row: object, width: int) -> bool:
 def _file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".json":
-            return read_json(path)
-        with Image.open(path, formats=FORMATS) as picture:
+            return read_json(regular(path))
+        with Image.open(regular(path), formats=FORMATS) as picture:
             picture.load()
             return picture.copy()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -32,7 +32,7 @@ def _facts(group: TokenGroup) -> dict[str, Any]:
         "rows": len(group.rows),
         "model": fit.model or None,
         "annotations": len(fit.annotations),
-        "denoiser calls": calls,
+        "denoiser_calls": calls,
         "blocks": len(fit.blocks),
         "half": fit.half,
         "maps": f"{fit.aggregation}, softmax over {fit.softmax_over}, refinement {fit.refinement}",
@@ -64,7 +64,7 @@ def card(tokens: TokenSet) -> str:
 
 
 def _lines(entry: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {value}" for name, value in entry.items()]
+    return [f"{name.replace('_', ' ')}: {value}" for name, value in entry.items()]
 
 
 def model_card(tokens: TokenSet) -> str:

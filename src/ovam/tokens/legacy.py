@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ovam.errors import SpaceMismatchError, TokenFileError
+from ovam.input_file import regular
 from ovam.phrases import Reads
 from ovam.text_side import Space
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
@@ -97,7 +98,7 @@ def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes, more than {_MOST_BYTES}")
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
         stream = io.BytesIO(data)
         if data[:6] != b"\x93NUMPY":
             raise ValueError("it does not begin as .npy files do")
