@@ -5,9 +5,9 @@ import zlib
 
 import torch
 
-from ovam.backbones.clip_text import StaticText
 from ovam.calls import Call
 from ovam.prompt import locate, parse, phrase
+from ovam.static_text import StaticText
 from ovam.text_side import Space, TokenEmbedding
 from ovam.trace import BlockTrace, Source, Trace
 

@@ -9,7 +9,7 @@ import tiny
 from ovam.attention import weight_sums
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
-from ovam.backbones.clip_text import ClipTexts, StaticText
+from ovam.backbones.clip_text import ClipTexts
 from ovam.backbones.joint import JointStream
 from ovam.backbones.pixart import PixArtBackbone
 from ovam.backbones.sd3 import SD3Backbone
@@ -20,6 +20,7 @@ from ovam.errors import UnsupportedPipelineError
 from ovam.keep_queries import QueryRecorder
 from ovam.replay import Replay
 from ovam.session import Session
+from ovam.static_text import StaticText
 from ovam.stream_maps import MapRecorder
 from ovam.testing import BackboneContract, ExplicitSoftmax, JointContract
 
@@ -178,13 +179,13 @@ BROKEN_BACKBONES = {
 
 
 class LastLayer(SDXLBackbone):
-    def reader(self, layer=None):
-        return super().reader("last")
+    def _reader(self, layer, request):
+        return super()._reader("last", request)
 
 
 class EncodersSwapped(SDXLBackbone):
-    def reader(self, layer=None):
-        return ClipTexts(super().reader(layer).parts[::-1])
+    def _reader(self, layer, request):
+        return ClipTexts(super()._reader(layer, request).parts[::-1])
 
 
 def without(ending):

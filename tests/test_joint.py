@@ -17,13 +17,14 @@ import tiny
 from exact import repeated
 from ovam import errors
 from ovam.attention import weight_sums
-from ovam.backbones.base import Backbone, TextReader
+from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.models import text_of
 from ovam.prompt import with_phrases
+from ovam.text_side import TextReader
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 
 PROMPT = "a dog on the grass"
@@ -340,10 +341,10 @@ class TestCapture:
     def test_a_size_that_the_pipeline_would_change_is_refused(self, pipe, tmp_path, monkeypatch):
         monkeypatch.setattr(pipe, "vae_scale_factor", 8)  # as in the published models
         for command in (
-            lambda: generate_files("a cat", ["cat"], output_dir=tmp_path, model=pipe, height=32, width=40),
-            lambda: ovam.plan(pipe, height=32, width=40),
+            lambda: generate_files("a cat", ["cat"], output_dir=tmp_path, model=pipe, height=160, width=168),
+            lambda: ovam.plan(pipe, height=160, width=168),
         ):
-            with pytest.raises(errors.OptionError, match=r"width=40: expected a (positive )?multiple of 16"):
+            with pytest.raises(errors.OptionError, match=r"width=168: expected a (positive )?multiple of 16"):
                 command()
 
     def test_a_family_that_can_not_look_at_real_images_says_so(self, sd3, monkeypatch):

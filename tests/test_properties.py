@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovam.attention import weight_sums
-from ovam.backbones.clip_text import StaticText
 from ovam.calibration import stretched
 from ovam.decoded import png
 from ovam.prompt import Span
+from ovam.static_text import StaticText
 from ovam.trace import BlockTrace, Trace
 from ovam.word_maps import AttentionMaps
 from synthetic import make_trace

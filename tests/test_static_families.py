@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ovam
 import tiny
-from ovam import trace_file
+from ovam import static_text
 from ovam.backbones.registry import backbone_of
 from ovam.commands.generate import generate
 from ovam.commands.info import describe_model
@@ -251,7 +251,7 @@ class TestFiles:
     def test_a_trace_comes_back(self, pipes, folders, traces, tmp_path, monkeypatch, family, inside):
         trace, path = traces[family], tmp_path / "run.safetensors"
         if not inside:
-            monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", 0)
+            monkeypatch.setattr(static_text, "PROJECTIONS_INSIDE", 0)
         trace.save(path)
         expected = trace.maps('a "hot dog" and a kitten', guidance="uncond").token_maps
         for text in (pipes[family], folders[family]):

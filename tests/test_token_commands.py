@@ -105,7 +105,7 @@ def test_masks_of_paint_and_annotation_programs(made, model, tmp_path):
         assert torch.equal(TokenSet.load(tmp_path / "made.safetensors").groups[0].vectors, expected)
     output = ("--output", tmp_path / "none.safetensors")
     refused = call(*fit, "--mask", out / "labels.png", "--label", 8, "--mask-threshold", 0.5, *output)
-    assert_fails(refused, "mask_threshold=0.5", "labels")
+    assert_fails(refused, "--mask-threshold 0.5", "labels")
     of_trace = ("optimize", "--trace", out / "run.safetensors", "--word", "cat", "--model", model)
     assert_fails(call(*of_trace, "--mask", tmp_path / "instances.json", *output), "a file of 2 images")
 

@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 
 import pytest
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import ovam
 import tiny
-from ovam import trace_file
+from ovam import static_text
 from ovam.commands.files import write_bytes
 from ovam.errors import (
     ImageInputError,
@@ -27,7 +27,10 @@ from ovam.errors import (
     UnsupportedPipelineError,
 )
 from ovam.tensor_file import replacing
+from ovam.text_side import SavedText
 from ovam.trace import Source
+from ovam.trace_file import READERS
+from synthetic import make_trace
 
 PROMPT = "a dog on the grass"
 
@@ -168,7 +171,7 @@ class TestText:
     @pytest.mark.parametrize("reference", [False, True])
     def test_a_bfloat16_run_is_read_with_the_model_in_float32(self, sd1, tmp_path, monkeypatch, reference):
         if reference:
-            monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", 0)
+            monkeypatch.setattr(static_text, "PROJECTIONS_INSIDE", 0)
         sd1.save_pretrained(tmp_path / "model")
         narrow = ovam.load(tmp_path / "model", dtype=torch.bfloat16)
         with ovam.capture(narrow) as traces:
@@ -202,10 +205,10 @@ class TestProjectionsByReference:
         """A file whose key projections were too large to go inside."""
         size = sum(projection.nbytes for projection in trace.text.projections.values())
         path = tmp_path / "reference.safetensors"
-        monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", size)
+        monkeypatch.setattr(static_text, "PROJECTIONS_INSIDE", size)
         trace.save(path)
         assert any(name.startswith("projection/") for name in contents(path)[1])
-        monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", size - 1)
+        monkeypatch.setattr(static_text, "PROJECTIONS_INSIDE", size - 1)
         trace.save(path)
         assert not any(name.startswith("projection/") for name in contents(path)[1])
         return path
@@ -216,7 +219,7 @@ class TestProjectionsByReference:
         assert_same_answers(loaded, trace)
 
     def test_a_selection_is_given_back_too(self, trace, sd1, tmp_path, monkeypatch):
-        monkeypatch.setattr(trace_file, "PROJECTIONS_INSIDE", 0)
+        monkeypatch.setattr(static_text, "PROJECTIONS_INSIDE", 0)
         part = trace.select(blocks=["up_blocks.1"])
         part.save(tmp_path / "part.safetensors")
         assert not any(name.startswith("projection/") for name in contents(tmp_path / "part.safetensors")[1])
@@ -495,3 +498,46 @@ def test_reading_a_file_imports_no_model_library_and_opens_no_connection(path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["(24, 16)", ""]
+
+
+class Foreign:
+    """A text side of somebody else's making, as its protocol asks for it."""
+
+    kind = "static"
+
+    def __init__(self, inner):
+        self.inner, self.space = inner, inner.space
+
+    def embed(self, text, *, as_phrase=False, padded=False):
+        return self.inner.embed(text, as_phrase=as_phrase, padded=padded)
+
+    def keys(self, embedding, block, call, half="cond"):
+        return self.inner.keys(embedding, block, call, half)
+
+
+class Saving(Foreign):
+    def saved(self, blocks, texts):
+        return SavedText({"kind": "foreign", "space": asdict(self.space), "factor": 2}, {"factor": torch.ones(2)})
+
+
+class TestOtherTextSides:
+    def test_one_that_can_not_be_read_back_is_refused_when_it_is_saved(self, tmp_path):
+        trace = make_trace()
+        for text, told in ((Foreign(trace.text), "has no `saved`"), (Saving(trace.text), "nothing reads its kind")):
+            foreign = replace(trace, text=text)
+            assert foreign.maps("sky").token_maps.shape == trace.maps("sky").token_maps.shape
+            with pytest.raises(TraceFileError, match=f"{type(text).__name__}, which could not be read back.*{told}"):
+                foreign.save(tmp_path / "run.safetensors")
+            assert not list(tmp_path.iterdir())
+
+    def test_one_writes_and_reads_itself_by_its_kind(self, tmp_path, monkeypatch):
+        trace, seen = make_trace(), []
+        monkeypatch.setitem(READERS, "foreign", lambda file: seen.append(file) or Saving(file.text))
+        replace(trace, text=Saving(trace.text)).save(tmp_path / "run.safetensors")
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=trace.text)
+        assert torch.equal(loaded.maps("sky").token_maps, trace.maps("sky").token_maps)
+        assert seen[0].about["factor"] == 2
+        assert seen[0].tensors["factor"].tolist() == [1.0, 1.0]
+        monkeypatch.delitem(READERS, "foreign")
+        with pytest.raises(TraceFileError, match=r"text\.kind is 'foreign', which nothing here reads"):
+            ovam.Trace.load(tmp_path / "run.safetensors")

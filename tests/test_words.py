@@ -302,7 +302,7 @@ class TestTheRunsOwnTokens:
         with ovam.capture(pipe, guidance="both") as traces:
             pipe([long, "a cat"], negative_prompt=[f"{long} sky", "sea"], **RUN)
         assert [len(trace.maps(trace.source.prompt).tokens) for trace in traces] == [77, 4]
-        assert [len(trace.maps(trace.source.negative_prompt, half="uncond").tokens) for trace in traces] == [77, 3]
+        assert [len(trace.maps(trace.source.negative_prompt, guidance="uncond").tokens) for trace in traces] == [77, 3]
 
     def test_a_text_that_an_encoder_reads_in_parts_is_cut_into_tokens_anew(self):
         """As pipelines for long prompts do it: which part a call is of is not known."""

@@ -10,15 +10,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
-from ovam.backbones.base import TextReader
-from ovam.backbones.clip_text import ClipText, fingerprint
+from ovam.as_read import give_tokens_read
+from ovam.backbones.clip_text import ClipText
+from ovam.backbones.joint_file import replayed_side
 from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
-from ovam.errors import ModelNotFoundError, OptionError, OvamError
+from ovam.errors import ModelNotFoundError, NoTextEncoderError, OptionError, OvamError, SpaceMismatchError
+from ovam.header import made
 from ovam.json_text import read_json
 from ovam.model_names import MINI as MINI
 from ovam.model_names import check_name, not_found, offline_reason
+from ovam.static_text import StaticText, heads_in, opened
+from ovam.tensor_file import fingerprint
+from ovam.text_side import Space, TextFile, TextReader, TextSide
+from ovam.trace_header import damage_told
 
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),
@@ -265,3 +272,64 @@ def _clip_in(folder: Path, layer: str) -> ClipText:
         encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
         _check_tokenizers({"tokenizer": tokenizer, "text_encoder": encoder})
     return ClipText(tokenizer, encoder.eval(), layer)
+
+
+def read_text_side(file: TextFile) -> TextSide:
+    """The text side of a trace's file, by the model that the user gave.
+
+    Raises:
+        NoTextEncoderError: the file needs the model, and there is none.
+        SpaceMismatchError: it is not the model that the trace was made with.
+        ModelNotFoundError: the user's name is no model's.
+    """
+    return replayed_side(file, _opened(file.text)) if file.about["kind"] == "replayed" else _static_side(file)
+
+
+def _opened(text: object) -> Any:
+    """A pipeline, as it was given or by its name."""
+    return load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
+
+
+def _static_side(file: TextFile) -> TextSide:
+    about, text = file.about, file.text
+    space, reader = made(Space, about["space"]), None
+    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
+    inside = about["projections"] == "inside"
+    if not inside:
+        text = _opened(text)
+    if text is not None:
+        reader = text_of(text, space.layer)
+        _check_encoder(reader, space, dtype, file.path)
+        with damage_told(file.path, file.header):
+            give_tokens_read(reader, about.get("read", []))
+    if inside:
+        return opened(file, reader)
+    heads = heads_in(file)
+    return StaticText(_projections_of(text, list(heads), dtype, file), heads, reader, space)
+
+
+def _check_encoder(reader: TextReader, space: Space, dtype: torch.dtype, path: Path) -> None:
+    if reader.space_in(dtype) != space:
+        raise SpaceMismatchError(
+            f"{path} was made with the text encoder {space}, the given one is {reader.space}: "
+            "load the trace with the model it was made with"
+        )
+
+
+def _projections_of(pipe: object, names: list[str], dtype: torch.dtype, file: TextFile) -> dict[str, Tensor]:
+    """Key projections from the model the trace was made with."""
+    expected, model, path = file.about["projections_hash"], file.header["source"]["model"], file.path
+    if pipe is None:
+        raise NoTextEncoderError(
+            f"{path} refers to the key projections of {model!r} instead of holding them, they are too large: "
+            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
+        )
+    side = backbone_of(pipe).text_side(tuple(names))
+    projections = side.projections if isinstance(side, StaticText) else {}
+    found = fingerprint(projections, dtype)
+    if found != expected:
+        raise SpaceMismatchError(
+            f"{path} was made with key projections {expected} of {model!r}, the given pipeline has {found}: "
+            "load the trace with the model it was made with, without other adapters"
+        )
+    return projections

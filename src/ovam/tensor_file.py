@@ -1,5 +1,6 @@
 """Files of the project's own: safetensors with one JSON header that names the format. Never pickle."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -170,3 +172,23 @@ def _header(path: Path, metadata: Mapping[str, str], form: Format) -> dict[str, 
     if not is_text(header):
         raise form.error(f"{path} is {form.kind} with texts of broken letters in its header: {form.advice}")
     return header
+
+
+def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> str:
+    """Hash of named weights, the same for float32 and float16 copies of one model: 16 hexadecimal digits.
+
+    Args:
+        tensors: The weights.
+        dtype: Type to round them to first; bfloat16 gives the hash of the model's bfloat16 copy.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        rounded = tensors[name].detach().to(dtype) if dtype == torch.bfloat16 else tensors[name].detach()
+        digest.update(rounded.to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """Name of a type as files have it, such as float16."""
+    return str(dtype).removeprefix("torch.")

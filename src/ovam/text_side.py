@@ -1,8 +1,11 @@
 """From text to keys: what a trace's text side promises, and the vectors and spaces it speaks of."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -103,3 +106,87 @@ class ReplayedSide(TextSide, Protocol):
     def stream(self, embedding: Embedding) -> TextStream:
         """Start the text stream of an embedding."""
         ...
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """Tokenizers and text encoders of a pipeline: from a text to the vectors that its denoiser reads."""
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a text that are read, special ones included."""
+        ...
+
+    @property
+    def space(self) -> Space: ...
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
+        ...
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """Vectors (token, width) of a text, float32, special tokens included; `padded` as the pipeline itself pads.
+
+        Raises:
+            EmptyWordsError: the text has no word.
+            PromptTooLongError: it has more tokens than are read; nothing is cut silently.
+        """
+        ...
+
+    def check_length(self, text: str) -> None:
+        """Whether the whole text is read.
+
+        Raises:
+            PromptTooLongError: it is not.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SavedText:
+    """A text side as a trace's file has it.
+
+    Attributes:
+        about: What the header's `text` holds, JSON; `kind` names who reads it (`ovam.trace_file.READERS`).
+        tensors: By name in the file.
+    """
+
+    about: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class SavesItself(TextSide, Protocol):
+    """A text side that a file can hold."""
+
+    def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
+        """The text side of a trace.
+
+        Args:
+            blocks: Of the trace.
+            texts: The run's own prompts.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What a text side is read from.
+
+    Attributes:
+        path: Of the trace's file, for errors.
+        header: Of the file.
+        tensors: Of the file.
+        text: What the user gave to read late words with: a pipeline, a folder, a model's name, or None.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    text: object
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the text side wrote of itself."""
+        found: Mapping[str, Any] = self.header["text"]
+        return found

@@ -1,7 +1,7 @@
 """Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 
 from ovam import tensor_file
-from ovam.backbones.as_read import give_tokens_read, tokens_read
-from ovam.backbones.base import TextReader
-from ovam.backbones.clip_text import CAPTION, StaticText, fingerprint
-from ovam.backbones.joint import ReplayedText
 from ovam.calls import Call, Half
-from ovam.errors import NoTextEncoderError, SpaceMismatchError, TraceFileError
+from ovam.errors import TraceFileError
 from ovam.header import made
-from ovam.models import load, text_of
 from ovam.quantised import Stored, from_named, named_tensors
-from ovam.replay_file import replayed_side
-from ovam.tensor_file import Format, read_file, write_file
-from ovam.text_side import Space, TextSide
+from ovam.static_text import opened
+from ovam.tensor_file import Format, read_file, type_name, write_file
+from ovam.text_side import SavedText, SavesItself, TextFile, TextSide
 from ovam.trace import BlockPart, BlockTrace, Source, Trace
 from ovam.trace_header import check_trace, damage_told
 
@@ -36,8 +31,20 @@ FORMAT = Format(
 FLOATS_ALONE = 1
 """Version of files without int8, which older readers read as well."""
 
-PROJECTIONS_INSIDE = 32 * 2**20
-"""Key projections up to so many bytes travel inside the file; larger ones by reference to the model."""
+Reader = Callable[[TextFile], TextSide]
+
+
+def _read(file: TextFile) -> TextSide:
+    """The text sides of ovam's own families, which need a model library only where a model is given or needed."""
+    if file.text is None and file.about["projections"] == "inside":
+        return opened(file)
+    from ovam.models import read_text_side
+
+    return read_text_side(file)
+
+
+READERS: dict[str, Reader] = {"static": _read, "replayed": _read}
+"""What reads a text side, by the `kind` that it wrote; add a kind of your own before traces are saved or loaded."""
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:
@@ -48,9 +55,9 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         path: File name, usually ending in `.safetensors`.
 
     Raises:
-        TraceFileError: the folder is not there.
+        TraceFileError: the folder is not there, or the trace could not be read back.
     """
-    about, projections = _text_header(trace)
+    text = _saved_text(trace, path)
     header = {
         "format": FORMAT.name,
         "format_version": FORMAT.version if trace.dtype == torch.int8 else FLOATS_ALONE,
@@ -62,17 +69,17 @@ def save_trace(trace: Trace, path: str | Path) -> None:
             for block in trace.blocks.values()
         ],
         "halves": list(trace.halves),
-        "dtype": None if trace.dtype is None else _name(trace.dtype),
-        "text": about,
+        "dtype": None if trace.dtype is None else type_name(trace.dtype),
+        "text": dict(text.about),
     }
     parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
     if "self_attention" in parts:
         header["self_attention"] = parts.pop("self_attention")  # its place in format 1
     if parts:
         header["parts"] = parts
-    tensors = _tensors(trace, projections if about["projections"] == "inside" else {})
+    tensors = _tensors(trace, text.tensors)
     try:
-        check_trace(header, tensors)
+        check_trace(header, tensors, READERS)
     except ValueError as error:
         raise TraceFileError(
             f"{path} can't be written, as it could not be read back ({error}): expected a trace as a capture makes "
@@ -81,35 +88,29 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     write_file(Path(path), header, tensors, FORMAT)
 
 
-def _tensors(trace: Trace, projections: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a file by name; the projections are those that travel inside."""
+def _tensors(trace: Trace, of_text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a file by name."""
     tensors: dict[str, Tensor] = {}
     for block in trace.blocks.values():
         for half, query in block.query.items():
             tensors |= named_tensors(f"query/{half}/{block.name}", query)
-    tensors |= {f"projection/{name}": projection for name, projection in projections.items()}
+    tensors |= {name: tensor for name, tensor in of_text.items() if name.startswith("projection/")}
     for block in trace.blocks.values():
         for half, stored in block.output.items():
             tensors |= named_tensors(f"output/{half}/{block.name}", stored)
-    tensors |= _further_tensors(trace)
+    tensors |= _further_tensors(trace) | dict(of_text)
     if trace.image_png is not None:
         tensors["image.png"] = torch.frombuffer(bytearray(trace.image_png), dtype=torch.uint8)
     return tensors
 
 
 def _further_tensors(trace: Trace) -> dict[str, Tensor]:
-    """Parts besides queries, and what a replay needs."""
+    """Parts besides queries and outputs."""
     stored = {
         f"{kind}/{half}/{name}": values
         for kind, blocks in trace.parts.items()
         for name, part in blocks.items()
         for half, values in part.values.items()
-    }
-    stored |= {
-        f"replay/{half}/{name}/{part}": values
-        for name, replayed in trace.replay.blocks.items()
-        for part, halves in vars(replayed).items()
-        for half, values in halves.items()
     }
     return {name: tensor for key, values in stored.items() for name, tensor in named_tensors(key, values).items()}
 
@@ -119,34 +120,26 @@ def _about(part: BlockPart) -> dict[str, Any]:
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
-        about |= {"averaged": False, "dtype": _name(dtype)}
+        about |= {"averaged": False, "dtype": type_name(dtype)}
     return about
 
 
-def _text_header(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the header tells of the text side, and the key projections of a static one."""
-    text = trace.text
-    about: dict[str, Any] = {"kind": text.kind, "space": asdict(text.space)}
-    reader = text.words if isinstance(text, ReplayedText) else getattr(text, "reader", None)
+def _saved_text(trace: Trace, path: str | Path) -> SavedText:
+    """What the text side writes of itself.
+
+    Raises:
+        TraceFileError: it can't, or nothing could read it back.
+    """
     own = [words for words in (trace.source.prompt, trace.source.negative_prompt) if words is not None]
-    read = tokens_read(reader, own)
-    about |= {"read": read} if any(read) else {}
-    if isinstance(text, ReplayedText):
-        about |= {"dtype": _name(text.origin.dtype), "projections": "by reference"}
-        about |= {"projections_hash": text.origin.weights, "tokens": text.words.length}
-        return about | {"replay": list(text.replay.blocks)}, {}
-    projections = text.projections_of(trace.blocks) if isinstance(text, StaticText) else {}
-    inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
-    about |= {
-        "dtype": _name(next(iter(projections.values())).dtype) if projections else None,
-        "projections": "inside" if inside else "by reference",
-        "projections_hash": fingerprint(projections),
-    }
-    return about, projections
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    text = trace.text
+    saved = text.saved(trace.blocks, own) if isinstance(text, SavesItself) else None
+    if saved is None or saved.about.get("kind") not in READERS:
+        kind = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
+        raise TraceFileError(
+            f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read back "
+            f"({kind}): expected one of ovam's, or `saved` and an entry in ovam.trace_file.READERS"
+        )
+    return saved
 
 
 def load_trace(path: str | Path, text: object = None) -> Trace:
@@ -168,7 +161,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
     """
     header, tensors = read_file(Path(path), FORMAT)
     with damage_told(Path(path), header):
-        check_trace(header, tensors)
+        check_trace(header, tensors, READERS)
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
         image = tensors.get("image.png")
         parts: dict[str, Any] = {
@@ -180,8 +173,8 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             "parts": _parts(header, tensors),
         }
     # apart: what is wrong with the model that the user names is no damage of the file
-    read = replayed_side if header["text"]["kind"] == "replayed" else _text_side
-    return Trace(**parts, text=read(header, tensors, text, Path(path)))
+    read = READERS[header["text"]["kind"]]
+    return Trace(**parts, text=read(TextFile(Path(path), header, tensors, text)))
 
 
 def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTrace:
@@ -218,80 +211,3 @@ def read_header(path: str | Path) -> dict[str, Any]:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
     """
     return tensor_file.read_header(Path(path), FORMAT)
-
-
-def _text_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
-    about = header["text"]
-    space, reader = made(Space, about["space"]), None
-    heads = {entry["name"]: int(entry["heads"]) for entry in header["blocks"]}
-    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
-    inside = about["projections"] == "inside"
-    if not inside and isinstance(text, str | Path):
-        text = load(text)  # named by the user, never by the file
-    if text is not None:
-        reader = text_of(text, space.layer)
-        _check_encoder(reader, space, dtype, path)
-        give_tokens_read(reader, about.get("read", []))
-    if inside:
-        stored = [name for name in tensors if name.startswith("projection/")]
-        projections = {name.removeprefix("projection/"): tensors[name] for name in stored}
-        with damage_told(path, header):
-            _check_projections(projections, heads, space, about["projections_hash"])
-    else:
-        projections = _projections_of(text, list(heads), dtype, header, path)
-    return StaticText(projections, heads, reader, space)
-
-
-def _check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
-    for name, projection in projections.items():
-        if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"projection/{name} is of {projection.dtype}")
-    first, second = (f"{CAPTION}.{layer}" for layer in ("linear_1", "linear_2"))
-    ways = [first, second] if f"{first}.weight" in projections else []
-    width = space.width
-    for name in ways:
-        width = _check_layer(name, projections[f"{name}.weight"], projections.get(f"{name}.bias"), width, 1)
-    for name, count in heads.items():
-        _check_layer(name, projections[name], projections.get(f"{name}.bias"), width, count)
-    if fingerprint(projections) != told:
-        raise ValueError("the key projections are not those that were written")
-
-
-def _check_layer(name: str, matrix: Tensor, bias: Tensor | None, width: int, heads: int) -> int:
-    """Whether one layer of the keys' way takes vectors of this width; the width of those it gives."""
-    if matrix.ndim != 2 or matrix.shape[0] % heads or matrix.shape[1] != width:
-        raise ValueError(f"projection/{name} is {tuple(matrix.shape)} for {heads} heads and vectors of width {width}")
-    if bias is not None and bias.shape != matrix.shape[:1]:
-        raise ValueError(f"projection/{name}.bias is {tuple(bias.shape)} for a matrix {tuple(matrix.shape)}")
-    return matrix.shape[0]
-
-
-def _check_encoder(reader: TextReader, space: Space, dtype: torch.dtype, path: Path) -> None:
-    if reader.space_in(dtype) != space:
-        raise SpaceMismatchError(
-            f"{path} was made with the text encoder {space}, the given one is {reader.space}: "
-            "load the trace with the model it was made with"
-        )
-
-
-def _projections_of(
-    pipe: object, names: list[str], dtype: torch.dtype, header: Mapping[str, Any], path: Path
-) -> dict[str, Tensor]:
-    """Key projections from the model the trace was made with."""
-    from ovam.backbones.registry import backbone_of
-
-    expected, model = header["text"]["projections_hash"], header["source"]["model"]
-    if pipe is None:
-        raise NoTextEncoderError(
-            f"{path} refers to the key projections of {model!r} instead of holding them, they are too large: "
-            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
-        )
-    side = backbone_of(pipe).text_side(tuple(names))
-    projections = side.projections if isinstance(side, StaticText) else {}
-    found = fingerprint(projections, dtype)
-    if found != expected:
-        raise SpaceMismatchError(
-            f"{path} was made with key projections {expected} of {model!r}, the given pipeline has {found}: "
-            "load the trace with the model it was made with, without other adapters"
-        )
-    return projections

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
 from ovam.shapes import Grid
-from ovam.text_side import Space, TextSide, TokenEmbedding
+from ovam.text_side import TextReader, TextSide
 
 
 @dataclass(frozen=True)
@@ -102,40 +102,6 @@ class Observation:
 
 Report = Callable[[str, Observation], None]
 """Called with a block's name each time the block has run."""
-
-
-@runtime_checkable
-class TextReader(Protocol):
-    """Tokenizers and text encoders of a pipeline: from a text to the vectors that its denoiser reads."""
-
-    @property
-    def limit(self) -> int:
-        """Most tokens of a text that are read, special ones included."""
-        ...
-
-    @property
-    def space(self) -> Space: ...
-
-    def space_in(self, dtype: torch.dtype) -> Space:
-        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
-        ...
-
-    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Vectors (token, width) of a text, float32, special tokens included; `padded` as the pipeline itself pads.
-
-        Raises:
-            EmptyWordsError: the text has no word.
-            PromptTooLongError: it has more tokens than are read; nothing is cut silently.
-        """
-        ...
-
-    def check_length(self, text: str) -> None:
-        """Whether the whole text is read.
-
-        Raises:
-            PromptTooLongError: it is not.
-        """
-        ...
 
 
 class Backbone(ABC):

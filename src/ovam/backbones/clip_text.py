@@ -1,49 +1,27 @@
 """Words as CLIP text encoders read them: tokens, spans by character offsets, vectors, and their space."""
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ovam.backbones.as_read import own_tokens, places_of, without_unread
-from ovam.backbones.base import TextReader
-from ovam.backbones.learned import Offsets, added_names, with_all_vectors
+from ovam.as_read import Offsets, own_tokens, places_of, without_unread
+from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
-from ovam.calls import Half
-from ovam.errors import NoTextEncoderError, PromptTooLongError, SpaceMismatchError, UnsupportedPipelineError
-from ovam.phrases import embed_phrases
+from ovam.errors import PromptTooLongError, UnsupportedPipelineError
 from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
-from ovam.shapes import Embedding, Key
+from ovam.tensor_file import fingerprint
 from ovam.text_side import Space, TokenEmbedding
 
-CAPTION = "caption_projection"
-"""PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
 _AT_ONCE = 32
 """Texts in one run of an encoder."""
 
 log = logging.getLogger("ovam")
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
-
-
-def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> str:
-    """Hash of named weights, the same for float32 and float16 copies of one model: 16 hexadecimal digits.
-
-    Args:
-        tensors: The weights.
-        dtype: Type to round them to first; bfloat16 gives the hash of the model's bfloat16 copy.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        rounded = tensors[name].detach().to(dtype) if dtype == torch.bfloat16 else tensors[name].detach()
-        digest.update(rounded.to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
@@ -217,113 +195,3 @@ class ClipTexts:
     def check_length(self, text: str) -> None:
         for part in self.parts:
             part.check_length(text)
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Where the keys of a block came from."""
-
-    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
-        """Whether it would give the same projection today."""
-        ...
-
-
-class StaticText:
-    """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
-
-    Holds its own copy of the weights on that way, so that a trace answers with those it ran with. Without
-    `reader`, as when read from a file, it takes embeddings but no texts.
-
-    Attributes:
-        projections: Of each block its matrix (head * head_dim, width) by the block's name, and its bias, where it has
-            one, by that name and `.bias`. Where all blocks read the text through one projection with a GELU between
-            two layers (PixArt), the four tensors of that, `caption_projection.linear_1.weight` and so on.
-        heads: Number of heads by block.
-        space: Where the vectors live that enter.
-    """
-
-    kind: Literal["static"] = "static"
-
-    def __init__(
-        self,
-        projections: Mapping[str, Tensor],
-        heads: Mapping[str, int],
-        reader: TextReader | None,
-        space: Space | None = None,
-        sources: "Mapping[str, Source] | None" = None,
-    ) -> None:
-        self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
-        self._sources = dict(sources or {})
-        self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
-        found = space or self._encoder
-        assert found is not None  # one of the two is always given
-        self.space = found
-
-    def projections_of(self, blocks: Iterable[str]) -> dict[str, Tensor]:
-        """The weights that the keys of these blocks need."""
-        names = set(blocks)
-        return {
-            name: weight
-            for name, weight in self.projections.items()
-            if name.startswith(CAPTION) or name.removesuffix(".bias") in names
-        }
-
-    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """See `TextReader.embed`.
-
-        Raises:
-            NoTextEncoderError: the trace came from a file and no text encoder was given.
-            SpaceMismatchError: the text encoder's weights were changed since.
-        """
-        return replace(self._checked(text).embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
-
-    def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """See `ovam.phrases.ReadsMany`; it raises what `embed` does."""
-        reader = self._checked(", ".join(phrases))
-        return [replace(found, space=self.space) for found in embed_phrases(reader, phrases, padded=padded)]
-
-    def _checked(self, text: str) -> TextReader:
-        """The reader, whose encoder is still that of the run."""
-        if self.reader is None:
-            raise NoTextEncoderError(
-                f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
-                "Trace.load(path, text=pipe), with a model folder in place of pipe, or ask with embeddings"
-            )
-        if self.reader.space != self._encoder:
-            raise SpaceMismatchError(
-                f"the text encoder was changed since the run, from {self._encoder} to {self.reader.space}: expected "
-                "the weights the run was made with; take adapters and training back, or run the pipeline again"
-            )
-        return self.reader
-
-    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
-        if embedding.shape[-1] != self.space.width:
-            raise SpaceMismatchError(
-                f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
-                f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
-            )
-        self._tell_of_change(block)
-        vectors = embedding.to(self.projections[block].device).float()
-        if f"{CAPTION}.linear_1.weight" in self.projections:
-            hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
-            vectors = self._linear(hidden, f"{CAPTION}.linear_2", ".weight")
-        keys = self._linear(vectors, block)
-        return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
-
-    def _tell_of_change(self, block: str) -> None:
-        """Say once that the pipeline has other keys by now; these are still those of the run."""
-        source = self._sources.get(block)
-        if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
-            return
-        self._sources.clear()
-        log.warning(
-            "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
-            "answers with the one it ran with; capture another run for the model as it is now",
-            block,
-        )
-
-    def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
-        """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""
-        bias = self.projections.get(f"{name}.bias")
-        return F.linear(vectors, self.projections[name + ending].float(), None if bias is None else bias.float())

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ovam.backbones.base import BlockSpec, Observation, Report, TextReader
-from ovam.backbones.clip_text import StaticText
+from ovam.backbones.base import BlockSpec, Observation, Report
 from ovam.backbones.common import check_lora_scale, heads_apart
 from ovam.backbones.offload import device_of, marks, real_weights
 from ovam.backbones.rows import RowsGiven
 from ovam.backbones.self_attention import Watcher, pair_watchers
 from ovam.errors import UnsupportedPipelineError
+from ovam.static_text import StaticText
+from ovam.text_side import TextReader
 
 _PART, _LINEAR = 0.7, 0.02
 """Of a vector, and how much of a layer's largest number rounding may make of it."""

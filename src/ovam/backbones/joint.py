@@ -5,16 +5,17 @@ every block (time step, pooled text, embedded guidance), the text stream alone i
 layers, for any text. The vector is the generation's own: a late word's pooled text never enters it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovam.as_read import tokens_read
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
 from ovam.backbones.no_text import NoText
@@ -22,9 +23,11 @@ from ovam.backbones.offload import device_of
 from ovam.backbones.sampled import sampled_hash
 from ovam.calls import Half
 from ovam.errors import SpaceMismatchError
+from ovam.quantised import named_tensors
 from ovam.replay import ImageStream, Replay, TextRows, TextStream
 from ovam.shapes import Embedding, Key
-from ovam.text_side import Space, TokenEmbedding
+from ovam.tensor_file import type_name
+from ovam.text_side import SavedText, Space, TokenEmbedding
 
 _LARGEST = 65504  # of float16; the models clip their streams there
 
@@ -117,6 +120,28 @@ class ReplayedText:
                 "the pipeline again"
             )
         return self.start(embedding)
+
+    def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
+        """The text side of a trace: what is kept of the image, and by which model it is to be read."""
+        read = tokens_read(self.words, texts)
+        about = {
+            "kind": self.kind,
+            "space": asdict(self.space),
+            **({"read": read} if any(read) else {}),
+            "dtype": type_name(self.origin.dtype),
+            "projections": "by reference",
+            "projections_hash": self.origin.weights,
+            "tokens": self.words.length,
+            "replay": list(self.replay.blocks),
+        }
+        stored = {
+            f"replay/{half}/{name}/{part}": values
+            for name, replayed in self.replay.blocks.items()
+            for part, halves in vars(replayed).items()
+            for half, values in halves.items()
+        }
+        tensors = {name: one for key, values in stored.items() for name, one in named_tensors(key, values).items()}
+        return SavedText(about, tensors)
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
         """Keys of the vectors in one block of one denoiser call, float32; those of all blocks cost no more.

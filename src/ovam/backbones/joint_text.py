@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovam.backbones.as_read import own_tokens, places_of, without_unread
+from ovam.as_read import own_tokens, places_of, without_unread
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash

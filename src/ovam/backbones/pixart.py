@@ -16,13 +16,13 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.clip_text import CAPTION, StaticText
 from ovam.backbones.common import halved, plain_denoiser, read_by, require_text, text_request
 from ovam.backbones.cross_attention import block_spec, cross_attention, static_text, watch_queries
 from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
 from ovam.shapes import Grid
+from ovam.static_text import CAPTION, StaticText
 
 
 class PixArtBackbone(Backbone):

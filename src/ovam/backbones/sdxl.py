@@ -14,7 +14,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.clip_text import ClipText, ClipTexts, StaticText
+from ovam.backbones.clip_text import ClipText, ClipTexts
 from ovam.backbones.common import (
     check_lora_scale,
     halved,
@@ -30,6 +30,7 @@ from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.errors import UnsupportedPipelineError
 from ovam.shapes import Grid
+from ovam.static_text import StaticText
 
 log = logging.getLogger("ovam")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ovam.backbones.as_read import own_tokens, places_of, without_unread
+from ovam.as_read import Offsets, own_tokens, places_of, without_unread
 from ovam.backbones.clip_text import check_tokens, encoder_name
-from ovam.backbones.learned import Offsets, added_names
+from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
 from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase

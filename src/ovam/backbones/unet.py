@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal
 from torch.utils.hooks import RemovableHandle
 
 from ovam.backbones.base import Backbone, BlockSpec, Evaluation, Report, Request
-from ovam.backbones.clip_text import ClipText, StaticText
+from ovam.backbones.clip_text import ClipText
 from ovam.backbones.common import check_lora_scale, halved, plain_denoiser, read_by, require_text, text_request
 from ovam.backbones.cross_attention import check_key_scale, static_text, watch_queries
 from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.shapes import Grid
+from ovam.static_text import StaticText
 
 
 class UNetBackbone(Backbone):

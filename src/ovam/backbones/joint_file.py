@@ -2,41 +2,42 @@
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ovam.backbones.as_read import give_tokens_read
+from ovam.as_read import give_tokens_read
 from ovam.backbones.base import Backbone, Request
 from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
 from ovam.calls import Call, Half
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.header import made
-from ovam.models import load
 from ovam.quantised import from_named
 from ovam.replay import BlockReplay, Replay
-from ovam.text_side import Space, TextSide
+from ovam.text_side import Space, TextFile, TextSide
 from ovam.trace_header import damage_told
 
 
-def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text: object, path: Path) -> TextSide:
-    """Text side of a joint-attention trace: words are run through the model that `text` names or is.
+def replayed_side(file: TextFile, pipe: Any) -> TextSide:
+    """Text side of a joint-attention trace: words are run through a model.
+
+    Args:
+        file: The trace's file.
+        pipe: The model's pipeline, or None.
 
     Raises:
         NoTextEncoderError: there is no model.
         SpaceMismatchError: it is not the model that the trace was made with.
-        ModelNotFoundError: `text` names no model.
     """
-    about, model = header["text"], header["source"]["model"]
-    if text is None:
+    header, tensors, path, about = file.header, file.tensors, file.path, file.about
+    model = header["source"]["model"]
+    if pipe is None:
         raise NoTextEncoderError(
             f"{path} is a trace of joint attention, whose words are run through {model!r} itself: load it with "
             "Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
         )
-    pipe = load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
     backbone, layer = backbone_of(pipe), str(about["space"]["layer"])
     skip = int(layer.removeprefix("hidden-")) - 2 if layer.startswith("hidden-") else None  # SD3 reads hidden-2
     names = tuple(entry["name"] for entry in header["blocks"])
@@ -55,8 +56,8 @@ def replayed_side(header: Mapping[str, Any], tensors: Mapping[str, Tensor], text
             f"given pipeline has {found.space} and {found.weights}: load the trace with the model it was made with, "
             "without other adapters"
         )
-    give_tokens_read(side.words, about.get("read", []))
     with damage_told(path, header):
+        give_tokens_read(side.words, about.get("read", []))
         _check_run(header, tensors, backbone)
         return side.over(_replay(header, tensors), origin)
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
-from ovam.backbones.learned import Offsets
 from ovam.prompt import AttributionPrompt
 
+Offsets = tuple[int, int]
+"""First character of a token in its text, and its end."""
 log = logging.getLogger("ovam")
 _LONGEST = 4096
 """Most tokens of a prompt in a file: far more than any text encoder reads."""
