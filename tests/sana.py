@@ -15,7 +15,7 @@ from ovam.backbones.common import halved, plain_denoiser, require_text, text_req
 from ovam.backbones.cross_attention import block_spec, cross_attention, watch_queries
 from ovam.backbones.offload import device_of
 from ovam.prompt import locate, parse, phrase
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.text_side import Space, TokenEmbedding
 
 
 class SanaBackbone(Backbone):

@@ -5,11 +5,11 @@ import zlib
 
 import torch
 
-from ovam.calls import Call
 from ovam.prompt import locate, parse, phrase
-from ovam.static_text import StaticText
-from ovam.text_side import Space, TokenEmbedding
-from ovam.trace import BlockTrace, Source, Trace
+from ovam.trace.calls import Call
+from ovam.trace.static_text import StaticText
+from ovam.trace.text_side import Space, TokenEmbedding
+from ovam.trace.trace import BlockTrace, Source, Trace
 
 WIDTH, PADDED = 6, 10
 SPACE = Space("Pieces", "last", WIDTH)

@@ -12,8 +12,8 @@ from PIL import Image, ImageChops, ImageFilter
 
 import reference
 from ovam import errors
-from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
-from ovam.tokens.coco import polygon_mask, rle_mask, unpacked
+from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
+from ovam.masks.coco import polygon_mask, rle_mask, unpacked
 from test_errors import assert_refuses
 
 SIZE = (6, 9)

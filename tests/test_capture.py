@@ -1044,7 +1044,7 @@ class TestStream:
         assert growth["capture"] > 20 * one_map
 
 
-@pytest.mark.parametrize("first", ["ovam.capture", "ovam.encode", "ovam.trace_file"])
+@pytest.mark.parametrize("first", ["ovam.tracing.capture", "ovam.tracing.encode", "ovam.trace.file"])
 def test_public_names_are_functions_whatever_was_imported_first(first):
     code = f"import {first}, ovam; from ovam import capture, encode; print(callable(ovam.capture), callable(encode))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

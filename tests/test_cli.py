@@ -365,7 +365,7 @@ def test_segment_of_an_image_by_another_method(model, tmp_path):
 
 def test_a_trace_without_its_projections_is_answered_by_its_model(made, model, tmp_path, monkeypatch):
     trace = ovam.Trace.load(made[0] / "run.safetensors", text=model)
-    monkeypatch.setattr("ovam.static_text.PROJECTIONS_INSIDE", 0)
+    monkeypatch.setattr("ovam.trace.static_text.PROJECTIONS_INSIDE", 0)
     trace.save(tmp_path / "x.safetensors")
     result = succeed("maps", tmp_path / "x.safetensors", "--words", "sky", "--model", model)
     expected = trace.maps(["sky"])[0]

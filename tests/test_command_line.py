@@ -16,18 +16,18 @@ from PIL import Image
 
 import ovam
 import tiny
-from ovam.capture_options import CaptureOptions
 from ovam.cli import app
 from ovam.cli.terminal import running
 from ovam.cli.wording import as_typed
 from ovam.commands.ask import is_trace
 from ovam.commands.evaluate import evaluate
 from ovam.commands.generate import generate
-from ovam.encode import read_image
 from ovam.errors import AnnotationError, GroundTruthError, ImageInputError, OptionError, TokenFileError
+from ovam.masks.annotations import annotation_of
 from ovam.models import text_of
-from ovam.tokens.annotations import annotation_of
 from ovam.tokens.legacy import import_tokens
+from ovam.tracing.encode import read_image
+from ovam.tracing.options import CaptureOptions
 from test_cli import PROMPT, SMALL, assert_fails, call, run_process, succeed
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import tiny
-from ovam.attention import weight_sums
 from ovam.backbones import registry
 from ovam.backbones.base import Observation
 from ovam.backbones.clip_text import ClipTexts
@@ -17,12 +16,13 @@ from ovam.backbones.sdxl import SDXLBackbone
 from ovam.backbones.unet import UNetBackbone
 from ovam.backbones.unet_blocks import unet_modules
 from ovam.errors import UnsupportedPipelineError
-from ovam.keep_queries import QueryRecorder
-from ovam.replay import Replay
-from ovam.session import Session
-from ovam.static_text import StaticText
-from ovam.stream_maps import MapRecorder
+from ovam.maps.attention import weight_sums
 from ovam.testing import BackboneContract, ExplicitSoftmax, JointContract
+from ovam.trace.replay import Replay
+from ovam.trace.static_text import StaticText
+from ovam.tracing.keep_queries import QueryRecorder
+from ovam.tracing.session import Session
+from ovam.tracing.stream_maps import MapRecorder
 
 
 class Contract(BackboneContract):
@@ -366,7 +366,7 @@ def test_an_image_that_takes_no_share_fails(monkeypatch):
     def over_text_alone(*args, image_key=None, **options):
         return weight_sums(*args, **options)
 
-    monkeypatch.setattr("ovam.maps.weight_sums", over_text_alone)
+    monkeypatch.setattr("ovam.maps.compute.weight_sums", over_text_alone)
     with pytest.raises(AssertionError, match=WEIGHTS):
         Joint().test_generation_prompt_reproduces_the_models_attention()
 

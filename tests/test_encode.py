@@ -13,8 +13,8 @@ from PIL import Image
 
 import ovam
 import tiny
-from ovam.encode_options import TIMESTEPS
 from ovam.errors import CaptureTooLargeError, ImageInputError, MissingBlockError, OptionError, PromptTooLongError
+from ovam.tracing.encode_options import TIMESTEPS
 
 SIDE = 32  # the tiny models' native size
 

@@ -11,9 +11,9 @@ from lab.fits.methods import DEFAULT, WORD
 from lab.fits.outcome import Outcome, Row
 from lab.gain import ladder, page, table
 from lab.gain.finding import KINDS, REST, WHOLE, Detail, Finding, detail_of, kinds_of, parts_of
+from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.scenes.vocabulary import PARTS, UNKNOWN_PART
-from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import Objective, target_on
 from synthetic import make_trace
 from test_tokens import planted_mask

@@ -11,7 +11,7 @@ import ovam
 import tiny
 from ovam.backbones.registry import backbone_of
 from ovam.errors import OptionError, UnsupportedPipelineError
-from ovam.noise import path_to
+from ovam.tracing.noise import path_to
 from test_encode import photo
 
 STATIC, JOINT = ("sd1", "sd2", "sdxl", "pixart_alpha", "pixart_sigma"), ("sd3", "flux")

@@ -16,16 +16,16 @@ import reference
 import tiny
 from exact import repeated
 from ovam import errors
-from ovam.attention import weight_sums
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
+from ovam.maps.attention import weight_sums
 from ovam.models import text_of
 from ovam.prompt import with_phrases
-from ovam.text_side import TextReader
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace.text_side import TextReader
 
 PROMPT = "a dog on the grass"
 RUN = {"num_inference_steps": 3, "height": 32, "width": 48, "max_sequence_length": 16}
@@ -90,7 +90,7 @@ class TestSoftmaxOverImageAndText:
     def test_is_cut_into_pieces(self, tensors, monkeypatch):
         query, key, image = tensors
         whole = weight_sums(query, key, scale=0.5, lengths=self.LENGTHS, image_key=image)
-        monkeypatch.setattr("ovam.attention._FLOATS", 10)
+        monkeypatch.setattr("ovam.maps.attention._FLOATS", 10)
         assert torch.allclose(weight_sums(query, key, scale=0.5, lengths=self.LENGTHS, image_key=image), whole)
 
     def test_is_refused_where_pixels_attend_to_text_alone(self, sd1):

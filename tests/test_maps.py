@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import reference
-from ovam import attention
-from ovam.attention import weight_sums
-from ovam.blocks import choose_blocks
-from ovam.calls import Call
 from ovam.errors import OptionError
+from ovam.maps import attention
+from ovam.maps.attention import weight_sums
+from ovam.maps.result import AttentionMaps
 from ovam.prompt import Span
-from ovam.word_maps import AttentionMaps
+from ovam.trace.blocks import choose_blocks
+from ovam.trace.calls import Call
 from synthetic import GRIDS, HEADS, PADDED, make_trace
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import ovam
-from ovam import errors, masks
-from ovam.map_options import MapOptions
-from ovam.mask_options import SegmentOptions
+from ovam import errors
+from ovam.maps.options import MapOptions
+from ovam.masks import masks
+from ovam.masks.options import SegmentOptions
 from synthetic import make_trace
 
 WORDS, AGAINST = ["sky", "hot dog"], ["lawn"]
@@ -74,8 +75,8 @@ class TestOptions:
         for function, options in [
             (ovam.Trace.maps, MapOptions),
             (ovam.Trace.segment, SegmentOptions),
-            (ovam.capture, ovam.capture_options.CaptureOptions),
-            (ovam.encode, ovam.encode_options.EncodeOptions),
+            (ovam.capture, ovam.tracing.options.CaptureOptions),
+            (ovam.encode, ovam.tracing.encode_options.EncodeOptions),
         ]:
             named = inspect.signature(function).parameters
             fields = inspect.signature(options).parameters

@@ -17,14 +17,14 @@ from lab.mini.measures.asking import Asking, untrained
 from lab.mini.measures.bars import bars
 from lab.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
 from lab.mini.measures.page import page
-from ovam.encode import encode
 from ovam.errors import OptionError
 from ovam.evaluate import average_precision
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
 from ovam.mini.scenes.captions import with_article
 from ovam.mini.scenes.splits import may_meet
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
-from ovam.trace import BlockTrace, Trace
+from ovam.trace.trace import BlockTrace, Trace
+from ovam.tracing.encode import encode
 from test_errors import assert_refuses
 
 FIGURES = {

@@ -13,7 +13,7 @@ from lab.measure import middle
 from lab.performance import end_to_end, report, report_tokens, time_to_quality
 from lab.performance.narrowed import narrowed
 from lab.rivals import authors
-from ovam.tokens.annotations import annotation_of
+from ovam.masks.annotations import annotation_of
 from ovam.tokens.loss import Target
 from ovam.tokens.optimize import target_on
 from synthetic import make_trace

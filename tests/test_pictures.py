@@ -11,10 +11,10 @@ from PIL import Image
 
 from ovam import lettering, pictures
 from ovam.errors import NotFiniteError, OptionError
-from ovam.masks import Segmentation
+from ovam.maps.result import AttentionMaps
+from ovam.masks.masks import Segmentation
 from ovam.mini.scenes import render
 from ovam.prompt import Span
-from ovam.word_maps import AttentionMaps
 
 PAPER = (250, 250, 250)
 

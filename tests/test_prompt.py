@@ -9,8 +9,8 @@ from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
 from ovam.backbones.unet import UNetBackbone
 from ovam.errors import EmptyWordsError, OptionError, PromptTooLongError
-from ovam.phrases import embed_phrases
 from ovam.prompt import Span, listed, locate, parse, phrase, with_phrases
+from ovam.trace.phrases import embed_phrases
 
 
 def words_of(text):

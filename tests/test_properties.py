@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovam.attention import weight_sums
-from ovam.calibration import stretched
-from ovam.decoded import png
+from ovam.maps.attention import weight_sums
+from ovam.maps.calibration import stretched
+from ovam.maps.result import AttentionMaps
 from ovam.prompt import Span
-from ovam.static_text import StaticText
-from ovam.trace import BlockTrace, Trace
-from ovam.word_maps import AttentionMaps
+from ovam.trace.static_text import StaticText
+from ovam.trace.trace import BlockTrace, Trace
+from ovam.tracing.decoded import png
 from synthetic import make_trace
 
 sizes = st.integers(1, 9)

@@ -8,7 +8,7 @@ import torch
 
 import reference
 from lab.rivals import authors, harness, slime, words
-from ovam.trace import BlockPart
+from ovam.trace.trace import BlockPart
 from synthetic import make_trace
 from test_tokens import planted_mask, reference_maps
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 import ovam
 import tiny
-from ovam import static_text
 from ovam.backbones.registry import backbone_of
 from ovam.commands.generate import generate
 from ovam.commands.info import describe_model
@@ -27,6 +26,7 @@ from ovam.errors import (
     UnsupportedPipelineError,
 )
 from ovam.testing.evidence import ExplicitSoftmax, spied_kernel
+from ovam.trace import static_text
 
 # the schedulers of these families copy tensors into arrays as numpy 1 did
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -23,13 +23,13 @@ import ovam
 import reference
 import tiny
 from ovam import errors
-from ovam.attention import weight_sums
 from ovam.backbones.registry import backbone_of
-from ovam.capture_options import CaptureOptions
 from ovam.cli import app
 from ovam.commands.generate import generate
-from ovam.presets import PRESETS
-from ovam.quantised import quantised
+from ovam.maps.attention import weight_sums
+from ovam.trace.quantised import quantised
+from ovam.tracing.options import CaptureOptions
+from ovam.tracing.presets import PRESETS
 from synthetic import make_trace
 from test_trace_file import contents, rewrite
 
@@ -70,7 +70,7 @@ class TestEightBits:
     @pytest.mark.parametrize("scores", [2**19, 60])
     def test_weights_are_those_of_the_rounded_numbers(self, monkeypatch, keep_step, scores):
         """Also cut into pieces, of several steps and of a part of one: the scale goes with its step."""
-        monkeypatch.setattr("ovam.attention._FLOATS", scores)
+        monkeypatch.setattr("ovam.maps.attention._FLOATS", scores)
         query = make_trace(seed=4).blocks["fine"].query["cond"]
         query *= torch.tensor([1.0, 0.2, 3.0])[:, None, None]  # steps of different scales
         random = torch.Generator().manual_seed(0)

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ovam import errors
-from ovam.calibration import Calibration
-from ovam.text_side import Space
+from ovam.maps.calibration import Calibration
 from ovam.tokens.card import model_card
 from ovam.tokens.hub import FILE, push_to_hub
 from ovam.tokens.legacy import import_tokens, read_arrays
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace.text_side import Space
 from synthetic import SPACE, WIDTH, Pieces
 from test_errors import assert_refuses
 

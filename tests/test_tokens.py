@@ -11,15 +11,15 @@ import ovam
 import reference
 import tiny
 from ovam import errors
-from ovam.calibration import Calibration
-from ovam.quantised import quantised
+from ovam.maps.calibration import Calibration
+from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens import optimize
-from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens.loss import Target, loss_of
 from ovam.tokens.optimize import Objective, optimize_tokens
 from ovam.tokens.options import AGAINST, PHRASES
 from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace.quantised import quantised
 from synthetic import WIDTH, make_trace
 from test_errors import assert_refuses
 
@@ -91,7 +91,7 @@ class TestObjective:
         slope = torch.randn(rows - 1, 7, generator=random)
         expected = share_sums(query.float().double(), key.double(), 0.7).float()
         (wanted,) = torch.autograd.grad((expected * slope).sum(), key)
-        monkeypatch.setattr("ovam.attention._FLOATS", floats)
+        monkeypatch.setattr("ovam.maps.attention._FLOATS", floats)
         found = share_sums(query, key, 0.7)
         (gradient,) = torch.autograd.grad((found * slope).sum(), key)
         assert torch.allclose(found, expected, atol=1e-6)  # measured: 3.6e-7 of sums up to 6

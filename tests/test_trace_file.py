@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 import ovam
 import tiny
-from ovam import static_text
 from ovam.commands.files import write_bytes
 from ovam.errors import (
     ImageInputError,
@@ -27,9 +26,10 @@ from ovam.errors import (
     UnsupportedPipelineError,
 )
 from ovam.tensor_file import replacing
-from ovam.text_side import SavedText
-from ovam.trace import Source
-from ovam.trace_file import READERS
+from ovam.trace import static_text
+from ovam.trace.file import READERS
+from ovam.trace.text_side import SavedText
+from ovam.trace.trace import Source
 from synthetic import make_trace
 
 PROMPT = "a dog on the grass"

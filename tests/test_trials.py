@@ -12,10 +12,10 @@ from lab.fits.traces import View
 from lab.fits.trials import Trial, TrialObjective
 from lab.rivals.spread import spread
 from ovam.evaluate import average_precision
-from ovam.tokens.annotations import annotation_of
+from ovam.masks.annotations import annotation_of
 from ovam.tokens.optimize import Objective, target_on
 from ovam.tokens.options import AGAINST, PULL
-from ovam.trace import BlockPart
+from ovam.trace.trace import BlockPart
 from synthetic import HEADS, make_trace
 from test_tokens import planted_mask
 

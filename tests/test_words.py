@@ -5,11 +5,12 @@ import torch
 
 import ovam
 import tiny
-from ovam import tensor_file, trace_file
+from ovam import tensor_file
 from ovam.backbones.registry import backbone_of
 from ovam.errors import EmptyWordsError, PromptTooLongError, TraceFileError, UnknownWordError
 from ovam.prompt import parse, with_phrases
-from ovam.text_side import Space
+from ovam.trace import file as trace_file
+from ovam.trace.text_side import Space
 
 NAME, PROMPT = "<cat-toy>", "a <cat-toy> on the grass, a red <cat-toy>"
 RUN = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}

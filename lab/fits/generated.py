@@ -11,9 +11,9 @@ import numpy as np
 from lab.mini.measures.images import make_images, read_images
 from lab.mini.measures.samples import GUIDANCE_SCALE
 from lab.mini.oracle import IGNORE, classes_alone, label_maps, load_oracles
-from ovam.backbones.clip_text import fingerprint
 from ovam.mini.scenes import LABELS
 from ovam.models import MINI, load
+from ovam.tensor_file import fingerprint
 
 SETS = {"simple": 200, "pairs": 100}
 """Sets of pictures and how many of each: "a photograph of a dog", and of two classes."""

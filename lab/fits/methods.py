@@ -13,7 +13,7 @@ from lab.rivals import authors, slime, words
 from lab.rivals.harness import Fitted, Mask
 from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.options import PULL
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
 
 WORD, DEFAULT, TUNED, PUBLISHED, SCRIPT, SLIME, SLIME_TUNED, TWENTY, OWN = (
     "word",

@@ -8,7 +8,7 @@ import torch
 
 from lab.rivals.harness import Fitted, Mask
 from ovam.tokens.optimize import optimize_tokens
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
 
 
 def fit(options: Mapping[str, Any], traces: Sequence[Trace], masks: Sequence[Mask], name: str) -> Fitted:

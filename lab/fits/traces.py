@@ -11,9 +11,9 @@ import numpy as np
 from lab.digest import digest
 from lab.fits.digest import encoding
 from lab.fits.scenes import Scored
-from ovam.encode import encode
 from ovam.models import model_hash
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode
 
 _APART = 10**9  # between the seeds of a scene's noises
 

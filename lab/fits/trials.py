@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lab.rivals.harness import Fitted, Mask
 from lab.rivals.spread import spread
-from ovam.aggregate import resize
-from ovam.calibration import stretched
 from ovam.evaluate import average_precision
-from ovam.maps import key_groups, keys_of
+from ovam.maps.aggregate import resize
+from ovam.maps.calibration import stretched
+from ovam.maps.compute import key_groups, keys_of
+from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt
-from ovam.text_side import TokenEmbedding
-from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import Objective, descend, target_on
 from ovam.tokens.options import AGAINST, EVALUATIONS, PHRASES, PULL
 from ovam.tokens.shares import ClassMaps, share_sums
-from ovam.trace import Trace
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
 
 Weighted = Literal["blocks", "heads"]
 

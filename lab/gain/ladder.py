@@ -14,12 +14,12 @@ from lab.fits.traces import Traces
 from lab.fits.tune import best_threshold, counts_of
 from lab.mini.measures.choices import DEVELOPMENT
 from lab.rivals.harness import Fitted, Mask, bordered
-from ovam.maps import half_of
-from ovam.tokens.annotations import annotation_of
+from ovam.maps.compute import half_of
+from ovam.masks.annotations import annotation_of
 from ovam.tokens.optimize import Objective, descend, target_on
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
 
 PUBLISHED_THRESHOLD = 0.4
 """Of the authors' settings for words that are not optimised, the one without refinement."""

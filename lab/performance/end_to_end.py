@@ -19,10 +19,10 @@ from lab.fits.scenes import annotation_scenes, mask_of, of_split, scored_with
 from lab.fits.table import difference, draws_of
 from lab.performance.narrowed import narrowed
 from lab.performance.options import Options
-from ovam.encode_options import TIMESTEPS
 from ovam.mini.scenes import CLASSES, Scene
 from ovam.models import model_hash
 from ovam.pictures import mask_picture
+from ovam.tracing.encode_options import TIMESTEPS
 
 SCORED = 60
 USUAL = "as by default"

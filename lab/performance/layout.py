@@ -60,7 +60,7 @@ def _tasks(blocks: Sequence[Block], dtype: torch.dtype, layout: str) -> dict[str
                 target.copy_(arrived.unflatten(1, (HEADS, -1)).transpose(0, 1))
 
     def maps() -> None:
-        from ovam.attention import weight_sums
+        from ovam.maps.attention import weight_sums
 
         for block, query, key in zip(blocks, stored, keys, strict=True):
             view = query if head_major else query.transpose(0, 1)

@@ -44,7 +44,7 @@ def mini(steps: int) -> Model | None:
 
 
 def _weights_hash(pipe: Any) -> str:
-    from ovam.backbones.clip_text import fingerprint
+    from ovam.tensor_file import fingerprint
 
     parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
     return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ovam.backbones.clip_text import StaticText
-from ovam.quantised import floats
-from ovam.trace import BlockTrace, Trace
+from ovam.trace.quantised import floats
+from ovam.trace.static_text import StaticText
+from ovam.trace.trace import BlockTrace, Trace
 
 
 @torch.no_grad()

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from lab.performance.queries import HEADS, WIDTH, Block, make_vectors
-from ovam.backbones.clip_text import StaticText
-from ovam.calls import Call
+from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt, Span
-from ovam.text_side import Space, TokenEmbedding
-from ovam.tokens.annotations import annotation_of
 from ovam.tokens.optimize import Objective, target_on
 from ovam.tokens.options import PULL
-from ovam.trace import BlockTrace, Source, Trace
+from ovam.trace.calls import Call
+from ovam.trace.static_text import StaticText
+from ovam.trace.text_side import Space, TokenEmbedding
+from ovam.trace.trace import BlockTrace, Source, Trace
 
 SPACE = Space("synthetic", "last", WIDTH)
 

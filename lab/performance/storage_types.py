@@ -51,8 +51,8 @@ def _scenes(pipe: Any, split: Any, count: int, settings: tuple[str, ...]) -> Ite
     from lab.mini.measures.words import SMALLEST, scenes_of
     from ovam import encode
     from ovam.backbones.registry import backbone_of
-    from ovam.capture_options import CaptureOptions
-    from ovam.presets import with_preset
+    from ovam.tracing.options import CaptureOptions
+    from ovam.tracing.presets import with_preset
 
     asking, small = Asking(pipe), with_preset(CaptureOptions(preset="small"), backbone_of(pipe))
     for number, scene in enumerate(scenes_of(split, count)):
@@ -74,7 +74,7 @@ def _stored(trace: Any, dtype: Any) -> Any:
     """The same trace in another type, rounded once."""
     import torch
 
-    from ovam.quantised import quantised
+    from ovam.trace.quantised import quantised
 
     blocks = {}
     for name, block in trace.blocks.items():

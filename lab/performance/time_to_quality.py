@@ -27,14 +27,14 @@ from lab.performance.options import Options
 from lab.performance.ours import Subject
 from lab.performance.queries import make_blocks
 from lab.rivals import authors
-from ovam.calibration import stretched
+from ovam.maps.calibration import stretched
+from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import CLASSES
-from ovam.tokens.annotations import annotation_of
 from ovam.tokens.loss import Target
 from ovam.tokens.optimize import Objective, optimize_tokens, target_on
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.tokens.shares import class_maps
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
 
 GIVEN = (2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)
 """Values of `evaluations`; the first is of the start."""

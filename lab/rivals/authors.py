@@ -41,10 +41,10 @@ from lab.rivals.harness import (
     target_of,
     unwatched,
 )
-from ovam.aggregate import resize
-from ovam.calls import Half
+from ovam.maps.aggregate import resize
 from ovam.tokens.shares import class_maps
-from ovam.trace import Trace
+from ovam.trace.calls import Half
+from ovam.trace.trace import Trace
 
 _LEAST = 1e-4  # shares of exactly 0 and 1, which `scale` makes, have no finite cross entropy
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovam.calls import Half
-from ovam.trace import Trace
+from ovam.trace.calls import Half
+from ovam.trace.trace import Trace
 
 Mask = np.ndarray
 """Booleans (height, width) of the image's size."""

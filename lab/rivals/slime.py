@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from lab.rivals.harness import Fitted, Keep, Mask, Watch, bordered, descend, target_of, unwatched
 from lab.rivals.spread import spread
-from ovam.aggregate import resize
-from ovam.calibration import stretched
-from ovam.maps import key_groups, keys_of
+from ovam.maps.aggregate import resize
+from ovam.maps.calibration import stretched
+from ovam.maps.compute import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
-from ovam.quantised import floats
-from ovam.text_side import TokenEmbedding
-from ovam.trace import Trace
+from ovam.trace.quantised import floats
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
 
 _PROMPT = "part part"
 """What SLiMe's rows begin as where no words are given: one for the background, whose place the start token takes."""

@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional as F
 
-from ovam.quantised import floats
 from ovam.tokens.shares import ClassMaps
-from ovam.trace import Trace
+from ovam.trace.quantised import floats
+from ovam.trace.trace import Trace
 
 
 def spread(trace: Trace, maps: ClassMaps, side: int) -> ClassMaps:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.rivals.harness import Fitted, Mask, Watch, bordered, unwatched
-from ovam.calibration import stretched
-from ovam.trace import Trace
+from ovam.maps.calibration import stretched
+from ovam.trace.trace import Trace
 
 
 @dataclass(frozen=True)

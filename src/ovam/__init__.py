@@ -1,61 +1,61 @@
 """Open-vocabulary attention maps: run a diffusion model once, ask its attention for any words afterwards."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovam.capture import capture as capture
-    from ovam.capture import stream as stream
-    from ovam.encode import encode as encode
     from ovam.errors import OvamError as OvamError
-    from ovam.masks import Segmentation as Segmentation
+    from ovam.maps.options import MapOptions as MapOptions
+    from ovam.maps.result import AttentionMaps as AttentionMaps
+    from ovam.masks.masks import Segmentation as Segmentation
+    from ovam.masks.options import MaskOptions as MaskOptions
     from ovam.models import load as load
-    from ovam.plan import plan as plan
-    from ovam.text_side import TokenEmbedding as TokenEmbedding
     from ovam.tokens.optimize import optimize_tokens as optimize_tokens
+    from ovam.tokens.options import FitOptions as FitOptions
     from ovam.tokens.token_set import TokenSet as TokenSet
-    from ovam.trace import Trace as Trace
-    from ovam.word_maps import AttentionMaps as AttentionMaps
+    from ovam.trace.text_side import TokenEmbedding as TokenEmbedding
+    from ovam.trace.trace import Trace as Trace
+    from ovam.tracing.capture import capture as capture
+    from ovam.tracing.capture import stream as stream
+    from ovam.tracing.encode import encode as encode
+    from ovam.tracing.encode_options import EncodeOptions as EncodeOptions
+    from ovam.tracing.options import CaptureOptions as CaptureOptions
+    from ovam.tracing.plan import plan as plan
 
 __version__ = "0.1.0"
 _HOMES = {
-    "AttentionMaps": "word_maps",
+    "AttentionMaps": "maps.result",
+    "CaptureOptions": "tracing.options",
+    "EncodeOptions": "tracing.encode_options",
+    "FitOptions": "tokens.options",
+    "MapOptions": "maps.options",
+    "MaskOptions": "masks.options",
     "OvamError": "errors",
-    "Segmentation": "masks",
-    "TokenEmbedding": "text_side",
+    "Segmentation": "masks.masks",
+    "TokenEmbedding": "trace.text_side",
     "TokenSet": "tokens.token_set",
-    "Trace": "trace",
-    "capture": "capture",
-    "encode": "encode",
+    "Trace": "trace.trace",
+    "capture": "tracing.capture",
+    "encode": "tracing.encode",
     "load": "models",
     "optimize_tokens": "tokens.optimize",
-    "plan": "plan",
-    "stream": "capture",
+    "plan": "tracing.plan",
+    "stream": "tracing.capture",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are found when first used, so that `import ovam` loads nothing heavy."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ovam' has no attribute {name!r}")
-    value = getattr(import_module(f"ovam.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    """Public names and modules are found when first used, so that `import ovam` loads nothing heavy."""
+    if name in _HOMES:
+        value = getattr(import_module(f"ovam.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and find_spec(f"ovam.{name}") is not None:
+        return import_module(f"ovam.{name}")
+    raise AttributeError(f"module 'ovam' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Package(ModuleType):
-    """Keeps `ovam.capture` the function: importing the submodule of that name would otherwise hide it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOMES):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

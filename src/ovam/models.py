@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ovam.as_read import give_tokens_read
 from ovam.backbones.clip_text import ClipText
 from ovam.backbones.joint_file import replayed_side
 from ovam.backbones.offload import real_weights
@@ -22,10 +21,11 @@ from ovam.header import made
 from ovam.json_text import read_json
 from ovam.model_names import MINI as MINI
 from ovam.model_names import check_name, not_found, offline_reason
-from ovam.static_text import StaticText, heads_in, opened
 from ovam.tensor_file import fingerprint
-from ovam.text_side import Space, TextFile, TextReader, TextSide
-from ovam.trace_header import damage_told
+from ovam.trace.as_read import give_tokens_read
+from ovam.trace.header import damage_told
+from ovam.trace.static_text import StaticText, heads_in, opened
+from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
 
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),

@@ -16,8 +16,8 @@ from ovam.errors import NotFiniteError, OptionError
 from ovam.lettering import lettered
 
 if TYPE_CHECKING:
-    from ovam.masks import Segmentation
-    from ovam.word_maps import AttentionMaps
+    from ovam.maps.result import AttentionMaps
+    from ovam.masks.masks import Segmentation
 
 SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""

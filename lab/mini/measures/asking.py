@@ -12,8 +12,8 @@ from ovam.mini.scenes.captions import with_article
 from ovam.models import text_of
 from ovam.prompt import with_phrases
 from ovam.shapes import Axis
-from ovam.text_side import TokenEmbedding
-from ovam.trace import Trace
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
 
 
 class Asking:

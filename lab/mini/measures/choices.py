@@ -9,11 +9,11 @@ from rich.progress import track
 
 from lab.mini.measures.asking import Asking, enlarged
 from lab.mini.measures.words import SMALLEST, scenes_of
-from ovam.encode import encode
-from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import average_precision
 from ovam.mini.scenes import CLASSES
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode
+from ovam.tracing.encode_options import TIMESTEPS
 
 DEVELOPMENT = CLASSES[::2]
 TIMES = {

@@ -11,9 +11,9 @@ from lab.mini.measures.asking import enlarged
 from lab.mini.measures.generation import LEAST_AREA
 from lab.mini.measures.images import Entry, regenerated
 from lab.mini.oracle import IGNORE, agreed_labels
-from ovam.capture import capture
 from ovam.evaluate import paired_bootstrap
 from ovam.mini.scenes import CLASSES, LABELS
+from ovam.tracing.capture import capture
 
 RESOLUTIONS = {
     "coarsest middle finest": 70.4,

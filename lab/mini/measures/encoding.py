@@ -8,9 +8,9 @@ from rich.progress import track
 
 from lab.mini.measures.asking import Asking, enlarged
 from lab.mini.measures.words import SMALLEST, scenes_of
-from ovam.encode import encode
 from ovam.evaluate import average_precision, paired_bootstrap
 from ovam.mini.scenes import CLASSES, Scene
+from ovam.tracing.encode import encode
 
 NOISE, CLEAN = "noise", "clean, at the least time step"
 WAYS: Mapping[str, Mapping[str, Any]] = {

@@ -9,9 +9,6 @@ from rich.progress import track
 
 from lab.mini.baselines import border_colours
 from lab.mini.measures.asking import Asking
-from ovam.calibration import stretched
-from ovam.encode import encode
-from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import (
     average_precision,
     boundary_band,
@@ -20,11 +17,14 @@ from ovam.evaluate import (
     paired_bootstrap,
     pooled_iou,
 )
+from ovam.maps.calibration import stretched
 from ovam.mini.scenes import CLASSES, Scene, render, seed_of
 from ovam.mini.scenes.vocabulary import label_of
-from ovam.text_side import TokenEmbedding
 from ovam.tokens.optimize import optimize_tokens
-from ovam.trace import Trace
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode
+from ovam.tracing.encode_options import TIMESTEPS
 
 _THRESHOLDS = np.linspace(0.05, 0.95, 37)
 _EDGE = 2  # pixels on either side of an outline, left out of the inner IoU

@@ -32,10 +32,10 @@ from lab.mini.measures.samples import (
 )
 from lab.mini.measures.words import measure_words
 from lab.mini.oracle import has_oracles, load_oracles
-from ovam.backbones.clip_text import fingerprint
 from ovam.errors import OptionError
 from ovam.models import MINI, load, mini_folder, model_hash
-from ovam.source import versions
+from ovam.tensor_file import fingerprint
+from ovam.tracing.source import versions
 
 COUNTS = {"simple": 200, "pairs": 100, "captions": 100}
 _QUICK_COUNTS = {"simple": 4, "pairs": 1, "captions": 1}

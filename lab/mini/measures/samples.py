@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ovam.capture import capture
 from ovam.mini.scenes import CLASSES
 from ovam.mini.scenes.captions import with_article
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
+from ovam.tracing.capture import capture
 
 GUIDANCE_SCALE = 7.5
 _COLUMNS = 8

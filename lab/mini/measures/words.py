@@ -13,14 +13,14 @@ from rich.progress import track
 
 from lab.mini.baselines import border_colours
 from lab.mini.measures.asking import Asking, enlarged, untrained
-from ovam.encode import encode
-from ovam.encode_options import TIMESTEPS
 from ovam.evaluate import Interval, average_precision, paired_bootstrap, presence_auroc
-from ovam.masks import presence
+from ovam.masks.masks import presence
 from ovam.mini.scenes import CLASSES, GROUNDS, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, KIND_OF, NONSENSE, TOWER_WORDS
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode
+from ovam.tracing.encode_options import TIMESTEPS
 
 SMALLEST = 40  # pixels of 128 x 128: less of a thing in view says little about its map
 OTHERS = {"absent": CLASSES, "ordinary word": ABSENT_WORDS, "tower's word": TOWER_WORDS, "nonsense": NONSENSE}

@@ -19,10 +19,10 @@ from lab.mini.oracle import NAMES, build_oracle, load_oracles
 from lab.mini.training.examples import IMITATED, Examples
 from lab.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
 from lab.mini.training.pool import SIZE, Pool
-from ovam.backbones.clip_text import fingerprint
 from ovam.errors import OptionError
 from ovam.mini.scenes import CLASSES
 from ovam.models import model_hash
+from ovam.tensor_file import fingerprint
 
 ITERATIONS, PEAK_RATE = 9000, 2e-3
 WINDOW, WINDOWS, BATCH = 64, 32, 16  # side and number of windows a batch, and number of whole pictures

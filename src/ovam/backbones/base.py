@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
 from ovam.shapes import Grid
-from ovam.text_side import TextReader, TextSide
+from ovam.trace.calls import Half
+from ovam.trace.text_side import TextReader, TextSide
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BlockSpec:
         head_dim: Channels of a head.
         scale: Factor on the scores.
         default: Whether it is captured when the user names no blocks.
-        conditioning: In joint attention, channels of the vector that modulates the block; see `ovam.replay`.
+        conditioning: In joint attention, channels of the vector that modulates the block; see `ovam.trace.replay`.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Observation:
     Attributes:
         query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view. Pixels
             of further images stand behind the image's own, here and in the rest.
-        replay: In joint attention, what `ovam.replay.ImageStream` names, each with the batch before it: `key` and
+        replay: In joint attention, what `ovam.trace.replay.ImageStream` names, each with the batch before it: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
         output: In joint attention, what attention gave the pixels, before any projection of it; else None.
         key: In self-attention, keys of the same pixels, as the query; else None.
@@ -115,7 +115,7 @@ class Backbone(ABC):
     """Class names of the pipelines it reads."""
 
     text_kind: ClassVar[Literal["static", "replayed"]]
-    """What its text side promises; see `ovam.trace.TextSide`."""
+    """What its text side promises; see `ovam.trace.trace.TextSide`."""
 
     unseeded: ClassVar[tuple[str, ...]] = ()
     """Those of them that draw from torch's own generator besides the one they are given: its seed is not enough."""

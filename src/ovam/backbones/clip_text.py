@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ovam.as_read import Offsets, own_tokens, places_of, without_unread
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
 from ovam.errors import PromptTooLongError, UnsupportedPipelineError
 from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
 from ovam.tensor_file import fingerprint
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
+from ovam.trace.text_side import Space, TokenEmbedding
 
 _AT_ONCE = 32
 """Texts in one run of an encoder."""
@@ -25,7 +25,7 @@ _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
 def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
-    """Class of an encoder and hash of its weights as they stand, rounded to `dtype`; see `ovam.trace.Space`.
+    """Class of an encoder and hash of its weights as they stand, rounded to `dtype`; see `ovam.trace.trace.Space`.
 
     A compiled encoder is named as it is without its wrapper: words are read alike. The hash is computed again only
     when the weights have changed.
@@ -95,7 +95,7 @@ class ClipText:
         return self._embedded([self._located(*read, padded=padded)])[0]
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """See `ovam.phrases.ReadsMany`."""
+        """See `ovam.trace.phrases.ReadsMany`."""
         added = added_names(self.tokenizer)
         read = [self._located(*phrase(text, added), padded=padded) for text in phrases]
         return [found for i in range(0, len(read), _AT_ONCE) for found in self._embedded(read[i : i + _AT_ONCE])]
@@ -177,7 +177,7 @@ class ClipTexts:
         return replace(found, prompt=without_unread(found.prompt))
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """See `ovam.phrases.ReadsMany`; it raises what `embed` does."""
+        """See `ovam.trace.phrases.ReadsMany`; it raises what `embed` does."""
         of_parts = [part.embed_phrases(phrases, padded=padded) for part in self.parts]
         return [self._joined(text, read) for text, *read in zip(phrases, *of_parts, strict=True)]
 

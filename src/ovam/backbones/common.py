@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ovam.backbones.base import Evaluation, Request
 from ovam.backbones.offload import unwrapped
-from ovam.calls import Half
 from ovam.errors import NoTextEncoderError, UnsupportedPipelineError
+from ovam.trace.calls import Half
 
 
 def plain_denoiser(pipe: Any, part: str, kind: str = "Module") -> Any:

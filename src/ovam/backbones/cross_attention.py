@@ -18,8 +18,8 @@ from ovam.backbones.offload import device_of, marks, real_weights
 from ovam.backbones.rows import RowsGiven
 from ovam.backbones.self_attention import Watcher, pair_watchers
 from ovam.errors import UnsupportedPipelineError
-from ovam.static_text import StaticText
-from ovam.text_side import TextReader
+from ovam.trace.static_text import StaticText
+from ovam.trace.text_side import TextReader
 
 _PART, _LINEAR = 0.7, 0.02
 """Of a vector, and how much of a layer's largest number rounding may make of it."""

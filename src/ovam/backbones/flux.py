@@ -23,10 +23,10 @@ from ovam.backbones.joint_text import JointText, Reader
 from ovam.backbones.joint_watch import by_head, watch_joint
 from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
-from ovam.calls import Half
 from ovam.errors import UnsupportedPipelineError
-from ovam.replay import ImageStream
 from ovam.shapes import Embedding, Grid
+from ovam.trace.calls import Half
+from ovam.trace.replay import ImageStream
 
 _T5_LENGTH = 512  # the pipeline's default max_sequence_length
 

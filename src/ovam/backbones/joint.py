@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovam.as_read import tokens_read
 from ovam.backbones.joint_text import JointText
 from ovam.backbones.joint_watch import by_head, normed
 from ovam.backbones.no_text import NoText
 from ovam.backbones.offload import device_of
 from ovam.backbones.sampled import sampled_hash
-from ovam.calls import Half
 from ovam.errors import SpaceMismatchError
-from ovam.quantised import named_tensors
-from ovam.replay import ImageStream, Replay, TextRows, TextStream
 from ovam.shapes import Embedding, Key
 from ovam.tensor_file import type_name
-from ovam.text_side import SavedText, Space, TokenEmbedding
+from ovam.trace.as_read import tokens_read
+from ovam.trace.calls import Half
+from ovam.trace.quantised import named_tensors
+from ovam.trace.replay import ImageStream, Replay, TextRows, TextStream
+from ovam.trace.text_side import SavedText, Space, TokenEmbedding
 
 _LARGEST = 65504  # of float16; the models clip their streams there
 

@@ -1,4 +1,4 @@
-"""The part of a trace's file that is joint attention's alone; see `ovam.trace_file` and docs/formats.md."""
+"""The part of a trace's file that is joint attention's alone; see `ovam.trace.file` and docs/formats.md."""
 
 import itertools
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ovam.as_read import give_tokens_read
 from ovam.backbones.base import Backbone, Request
 from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
-from ovam.calls import Call, Half
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.header import made
-from ovam.quantised import from_named
-from ovam.replay import BlockReplay, Replay
-from ovam.text_side import Space, TextFile, TextSide
-from ovam.trace_header import damage_told
+from ovam.trace.as_read import give_tokens_read
+from ovam.trace.calls import Call, Half
+from ovam.trace.header import damage_told
+from ovam.trace.quantised import from_named
+from ovam.trace.replay import BlockReplay, Replay
+from ovam.trace.text_side import Space, TextFile, TextSide
 
 
 def replayed_side(file: TextFile, pipe: Any) -> TextSide:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovam.as_read import own_tokens, places_of, without_unread
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
@@ -19,7 +18,8 @@ from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
 from ovam.shapes import Embedding
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.as_read import own_tokens, places_of, without_unread
+from ovam.trace.text_side import Space, TokenEmbedding
 
 _PAD = "<pad>"
 

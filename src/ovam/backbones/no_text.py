@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 
 from ovam.errors import NoTextEncoderError
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.text_side import Space, TokenEmbedding
 
 ReaderT = TypeVar("ReaderT")
 

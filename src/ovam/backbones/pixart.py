@@ -22,7 +22,7 @@ from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.t5_text import T5Text
 from ovam.shapes import Grid
-from ovam.static_text import CAPTION, StaticText
+from ovam.trace.static_text import CAPTION, StaticText
 
 
 class PixArtBackbone(Backbone):

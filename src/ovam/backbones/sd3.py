@@ -24,8 +24,8 @@ from ovam.backbones.joint_watch import watch_joint
 from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.errors import UnsupportedPipelineError
-from ovam.replay import ImageStream
 from ovam.shapes import Embedding, Grid
+from ovam.trace.replay import ImageStream
 
 _T5_LENGTH = 256  # the pipeline's default max_sequence_length
 

@@ -30,7 +30,7 @@ from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.errors import UnsupportedPipelineError
 from ovam.shapes import Grid
-from ovam.static_text import StaticText
+from ovam.trace.static_text import StaticText
 
 log = logging.getLogger("ovam")
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from ovam.as_read import Offsets, own_tokens, places_of, without_unread
 from ovam.backbones.clip_text import check_tokens, encoder_name
 from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
 from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
+from ovam.trace.text_side import Space, TokenEmbedding
 
 _GAP = "▁"
 """T5's sign for the blank before a word; a token of its own before words that are cut into pieces."""

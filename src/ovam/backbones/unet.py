@@ -13,7 +13,7 @@ from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
 from ovam.shapes import Grid
-from ovam.static_text import StaticText
+from ovam.trace.static_text import StaticText
 
 
 class UNetBackbone(Backbone):

@@ -102,9 +102,9 @@ def generate(
     keeping |= {"outputs": outputs}
     asking = given(threshold=threshold, strategy=strategy)
     with running() as progress:
-        from ovam.capture_options import CaptureOptions
         from ovam.commands.generate import generate as run
-        from ovam.mask_options import SegmentOptions
+        from ovam.masks.options import SegmentOptions
+        from ovam.tracing.options import CaptureOptions
 
         result = run(
             prompt,

@@ -58,7 +58,7 @@ def maps(
     kept = given(blocks=blocks_of(blocks), steps=steps_of(steps), strategy=strategy)
     with running() as progress:
         from ovam.commands.ask import maps as run
-        from ovam.map_options import MapOptions
+        from ovam.maps.options import MapOptions
 
         result = run(
             trace,
@@ -143,8 +143,8 @@ def segment(
     with running() as progress:
         from ovam.commands.ask import Loading
         from ovam.commands.ask import segment_file as run
-        from ovam.encode_options import EncodeOptions
-        from ovam.mask_options import SegmentOptions
+        from ovam.masks.options import SegmentOptions
+        from ovam.tracing.encode_options import EncodeOptions
 
         result = run(
             source,

@@ -7,12 +7,12 @@ from typing import Any
 from PIL import Image
 
 from ovam import pictures
-from ovam.asked import Fitted, fitted_in
 from ovam.commands.files import safe_names, write_bytes, write_picture
-from ovam.mask_options import SegmentOptions
-from ovam.masks import Segmentation, presence, segment_words
-from ovam.trace import Trace
-from ovam.word_maps import AttentionMaps
+from ovam.maps.result import AttentionMaps
+from ovam.maps.words import Fitted, fitted_in
+from ovam.masks.masks import Segmentation, presence, segment_words
+from ovam.masks.options import SegmentOptions
+from ovam.trace.trace import Trace
 
 TRACE_FILE = "run.safetensors"
 

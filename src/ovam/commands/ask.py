@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from ovam import __version__
-from ovam.asked import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
@@ -19,17 +18,18 @@ from ovam.commands.files import write_json
 from ovam.commands.folders import check_folder
 from ovam.commands.generate import pipeline
 from ovam.commands.run_folder import RECORD, run_folder
-from ovam.encode import encode_image, native_size, read_image
-from ovam.encode_options import EncodeOptions
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
-from ovam.map_options import MapOptions, check_joint
-from ovam.maps import attention_maps
-from ovam.mask_options import SegmentOptions
-from ovam.masks import segment_words
+from ovam.maps.compute import attention_maps
+from ovam.maps.options import MapOptions, check_joint
+from ovam.maps.words import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
+from ovam.masks.masks import segment_words
+from ovam.masks.options import SegmentOptions
 from ovam.models import MINI
-from ovam.trace import Trace
-from ovam.trace_file import load_trace, read_header
+from ovam.trace.file import load_trace, read_header
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode_image, native_size, read_image
+from ovam.tracing.encode_options import EncodeOptions
 
 
 def maps(

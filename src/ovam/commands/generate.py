@@ -11,10 +11,7 @@ from typing import Any
 import torch
 
 from ovam import __version__
-from ovam.asked import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
 from ovam.backbones.registry import backbone_of
-from ovam.capture import captured
-from ovam.capture_options import CaptureOptions
 from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.answers import notes_of, write_all, write_run
@@ -22,11 +19,14 @@ from ovam.commands.files import write_json
 from ovam.commands.folders import check_folder
 from ovam.commands.run_folder import RECORD, run_folder
 from ovam.errors import OptionError
-from ovam.map_options import check_joint
-from ovam.mask_options import SegmentOptions
+from ovam.maps.options import check_joint
+from ovam.maps.words import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
+from ovam.masks.options import SegmentOptions
 from ovam.models import MINI, load, text_of
-from ovam.noise import check_seed
-from ovam.plan import native_side
+from ovam.tracing.capture import captured
+from ovam.tracing.noise import check_seed
+from ovam.tracing.options import CaptureOptions
+from ovam.tracing.plan import native_side
 
 _MOST_SIDES = 8  # of the model's own, or their eighth: far beyond what models make, and short of taking all memory
 _LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 
 from ovam import __version__
-from ovam.asked import check_space_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.ask import open_trace
 from ovam.commands.generate import pipeline
-from ovam.encode import encode, read_image
 from ovam.errors import AnnotationError, OptionError
+from ovam.maps.words import check_space_of
+from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.models import MINI, short_name, text_of
 from ovam.tensor_file import check_writable
-from ovam.tokens.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
 from ovam.tokens.card import facts
 from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import fit_tokens
 from ovam.tokens.options import FitOptions
 from ovam.tokens.store import FORMAT
 from ovam.tokens.token_set import TokenSet, merge
-from ovam.trace import Trace
+from ovam.trace.trace import Trace
+from ovam.tracing.encode import encode, read_image
 
 
 def optimize(

@@ -12,13 +12,13 @@ import torch
 
 from ovam.backbones.flux import FluxBackbone
 from ovam.backbones.registry import backbone_of
-from ovam.blocks import BlockChoice
 from ovam.errors import OptionError
+from ovam.maps.result import AttentionMaps
 from ovam.prompt import AttributionPrompt, Span, listed
-from ovam.replay import Replay
-from ovam.text_side import ReplayedSide, TokenEmbedding
-from ovam.trace import Trace
-from ovam.word_maps import AttentionMaps
+from ovam.trace.blocks import BlockChoice
+from ovam.trace.replay import Replay
+from ovam.trace.text_side import ReplayedSide, TokenEmbedding
+from ovam.trace.trace import Trace
 
 Pooled = Literal["zeros", "prompt"]
 

@@ -1,10 +1,10 @@
 """Rulers: pure functions from predictions and truths to numbers. Nothing here knows a model."""
 
 from ovam.evaluate.boundary import boundary_band, boundary_f
-from ovam.evaluate.calibration import calibration_error, risk_coverage
 from ovam.evaluate.confusion import Confusion
 from ovam.evaluate.overlap import binary_iou, grid_reference, mean_per_image_iou, pooled_iou
 from ovam.evaluate.ranking import average_precision, presence_auroc
+from ovam.evaluate.reliability import calibration_error, risk_coverage
 from ovam.evaluate.spread import Interval, paired_bootstrap
 
 __all__ = [

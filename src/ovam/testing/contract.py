@@ -13,12 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.registry import backbone_of
-from ovam.calls import Half
-from ovam.capture import capture, stream
 from ovam.errors import NothingCapturedError
-from ovam.map_options import SoftmaxOver
-from ovam.quantised import floats
-from ovam.session import Session
+from ovam.maps.options import SoftmaxOver
 from ovam.shapes import Grid
 from ovam.testing.evidence import (
     Attended,
@@ -39,7 +35,11 @@ from ovam.testing.evidence import (
     spied_kernel,
 )
 from ovam.testing.planted import assert_recovered
-from ovam.trace import Trace
+from ovam.trace.calls import Half
+from ovam.trace.quantised import floats
+from ovam.trace.trace import Trace
+from ovam.tracing.capture import capture, stream
+from ovam.tracing.session import Session
 
 
 class BackboneContract(ABC):

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovam.calls import Half
-from ovam.map_options import SoftmaxOver
-from ovam.quantised import Quantised, Stored, floats
-from ovam.trace import Trace
+from ovam.maps.options import SoftmaxOver
+from ovam.trace.calls import Half
+from ovam.trace.quantised import Quantised, Stored, floats
+from ovam.trace.trace import Trace
 
 SHARP = 0.5
 """Median, over all pixels, of the largest attention weight among the text that a pipeline must exceed."""

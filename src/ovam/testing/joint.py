@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import capture
-from ovam.map_options import SoftmaxOver
-from ovam.quantised import floats
+from ovam.maps.options import SoftmaxOver
 from ovam.shapes import Grid
 from ovam.testing.contract import BackboneContract
 from ovam.testing.evidence import Attended, spied_kernel
+from ovam.trace.quantised import floats
+from ovam.tracing.capture import capture
 
 
 class ExplicitJointSoftmax:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import capture
 from ovam.models import model_hash
-from ovam.plan import native_side
-from ovam.source import versions
 from ovam.testing.contract import BackboneContract
 from ovam.testing.joint import JointContract
+from ovam.tracing.capture import capture
+from ovam.tracing.plan import native_side
+from ovam.tracing.source import versions
 
 CHECKS = (
     "test_capture_does_not_touch_the_image",

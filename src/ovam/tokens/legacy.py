@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ovam.errors import SpaceMismatchError, TokenFileError
 from ovam.input_file import regular
-from ovam.phrases import Reads
-from ovam.text_side import Space
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
+from ovam.trace.phrases import Reads
+from ovam.trace.text_side import Space
 
 _MOST_BYTES = 2**22  # of a file; 20 classes of the authors' are 61 KB
 _MOST_INSTRUCTIONS = 5000  # of a pickle, which bound how much and how deep it builds; an array takes about 20

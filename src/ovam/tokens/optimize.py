@@ -12,21 +12,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovam.calibration import Calibration, logits, stretched
-from ovam.calls import Half
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, SpaceMismatchError
 from ovam.keywords import of_two
-from ovam.maps import half_of
-from ovam.phrases import embed_phrases
+from ovam.maps.calibration import Calibration, logits, stretched
+from ovam.maps.compute import half_of
+from ovam.masks.annotations import Annotation, MaskLike, annotation_of, target_of
 from ovam.precision import float32
 from ovam.shapes import Embedding
-from ovam.text_side import Space
-from ovam.tokens.annotations import Annotation, MaskLike, annotation_of, target_of
 from ovam.tokens.loss import Logits, Target, loss_of
 from ovam.tokens.options import PHRASES, FitOptions
 from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace import Trace
+from ovam.trace.calls import Half
+from ovam.trace.phrases import embed_phrases
+from ovam.trace.text_side import Space
+from ovam.trace.trace import Trace
 
 _BORDER = 0.6  # of the stretched map, at first
 _LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name

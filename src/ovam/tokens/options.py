@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovam.blocks import BlockChoice, checked_blocks
-from ovam.calls import Half, StepChoice, step_numbers
 from ovam.checks import number, whole
 from ovam.errors import OptionError
+from ovam.masks.annotations import IGNORE
+from ovam.masks.pictures import Colour
 from ovam.prompt import listed
-from ovam.tokens.annotations import IGNORE
-from ovam.tokens.mask_pictures import Colour
+from ovam.trace.blocks import BlockChoice, checked_blocks
+from ovam.trace.calls import Half, StepChoice, step_numbers
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
 """What else most pictures show; rows of the background begin as these unless other words are given."""

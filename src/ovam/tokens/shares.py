@@ -12,15 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovam.aggregate import resize
-from ovam.attention import pieces, rows_at_once
-from ovam.calls import Half
-from ovam.maps import key_groups, keys_of
+from ovam.maps.aggregate import resize
+from ovam.maps.attention import pieces, rows_at_once
+from ovam.maps.compute import key_groups, keys_of
 from ovam.prompt import AttributionPrompt
-from ovam.quantised import Stored, floats
 from ovam.shapes import Embedding, Key
-from ovam.text_side import TokenEmbedding
-from ovam.trace import Trace
+from ovam.trace.calls import Half
+from ovam.trace.quantised import Stored, floats
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
 
 ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ovam import header as told
-from ovam.calibration import KIND, Calibration
 from ovam.errors import OvamError, TokenFileError
+from ovam.maps.calibration import KIND, Calibration
 from ovam.tensor_file import Format, read_file, write_file
-from ovam.text_side import Space
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
-from ovam.trace_header import SPACE
+from ovam.trace.header import SPACE
+from ovam.trace.text_side import Space
 
 FORMAT = Format(
     name="ovam-tokens",

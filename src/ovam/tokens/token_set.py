@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovam.calibration import Calibration
 from ovam.errors import OptionError, SpaceMismatchError
+from ovam.maps.calibration import Calibration
 from ovam.prompt import AttributionPrompt, Span
 from ovam.shapes import Embedding
-from ovam.text_side import Space, TokenEmbedding
+from ovam.trace.text_side import Space, TokenEmbedding
 
 if TYPE_CHECKING:
-    from ovam.trace import Trace
+    from ovam.trace.trace import Trace
 
 BACKGROUND = "<background>"
 """Name of the row that takes the attention of everything else."""

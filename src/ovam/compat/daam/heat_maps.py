@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ovam.compat.daam.errors import WordNotFoundError
 from ovam.compat.daam.plot import laid_over, show
+from ovam.maps.result import SPECIAL
 from ovam.prompt import Span, folded
-from ovam.word_maps import SPECIAL
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ovam.compat.daam.errors import NoHeatMapsError
 from ovam.shapes import Grid
-from ovam.text_side import TokenEmbedding
-from ovam.trace import Trace
+from ovam.trace.text_side import TokenEmbedding
+from ovam.trace.trace import Trace
 
 _FACTORS = frozenset({0, 1, 2, 4, 16, 32, 64})
 """Those that DAAM takes by default; it leaves blocks of factor 8 out whatever is asked."""

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from ovam.backbones.registry import backbone_of
-from ovam.capture import Captured, capture
 from ovam.compat.daam.experiment import GenerationExperiment
 from ovam.compat.daam.heat_maps import GlobalHeatMap
 from ovam.compat.daam.mean import chosen, heat_maps, lattice_of, layers_of
 from ovam.errors import OptionError
-from ovam.trace import Trace
-from ovam.word_maps import SPECIAL
+from ovam.maps.result import SPECIAL
+from ovam.trace.trace import Trace
+from ovam.tracing.capture import Captured, capture
 
 
 class DiffusionHeatMapHooker:

@@ -1,0 +1,1 @@
+"""From a trace and any words to attention maps."""

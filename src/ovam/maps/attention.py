@@ -1,0 +1,193 @@
+"""The numeric heart: from one block's queries and an attribution prompt's keys to summed attention weights."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from ovam.errors import SpaceMismatchError
+from ovam.shapes import Key
+from ovam.trace.quantised import Quantised, Stored
+
+_FLOATS = 3 * 2**19  # handled at a time, queries and scores: 6 MB, which stay in a cache
+_FLOATS_ELSEWHERE = 2**25  # other devices want few large pieces
+
+Rows = Float[Tensor, "head row head_dim"]
+Powers = Float[Tensor, "head token row"]
+
+
+def weight_sums(
+    query: Stored,
+    key: Key,
+    *,
+    scale: float,
+    lengths: Sequence[int],
+    keep_head: bool = False,
+    keep_step: bool = False,
+    image_key: Stored | None = None,
+) -> Float[Tensor, "kept_head kept_step token pixel"]:
+    """Attention weights of every pixel over each attribution prompt's tokens, summed over heads and steps.
+
+    The softmax runs in float32 whatever the storage dtype, over the tokens of one prompt at a time, so that
+    the weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once; those kept
+    in eight bits become floats piece by piece. Differentiable in `key`.
+
+    Args:
+        query: Queries of one block and one half.
+        key: Keys of all prompts, one after the other along `token`.
+        scale: Factor on the scores, `head_dim ** -0.5` in every supported backbone.
+        lengths: Number of tokens of each prompt; they add up to the keys' `token`.
+        keep_head: Leave the heads apart instead of summing over them.
+        keep_step: Leave the steps apart instead of summing over them.
+        image_key: Image keys of the same steps, where image and text share the attention: every prompt's tokens are
+            then weighed together with all pixels, and their weights sum to less than 1.
+
+    Returns:
+        Sums in [0, heads * steps], float32; an axis that was summed over has size 1.
+
+    Raises:
+        SpaceMismatchError: the keys have other heads or another head size than the queries.
+
+    Source:
+        Marcos-Manchon et al., CVPR 2024 (arXiv:2403.14291), the sums over heads and steps of its
+        attention maps with the keys of the attribution prompt.
+    """
+    heads, steps, _, head_dim = query.shape
+    if (key.shape[0], key.shape[2]) != (heads, head_dim):
+        raise SpaceMismatchError(
+            f"keys have {key.shape[0]} heads of size {key.shape[2]}, the queries {heads} of size {head_dim}: "
+            "the keys were made for another block or model; ask the trace's own text side for them"
+        )
+    scaled = key.float() * scale
+    keep = (keep_head, keep_step)
+    if image_key is not None:
+        return _joint_sums(query, scaled, image_key, scale, keep, lengths)
+    if torch.is_grad_enabled() and (key.requires_grad or _asks_gradients(query)):
+        return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
+    relative = _relative(scaled, lengths)
+    owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
+    members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
+    scratch = torch.empty(relative[..., 0].numel() * _rows_beside(relative), device=key.device)
+    sums = _sums(query, relative, keep, lambda rows: _exponentials(relative, rows, owner, members, scratch))
+    if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
+        return sums
+    return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
+
+
+def self_weights(
+    query: Float[Tensor, "head pixel head_dim"], key: Float[Tensor, "head pixel head_dim"], *, scale: float
+) -> Float32[Tensor, "pixel pixel"]:
+    """Self-attention of one block in one denoiser call, averaged over heads.
+
+    Some pixels at a time: the weights of all heads at once would take half a GiB at Stable Diffusion 1's finest grid.
+
+    Args:
+        query: Queries.
+        key: Keys of the same pixels.
+        scale: Factor on the scores.
+
+    Returns:
+        Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+    """
+    scaled = key.float() * scale
+    parts = query.split(_rows_beside(key), dim=1)
+    return torch.cat([torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0) for rows in parts])
+
+
+def _asks_gradients(query: Stored) -> bool:
+    return not isinstance(query, Quantised) and query.requires_grad
+
+
+def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
+    """Add up the weights over heads and steps, or over those of the two that are not kept apart.
+
+    `weigh` gives the weights of a piece as a product of two factors.
+    """
+    heads, steps, pixels, _ = query.shape
+    sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
+    added = [axis for axis, kept in enumerate(keep) if not kept]
+    for span, part in pieces(steps, pixels, _rows_beside(key)):
+        count = len(range(steps)[span])
+        powers, factor = weigh(query[:, span, part].float().flatten(1, 2))
+        weights = powers.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
+        target = sums[:, span if keep[1] else slice(1), :, part]
+        target += weights.sum(added, keepdim=True) if added else weights
+    return sums
+
+
+def _joint_sums(
+    query: Stored, key: Key, image_key: Stored, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
+) -> Tensor:
+    """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
+    heads, steps, pixels, _ = query.shape
+    sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
+    at_once = _rows_beside(image_key[:1, 0])
+    for head, step in itertools.product(range(heads), range(steps)):
+        rivals = image_key[head, step].float() * scale
+        for first in range(0, pixels, at_once):
+            rows = query[head, step, first : first + at_once].float()
+            image = torch.logsumexp(rivals @ rows.T, 0, keepdim=True)
+            parts = (key[head] @ rows.T).split(list(lengths))
+            weights = torch.cat([torch.softmax(torch.cat([part, image]), 0)[:-1] for part in parts])
+            target = sums[head if keep[0] else 0, step if keep[1] else 0, :, first : first + at_once]
+            target += weights
+    return sums
+
+
+def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Cut steps and pixels into pieces of at most so many rows a head: some whole steps, or a part of one."""
+    at_once = max(1, rows // pixels)
+    part = -(-pixels // -(-pixels // rows))  # equal parts, rounded up
+    for step in range(0, steps, at_once):
+        for pixel in range(0, pixels, part):
+            yield slice(step, step + at_once), slice(pixel, pixel + part)
+
+
+def rows_at_once(heads: int, width: int, device: torch.device) -> int:
+    """Rows of each head that are handled at a time, one at least; `width` numbers are held for each."""
+    return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * width))
+
+
+def _rows_beside(key: Stored) -> int:
+    """Rows at a time with their scores against all keys."""
+    heads, tokens, head_dim = key.shape
+    return rows_at_once(heads, tokens + head_dim, key.device)
+
+
+def _relative(key: Key, lengths: Sequence[int]) -> Key:
+    """Each prompt's keys less its first key, which changes no softmax.
+
+    The first score becomes 0 and the sum of exponentials at least 1, so that the usual search for the
+    greatest score is not needed against underflow.
+    """
+    return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
+
+
+def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
+    """Exponentials of relative scores, and one over their sum in each prompt: two to three times as fast as a softmax.
+
+    All heads at once: a product with few keys is slow by itself. `scratch` is used again for every piece: fresh
+    memory would cost a tenth more.
+    """
+    shape = (*key.shape[:2], rows.shape[1])
+    powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
+    if len(members) == 1:
+        return powers, powers.sum(1, keepdim=True).reciprocal_()
+    return powers, (members @ powers).reciprocal_().index_select(1, owner)
+
+
+def _complete(totals: Tensor, count: int) -> bool:
+    """Whether every prompt's weights add up to 1 at every pixel.
+
+    They do unless a score is more than about 80 above its prompt's first one, out of an exponential's range:
+    then a sum lacks a whole weight or is NaN. Half of one is far above rounding.
+    """
+    return bool(((totals - count).abs() < 0.5).all())
+
+
+def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
+    """The ordinary softmax of each prompt, for any scores and for gradients."""
+    parts = (key @ rows.mT).split(list(lengths), dim=1)
+    return torch.cat([torch.softmax(part, 1) for part in parts], dim=1), rows.new_ones(1, 1, 1)

@@ -1,0 +1,145 @@
+"""The result of the stage: a map for every token and word."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.checks import integer
+from ovam.errors import AmbiguousWordError, UnknownWordError
+from ovam.keywords import of_one
+from ovam.maps.aggregate import resize
+from ovam.maps.calibration import Calibration
+from ovam.masks.options import MaskOptions
+from ovam.prompt import Span, folded
+from ovam.shapes import Axis, Grid, Map, TokenMaps
+
+if TYPE_CHECKING:
+    from ovam.masks.masks import Segmentation
+
+SPECIAL = ("<start>", "<end>", "<pad>")
+"""Names of the tokens that no word stands for."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """How much every grid position attends to each token and word.
+
+    `maps["lawn"]` and `maps[0]` give the map of a word, the sum over its tokens: the share of attention
+    that goes to the word, whatever the number of pieces the tokenizer cut it into.
+
+    Attributes:
+        token_maps: (*kept, token, height, width), float32, in [0, 1].
+        tokens: The tokens in order; special ones are `<start>`, `<end>` and `<pad>`.
+        spans: The words and phrases, in the order they were given.
+        image_size: (height, width) of the image.
+        kept: Names of the leading axes that were kept apart, and what stands along each.
+        prompts: Number of attribution prompts, one for a text and one each for a list.
+        calibrations: From map to score, of the words that are fitted tokens.
+    """
+
+    token_maps: TokenMaps
+    tokens: tuple[str, ...]
+    spans: tuple[Span, ...]
+    image_size: tuple[int, int]
+    kept: Mapping[Axis, tuple[object, ...]]
+    prompts: int = 1
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words and phrases, in the order they were given."""
+        return tuple(span.text for span in self.spans)
+
+    @property
+    def grid(self) -> Grid:
+        """Height and width of the maps."""
+        return (self.token_maps.shape[-2], self.token_maps.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __getitem__(self, word: str | int) -> Map:
+        """Map of a word by its text, of the i-th word by its position, or of `<start>`, `<end>`, `<pad>`.
+
+        Raises:
+            UnknownWordError: the word is not in the attribution prompt.
+            AmbiguousWordError: the text stands there more than once; use the position. Or a special token of a list,
+                whose entries have one each.
+        """
+        return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
+
+    def _positions(self, word: str | int) -> Sequence[int]:
+        number = integer(word)
+        if number is not None:
+            if not -len(self.spans) <= number < len(self.spans):
+                raise UnknownWordError(f"word number {number} is not there: the prompt has {len(self.spans)} words")
+            return self.spans[number].tokens
+        if not isinstance(word, str):
+            raise UnknownWordError(f"{word!r} is neither a word nor the number of one: expected maps['dog'] or maps[0]")
+        places = [i for i, span in enumerate(self.spans) if folded(span.text) == folded(word)]
+        if len(places) > 1:
+            raise AmbiguousWordError(
+                f"word {word!r} stands {len(places)} times in the prompt: ask by position, "
+                f"{' or '.join(f'maps[{i}]' for i in places)}"
+            )
+        if places:
+            return self.spans[places[0]].tokens
+        special = [i for i, token in enumerate(self.tokens) if token == word and token.startswith("<")]
+        if special and self.prompts > 1:
+            raise AmbiguousWordError(
+                f"{word!r} stands in each of the {self.prompts} attribution prompts of this list: "
+                "ask one of them alone, as a text, for its special tokens"
+            )
+        if not special and word in SPECIAL:
+            there = [name for name in SPECIAL if name in self.tokens]
+            raise UnknownWordError(
+                f"{word!r} is no token of these maps: they have {', '.join(there) or 'none of the special ones'}; "
+                "padding is there with softmax_over='padded' where the model attends to it, T5 has no <start>, and "
+                "maps by output have words alone"
+            )
+        if not special:
+            raise UnknownWordError(
+                f"word {word!r} is not in these maps: they have {', '.join(map(repr, self.words))}; "
+                f"ask the trace for it, trace.maps([{word!r}]), which needs no new run of the model"
+            )
+        return special
+
+    def stacked(self) -> Float[Tensor, "*kept word height width"]:
+        """The maps of all words, in order."""
+        return torch.stack([self[i] for i in range(len(self))], dim=-3)
+
+    def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
+        """The maps at (height, width), the image's own size by default; bilinear, so the range stays."""
+        height, width = self.image_size if size is None else size
+        return replace(self, token_maps=resize(self.token_maps, (height, width)))
+
+    def only(self, words: Sequence[str | int]) -> "AttentionMaps":
+        """The maps of some of the words, or special tokens, in this order; each is one token then.
+
+        Raises:
+            The errors of `maps[word]`.
+        """
+        names = tuple(word if isinstance(word, str) else self.words[word] for word in words)
+        chosen = torch.stack([self[word] for word in words], dim=-3)
+        spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
+        return replace(self, token_maps=chosen, tokens=names, spans=spans)
+
+    @of_one(MaskOptions)
+    def segment(self, options: MaskOptions) -> "Segmentation":
+        """Masks and a label map of the words; see `ovam.masks.masks.segment`."""
+        from ovam.masks.masks import segment
+
+        return segment(self, options)
+
+    def __repr__(self) -> str:
+        height, width = self.grid
+        apart = f", apart by {' and '.join(self.kept)}" if self.kept else ""
+        return f"AttentionMaps({', '.join(map(repr, self.words))}; {height} x {width}{apart})"

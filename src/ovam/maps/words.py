@@ -1,0 +1,259 @@
+"""Words, phrases, fitted tokens and vectors as attribution prompts."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
+from ovam.maps.calibration import Calibration
+from ovam.maps.options import SoftmaxOver
+from ovam.prompt import AttributionPrompt, Span, folded, listed, with_phrases
+from ovam.shapes import Embedding
+from ovam.trace.calls import Half
+from ovam.trace.phrases import embed_phrases
+from ovam.trace.text_side import Space, TextSide, TokenEmbedding
+
+if TYPE_CHECKING:
+    from ovam.trace.trace import Trace
+
+log = logging.getLogger("ovam")
+_COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What stands wherever words do and brings attribution prompts of its own: a `TokenSet`."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of the prompts."""
+        ...
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """From map to score, of the classes that were fitted with one."""
+        ...
+
+    def prompts(self) -> tuple[TokenEmbedding, ...]: ...
+
+    def notes(self, trace: "Trace") -> tuple[str, ...]:
+        """What differs between the fit and a trace, in words."""
+        ...
+
+
+Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
+"""What can be asked: a prompt, a list of words, phrases and fitted tokens, these alone, or vectors of the space."""
+
+Listed = str | Sequence[str | Fitted] | Fitted
+"""What can be segmented: words and phrases, fitted tokens, or both in one list."""
+
+
+def embed_words(
+    text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
+) -> list[TokenEmbedding]:
+    """The attribution prompts that `words` stands for, one for a string, one each for a list.
+
+    Args:
+        text: From text to vectors.
+        words: What is asked.
+        softmax_over: Whether the prompts are padded.
+        phrases: Of a string, words in a row that are one unit.
+
+    Raises:
+        EmptyWordsError: there is no word.
+        SpaceMismatchError: vectors are of another space or width.
+        OptionError: vectors were asked to be padded.
+    """
+    padded = softmax_over != "prompt"
+    if isinstance(words, str):
+        found = text.embed(words, padded=padded)
+        return [replace(found, prompt=with_phrases(found.prompt, phrases))]
+    if phrases:
+        raise OptionError(
+            f"phrases={list(phrases)!r} of words that are a {type(words).__name__}: expected a prompt, one string; in "
+            "a list every entry is a phrase already"
+        )
+    if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
+        raise OptionError(
+            "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
+            "trace.text.embed(text, padded=True) and leave the option away; ask fitted tokens by themselves"
+        )
+    if isinstance(words, Fitted):
+        words = [words]
+    if isinstance(words, TokenEmbedding):
+        _check_space(words.space == text.space, str(words.space), text)
+        return [words]
+    if isinstance(words, Tensor):
+        return [_named_vectors(words, text)]
+    if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
+        return _prompts_of(entries_of(words), text, padded)
+    raise EmptyWordsError(
+        f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
+        "a TokenEmbedding or a tensor (token, width)"
+    )
+
+
+def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
+    """Check a list of words, phrases and fitted tokens; blanks around words are cut.
+
+    Raises:
+        EmptyWordsError: the list is empty or an entry has no word.
+        OptionError: there is something else, vectors for example.
+    """
+    parts = _parts_of(words)
+    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
+
+
+def _parts_of(words: object) -> list[str | Fitted]:
+    """The entries of a list, and what is listed alone, as it was given.
+
+    Raises:
+        OptionError: there is something else, or a text alone looks like a list: of it `maps`, which reads a prompt,
+            would make other words than a list has.
+    """
+    if isinstance(words, str) and any(comma in words for comma in _COMMAS):
+        parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
+        raise OptionError(
+            f"words are one text with a comma, {words!r}: expected a list, {parts!r}; one phrase stands in a list as "
+            f"well, [{words!r}]"
+        )
+    if isinstance(words, str | Fitted):
+        return [words]
+    vectors = isinstance(words, Tensor | TokenEmbedding)
+    entries = list[str | Fitted]()
+    for entry in words if isinstance(words, Iterable) and not vectors else [words]:
+        if not isinstance(entry, str | Fitted):
+            raise OptionError(
+                f"words to segment have {_described(entry)} among them: expected strings and TokenSets, which have "
+                "names for their masks; trace.maps(...) takes vectors alone, or fit a TokenSet by ovam.optimize_tokens"
+            )
+        entries.append(entry)
+    return entries
+
+
+def _described(entry: object) -> str:
+    shape = f" of shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else ""
+    return f"a {type(entry).__name__}{shape}"
+
+
+def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:
+    """The attribution prompts of each listed word, one, and of each set of tokens, one a group."""
+    words = [entry for entry in entries if isinstance(entry, str)]
+    of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
+    prompts = list[TokenEmbedding]()
+    for entry in entries:
+        if isinstance(entry, str):
+            prompts.append(next(of_words))
+        else:
+            check_space_of(entry, text.space)
+            prompts += entry.prompts()
+    return prompts
+
+
+def check_space_of(tokens: Fitted, space: Space) -> None:
+    """Whether fitted tokens can become keys of a model.
+
+    Raises:
+        SpaceMismatchError: they were fitted for another text encoder.
+    """
+    if tokens.space != space:
+        raise SpaceMismatchError(
+            f"tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made from "
+            f"{space}: expected the same text encoder; fit them again on a trace of this model"
+        )
+
+
+def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
+    """Say where text is read from another layer than the half that it is asked of."""
+    texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
+    if half == "uncond" and space.skips and texts:
+        log.warning(
+            "words for guidance='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
+            "clip_skip to no negative prompt: for its own keys ask by its vectors, "
+            "trace.maps(negative_prompt_embeds[0], guidance='uncond'), as pipe.encode_prompt gives them",
+            space.layer,
+        )
+
+
+def fitted_in(words: Words) -> tuple[Fitted, ...]:
+    """The fitted tokens among what is asked."""
+    if isinstance(words, Fitted):
+        return (words,)
+    entries = words if isinstance(words, Sequence) else ()
+    return tuple(word for word in entries if isinstance(word, Fitted))
+
+
+def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
+    width = text.space.width
+    _check_space(vectors.ndim == 2 and vectors.shape[-1] == width, f"a tensor of shape {tuple(vectors.shape)}", text)
+    if not len(vectors):
+        raise EmptyWordsError(f"the tensor of vectors has shape {tuple(vectors.shape)}: expected at least one vector")
+    names = tuple(f"vector {i}" for i in range(len(vectors)))
+    spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
+    return TokenEmbedding(vectors, AttributionPrompt("", names, spans), text.space)
+
+
+def _check_space(fits: bool, given: str, text: TextSide) -> None:
+    if not fits:
+        raise SpaceMismatchError(
+            f"the embedding is {given}, but this trace's keys are made from {text.space}: "
+            "make the embedding with trace.text.embed(...), or use a trace of the model it was made for"
+        )
+
+
+def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
+    """Words, and the classes of fitted tokens among them, in order."""
+    return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
+
+
+def calibrations_of(words: Words) -> dict[str, Calibration]:
+    """From map to score, of the classes of fitted tokens among words."""
+    return {name: one for tokens in fitted_in(words) for name, one in tokens.calibrations.items()}
+
+
+def contrast_of(against: Listed) -> tuple[str | Fitted, ...]:
+    """Contrast words, of which there may be none; blanks around them are cut.
+
+    Raises:
+        EmptyWordsError: an entry has no word.
+        OptionError: there is something else, vectors for example.
+    """
+    nothing = isinstance(against, str | Sequence) and not against
+    return () if nothing else entries_of(against)
+
+
+def check_different(words: Sequence[str]) -> None:
+    """Most text encoders read all letters as small ones: of "dog" and "Dog", the same map, one would win every pixel.
+
+    Raises:
+        OptionError: a word is listed twice, or as another but for its capitals or how its accents are composed.
+    """
+    for i, word in enumerate(words):
+        same = [other for other in words[:i] if folded(other) == folded(word)]
+        if same:
+            also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
+            raise OptionError(
+                f"word {word!r} is listed twice{also}: expected each once, in `words` or in `against`, where the "
+                "classes of tokens are words as well; ask a word and its token one after the other"
+            )
+
+
+def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
+    """Number of tokens of each attribution prompt."""
+    return [len(prompt.vectors) if prompt.own is None else len(prompt.own) for prompt in prompts]
+
+
+def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
+    """Tokens of all prompts in a row, and their spans counted along that row."""
+    tokens, spans = list[str](), list[Span]()
+    for prompt in (embedding.prompt for embedding in prompts):
+        spans += [Span(span.text, tuple(len(tokens) + i for i in span.tokens)) for span in prompt.spans]
+        tokens += prompt.tokens
+    return tuple(tokens), tuple(spans)

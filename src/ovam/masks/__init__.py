@@ -1,0 +1,1 @@
+"""From maps to masks, and masks that people have drawn."""

@@ -1,0 +1,317 @@
+"""Annotations as people have them - PNG, arrays, COCO, label maps - brought to one form: a label for every pixel."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ovam.errors import AnnotationError
+from ovam.input_file import regular
+from ovam.json_text import read_json
+from ovam.masks.coco import is_polygons, segmentation_mask
+from ovam.masks.pictures import Colour, Reading, cut, levels_of, of_colour, reading_of, softened
+from ovam.masks.whole_files import is_whole_file, object_mask
+from ovam.picture_formats import FORMATS
+from ovam.trace.trace import Trace
+
+IGNORE = 255
+"""The label of pixels that count for nothing, as in Pascal VOC."""
+
+MaskLike = Any
+"""A mask: a file name of a picture or of JSON, a PIL image, an array or tensor of one number a pixel, COCO's RLE as a
+dictionary or polygons as a list, or a file of COCO or labelme, out of which the class's name picks its objects."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What is where in one image.
+
+    Attributes:
+        labels: 0 is background, i + 1 the i-th class, 255 counts for nothing.
+        classes: The classes that were looked for; one may be absent.
+    """
+
+    labels: Integer[np.ndarray, "height width"] = field(repr=False)
+    classes: tuple[str, ...]
+
+    def digest(self, trace: Trace) -> str:
+        """SHA-256 of the image and its labels."""
+        found = hashlib.sha256(trace.image_png or b"")
+        found.update(json.dumps([self.classes, self.labels.shape]).encode())
+        found.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        return found.hexdigest()
+
+
+def annotation_of(
+    masks: Mapping[str, MaskLike] | Annotation,
+    size: tuple[int, int],
+    *,
+    ignore: int = IGNORE,
+    mask_threshold: float | None = None,
+    mask_colour: Colour | None = None,
+    image: str | None = None,
+) -> Annotation:
+    """Masks of classes, one each, as one annotation.
+
+    A mask's numbers are 0 and one other, 1, 255 or 65535, or they are booleans. Where its object is 1, and for
+    booleans never, `ignore` marks pixels that count for nothing. Black and white with soft edges or compression is cut
+    in the middle, with a note.
+
+    Args:
+        masks: By class name; or an annotation, which is checked.
+        size: (height, width) of the image.
+        ignore: The number of pixels that count for nothing.
+        mask_threshold: Share of white above which a pixel is the object's, in [0, 1); then nothing is ignored.
+        mask_colour: Colour of the object in pictures of several, as '#ff0000', 'red' or (255, 0, 0).
+        image: File name of the image, where masks are whole files of COCO with many images.
+
+    Raises:
+        AnnotationError: there is no class, a mask can't be read, is of another shape than the image, holds other
+            numbers, is empty or full, or two masks overlap.
+        OptionError: an option has a value it can't take.
+    """
+    reading = reading_of(mask_threshold, mask_colour, image)
+    if isinstance(masks, Annotation):
+        _check_labels(masks, size)
+        return masks
+    if not isinstance(masks, Mapping) or not masks:
+        told = "empty" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
+        raise AnnotationError(f"annotation is {told}: expected a mask for each class, as in {{'cat': mask}}")
+    classes = tuple(_names(masks))
+    labels = np.zeros(size, dtype=np.uint8)
+    for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
+        values = _binary(_of_one(mask, name, size, reading), ignore, reading, f"mask of {name!r}")
+        _check_size(values, size, f"mask of {name!r}")
+        _check_share(values, f"mask of {name!r}")
+        clash = (values == 1) & (labels > 0) & (labels != IGNORE)
+        if clash.any():
+            other = classes[int(labels[clash][0]) - 1]
+            raise AnnotationError(
+                f"masks of {name!r} and {other!r} overlap in {int(clash.sum())} pixels: expected one class a "
+                f"pixel; give each pixel to one of them, or mark it with the ignored number {ignore}"
+            )
+        labels[values == IGNORE] = IGNORE
+        labels[(values == 1) & (labels != IGNORE)] = number
+    return Annotation(labels, classes)
+
+
+def annotation_from_labels(
+    labels: MaskLike,
+    names: Mapping[int, str],
+    size: tuple[int, int],
+    *,
+    ignore: int = IGNORE,
+    others: bool = False,
+) -> Annotation:
+    """A label map, such as Pascal VOC's PNG with a palette, as an annotation.
+
+    Args:
+        labels: A file name, a PIL image, an array or a tensor of one number a pixel; 0 is background.
+        names: Classes by number, as {8: "cat"}.
+        size: (height, width) of the image.
+        ignore: The number of pixels that count for nothing.
+        others: Whether further numbers may occur, and are background.
+
+    Raises:
+        AnnotationError: see `annotation_of`; or a class has the ignored number, or that of the background.
+    """
+    values = _label_numbers(labels)
+    _check_size(values, size, "label map")
+    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also where it is not a number
+        raise AnnotationError(
+            "label map holds numbers that are not whole: expected the number of a class in each pixel"
+        )
+    for number in names:
+        if number in (0, ignore):
+            told = "the background's" if number == 0 else "what is ignored"
+            raise AnnotationError(
+                f"class {names[number]!r} has the number {number}, which is {told}: expected another one for a class; "
+                "give `ignore` another number where the label map has a class there"
+            )
+    values = values.astype(np.int64)
+    unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]
+    if unknown and not others:
+        raise AnnotationError(
+            f"label map holds {_some(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
+            f"{_some(list(names))}; name the other numbers as well, or set their pixels to one of these"
+        )
+    classes = tuple(_names(names.values()))
+    found = np.zeros(size, dtype=np.uint8)
+    for position, number in enumerate(names, start=1):
+        found[values == number] = position
+    found[values == ignore] = IGNORE
+    _check_share(found, "label map")
+    return Annotation(found, classes)
+
+
+def _names(masks: Iterable[str]) -> list[str]:
+    names = [str(name).strip() for name in masks]
+    folded = [name.casefold() for name in names]
+    for name in names:
+        if not name or name.startswith("<"):
+            raise AnnotationError(f"class {name!r} can't be named so: expected a word or phrase, such as 'cat'")
+        if folded.count(name.casefold()) > 1:
+            raise AnnotationError(f"class {name!r} is annotated twice: expected one mask a class; join them into one")
+    if len(names) >= IGNORE:
+        raise AnnotationError(f"annotation has {len(names)} classes: expected {IGNORE - 1} at most")
+    return names
+
+
+def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
+    """Whether an annotation that was made by hand is one."""
+    _check_size(annotation.labels, size, "label map")
+    if annotation.labels.dtype.kind not in "iu":
+        raise AnnotationError(f"label map is of {annotation.labels.dtype}: expected whole numbers")
+    _names(annotation.classes)
+    known = range(len(annotation.classes) + 1)
+    unknown = [int(value) for value in np.unique(annotation.labels) if value not in (*known, IGNORE)]
+    if unknown:
+        raise AnnotationError(
+            f"label map holds {_some(unknown)}: expected 0 for background, 1 to {len(annotation.classes)} for the "
+            f"classes {', '.join(annotation.classes)}, and {IGNORE} for what is ignored"
+        )
+    _check_share(annotation.labels, "label map")
+
+
+def _of_one(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
+    """Numbers (height, width) of a mask of one object, of any kind."""
+    what = f"mask of {name!r}"
+    if isinstance(mask, str | Path):
+        mask = _file(Path(mask), what)
+    if is_whole_file(mask):
+        return object_mask(mask, name, reading.image, size, what)
+    if isinstance(mask, Mapping) and "segmentation" in mask:
+        mask = mask["segmentation"]  # an object of COCO's annotations
+    rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
+    if rows:
+        mask = np.asarray(mask)  # no polygons: so many with as many corners each are not met with
+    if isinstance(mask, Mapping) or is_polygons(mask):
+        return segmentation_mask(mask, size, what)
+    if not isinstance(mask, Image.Image):
+        return _numbers(mask, what)
+    picture = ImageOps.exif_transpose(mask)  # turned as photographs are
+    if reading.colour is not None:
+        return of_colour(picture, reading.colour, what)
+    return levels_of(picture, what, by_number=reading.threshold is None)
+
+
+def _numbers(mask: MaskLike, what: str) -> np.ndarray:
+    """Numbers (height, width) of a mask or label map in one channel."""
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu()
+        # numpy has neither bfloat16 nor floats of eight bits
+        mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
+        told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
+        raise AnnotationError(
+            f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
+            "pixel, or of one object COCO's RLE or polygons"
+        )
+    return mask
+
+
+def _label_numbers(labels: MaskLike) -> np.ndarray:
+    """Numbers (height, width) of a label map, of any kind: of a palette the numbers themselves."""
+    what = "label map"
+    if isinstance(labels, str | Path):
+        labels = _file(Path(labels), what)
+    if isinstance(labels, Image.Image):
+        picture = ImageOps.exif_transpose(labels)
+        if picture.mode == "P":
+            return np.asarray(picture)
+        if picture.has_transparency_data:
+            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it without")
+        return levels_of(picture, what)
+    return _numbers(labels, what)
+
+
+def _is_row(row: object, width: int) -> bool:
+    return isinstance(row, list) and len(row) == width and all(isinstance(number, int | float) for number in row)
+
+
+def _file(path: Path, what: str) -> Any:
+    try:
+        if path.suffix == ".json":
+            return read_json(regular(path))
+        with Image.open(regular(path), formats=FORMATS) as picture:
+            picture.load()
+            return picture.copy()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AnnotationError(
+            f"{what}, {path}, can't be read ({error}): expected a picture such as PNG, or JSON of COCO or labelme"
+        ) from error
+
+
+def _binary(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
+    """0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or of levels."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if reading.threshold is not None:
+        if ignore != IGNORE:
+            raise AnnotationError(f"{what} is cut at mask_threshold and ignores {ignore}: expected one of the two")
+        return cut(values, reading.threshold, what).astype(np.uint8)
+    found = {value.item() for value in np.unique(values)}
+    object_at = next((at for at in (1, 65535) if at in found), 255)
+    unknown = sorted((v for v in found if v not in (0, object_at, ignore)), key=str)
+    if unknown and ignore == IGNORE and (soft := softened(values, what)) is not None:
+        return soft.astype(np.uint8)
+    if unknown:
+        raise AnnotationError(
+            f"{what} holds {_some(unknown)}: expected 0 and one number for the object, 1, 255 or 65535, and "
+            f"{ignore} at most for what is ignored beside a 1; cut levels with mask_threshold=0.5, on the command line "
+            "--mask-threshold 0.5, and give the names of a label map's numbers"
+        )
+    binary = np.zeros(values.shape, dtype=np.uint8)
+    if ignore != object_at:
+        binary[values == ignore] = IGNORE
+    binary[values == object_at] = 1
+    return binary
+
+
+def _check_size(values: np.ndarray, size: tuple[int, int], what: str) -> None:
+    if values.shape != size:
+        raise AnnotationError(
+            f"{what} is {' x '.join(map(str, values.shape))}, the image {size[0]} x {size[1]} (height x width): "
+            "expected them alike; annotate the image at its own size"
+        )
+
+
+def _check_share(labels: np.ndarray, what: str) -> None:
+    counted = np.unique(labels[labels != IGNORE])
+    if len(counted) < 2:
+        told = "empty" if not counted.any() else "full"
+        raise AnnotationError(
+            f"{what} is {told}: expected pixels of a class and pixels of something else, from which the difference is "
+            "learned"
+        )
+
+
+def _some(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more numbers" if len(values) > 5 else "")
+
+
+def target_of(annotation: Annotation, classes: Sequence[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Shares of background and classes in every cell of a coarser lattice, and how much of each cell counts.
+
+    Args:
+        annotation: Labels at the image's size; classes that it does not have are absent from it.
+        classes: All classes of the fit, in order.
+        size: (height, width) of the lattice.
+
+    Returns:
+        Shares (1 + class, height, width), which sum to 1 where anything counts, and weights (height, width) in [0, 1].
+    """
+    labels = torch.from_numpy(annotation.labels.astype(np.int64))
+    number = {name: i for i, name in enumerate(annotation.classes, start=1)}
+    planes = [labels == 0, *(labels == number.get(name, -1) for name in classes)]
+    shares = torch.nn.functional.adaptive_avg_pool2d(torch.stack(planes).float()[None], size)[0]
+    weight = shares.sum(0)
+    return shares / weight.clamp(min=1e-12), weight

@@ -1,0 +1,143 @@
+"""From maps to masks: calibrate each word's map, let the words compete with the background, and label pixels.
+
+The order is fixed: calibrate, presence, compete, mask.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.errors import EmptyWordsError, OptionError, UnknownWordError
+from ovam.maps.aggregate import resize
+from ovam.maps.calibration import stretched
+from ovam.maps.compute import attention_maps
+from ovam.maps.result import AttentionMaps
+from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
+from ovam.masks.options import MaskOptions, SegmentOptions
+from ovam.precision import float32
+from ovam.prompt import folded
+from ovam.shapes import LabelMap, Map, Mask
+from ovam.trace.trace import Trace
+
+Scores = Float[Tensor, "word height width"]
+_PRESENCE_SHARE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Masks of words at the image's size.
+
+    Attributes:
+        labels: 0 is background, i + 1 the i-th word.
+        words: The words, in the order of the maps.
+        scores: Calibrated map of each word, (word, height, width), in [0, 1].
+        presence: How strongly the image attends to a word at all, from its map before calibration, in [0, 1].
+            Comparable for one word between images of one model, with no threshold of its own; words of more tokens
+            start from a higher level.
+        threshold: Score of the background.
+        maps: What the masks were made of, contrast words included.
+    """
+
+    labels: LabelMap
+    words: tuple[str, ...]
+    scores: Tensor
+    presence: Mapping[str, float]
+    threshold: float
+    maps: AttentionMaps
+
+    def __getitem__(self, word: str) -> Mask:
+        """Binary mask of a word, without regard to the other words.
+
+        Raises:
+            UnknownWordError: the word was not segmented.
+        """
+        places = [i for i, name in enumerate(self.words) if folded(name) == folded(word)]
+        if not places:
+            raise UnknownWordError(
+                f"word {word!r} was not segmented, but {', '.join(map(repr, self.words))} were: "
+                "segment the trace again with it in the list, which needs no new run of the model"
+            )
+        return self.scores[places[0]] > self.threshold
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"Segmentation({', '.join(map(repr, self.words))}; {height} x {width} pixels)"
+
+
+@float32()
+def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
+    """Label every pixel of the image with one of the maps' words or as background.
+
+    Args:
+        maps: Maps of words, phrases and fitted tokens, each once. A token's score has its border at 0.5 as it was
+            fitted. Words in `against` must be among them: ask the trace for them as well, or use `Trace.segment`.
+        options: See `MaskOptions`.
+
+    Raises:
+        UnknownWordError: a word in `against` has no map here.
+        EmptyWordsError: no word is left.
+        OptionError: a word is there twice, axes were kept apart in the maps, or an option has a value it can't take.
+    """
+    if maps.kept:
+        raise OptionError(
+            f"these maps keep {' and '.join(maps.kept)} apart: expected one map a word; make them without keep=..."
+        )
+    check_different(maps.words)
+    rivals = {folded(name) for name in names_of(contrast_of(options.against))}
+    absent = rivals.difference(map(folded, maps.words))
+    if absent:
+        raise UnknownWordError(
+            f"word {min(absent)!r} in `against` has no map here, only {', '.join(map(repr, maps.words))} have: make "
+            "the maps with it, trace.maps([..., 'word']), or use trace.segment(words, against=[...])"
+        )
+    shown = [i for i, word in enumerate(maps.words) if folded(word) not in rivals]
+    if not shown:
+        raise EmptyWordsError("every word of these maps is in `against`: expected at least one that is not")
+    scores = calibrated(maps)
+    best, winner = scores.max(dim=0)
+    numbers = torch.zeros(len(maps.words), dtype=torch.long)
+    numbers[shown] = torch.arange(1, len(shown) + 1)
+    labels = torch.where(best > options.threshold, numbers[winner], 0)
+    names = tuple(maps.words[i] for i in shown)
+    found = {name: presence(maps[i]) for i, name in zip(shown, names, strict=True)}
+    kept = scores if len(shown) == len(scores) else scores[shown]
+    return Segmentation(labels, names, kept, found, options.threshold, maps)
+
+
+def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segmentation:
+    """Maps of listed words and of those in `against`, and the masks that they give.
+
+    Args:
+        trace: Queries of one run.
+        words: Words or phrases, each an attribution prompt of its own; a TokenSet, or several among the words.
+        options: See `SegmentOptions`.
+
+    Raises:
+        The errors of `SegmentOptions.check`, `attention_maps` and `segment`.
+    """
+    options.check(words)
+    return segment(attention_maps(trace, [*entries_of(words), *contrast_of(options.against)], options), options)
+
+
+def calibrated(maps: AttentionMaps) -> Scores:
+    """Scores of all words at the image's size, in [0, 1].
+
+    A fitted token has a calibration; a word's map is stretched to [0, 1] by its own least and greatest value.
+    """
+    scores = torch.empty(len(maps), *maps.image_size)
+    for i, name in enumerate(maps.words):  # one at a time: at the size of a photograph each takes 50 MB
+        calibration = maps.calibrations.get(name)
+        if calibration is None:
+            scores[i] = stretched(resize(maps[i], maps.image_size))
+        else:
+            scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
+    return scores
+
+
+def presence(word_map: Map) -> float:
+    """Mean of the strongest 2 % of an uncalibrated map: high where some pixels attend to the word above all."""
+    strongest = max(1, int(_PRESENCE_SHARE * word_map.numel()))
+    return float(word_map.flatten().topk(strongest).values.mean())

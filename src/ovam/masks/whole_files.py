@@ -1,0 +1,119 @@
+"""Files with the objects of many images or classes, as annotation programs write them: COCO's and labelme's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from ovam.errors import AnnotationError
+from ovam.masks.coco import polygon_mask, segmentation_mask
+
+
+def is_whole_file(content: object) -> bool:
+    """Whether it is a file of objects, and no object's own mask."""
+    return isinstance(content, Mapping) and ("annotations" in content or "shapes" in content)
+
+
+def object_mask(
+    content: Mapping[str, Any], category: str, image: str | None, size: tuple[int, int], what: str
+) -> Bool[np.ndarray, "height width"]:
+    """Pixels of all objects of a category in an image.
+
+    Args:
+        content: The parsed file.
+        category: Name of the category or label; capitals count for nothing.
+        image: File name of the image; None where the file is of one image alone.
+        size: (height, width) of the image.
+        what: Names the mask in errors.
+
+    Raises:
+        AnnotationError: the image or the category is not in it, it is of another size, or an object is damaged.
+    """
+    try:
+        if "shapes" in content:
+            return _labelme(content, category, size, what)
+        return _coco(content, category, image, size, what)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise AnnotationError(
+            f"{what} is a file of objects that lacks something ({type(error).__name__}: {error}): expected COCO's "
+            "images, categories and annotations, or labelme's shapes"
+        ) from error
+
+
+def _coco(
+    content: Mapping[str, Any], category: str, image: str | None, size: tuple[int, int], what: str
+) -> Bool[np.ndarray, "height width"]:
+    chosen = _image(content["images"], image, what)
+    _check_size(chosen, ("height", "width"), size, what)
+    names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+    there = [entry for entry in content["annotations"] if entry["image_id"] == chosen["id"]]
+    own = [entry for entry in there if names[entry["category_id"]].casefold() == category.casefold()]
+    if not own:
+        found = [names[entry["category_id"]] for entry in there]
+        raise _without(category, chosen["file_name"], found, what)
+    masks = [segmentation_mask(entry["segmentation"], size, what) for entry in own]
+    return np.logical_or.reduce(masks)
+
+
+def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> Mapping[str, Any]:
+    """The file's entry of an image: by its name, by its name without the ending, or the only one."""
+    if name is None:
+        if len(images) == 1:
+            return images[0]
+        raise AnnotationError(
+            f"{what} is a file of {len(images)} images: expected the name of one; give it with "
+            "ovam.tokens.annotations.annotation_of(..., image='name.jpg'), whose result stands in place of the masks"
+        )
+    asked = PurePosixPath(name)
+    for part in ("name", "stem"):
+        fitting = [each for each in images if getattr(PurePosixPath(each["file_name"]), part) == getattr(asked, part)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise AnnotationError(
+                f"{what} has {len(fitting)} images named {asked.name!r}: expected one; leave the others out of the file"
+            )
+    raise AnnotationError(
+        f"{what} has no image {asked.name!r} among its {len(images)}: expected one of "
+        f"{_some([str(each['file_name']) for each in images])}"
+    )
+
+
+def _labelme(
+    content: Mapping[str, Any], category: str, size: tuple[int, int], what: str
+) -> Bool[np.ndarray, "height width"]:
+    _check_size(content, ("imageHeight", "imageWidth"), size, what)
+    own = [shape for shape in content["shapes"] if str(shape["label"]).casefold() == category.casefold()]
+    if not own:
+        raise _without(category, content.get("imagePath"), [str(shape["label"]) for shape in content["shapes"]], what)
+    return polygon_mask([_outline(shape, what) for shape in own], size)
+
+
+def _outline(shape: Mapping[str, Any], what: str) -> list[Any]:
+    kind, points = shape.get("shape_type", "polygon"), [list(point) for point in shape["points"]]
+    if kind == "rectangle" and len(points) == 2 and all(len(point) == 2 for point in points):
+        (left, top), (right, bottom) = points
+        points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    elif kind != "polygon":
+        raise AnnotationError(f"{what} has a shape of type {kind!r}: expected polygons and rectangles")
+    return [value for point in points for value in point]
+
+
+def _check_size(entry: Mapping[str, Any], sides: tuple[str, str], size: tuple[int, int], what: str) -> None:
+    told = tuple(entry.get(side) for side in sides)
+    if None not in told and told != size:
+        raise AnnotationError(
+            f"{what} is of an image of {told[0]} x {told[1]}, the image is {size[0]} x {size[1]} (height x width): "
+            "expected them alike; annotate the image at its own size"
+        )
+
+
+def _without(category: str, image: object, there: Sequence[str], what: str) -> AnnotationError:
+    found = _some(sorted(set(there))) if there else "no object"
+    return AnnotationError(f"{what} has no object {category!r} in {image!r}: expected one; there is {found}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

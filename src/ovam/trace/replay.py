@@ -1,0 +1,157 @@
+"""What joint attention needs to answer late words: image keys and values, against which a text is run again.
+
+In joint attention a word's keys depend on the image, block by block. But a text token only ever meets the image's
+keys and values: with these kept, the text stream alone can be run again, for any words. The image stream of the run
+itself stays as it was; late words never move it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.errors import MissingBlockError, MissingStepError, NothingCapturedError
+from ovam.shapes import Key
+from ovam.trace.calls import Call, Half, ranges
+from ovam.trace.quantised import Stored, floats
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStream:
+    """What text tokens meet in one joint-attention block at one denoiser call: of one image, or of a batch.
+
+    Attributes:
+        key: Image keys, after normalisation and rotary embedding.
+        value: Image values.
+        conditioning: Vector of the time step and the pooled text that modulates the block.
+    """
+
+    key: Float[Tensor, "*batch head pixel head_dim"]
+    value: Float[Tensor, "*batch head pixel head_dim"]
+    conditioning: Float[Tensor, "*batch channel"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextRows:
+    """What the tokens of a text are to one joint-attention block, float32.
+
+    Attributes:
+        key: Keys of the tokens.
+        output: What the tokens took from text and image by attention, head by head, before any projection of it.
+    """
+
+    key: Key
+    output: Float[Tensor, "head token head_dim"]
+
+
+@runtime_checkable
+class TextStream(Protocol):
+    """The text tokens of one attribution prompt on their way through the denoiser."""
+
+    def enter(self, block: str, image: ImageStream) -> TextRows:
+        """Pass the next block, with all tokens; the blocks are entered in the order the model runs them."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class BlockReplay:
+    """What running a text through one joint-attention block again needs of the image.
+
+    Attributes:
+        key: Image keys per half (head, step, pixel, head_dim), after normalisation and rotary embedding.
+        value: Image values, likewise.
+        conditioning: Per half (step, channel), float32: the vector of the time step and of the generation prompt's
+            pooled text that modulates the block. A late word gets the generation's own.
+    """
+
+    key: Mapping[Half, Stored] = field(repr=False)
+    value: Mapping[Half, Stored] = field(repr=False)
+    conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
+
+    def at(self, entry: int, half: Half) -> ImageStream:
+        """One entry of the step axis."""
+        key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
+        return ImageStream(key, value, self.conditioning[half][entry])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for part in (self.key, self.value, self.conditioning) for t in part.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """Image keys and values of every block that a text passes before it reaches the last block asked for.
+
+    Attributes:
+        blocks: By module path, in the order the model runs them, from the first on without a gap.
+        calls: The kept denoiser calls; a text stream of one depends on no other, so any of them may be kept.
+    """
+
+    blocks: Mapping[str, BlockReplay] = field(default_factory=dict)
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks.values())
+
+    def image(self, block: str, call: int, half: Half) -> ImageStream:
+        """The image in one block at the denoiser call of this index.
+
+        Raises:
+            MissingBlockError: the block lies behind those that were kept.
+            MissingStepError: the call was not kept.
+            NothingCapturedError: this half of guidance was not kept.
+        """
+        indices = [kept.index for kept in self.calls]
+        if block not in self.blocks:
+            raise MissingBlockError(
+                f"block {block!r} can't be replayed: image keys and values were kept of {len(self.blocks)} blocks, "
+                f"the last is {next(reversed(list(self.blocks)), None)!r}; capture with blocks=[{block!r}], or with a "
+                "later one among them"
+            )
+        if call not in indices:
+            raise MissingStepError(
+                f"denoiser call {call} can't be replayed: expected one out of {ranges(indices)}; "
+                "capture with steps=None to keep every step"
+            )
+        if half not in self.blocks[block].key:
+            raise NothingCapturedError(
+                f"the image keys of the {half!r} half were not kept: capture with guidance='both' to have both halves"
+            )
+        return self.blocks[block].at(indices.index(call), half)
+
+    def select(self, names: Iterable[str], entries: Sequence[int] | None) -> "Replay":
+        """The part that these blocks need, at these entries of the step axis or, for None, at all."""
+        order = list(self.blocks)
+        last = max((order.index(name) for name in names if name in order), default=-1)
+        kept = {name: self.blocks[name] for name in order[: last + 1]}
+        if entries is None:
+            return Replay(kept, self.calls)
+        index = torch.tensor(entries)
+        fewer = {
+            name: BlockReplay(
+                {half: key[:, index] for half, key in block.key.items()},
+                {half: value[:, index] for half, value in block.value.items()},
+                {half: vectors[index] for half, vectors in block.conditioning.items()},
+            )
+            for name, block in kept.items()
+        }
+        return Replay(fewer, tuple(self.calls[i] for i in entries))
+
+    def rows(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, TextRows]]:
+        """Run a text through the kept blocks once; its rows in those asked for, in the order the model runs them.
+
+        Raises:
+            MissingBlockError, MissingStepError, NothingCapturedError: see `image`.
+        """
+        asked = set(blocks)
+        for name in [*self.blocks, *sorted(asked - set(self.blocks))]:
+            if not asked:
+                return
+            rows = stream.enter(name, self.image(name, call, half))
+            if name in asked:
+                asked.discard(name)
+                yield name, rows

@@ -1,0 +1,206 @@
+"""Text sides of models whose keys depend on the text alone, and how a trace's file holds them."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovam.errors import NoTextEncoderError, SpaceMismatchError
+from ovam.header import made
+from ovam.shapes import Embedding, Key
+from ovam.tensor_file import fingerprint, type_name
+from ovam.trace.as_read import tokens_read
+from ovam.trace.calls import Half
+from ovam.trace.header import damage_told
+from ovam.trace.phrases import embed_phrases
+from ovam.trace.text_side import SavedText, Space, TextFile, TextReader, TokenEmbedding
+
+CAPTION = "caption_projection"
+"""PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
+PROJECTIONS_INSIDE = 32 * 2**20
+"""Key projections up to so many bytes travel inside a trace's file; larger ones by reference to the model."""
+
+log = logging.getLogger("ovam")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where the keys of a block came from."""
+
+    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+        """Whether it would give the same projection today."""
+        ...
+
+
+class StaticText:
+    """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
+
+    Holds its own copy of the weights on that way, so that a trace answers with those it ran with. Without
+    `reader`, as when read from a file, it takes embeddings but no texts.
+
+    Attributes:
+        projections: Of each block its matrix (head * head_dim, width) by the block's name, and its bias, where it has
+            one, by that name and `.bias`. Where all blocks read the text through one projection with a GELU between
+            two layers (PixArt), the four tensors of that, `caption_projection.linear_1.weight` and so on.
+        heads: Number of heads by block.
+        space: Where the vectors live that enter.
+    """
+
+    kind: Literal["static"] = "static"
+
+    def __init__(
+        self,
+        projections: Mapping[str, Tensor],
+        heads: Mapping[str, int],
+        reader: TextReader | None,
+        space: Space | None = None,
+        sources: "Mapping[str, Source] | None" = None,
+    ) -> None:
+        self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
+        self._sources = dict(sources or {})
+        self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
+        found = space or self._encoder
+        assert found is not None  # one of the two is always given
+        self.space = found
+
+    def projections_of(self, blocks: Iterable[str]) -> dict[str, Tensor]:
+        """The weights that the keys of these blocks need."""
+        names = set(blocks)
+        return {
+            name: weight
+            for name, weight in self.projections.items()
+            if name.startswith(CAPTION) or name.removesuffix(".bias") in names
+        }
+
+    def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
+        """See `TextReader.embed`.
+
+        Raises:
+            NoTextEncoderError: the trace came from a file and no text encoder was given.
+            SpaceMismatchError: the text encoder's weights were changed since.
+        """
+        return replace(self._checked(text).embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
+
+    def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
+        """See `ovam.trace.phrases.ReadsMany`; it raises what `embed` does."""
+        reader = self._checked(", ".join(phrases))
+        return [replace(found, space=self.space) for found in embed_phrases(reader, phrases, padded=padded)]
+
+    def _checked(self, text: str) -> TextReader:
+        """The reader, whose encoder is still that of the run."""
+        if self.reader is None:
+            raise NoTextEncoderError(
+                f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
+                "Trace.load(path, text=pipe), with a model folder in place of pipe, or ask with embeddings"
+            )
+        if self.reader.space != self._encoder:
+            raise SpaceMismatchError(
+                f"the text encoder was changed since the run, from {self._encoder} to {self.reader.space}: expected "
+                "the weights the run was made with; take adapters and training back, or run the pipeline again"
+            )
+        return self.reader
+
+    def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
+        """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
+        if embedding.shape[-1] != self.space.width:
+            raise SpaceMismatchError(
+                f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
+                f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
+            )
+        self._tell_of_change(block)
+        vectors = embedding.to(self.projections[block].device).float()
+        if f"{CAPTION}.linear_1.weight" in self.projections:
+            hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
+            vectors = self._linear(hidden, f"{CAPTION}.linear_2", ".weight")
+        keys = self._linear(vectors, block)
+        return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
+
+    def _tell_of_change(self, block: str) -> None:
+        """Say once that the pipeline has other keys by now; these are still those of the run."""
+        source = self._sources.get(block)
+        if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
+            return
+        self._sources.clear()
+        log.warning(
+            "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
+            "answers with the one it ran with; capture another run for the model as it is now",
+            block,
+        )
+
+    def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
+        """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""
+        bias = self.projections.get(f"{name}.bias")
+        return F.linear(vectors, self.projections[name + ending].float(), None if bias is None else bias.float())
+
+    def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
+        """The text side of a trace; its key projections travel inside the file unless they are large."""
+        projections = self.projections_of(blocks)
+        inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
+        read = tokens_read(self.reader, texts)
+        about = {
+            "kind": self.kind,
+            "space": asdict(self.space),
+            **({"read": read} if any(read) else {}),
+            "dtype": type_name(next(iter(projections.values())).dtype) if projections else None,
+            "projections": "inside" if inside else "by reference",
+            "projections_hash": fingerprint(projections),
+        }
+        named = {f"projection/{name}": projection for name, projection in projections.items()}
+        return SavedText(about, named if inside else {})
+
+
+def opened(file: TextFile, reader: TextReader | None = None) -> StaticText:
+    """The text side of a file that holds its key projections; without a reader it takes embeddings but no texts.
+
+    Raises:
+        TraceFileError: the projections are damaged.
+    """
+    space, heads = made(Space, file.about["space"]), heads_in(file)
+    projections = projections_in(file.tensors)
+    with damage_told(file.path, file.header):
+        check_projections(projections, heads, space, file.about["projections_hash"])
+    return StaticText(projections, heads, reader, space)
+
+
+def heads_in(file: TextFile) -> dict[str, int]:
+    """Number of heads by block."""
+    return {entry["name"]: int(entry["heads"]) for entry in file.header["blocks"]}
+
+
+def projections_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The key projections that travel inside a file."""
+    stored = [name for name in tensors if name.startswith("projection/")]
+    return {name.removeprefix("projection/"): tensors[name] for name in stored}
+
+
+def check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
+    """Whether projections are those that were written.
+
+    Raises:
+        ValueError: they are not, or do not fit each other.
+    """
+    for name, projection in projections.items():
+        if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"projection/{name} is of {projection.dtype}")
+    first, second = (f"{CAPTION}.{layer}" for layer in ("linear_1", "linear_2"))
+    ways = [first, second] if f"{first}.weight" in projections else []
+    width = space.width
+    for name in ways:
+        width = _check_layer(name, projections[f"{name}.weight"], projections.get(f"{name}.bias"), width, 1)
+    for name, count in heads.items():
+        _check_layer(name, projections[name], projections.get(f"{name}.bias"), width, count)
+    if fingerprint(projections) != told:
+        raise ValueError("the key projections are not those that were written")
+
+
+def _check_layer(name: str, matrix: Tensor, bias: Tensor | None, width: int, heads: int) -> int:
+    """Whether one layer of the keys' way takes vectors of this width; the width of those it gives."""
+    if matrix.ndim != 2 or matrix.shape[0] % heads or matrix.shape[1] != width:
+        raise ValueError(f"projection/{name} is {tuple(matrix.shape)} for {heads} heads and vectors of width {width}")
+    if bias is not None and bias.shape != matrix.shape[:1]:
+        raise ValueError(f"projection/{name}.bias is {tuple(bias.shape)} for a matrix {tuple(matrix.shape)}")
+    return matrix.shape[0]

@@ -1,0 +1,121 @@
+"""What a capture keeps, in bytes, and whether that fits: the table of `ovam.plan`, and of a capture that is refused."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+
+from ovam.backbones.base import Backbone
+from ovam.errors import CaptureTooLargeError
+from ovam.shapes import Grid
+from ovam.trace.quantised import Stored
+from ovam.tracing.parts import PARTS
+from ovam.tracing.presets import PRESETS
+from ovam.tracing.run import RunShape
+from ovam.tracing.storage import Storage
+
+_MIB, _GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class BlockBytes:
+    """What a capture keeps of one block, all steps, images and halves together.
+
+    Attributes:
+        name: Module path in the denoiser.
+        grid: Height and width of its pixels.
+        parts: Bytes by what they are of (`Part.label`): "queries", "image keys and values" (with the modulation;
+            late words need them in joint attention), "attention outputs", "self-attention".
+    """
+
+    name: str
+    grid: Grid
+    parts: Mapping[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
+    """What is kept of one image and half: tensors without memory, by block and part."""
+    return {
+        (name, part): PARTS[part].room(each, shape.calls, dtype)
+        for part, shapes in shape.parts.items()
+        for name, each in shapes.items()
+    }
+
+
+def bytes_of(shape: RunShape, dtype: torch.dtype) -> tuple[BlockBytes, ...]:
+    """Bytes of each watched block, in running order."""
+    rooms, times = rooms_of(shape, dtype), shape.images * len(shape.halves)
+    rows = {name: dict[str, int]() for name in shape.watched}
+    for (name, part), room in rooms.items():
+        label = PARTS[part].label
+        rows[name][label] = rows[name].get(label, 0) + room.nbytes * times
+    return tuple(BlockBytes(name, shape.grids[name], parts) for name, parts in rows.items())
+
+
+def summary_of(shape: RunShape, storage: Storage) -> str:
+    """What is kept of a run, in words."""
+    rows = bytes_of(shape, storage.dtype)
+    counts = {label: sum(label in row.parts for row in rows) for label in _labels(rows)}
+    what = ", ".join(f"{label} of {count} blocks" for label, count in counts.items())
+    total = sum(row.nbytes for row in rows)
+    return (
+        f"{what} x {shape.calls} denoiser calls x {shape.images} images x {len(shape.halves)} halves of guidance in "
+        f"{str(storage.dtype).removeprefix('torch.')}: {total / _GIB:.3f} GiB on {storage}"
+    )
+
+
+def check_limit(shape: RunShape, storage: Storage, backbone: Backbone, *, before: int) -> None:
+    """Whether a run fits.
+
+    Args:
+        shape: Of the run.
+        storage: Where it is kept.
+        backbone: Whose presets are named where it does not fit.
+        before: Bytes that were kept of runs before.
+
+    Raises:
+        CaptureTooLargeError: it does not.
+    """
+    rows = bytes_of(shape, storage.dtype)
+    needed = sum(row.nbytes for row in rows) + before
+    if needed <= storage.limit:
+        return
+    presets = "".join(f"preset={name!r}, " for name in PRESETS.get(type(backbone), {}))
+    narrow = sum(row.nbytes for row in bytes_of(shape, torch.int8))
+    coarser = ", or self_attention of fewer blocks or coarser grids" if "self_attention" in shape.parts else ""
+    raise CaptureTooLargeError(
+        f"capture would keep {summary_of(shape, storage)}, {needed / _GIB:.3f} GiB in all with "
+        f"the runs before, over the limit of {storage.limit / _GIB:.3f} GiB. There are three ways out: "
+        f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
+        "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
+        f"up to the last one){coarser}; (2) keep it in a file, disk='a folder with room'; (3) keep the maps of "
+        "words known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n" + table(rows)
+    )
+
+
+def _labels(rows: Sequence[BlockBytes]) -> list[str]:
+    """Labels that some block has, in the order of the parts."""
+    there = {label for row in rows for label in row.parts}
+    return [label for label in dict.fromkeys(part.label for part in PARTS.values()) if label in there]
+
+
+def table(rows: Sequence[BlockBytes]) -> str:
+    """Lines of plain text; blocks in a row that are alike share one."""
+    labels = _labels(rows)
+    lines: list[tuple[str, ...]] = [("block", "grid", *(f"{label}, MiB" for label in labels))]
+    for _, group in groupby(rows, key=lambda row: replace(row, name="")):
+        first, *others = group
+        names = [first.name, *(row.name for row in others)]
+        (height, width), parts = first.grid, [first.parts.get(label, 0) for label in labels]
+        name = names[0] if len(names) == 1 else f"{len(names)} from {names[0]} on"
+        lines.append((name, f"{height}x{width}", *(f"{part / _MIB:.2f}" for part in parts)))
+    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,155 @@
+"""Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, overload
+
+from ovam.backbones.base import Backbone
+from ovam.backbones.registry import backbone_of
+from ovam.errors import NothingCapturedError, OptionError
+from ovam.keywords import of_one, of_two
+from ovam.maps.options import MapOptions
+from ovam.maps.result import AttentionMaps
+from ovam.maps.words import Words
+from ovam.trace.trace import Trace
+from ovam.tracing.coverage import Coverage, RunCoverage
+from ovam.tracing.keep_queries import QueryRecorder
+from ovam.tracing.options import CaptureOptions
+from ovam.tracing.presets import with_preset
+from ovam.tracing.session import Session
+from ovam.tracing.storage import storage_of
+from ovam.tracing.stream_maps import MapRecorder
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Captured(Sequence[T_co]):
+    """What a capture gathered: one entry an image, in the order of pipeline calls, prompts, images a prompt."""
+
+    def __init__(self, entries: list[T_co], covered: Sequence[RunCoverage]) -> None:
+        self._entries, self._covered = entries, covered
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which blocks ran in which denoiser calls of the runs so far; prints as a small table."""
+        return Coverage(self._covered)
+
+    def clear(self) -> None:
+        """Let go of what was gathered so far, so that a loop over many prompts does not fill the memory."""
+        self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
+        """The i-th image's entry.
+
+        Raises:
+            NothingCapturedError: no pipeline call was completed inside the `with` block.
+        """
+        if not self._entries and isinstance(index, int):
+            raise NothingCapturedError(
+                "nothing was captured: expected at least one completed pipeline call inside the `with` block; "
+                "call the same pipeline object there"
+            )
+        return self._entries[index]
+
+    def __repr__(self) -> str:
+        entries = ", ".join(map(repr, self._entries))
+        return f"[{entries}]" if entries else "Captured(nothing yet)"
+
+
+@contextmanager
+def captured(pipe: Any, options: CaptureOptions) -> Iterator[Captured[Trace]]:
+    """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
+
+    The images are bit-identical to those without capture, and the pipeline is left exactly as it was.
+    The bytes that will be kept are logged (logger `ovam`, level INFO) at the first denoiser call of each run.
+
+    Args:
+        pipe: A pipeline of a supported family.
+        options: See `CaptureOptions`.
+
+    Yields:
+        The traces, one an image, filled as pipeline calls complete.
+
+    Raises:
+        UnsupportedPipelineError: no backbone reads `pipe`.
+        NoTextEncoderError: `pipe` has no text encoder.
+        OptionError: an option has a value it can't take.
+        NestedCaptureError: `pipe` is being captured already.
+        MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
+        CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
+        NothingCapturedError: unconditional queries were to be kept of a run without guidance.
+        SilentBlockError: a chosen block did not run (at the denoiser call where that shows; without `strict`, at the
+            end of a run in no call of which all of them did).
+        NotFiniteError: the model computes NaN (at the first denoiser call).
+    """
+    backbone = backbone_of(pipe)
+    options = with_preset(options, backbone)
+    check_offered(backbone, options)
+    traces: list[Trace] = []
+    recorder = QueryRecorder(backbone, traces, storage_of(options))
+    with Session(backbone, options, recorder).installed() as session:
+        yield Captured(traces, session.covered)
+
+
+capture = of_one(CaptureOptions, name="capture")(captured)
+"""`captured` with its options as keywords."""
+
+
+@of_two(MapOptions)
+@contextmanager
+def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[AttentionMaps]]:
+    """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
+
+    Equal to the maps of a float32 capture within 1e-6, the order of additions.
+
+    Args:
+        pipe: A pipeline of a supported family.
+        words: As in `Trace.maps`.
+        options: See `MapOptions`; blocks by default as in `capture`.
+
+    Yields:
+        The maps, one entry an image, filled as pipeline calls complete.
+
+    Raises:
+        The errors of `capture`, and those of `Trace.maps` for the words.
+    """
+    backbone: Backbone = backbone_of(pipe)
+    maps: list[AttentionMaps] = []
+    recorder = MapRecorder(backbone, maps, words, options)
+    watched = CaptureOptions(
+        blocks=options.blocks,
+        steps=options.steps,
+        guidance=options.guidance or "cond",
+        outputs=options.strategy == "output",
+    )
+    with Session(backbone, watched, recorder).installed() as session:
+        yield Captured(maps, session.covered)
+
+
+def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
+    """Whether the family has what is to be kept besides queries.
+
+    Raises:
+        OptionError: it has no output space that image and text share, or no self-attention that can be kept.
+    """
+    pipeline = type(backbone.pipe).__name__
+    if options.outputs and backbone.text_kind == "static":
+        raise OptionError(
+            f"outputs=True on a {pipeline}, whose words have no attention outputs: expected joint attention "
+            "of image and text (SD3, FLUX); leave the option out"
+        )
+    if options.self_attention is not None and not backbone.self_blocks():
+        raise OptionError(
+            f"self_attention={options.self_attention!r} on a {pipeline}, of which none can be kept: expected "
+            "a UNet (Stable Diffusion 1, 2 or XL); leave the option out"
+        )

@@ -1,0 +1,89 @@
+"""How a model looks at a real image: the options of `ovam.encode`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ovam.checks import whole
+from ovam.errors import OptionError
+from ovam.tracing.noise import check_seed
+from ovam.tracing.options import KeepOptions
+
+Method = Literal["noise", "inversion", "clean"]
+TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
+"""Default time steps of 1000: early enough to see detail, late enough to see what a thing is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(KeepOptions):
+    """How a model looks at a real image.
+
+    Attributes:
+        prompt: What the denoiser reads with it; empty by default, so that no word is favoured.
+        method: What the denoiser looks at.
+        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule; `TIMESTEPS` by default.
+            "clean" needs one: that which the model was tuned with.
+        noises: Noises a time step.
+        inversion_steps: Steps of an inversion from the image to pure noise, of which it goes as many as it needs.
+        seed: Seed of the noises.
+        size: (height, width) to resize to for the model; by default its native area in the image's proportions.
+    """
+
+    prompt: str = ""
+    method: Method = "noise"
+    timesteps: Sequence[int] | np.ndarray | None = None
+    noises: int = 1
+    inversion_steps: int = 50
+    seed: int = 0
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in get_args(Method):
+            raise OptionError(f"method={self.method!r}: expected one of {get_args(Method)}")
+        for name in ("noises", "inversion_steps"):
+            whole(name, getattr(self, name), least=1)
+        if self.noises > 1 and self.method != "noise":
+            raise OptionError(
+                f"noises={self.noises} with method={self.method!r}, which puts no noise on: expected method='noise'"
+            )
+        if self.method == "clean" and (self.timesteps is None or len(self.timesteps) != 1):
+            raise OptionError(
+                f"timesteps={self.timesteps} with method='clean': expected one, that which the model was tuned with "
+                "for clean images, for example timesteps=(0,)"
+            )
+        check_seed(self.seed)
+        if self.size is not None and len(self.size) != 2:
+            raise OptionError(f"size={self.size!r}: expected (height, width) in pixels")
+
+    def times(self, training_steps: int) -> tuple[int, ...]:
+        """The time steps to look at, falling, as they do in sampling.
+
+        Args:
+            training_steps: Of the scheduler.
+
+        Raises:
+            OptionError: one lies outside.
+        """
+        times = TIMESTEPS if self.timesteps is None else tuple(self.timesteps)
+        outside = [timestep for timestep in times if not 0 <= timestep < training_steps or timestep % 1]
+        if outside or not times:
+            raise OptionError(
+                f"timesteps={times}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
+                "the range the scheduler was trained on"
+            )
+        return tuple(sorted(map(int, times), reverse=True))
+
+    def check_size(self, cell: int) -> None:
+        """Whether the autoencoder can take images of the size.
+
+        Args:
+            cell: Pixels of which both sides must be multiples.
+
+        Raises:
+            OptionError: it can't.
+        """
+        if self.size is not None and any(length < cell or length % cell for length in self.size):
+            raise OptionError(f"size={self.size}: expected (height, width), each a positive multiple of {cell} pixels")

@@ -1,0 +1,105 @@
+"""What a capture will keep, told before anything runs: no weights, no memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovam.backbones.registry import backbone_of
+from ovam.checks import whole
+from ovam.errors import OptionError
+from ovam.keywords import of_one
+from ovam.models import outline
+from ovam.tracing.budget import BlockBytes, bytes_of
+from ovam.tracing.capture import check_offered
+from ovam.tracing.options import CaptureOptions
+from ovam.tracing.presets import with_preset
+from ovam.tracing.run import shape_of_run
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """Bytes that a capture will keep.
+
+    Attributes:
+        pipeline: Class name of the pipeline.
+        size: (height, width) of the image in pixels.
+        calls: Kept denoiser calls.
+        blocks: In the order in which the model runs them; those whose self-attention is kept stand behind the others.
+    """
+
+    pipeline: str
+    size: tuple[int, int]
+    calls: int
+    blocks: tuple[BlockBytes, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return sum(block.nbytes for block in self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(CaptureOptions):
+    """A run and what is kept of it.
+
+    Attributes:
+        height: Of the images in pixels; by default the model's own.
+        width: Likewise.
+        num_inference_steps: Steps of the run; Heun and PNDM make more denoiser calls than steps.
+        images: Number of images.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 50
+    images: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Denoiser calls to keep."""
+        numbers = self.numbers
+        if numbers is None:
+            return self.num_inference_steps
+        return 1 if numbers == "middle" else len(numbers)
+
+
+def planned(model: Any, options: PlanOptions) -> CapturePlan:
+    """How many bytes `capture` would keep, block by block.
+
+    Args:
+        model: A pipeline, or "mini", a folder or a model id, of which only the configuration is read.
+        options: See `PlanOptions`.
+
+    Raises:
+        ModelNotFoundError: the name is no model's.
+        UnsupportedPipelineError: no backbone reads the pipeline.
+        MissingBlockError: the choice fits no block.
+        OptionError: an option has a value it can't take.
+    """
+    pipe = outline(model) if isinstance(model, str | Path) else model
+    backbone = backbone_of(pipe)
+    kept = with_preset(options, backbone)
+    check_offered(backbone, kept)
+    factor = pipe.vae_scale_factor
+    native = native_side(pipe) * factor
+    size = (native if options.height is None else options.height, native if options.width is None else options.width)
+    counts = {"num_inference_steps": options.num_inference_steps, "images": options.images}
+    for name, value in {"height": size[0], "width": size[1], **counts}.items():
+        unit = backbone.side_multiple if name in ("height", "width") else 1
+        if whole(name, value, least=1) % unit:
+            raise OptionError(f"{name}={value}: expected a positive multiple of {unit}")
+    latent = (size[0] // factor, size[1] // factor)
+    run = shape_of_run(backbone, kept, latent, images=options.images, calls=kept.calls)
+    return CapturePlan(type(pipe).__name__, size, kept.calls, bytes_of(run, kept.dtype or torch.float16))
+
+
+plan = of_one(PlanOptions, name="plan")(planned)
+"""`planned` with its options as keywords."""
+
+
+def native_side(pipe: Any) -> int:
+    """Side of the latent that the model was made for; packed families tell it of the pipeline alone."""
+    config: Any = backbone_of(pipe).denoiser.config
+    return int(getattr(config, "sample_size", None) or pipe.default_sample_size)

@@ -1,0 +1,38 @@
+"""Where a trace comes from: model, prompt, seed, and the versions that its numbers depend on."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ovam.models import short_name
+from ovam.trace.trace import Source
+from ovam.tracing.run import Run
+
+
+def source_of(pipe: Any, run: Run, image: int) -> Source:
+    """What is known of where one image of a run comes from."""
+    request = run.request
+    return Source(
+        model=model_name(pipe),
+        pipeline=type(pipe).__name__,
+        kind="generated",
+        prompt=request.prompts[image] if request and request.prompts else None,
+        negative_prompt=request.negative_prompts[image] if request and request.negative_prompts else None,
+        seed=run.seeds[image] if image < len(run.seeds) else None,
+        versions=versions(),
+    )
+
+
+def model_name(pipe: Any) -> str:
+    """The id a pipeline was loaded by, "mini", or the last part of its folder's name."""
+    return short_name(str(getattr(pipe.config, "_name_or_path", "") or "unnamed"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a trace's numbers depend on."""
+    found = {}
+    for package in ("ovam", "torch", "diffusers", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,129 @@
+"""A recorder that makes maps of known words at once and keeps nothing else."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ovam.backbones.base import Backbone
+from ovam.errors import NotFiniteError
+from ovam.maps.aggregate import Accumulator
+from ovam.maps.attention import weight_sums
+from ovam.maps.options import MapOptions, check_joint, check_rivals
+from ovam.maps.output_space import output_shares, word_outputs, words_alone
+from ovam.maps.result import AttentionMaps
+from ovam.maps.words import Words, calibrations_of, embed_words, lengths_of, merge_prompts, tell_of_skipped
+from ovam.precision import float32
+from ovam.trace.replay import ImageStream, TextStream
+from ovam.trace.text_side import ReplayedSide, TextSide
+from ovam.tracing.keep_queries import check_finite
+from ovam.tracing.run import Place, Run, RunShape
+
+
+class MapRecorder:
+    """Adds each call's attention weights, or shares of its outputs, to running sums and forgets the queries."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: list[AttentionMaps],
+        words: Words,
+        options: MapOptions,
+    ) -> None:
+        self.backbone, self.maps, self.words, self.options = backbone, maps, words, options
+        text = backbone.text_side(())
+        check_joint(text.kind, options.softmax_over, options.strategy)
+        self._embed(text)  # so that words no encoder can read are refused at once
+        self.shape: RunShape | None = None
+        self.sums: list[Accumulator] = []
+        self.keys: dict[str, Tensor] = {}  # or the words' outputs
+        self.image_keys: dict[str, Tensor] = {}  # of the image that was told of last, where the softmax takes them in
+        self.streams: dict[int, list[TextStream]] = {}
+
+    def _embed(self, text: TextSide) -> None:
+        self.prompts = embed_words(text, self.words, self.options.softmax_over, self.options.phrases)
+        self.lengths = lengths_of(self.prompts)
+        self.tokens, self.spans = merge_prompts(self.prompts)
+        if self.options.strategy == "output":
+            check_rivals([span.text for span in self.spans])
+        self.text = text
+
+    @float32()
+    def begin(self, shape: RunShape) -> None:
+        """Read the words once a run: each may skip other layers of the text encoder. Static keys are made here too."""
+        self.shape = shape
+        self._embed(self.backbone.text_side(shape.chosen, shape.request))
+        tell_of_skipped(self.text.space, self.words, shape.halves[0])
+        if self.text.kind == "static":
+            vectors = torch.cat([prompt.vectors for prompt in self.prompts])
+            self.keys = {name: self.text.keys(vectors, name, 0) for name in shape.chosen}
+        grids = {name: shape.grids[name] for name in shape.chosen}
+        self.sums = [Accumulator(grids, self.options.axes) for _ in range(shape.images)]
+
+    @float32()
+    def observe(self, place: Place, parts: Mapping[str, Tensor]) -> None:
+        """Move the words on through the block, and add its weights or shares."""
+        if "conditioning" in parts:
+            self._move_on(place, ImageStream(parts["key"], parts["value"], parts["conditioning"]))
+        if "query" not in parts:
+            return
+        if place.entry == 0:
+            check_finite(place.block, parts["query"])
+        if self.options.strategy == "output":
+            self._add_shares(place, parts["output"])
+        else:
+            self._add_weights(place, parts["query"])
+
+    def _add_weights(self, place: Place, query: Tensor) -> None:
+        """Weights of one call."""
+        assert self.shape is not None
+        sums = self.sums[place.image]
+        weights = weight_sums(
+            query[:, None],
+            self.keys[place.block].to(query.device),
+            scale=self.shape.blocks[place.block].scale,
+            lengths=self.lengths,
+            image_key=self.image_keys.get(place.block),
+            keep_head=sums.keep_head,
+            keep_step=sums.keep_step,
+        )
+        sums.add(place.block, weights, len(query))
+
+    def _add_shares(self, place: Place, output: Tensor) -> None:
+        """Shares of one call."""
+        sums = self.sums[place.image]
+        shares = output_shares(output[:, None], self.keys[place.block].to(output.device), keep_step=sums.keep_step)
+        sums.add(place.block, shares, 1)
+
+    def _move_on(self, place: Place, stream: ImageStream) -> None:
+        """Move the words on through this block, against the image as it is now."""
+        assert self.shape is not None
+        assert isinstance(self.text, ReplayedSide)
+        streams = self.streams.setdefault(place.image, [])
+        if place.block == self.shape.watched[0]:
+            streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
+        rows = [(prompt, words.enter(place.block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
+        if self.options.strategy == "output":
+            outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in rows], dim=1)
+            self.keys[place.block] = word_outputs(outputs, self.spans)
+            return
+        self.keys[place.block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in rows], dim=1)
+        if self.options.softmax_over == "joint":
+            self.image_keys[place.block] = stream.key[:, None]
+
+    def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
+        """One set of maps an image."""
+        if not run.kept:
+            return
+        tokens, spans = words_alone(self.spans) if self.options.strategy == "output" else (self.tokens, self.spans)
+        results = [sums.result(run.kept) for sums in self.sums]
+        if not all(bool(torch.isfinite(maps).all()) for maps in results):
+            raise NotFiniteError(
+                "the streamed maps contain NaN or infinity: expected finite numbers; the model's weights are damaged, "
+                "or its dtype is too narrow for it (try torch.float32)"
+            )
+        apart, calibrations = self.sums[0].labels(run.kept), calibrations_of(self.words)
+        self.maps += [
+            AttentionMaps(maps, tokens, spans, size, apart, len(self.prompts), calibrations) for maps in results
+        ]
+        self.sums = []
