@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def refuse_for_trace(source: Path, **image_options: Any) -> None:
+def refuse_for_trace(source: Path, image_options: Mapping[str, Any]) -> None:
     """Raises OptionError where an option that only an image needs was given for a trace."""
     given_ones = given(**image_options)
     if not given_ones or not (source.suffix == ".safetensors" or is_tensor_file(source)):

@@ -1,36 +1,29 @@
 """`ovam demo` and `ovam generate`: run a model, and ask its run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovam.cli import inputs
-from ovam.cli.arguments import blocks_of, given, listed_words, steps_of, torch_type, with_tokens, words_of
+from ovam.cli.arguments import listed_words, torch_type, with_tokens
 from ovam.cli.parameters import (
-    Against,
     AsJson,
-    Blocks,
-    ByStrategy,
     Device,
     DType,
     Guidance,
-    KeptSteps,
-    LimitGib,
     Model,
     OutputDir,
-    Outputs,
-    Preset,
     Seed,
     Side,
     Steps,
-    Stored,
-    Threshold,
     Tokens,
     TrueGuidance,
     Weights,
     Words,
 )
+from ovam.cli.stages import CAPTURE, MAPS, MASKS, taking
 from ovam.cli.terminal import running, show
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 
@@ -56,6 +49,7 @@ def demo(
     show(result, as_json)
 
 
+@taking(capture=CAPTURE, masks=MASKS, maps={"strategy": MAPS["strategy"]})
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to generate.", callback=inputs.prompt)],
     words: Words = None,
@@ -74,33 +68,18 @@ def generate(
     width: Side = None,
     dtype: Weights = DType.float32,
     device: Device = "cpu",
-    against: Against = "",
-    threshold: Threshold = None,
-    strategy: ByStrategy = None,
-    blocks: Blocks = None,
-    steps: KeptSteps = None,
-    storage: Stored = None,
-    preset: Preset = None,
-    disk: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder in whose files queries are kept while the command runs, not in memory.",
-            callback=inputs.scratch_folder,
-        ),
-    ] = None,
-    limit_gib: LimitGib = None,
-    outputs: Outputs = False,
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
     as_json: AsJson = False,
+    *,
+    capture: Mapping[str, Any],
+    masks: Mapping[str, Any],
+    maps: Mapping[str, Any],
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not.
 
     Without words the image and its trace are written, of which `ovam maps` and `ovam segment` ask words later.
     """
     asked = listed_words(words)
-    keeping = given(blocks=blocks_of(blocks), steps=steps_of(steps), preset=preset, disk=disk, limit_gib=limit_gib)
-    keeping |= {"outputs": outputs}
-    asking = given(threshold=threshold, strategy=strategy)
     with running() as progress:
         from ovam.commands.generate import generate as run
         from ovam.masks.options import SegmentOptions
@@ -121,8 +100,8 @@ def generate(
             width=width,
             dtype=torch_type(dtype),
             device=device,
-            keeping=CaptureOptions(**keeping, dtype=torch_type(storage)),
-            options=SegmentOptions(**asking, against=words_of(against)),
+            keeping=CaptureOptions(**capture),
+            options=SegmentOptions(**maps, **masks),
             save_trace=save_trace,
             progress=progress,
         )

@@ -1,13 +1,15 @@
 """`ovam info`, `ovam plan` and `ovam verify`: what is here, what a capture would keep, a model checked."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovam.cli import inputs
-from ovam.cli.arguments import blocks_of, given, torch_type
-from ovam.cli.parameters import AsJson, Blocks, Device, DType, NamedModel, Outputs, Preset, Side, Steps, Stored, Weights
+from ovam.cli.arguments import torch_type
+from ovam.cli.parameters import AsJson, Device, DType, NamedModel, Side, Steps, Weights
+from ovam.cli.stages import CAPTURE, taking
 from ovam.cli.terminal import running, show
 from ovam.commands import NUM_INFERENCE_STEPS
 
@@ -32,6 +34,7 @@ def info(
     show(result, as_json)
 
 
+@taking(capture={name: CAPTURE[name] for name in ("blocks", "dtype", "preset", "outputs")})
 def plan(
     model: NamedModel = "mini",
     height: Side = None,
@@ -40,19 +43,16 @@ def plan(
         int, typer.Option(min=1, max=10_000, help="Denoiser calls to keep.", metavar="<int>")
     ] = NUM_INFERENCE_STEPS,
     images: Annotated[int, typer.Option(min=1, max=10_000, help="Images of a batch.", metavar="<int>")] = 1,
-    blocks: Blocks = None,
-    storage: Stored = None,
-    preset: Preset = None,
-    outputs: Outputs = False,
     as_json: AsJson = False,
+    *,
+    capture: Mapping[str, Any],
 ) -> None:
     """Tell what a capture would keep, block by block, from a model's configuration alone."""
-    kept = {"preset": preset, "outputs": outputs, **given(blocks=blocks_of(blocks))}
     with running():
         from ovam.commands.info import plan_capture
 
-        options = {"height": height, "width": width, "num_inference_steps": steps, "images": images, **kept}
-        result = plan_capture(model, dtype=torch_type(storage), **options)
+        options = {"height": height, "width": width, "num_inference_steps": steps, "images": images}
+        result = plan_capture(model, **options, **capture)
     show(result, as_json)
 
 

@@ -107,7 +107,7 @@ Beside = Annotated[
 ]
 OutputFile = Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.", callback=inputs.output_file)]
 Against = Annotated[
-    str, typer.Option(help="Words that compete for the label map and are then dropped.", callback=inputs.text)
+    str | None, typer.Option(help="Words that compete for the label map and are then dropped.", callback=inputs.text)
 ]
 Threshold = Annotated[
     float | None,
@@ -150,7 +150,12 @@ Stored = Annotated[
     Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
 ]
 Outputs = Annotated[
-    bool, typer.Option("--outputs", help="Keep attention outputs as well (SD3, FLUX), which --strategy output asks.")
+    bool | None,
+    typer.Option(
+        "--outputs",
+        help="Keep attention outputs as well (SD3, FLUX), which --strategy output compares.",
+        show_default=False,
+    ),
 ]
 Preset = Annotated[
     str | None,
@@ -158,4 +163,70 @@ Preset = Annotated[
         help="Settings of the model's family for blocks, steps and storage, such as small.", callback=inputs.text
     ),
 ]
+Disk = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder in whose files queries are kept while the command runs, not in memory.",
+        callback=inputs.scratch_folder,
+    ),
+]
+EncodePrompt = Annotated[
+    str | None,
+    typer.Option("--prompt", help="What the model reads with an image; nothing by default.", callback=inputs.text),
+]
+Method = Annotated[EncodeMethod | None, typer.Option(help="What the model looks at of an image.", show_default="noise")]
+TimeSteps = Annotated[
+    str | None,
+    typer.Option(
+        help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650", callback=inputs.text
+    ),
+]
+_LARGEST = 100_000
+FitAgainst = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        help="Words for what else is in pictures, further background rows.",
+        show_default="sky, grass, ...",
+        callback=inputs.text,
+    ),
+]
+Ignore = Annotated[
+    int | None,
+    typer.Option(min=0, max=_LARGEST, help="Number of pixels that do not count.", show_default="255", metavar="<int>"),
+]
+MaskThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of white above which a mask's pixel is the object's.",
+        show_default="0.5 of soft masks",
+        metavar="<float>",
+        callback=inputs.finite,
+    ),
+]
+MaskColour = Annotated[
+    str | None,
+    typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.", callback=inputs.text),
+]
+Rows = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Vectors of each class.", show_default="3", metavar="<int>")
+]
+Evaluations = Annotated[
+    int | None,
+    typer.Option(min=1, max=_LARGEST, help="Most evaluations of the loss.", show_default="20", metavar="<int>"),
+]
+Pull = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1_000_000,
+        help="Weight of staying near the word.",
+        show_default="10",
+        metavar="<float>",
+        callback=inputs.finite,
+    ),
+]
+Licence = Annotated[str | None, typer.Option(help="Under which the tokens may be used.", callback=inputs.text)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

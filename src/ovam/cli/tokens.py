@@ -1,13 +1,15 @@
 """`ovam optimize` and `ovam tokens`: fit tokens to annotations; show, merge, check and import their files."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovam.cli import inputs
-from ovam.cli.arguments import blocks_of, given, steps_of, torch_type, words_of
-from ovam.cli.parameters import AsJson, Blocks, Device, DType, KeptSteps, OutputFile, Seed, TraceModel, Weights
+from ovam.cli.arguments import torch_type
+from ovam.cli.parameters import AsJson, Device, DType, OutputFile, Seed, TraceModel, Weights
+from ovam.cli.stages import FIT, taking
 from ovam.cli.terminal import PlainLists, Summaries, running, show
 
 tokens_app = typer.Typer(
@@ -21,6 +23,7 @@ Details = Annotated[bool, typer.Option("--details", help="Tell of each class how
 _LARGEST = 100_000
 
 
+@taking(fit=FIT)
 def optimize(
     mask: Annotated[
         list[Path],
@@ -52,70 +55,16 @@ def optimize(
             metavar="<int>",
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="Words for what else is in pictures, further background rows.",
-            show_default="sky, grass, ...",
-            callback=inputs.text,
-        ),
-    ] = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=_LARGEST, help="Number of pixels that do not count.", show_default="255", metavar="<int>"
-        ),
-    ] = None,
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of white above which a mask's pixel is the object's.",
-            show_default="0.5 of soft masks",
-            metavar="<float>",
-            callback=inputs.finite,
-        ),
-    ] = None,
-    mask_colour: Annotated[
-        str | None,
-        typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.", callback=inputs.text),
-    ] = None,
     model: TraceModel = None,
-    blocks: Blocks = None,
-    steps: KeptSteps = None,
-    rows: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Vectors of each class.", show_default="3", metavar="<int>"),
-    ] = None,
-    evaluations: Annotated[
-        int | None,
-        typer.Option(min=1, max=_LARGEST, help="Most evaluations of the loss.", show_default="20", metavar="<int>"),
-    ] = None,
-    pull: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1_000_000,
-            help="Weight of staying near the word.",
-            show_default="10",
-            metavar="<float>",
-            callback=inputs.finite,
-        ),
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="Under which the tokens may be used.", callback=inputs.text)
-    ] = None,
     seed: Seed = 0,
     dtype: Weights = DType.float32,
     device: Device = "cpu",
     details: Details = False,
     as_json: AsJson = False,
+    *,
+    fit: Mapping[str, Any],
 ) -> None:
     """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
-    reading = given(mask_threshold=mask_threshold, mask_colour=mask_colour)
-    fit = given(rows=rows, ignore=ignore, evaluations=evaluations, pull=pull, licence=licence)
-    kept = given(blocks=blocks_of(blocks), steps=steps_of(steps))
     with running() as progress:
         from ovam.commands.tokens import optimize as run
         from ovam.tokens.options import FitOptions
@@ -128,7 +77,7 @@ def optimize(
             traces=trace or (),
             labels=label or (),
             model=model,
-            options=FitOptions(**kept, **fit, **reading, against=None if against is None else words_of(against)),
+            options=FitOptions(**fit),
             seed=seed,
             dtype=torch_type(dtype),
             device=device,
