@@ -7,7 +7,7 @@ import torch
 import ovam
 from ovam.backbones.registry import backbone_of
 from ovam.testing import assert_same_image
-from ovam.testing.evidence import spied_kernel
+from ovam.testing.assertions import spied_kernel
 
 PROMPT = "a dog on the grass"
 RUN = {"prompt": PROMPT, "num_inference_steps": 3, "height": 32, "width": 32, "output_type": "np"}

@@ -26,7 +26,7 @@ from ovam.compat.daam import (
 )
 from ovam.errors import MissingBlockError, NothingCapturedError, OptionError, UnknownWordError
 from ovam.testing import assert_restored, snapshot
-from ovam.testing.evidence import ExplicitSoftmax
+from ovam.testing.assertions import ExplicitSoftmax
 
 PROMPT = "a hot dog on the grass, a tree"
 SIZE = {"height": 32, "width": 48, "num_inference_steps": 2}

@@ -13,7 +13,7 @@ import tiny
 from exact import assert_exact, assert_own_keys
 from ovam.backbones.registry import backbone_of, supported
 from ovam.errors import UnsupportedPipelineError
-from ovam.testing.evidence import ExplicitSoftmax, assert_same_image
+from ovam.testing.assertions import ExplicitSoftmax, assert_same_image
 
 PROMPT = "a dog on the grass"
 PICTURE = Image.linear_gradient("L").resize((32, 32)).convert("RGB")

@@ -117,8 +117,8 @@ def test_commands_write_whole_runs(tmp_path, monkeypatch):
         command(tmp_path / "run.safetensors", ["cat"], **asked)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert json.loads((out / RECORD).read_text())["output_dir"] == str(out)
-        monkeypatch.setattr("ovam.commands.answers.pictures.palette_png", full)
-        monkeypatch.setattr("ovam.commands.answers.pictures.contact_sheet", full)
+        monkeypatch.setattr("ovam.commands.write_results.pictures.palette_png", full)
+        monkeypatch.setattr("ovam.commands.write_results.pictures.contact_sheet", full)
         with pytest.raises(OSError, match="No space"):
             command(tmp_path / "run.safetensors", ["dog"], **asked)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

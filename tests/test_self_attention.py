@@ -20,7 +20,7 @@ from ovam.errors import (
     UnsupportedPipelineError,
 )
 from ovam.testing import assert_restored, assert_same_image, snapshot
-from ovam.testing.evidence import spied_kernel
+from ovam.testing.assertions import spied_kernel
 from test_trace_file import contents, damage
 
 # the schedulers of some families copy tensors into arrays as numpy 1 did

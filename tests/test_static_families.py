@@ -25,7 +25,7 @@ from ovam.errors import (
     UnknownWordError,
     UnsupportedPipelineError,
 )
-from ovam.testing.evidence import ExplicitSoftmax, spied_kernel
+from ovam.testing.assertions import ExplicitSoftmax, spied_kernel
 from ovam.trace import static_text
 
 # the schedulers of these families copy tensors into arrays as numpy 1 did

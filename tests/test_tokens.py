@@ -14,10 +14,10 @@ from ovam import errors
 from ovam.maps.calibration import Calibration
 from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, target_of
 from ovam.tokens import optimize
+from ovam.tokens.class_maps import class_maps, share_sums
 from ovam.tokens.loss import Target, loss_of
 from ovam.tokens.optimize import Objective, optimize_tokens
 from ovam.tokens.options import AGAINST, PHRASES
-from ovam.tokens.shares import class_maps, share_sums
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.quantised import quantised
 from synthetic import WIDTH, make_trace

@@ -19,9 +19,9 @@ from ovam.maps.calibration import stretched
 from ovam.maps.compute import key_groups, keys_of
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt
+from ovam.tokens.class_maps import ClassMaps, share_sums
 from ovam.tokens.optimize import Objective, descend, target_on
 from ovam.tokens.options import AGAINST, EVALUATIONS, PHRASES, PULL
-from ovam.tokens.shares import ClassMaps, share_sums
 from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
 

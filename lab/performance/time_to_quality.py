@@ -30,10 +30,10 @@ from lab.rivals import authors
 from ovam.maps.calibration import stretched
 from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import CLASSES
+from ovam.tokens.class_maps import class_maps
 from ovam.tokens.loss import Target
 from ovam.tokens.optimize import Objective, optimize_tokens, target_on
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
-from ovam.tokens.shares import class_maps
 from ovam.trace.trace import Trace
 
 GIVEN = (2, 3, 5, 8, 12, EVALUATIONS, 2 * EVALUATIONS)

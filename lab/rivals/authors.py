@@ -15,7 +15,7 @@ Also theirs, and no defects: the loss at the image's size, plain gradient descen
 that begins as the last token of its prompt's last word, and for a mask the map over its greatest value, cut at a
 threshold. Their refinement by self-attention is left out, since as released it is constant, and so is their CRF.
 
-An iteration here costs what `ovam.tokens.shares` needs, which favours the rival: `python -m lab.performance --only
+An iteration here costs what `ovam.tokens.class_maps` needs, which favours the rival: `python -m lab.performance --only
 token_iteration --peer PATH` tells what their own code takes. That gradients flow through least and greatest value is
 assumed. Several annotations, of which they use one, weigh alike.
 """
@@ -42,7 +42,7 @@ from lab.rivals.harness import (
     unwatched,
 )
 from ovam.maps.aggregate import resize
-from ovam.tokens.shares import class_maps
+from ovam.tokens.class_maps import class_maps
 from ovam.trace.calls import Half
 from ovam.trace.trace import Trace
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ovam.tokens.shares import ClassMaps
+from ovam.tokens.class_maps import ClassMaps
 from ovam.trace.quantised import floats
 from ovam.trace.trace import Trace
 

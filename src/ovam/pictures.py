@@ -23,7 +23,7 @@ SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""
 
 _LONG_SIDE = 512  # a contact sheet's tiles are made no longer than this, unless the image is a strip
-_ROUNDING = 1e-5  # as in ovam.calibration: a smaller share is float32 rounding, which would be drawn as a pattern
+_ROUNDING = 1e-5  # as in ovam.maps.calibration: a smaller share is float32 rounding, which would be drawn as a pattern
 _MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
 _BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
 _PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)
@@ -35,7 +35,7 @@ def _colours(codes: Sequence[str]) -> np.ndarray:
     return np.array([list(bytes.fromhex(code)) for code in codes], dtype=np.float32)
 
 
-def stretched(word_map: Any) -> np.ndarray:
+def drawable(word_map: Any) -> np.ndarray:
     """A map brought to [0, 1] by its own least and greatest value; a constant map becomes 0.
 
     Args:
@@ -82,7 +82,7 @@ def overlay(image: Image.Image, word_map: Any, *, opacity: float = 0.7, short_si
     """
     if not 0 <= opacity <= 1:
         raise OptionError(f"opacity={opacity}: expected a number from 0, the image alone, to 1, the map alone")
-    values = stretched(word_map)
+    values = drawable(word_map)
     large = _enlarged(image.convert("RGB"), short_side, Image.Resampling.BICUBIC)
     smooth = np.asarray(Image.fromarray(values).resize(large.size, Image.Resampling.BICUBIC)).clip(0, 1)
     # half the picture's own colour is taken out, so that the map's colours can be told from it

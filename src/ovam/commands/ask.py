@@ -13,11 +13,11 @@ from PIL import Image
 from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
-from ovam.commands.answers import notes_of, write_all, write_maps, write_masks
 from ovam.commands.files import write_json
 from ovam.commands.folders import check_folder
 from ovam.commands.generate import pipeline
 from ovam.commands.run_folder import RECORD, run_folder
+from ovam.commands.write_results import notes_of, write_all, write_maps, write_masks
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
 from ovam.maps.compute import attention_maps

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ovam.commands import NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.answers import TRACE_FILE
 from ovam.commands.ask import maps
 from ovam.commands.files import write_json
 from ovam.commands.folders import check_folder, kept_if_done
 from ovam.commands.generate import generate
+from ovam.commands.write_results import TRACE_FILE
 from ovam.models import MINI
 
 PROMPT = "a dog on the sand"

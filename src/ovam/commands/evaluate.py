@@ -11,7 +11,7 @@ from PIL import Image
 from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.commands.entry import Entry
-from ovam.commands.tally import IGNORE, LabelTally, ScoreTally, Thing
+from ovam.commands.scoring import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
 from ovam.evaluate.voc import VOC

@@ -19,9 +19,9 @@ call `pytest.register_assert_rewrite("ovam.testing")` before this module is impo
 `verify` runs part of the contract on a model with its own weights; `ovam verify MODEL` calls it.
 """
 
+from ovam.testing.assertions import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
 from ovam.testing.contract import BackboneContract
-from ovam.testing.evidence import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
-from ovam.testing.joint import ExplicitJointSoftmax, JointContract
+from ovam.testing.joint_contract import ExplicitJointSoftmax, JointContract
 from ovam.testing.verify import verify
 
 __all__ = [

@@ -16,7 +16,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError
 from ovam.maps.options import SoftmaxOver
 from ovam.shapes import Grid
-from ovam.testing.evidence import (
+from ovam.testing.assertions import (
     Attended,
     BreakdownError,
     ExplicitSoftmax,

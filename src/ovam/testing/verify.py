@@ -10,7 +10,7 @@ import torch
 from ovam.backbones.registry import backbone_of
 from ovam.models import model_hash
 from ovam.testing.contract import BackboneContract
-from ovam.testing.joint import JointContract
+from ovam.testing.joint_contract import JointContract
 from ovam.tracing.capture import capture
 from ovam.tracing.plan import native_side
 from ovam.tracing.source import versions

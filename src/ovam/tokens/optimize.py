@@ -19,9 +19,9 @@ from ovam.maps.compute import half_of
 from ovam.masks.annotations import Annotation, MaskLike, annotation_of, target_of
 from ovam.precision import float32
 from ovam.shapes import Embedding
+from ovam.tokens.class_maps import ClassMaps, class_maps
 from ovam.tokens.loss import Logits, Target, loss_of
 from ovam.tokens.options import PHRASES, FitOptions
-from ovam.tokens.shares import ClassMaps, class_maps
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.calls import Half
 from ovam.trace.phrases import embed_phrases

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ovam.pictures import colourised, stretched
+from ovam.pictures import colourised, drawable
 
 
 def laid_over(image: Image.Image, heat: Float[Tensor, "height width"], *, normalize: bool) -> Image.Image:
@@ -21,7 +21,7 @@ def laid_over(image: Image.Image, heat: Float[Tensor, "height width"], *, normal
         normalize: Spread the colours over the map's own range, not over [0, 1].
     """
     share = heat.clamp(0, 1).numpy()
-    colours = colourised(stretched(heat) if normalize else share)
+    colours = colourised(drawable(heat) if normalize else share)
     picture = np.asarray(image.convert("RGB"), dtype=np.float32)
     blend = (1 - share[..., None]) * picture + share[..., None] * colours
     return Image.fromarray(blend.round().clip(0, 255).astype(np.uint8))

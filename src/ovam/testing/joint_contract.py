@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ovam.backbones.registry import backbone_of
 from ovam.maps.options import SoftmaxOver
 from ovam.shapes import Grid
+from ovam.testing.assertions import Attended, spied_kernel
 from ovam.testing.contract import BackboneContract
-from ovam.testing.evidence import Attended, spied_kernel
 from ovam.trace.quantised import floats
 from ovam.tracing.capture import capture
 
