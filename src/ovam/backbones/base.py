@@ -92,12 +92,14 @@ class Observation:
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
         output: In joint attention, what attention gave the pixels, before any projection of it; else None.
         key: In self-attention, keys of the same pixels, as the query; else None.
+        further: What else a backbone tells of a block, by part (`ovam.tracing.parts`), each with the batch before it.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
     replay: Mapping[str, Tensor] = field(default_factory=dict)
     output: Float[Tensor, "batch head pixel head_dim"] | None = None
     key: Float[Tensor, "batch head key_pixel head_dim"] | None = None
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Report = Callable[[str, Observation], None]

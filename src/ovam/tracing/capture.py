@@ -15,6 +15,7 @@ from ovam.trace.trace import Trace
 from ovam.tracing.coverage import Coverage, RunCoverage
 from ovam.tracing.keep_queries import QueryRecorder
 from ovam.tracing.options import CaptureOptions
+from ovam.tracing.parts import PARTS
 from ovam.tracing.presets import with_preset
 from ovam.tracing.session import Session
 from ovam.tracing.storage import storage_of
@@ -143,6 +144,9 @@ def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
         OptionError: it has no output space that image and text share, or no self-attention that can be kept.
     """
     pipeline = type(backbone.pipe).__name__
+    unknown = [part for part in options.also if part not in PARTS]
+    if unknown:
+        raise OptionError(f"also={unknown[0]!r}: expected some of {', '.join(PARTS)}, see ovam.tracing.parts")
     if options.outputs and backbone.text_kind == "static":
         raise OptionError(
             f"outputs=True on a {pipeline}, whose words have no attention outputs: expected joint attention "

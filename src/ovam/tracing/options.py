@@ -1,8 +1,8 @@
 """What a capture keeps, where, and of what: the options of the stage."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,7 @@ class KeepOptions:
             (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
         self_attention: Self-attention blocks of a UNet, named as in `blocks`, whose weights are kept as well, averaged
             over heads and kept denoiser calls: `Trace.self_attention`. None of them by default.
+        also: Further kinds of tensors to keep, by name (`ovam.tracing.parts`), each with its blocks: `Trace.parts`.
 
     Raises:
         OptionError: a value is none of these, or two do not go together.
@@ -48,10 +49,12 @@ class KeepOptions:
     limit_gib: float | None = None
     outputs: bool = False
     self_attention: BlockChoice = None
+    also: Mapping[str, BlockChoice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", checked_blocks(self.blocks))
         object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
+        object.__setattr__(self, "also", {part: checked_blocks(blocks) for part, blocks in dict(self.also).items()})
         if self.dtype is not None and self.dtype not in TYPES:
             raise OptionError(f"dtype={self.dtype}: expected {', '.join(map(str, TYPES[:-1]))} or {TYPES[-1]}")
         if self.limit_gib is not None:
@@ -112,5 +115,5 @@ class CaptureOptions(KeepOptions):
 
 def of_calls(options: KeepOptions, steps: Sequence[int] | None) -> CaptureOptions:
     """Options of a capture that keeps these steps of a run without guidance."""
-    kept: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(KeepOptions)}
+    kept: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(KeepOptions)}
     return CaptureOptions(**kept, steps=steps)
