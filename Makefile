@@ -6,16 +6,18 @@ MORE ?= 2000
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test check format lint types imports docs quick report bench mini test-matrix clean
+.PHONY: demo test shapes check format lint types imports docs quick report bench mini test-matrix clean
 
 demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
 
-test: $(VENV)/ready  ## set up and run the tests, once as shipped and once with every shape checked
+test: $(VENV)/ready  ## set up and run the tests
 	$(BIN)/pytest -n 2 tests
+
+shapes: $(VENV)/ready  ## the tests again, with every array's shape and every argument's type checked
 	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype tests
 
-check: format lint types imports docs quick test  ## what CI runs
+check: format lint types imports docs quick test shapes  ## what CI runs
 
 format: $(VENV)/ready
 	$(BIN)/ruff format --check src tests lab examples
