@@ -14,7 +14,7 @@ MINI = "mini"
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 
 
-def not_found(name: str | Path, reason: str) -> ModelNotFoundError:
+def not_found(name: object, reason: str) -> ModelNotFoundError:
     """The error of a model that can't be loaded."""
     return ModelNotFoundError(
         f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
@@ -28,6 +28,8 @@ def check_name(name: str | Path) -> None:
     Raises:
         ModelNotFoundError: it is a file, a folder that is not there, or no id.
     """
+    if not isinstance(name, str | Path):
+        raise not_found(name, f"its name is a {type(name).__name__}")
     text = str(name)
     if not is_text(text):
         raise not_found(name, "its name is no UTF-8, and weights can't be read under such a name: rename the folder")

@@ -21,6 +21,8 @@ from ovam.partial import partial_folder
 _MOST_HEADER = 2**24
 """Letters of a header. That of a trace of 57 blocks and 50 calls has 15,000; beyond that, numbers are what is large."""
 
+_LONGEST_NAME = 255  # bytes, in all usual file systems
+
 
 @dataclass(frozen=True)
 class Format:
@@ -49,6 +51,7 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     Raises:
         The format's error: the folder is not there, or the file can't be written to it.
     """
+    _check_name(path)
     check_writable(path, form)
     told = json.dumps(header, sort_keys=True)
     if len(told) > _MOST_HEADER or not is_text(header):
@@ -77,6 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OptionError: something that is no file stands there, such as a device or a pipe, which would be lost.
     """
+    _check_name(path)
     path = path.resolve()
     if path.exists() and not path.is_file():
         raise OptionError(f"{path} can't be written: expected a file or a new name, but it is none; name another one")
@@ -87,6 +91,14 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)
         temporary.replace(path)
+
+
+def _check_name(path: Path) -> None:
+    """Raises OptionError where no file can have this name."""
+    if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise OptionError(
+            f"{str(path)[:80]!r}... can't be a file's name: expected at most {_LONGEST_NAME} bytes and no NUL"
+        )
 
 
 def check_writable(path: Path, form: Format) -> None:
@@ -128,7 +140,7 @@ def read_header(path: Path, form: Format) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path, form: Format) -> Iterator[Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises where a name is too long
         raise form.error(f"{path} is not a file: expected {form.kind} that {form.writers} wrote")
     try:
         with safe_open(path, framework="pt") as file:

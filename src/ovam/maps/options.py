@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ovam.checks import listed
 from ovam.errors import OptionError
 from ovam.shapes import Axis
 from ovam.trace.blocks import BlockChoice, checked_blocks
@@ -71,7 +72,7 @@ class MapOptions:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """The axes to leave apart."""
-        return (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        return (self.keep,) if isinstance(self.keep, str) else tuple(listed("keep", self.keep))
 
 
 def _one_of(name: str, value: object, known: Sequence[object]) -> None:
@@ -80,9 +81,10 @@ def _one_of(name: str, value: object, known: Sequence[object]) -> None:
 
 
 def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+    texts = listed(name, values)
+    if not all(isinstance(value, str) for value in texts):
         raise OptionError(f"{name}={values!r}: expected a list of strings")
-    return tuple(values)
+    return tuple(texts)
 
 
 def check_joint(kind: TextKind, softmax_over: SoftmaxOver = "prompt", strategy: Strategy = "attention") -> None:

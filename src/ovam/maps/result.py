@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ovam.checks import integer
+from ovam.checks import integer, listed, size_of
 from ovam.errors import AmbiguousWordError, UnknownWordError
 from ovam.keywords import of_one
 from ovam.maps.aggregate import resize
@@ -117,9 +117,13 @@ class AttentionMaps:
         return torch.stack([self[i] for i in range(len(self))], dim=-3)
 
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
-        """The maps at (height, width), the image's own size by default; bilinear, so the range stays."""
-        height, width = self.image_size if size is None else size
-        return replace(self, token_maps=resize(self.token_maps, (height, width)))
+        """The maps at (height, width), the image's own size by default; bilinear, so the range stays.
+
+        Raises:
+            OptionError: the size is none.
+        """
+        found = self.image_size if size is None else size_of("size", size)
+        return replace(self, token_maps=resize(self.token_maps, found))
 
     def only(self, words: Sequence[str | int]) -> "AttentionMaps":
         """The maps of some of the words, or special tokens, in this order; each is one token then.
@@ -127,8 +131,10 @@ class AttentionMaps:
         Raises:
             The errors of `maps[word]`.
         """
-        names = tuple(word if isinstance(word, str) else self.words[word] for word in words)
-        chosen = torch.stack([self[word] for word in words], dim=-3)
+        if not listed("words", words):
+            raise UnknownWordError("the list of words is empty: expected at least one of these maps' words")
+        chosen = torch.stack([self[word] for word in words], dim=-3)  # of what is no word, an error
+        names = tuple(word if isinstance(word, str) else self.words[int(word)] for word in words)
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         return replace(self, token_maps=chosen, tokens=names, spans=spans)
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, SpaceMismatchError
+from ovam.checks import listed
+from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
 from ovam.keywords import of_two
 from ovam.maps.calibration import Calibration, logits, stretched
 from ovam.maps.compute import half_of
@@ -277,8 +278,11 @@ def _versions() -> dict[str, str]:
 def _pairs(
     traces: Trace | Sequence[Trace], annotations: Annotations | Sequence[Annotations], reading: Mapping[str, Any]
 ) -> tuple[list[Trace], list[Annotation]]:
-    chosen = [traces] if isinstance(traces, Trace) else list(traces)
-    given = [annotations] if isinstance(annotations, Mapping | Annotation) else list(annotations)
+    chosen = [traces] if isinstance(traces, Trace) else listed("traces", traces)
+    given = [annotations] if isinstance(annotations, Mapping | Annotation) else listed("annotations", annotations)
+    for each in chosen:
+        if not isinstance(each, Trace):
+            raise OptionError(f"traces have a {type(each).__name__} among them: expected traces")
     if len(chosen) != len(given) or not chosen:
         raise AnnotationError(
             f"{len(given)} annotations were given for {len(chosen)} traces: expected one for each, and one at least"

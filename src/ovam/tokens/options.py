@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovam.checks import number, whole
+from ovam.checks import listed, number, text, whole
 from ovam.errors import OptionError
 from ovam.masks.annotations import IGNORE
 from ovam.masks.pictures import Colour
-from ovam.prompt import listed
+from ovam.prompt import listed as listed_words
 from ovam.trace.blocks import BlockChoice, checked_blocks
 from ovam.trace.calls import Half, StepChoice, step_numbers
 
@@ -69,6 +69,10 @@ class FitOptions:
                 f"rows={self.rows}: expected 1 to {len(PHRASES)}, one for each phrase that a row can begin in"
             )
         whole("evaluations", self.evaluations, least=1)
+        whole("ignore", self.ignore, least=0)
+        text("licence", self.licence)
+        if self.against is not None and not isinstance(self.against, str):
+            object.__setattr__(self, "against", _texts(self.against))
         number("pull", self.pull, least=0.0)
         if not 0 < number("distance", self.distance, least=0.0) <= 1:
             raise OptionError(f"distance={self.distance}: expected a number above 0 and at most 1")
@@ -88,10 +92,17 @@ class FitOptions:
         if self.against is None:
             return tuple(word for word in AGAINST if word not in known)
         words = [self.against] if isinstance(self.against, str) else self.against
-        rivals = listed(words) if words else ()
+        rivals = listed_words(words) if words else ()
         for name in rivals:
             if name.casefold() in known:
                 raise OptionError(
                     f"class {name!r} is in `against` as well: expected words for what is not annotated there"
                 )
         return tuple(dict.fromkeys(rivals))
+
+
+def _texts(words: Sequence[str]) -> tuple[str, ...]:
+    found = listed("against", words)
+    if not all(isinstance(word, str) for word in found):
+        raise OptionError(f"against={words!r}: expected a list of words")
+    return tuple(found)

@@ -45,7 +45,7 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
     one: object = steps
     entries = [integer(one)] if not isinstance(one, Iterable) else [integer(step) for step in one]
     numbers = frozenset(entry for entry in entries if entry is not None)
-    if None in entries:
+    if None in entries or any(number < 0 for number in numbers):
         raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
     return numbers
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
 
-from ovam.checks import whole
+from ovam.checks import listed, size_of, whole
 from ovam.errors import OptionError
 from ovam.tracing.noise import check_seed
 from ovam.tracing.options import KeepOptions
@@ -49,14 +50,18 @@ class EncodeOptions(KeepOptions):
             raise OptionError(
                 f"noises={self.noises} with method={self.method!r}, which puts no noise on: expected method='noise'"
             )
+        if not isinstance(self.prompt, str):
+            raise OptionError(f"prompt={self.prompt!r}: expected a text, which may be empty")
+        if self.timesteps is not None:
+            object.__setattr__(self, "timesteps", tuple(listed("timesteps", self.timesteps)))
         if self.method == "clean" and (self.timesteps is None or len(self.timesteps) != 1):
             raise OptionError(
                 f"timesteps={self.timesteps} with method='clean': expected one, that which the model was tuned with "
                 "for clean images, for example timesteps=(0,)"
             )
         check_seed(self.seed)
-        if self.size is not None and len(self.size) != 2:
-            raise OptionError(f"size={self.size!r}: expected (height, width) in pixels")
+        if self.size is not None:
+            object.__setattr__(self, "size", size_of("size", self.size))
 
     def times(self, training_steps: int) -> tuple[int, ...]:
         """The time steps to look at, falling, as they do in sampling.
@@ -68,7 +73,7 @@ class EncodeOptions(KeepOptions):
             OptionError: one lies outside.
         """
         times = TIMESTEPS if self.timesteps is None else tuple(self.timesteps)
-        outside = [timestep for timestep in times if not 0 <= timestep < training_steps or timestep % 1]
+        outside = [t for t in times if not isinstance(t, Real) or not 0 <= float(t) < training_steps or float(t) % 1]
         if outside or not times:
             raise OptionError(
                 f"timesteps={times}: expected at least one, each a whole number from 0 to {training_steps - 1}, "

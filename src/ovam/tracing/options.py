@@ -54,7 +54,11 @@ class KeepOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", checked_blocks(self.blocks))
         object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
-        object.__setattr__(self, "also", {part: checked_blocks(blocks) for part, blocks in dict(self.also).items()})
+        if not isinstance(self.also, Mapping):
+            raise OptionError(
+                f"also={self.also!r}: expected names of parts, each with its blocks: {{'self_attention': [16]}}"
+            )
+        object.__setattr__(self, "also", {part: checked_blocks(blocks) for part, blocks in self.also.items()})
         if self.dtype is not None and self.dtype not in TYPES:
             raise OptionError(f"dtype={self.dtype}: expected {', '.join(map(str, TYPES[:-1]))} or {TYPES[-1]}")
         if self.limit_gib is not None:
@@ -72,6 +76,8 @@ class KeepOptions:
             raise OptionError(
                 f"disk={str(self.disk)!r} with device={str(self.device)!r}: expected one of the two; leave device out"
             )
+        if not isinstance(self.disk, str | Path):
+            raise OptionError(f"disk={self.disk!r}: expected a folder")
         folder = Path(self.disk)
         if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise OptionError(f"disk={str(self.disk)!r}: expected a folder that is there and that you may write to")
