@@ -567,7 +567,7 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
         (("--dtype", "float32"), "--dtype float32:"),
         (("--device", "cpu"), "--device cpu:"),
         (("--limit-gib", "0"), "--limit-gib 0.0:"),
-        (("--storage", "int8"), "--storage int8:"),
+        (("--capture-dtype", "int8"), "--capture-dtype int8:"),
     ],
 )
 def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, told):
@@ -625,7 +625,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--steps", "5"), ("5", "0 to 1")),
         (
             ("a cat", "--words", "cat", "--limit-gib", "0"),
-            ("over the limit of 0.000 GiB", "--storage int8", "--limit-gib"),
+            ("over the limit of 0.000 GiB", "--capture-dtype int8", "--limit-gib"),
         ),
         (("a cat", "--words", "cat", "--width", "2000"), ("--width 2000", "at most 256 pixels")),
         (("a cat", "--words", "cat", "--num-inference-steps", "5000"), ("--num-inference-steps 5000", "at most 1000")),

@@ -63,7 +63,9 @@ def test_the_plan_on_the_command_line():
     options = ("plan", "--steps", "7", "--blocks", "up_blocks.1")
     result = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
     assert result["bytes"] == planned.nbytes == sum(block["parts"]["queries"] for block in result["blocks"])
-    fewer = json.loads(CliRunner().invoke(app, ("plan", "--preset", "small", "--storage", "float16", "--json")).stdout)
+    fewer = json.loads(
+        CliRunner().invoke(app, ("plan", "--preset", "small", "--capture-dtype", "float16", "--json")).stdout
+    )
     assert fewer["bytes"] == ovam.plan("mini", num_inference_steps=30, preset="small", dtype=torch.float16).nbytes
     shown = CliRunner().invoke(app, options).stdout
     assert "up_blocks.1.attentions.1" in shown

@@ -147,7 +147,7 @@ LimitGib = Annotated[
     ),
 ]
 Stored = Annotated[
-    Storage | None, typer.Option("--storage", help="Type that queries are kept in.", show_default="float16")
+    Storage | None, typer.Option("--capture-dtype", help="Type that queries are kept in.", show_default="float16")
 ]
 Outputs = Annotated[
     bool | None,
@@ -160,7 +160,7 @@ Outputs = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Settings of the model's family for blocks, steps and storage, such as small.", callback=inputs.text
+        help="Settings of the model's family for blocks, steps and type, such as small.", callback=inputs.text
     ),
 ]
 Disk = Annotated[

@@ -33,7 +33,7 @@ _WHERE = {"blocks": Row(parameters.Blocks, blocks_of), "steps": Row(parameters.K
 MAPS = {**_WHERE, "strategy": Row(parameters.ByStrategy)}
 MASKS = {"against": Row(parameters.Against, words_of), "threshold": Row(parameters.Threshold)}
 KEEP = {
-    "dtype": Row(parameters.Stored, torch_type, name="storage"),
+    "dtype": Row(parameters.Stored, torch_type, name="capture_dtype"),
     "limit_gib": Row(parameters.LimitGib),
     "outputs": Row(parameters.Outputs),
 }

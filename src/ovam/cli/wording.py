@@ -7,8 +7,8 @@ from typing import Any
 from ovam.errors import CaptureTooLargeError, OvamError
 
 _SMALLER = (
-    "expected less, by --preset small, --storage int8, --blocks 16, --steps 0,5,10, or more room, by --disk FOLDER or "
-    "a higher --limit-gib; `ovam plan` tells what each block takes"
+    "expected less, by --preset small, --capture-dtype int8, --blocks 16, --steps 0,5,10, or more room, by --disk "
+    "FOLDER or a higher --limit-gib; `ovam plan` tells what each block takes"
 )
 _VALUE = r"""(?:\[[^\]]*\]|\([^)]*\)|'[^']*'|"[^"]*"|\.\.\.|[^\s,;:()]+)"""
 _PHRASES = (
