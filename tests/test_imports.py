@@ -48,3 +48,9 @@ def test_every_public_name_is_there():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == ""
     assert "AttributeError: module 'ovam' has no attribute 'absent'" in done.stderr
+
+
+def test_modules_are_found_when_they_are_first_used():
+    code = "import ovam; print(ovam.pictures.overlay.__name__, ovam.masks.__name__, ovam.maps.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["overlay", "ovam.masks", "ovam.maps"]
