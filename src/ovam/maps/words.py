@@ -82,8 +82,8 @@ def embed_words(
         )
     if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
         raise OptionError(
-            "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
-            "trace.text.embed(text, padded=True) and leave the option away; ask fitted tokens by themselves"
+            "softmax_over='padded' pads text, but the words are vectors: expected text; embed it with "
+            "trace.text.embed(text, padded=True) and leave the option out; use fitted tokens without padding"
         )
     if isinstance(words, Fitted):
         words = [words]
@@ -176,8 +176,8 @@ def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
     if half == "uncond" and space.skips and texts:
         log.warning(
             "words for guidance='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
-            "clip_skip to no negative prompt: for its own keys ask by its vectors, "
-            "trace.maps(negative_prompt_embeds[0], guidance='uncond'), as pipe.encode_prompt gives them",
+            "clip_skip to no negative prompt: to use the negative prompt's own keys, pass its vectors from "
+            "pipe.encode_prompt, trace.maps(negative_prompt_embeds[0], guidance='uncond')",
             space.layer,
         )
 

@@ -126,7 +126,7 @@ def annotation_from_labels(
     """
     values = _label_numbers(labels)
     _check_size(values, size, "label map")
-    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also where it is not a number
+    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also true for NaN
         raise AnnotationError(
             "label map holds numbers that are not whole: expected the number of a class in each pixel"
         )

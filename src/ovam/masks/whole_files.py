@@ -67,17 +67,17 @@ def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> 
             f"{what} is a file of {len(images)} images: expected the name of one; give it with "
             "ovam.masks.annotations.annotation_of(..., image='name.jpg'), and pass the result in place of the masks"
         )
-    asked = PurePosixPath(name)
+    path = PurePosixPath(name)
     for part in ("name", "stem"):
-        fitting = [each for each in images if getattr(PurePosixPath(each["file_name"]), part) == getattr(asked, part)]
+        fitting = [each for each in images if getattr(PurePosixPath(each["file_name"]), part) == getattr(path, part)]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             raise AnnotationError(
-                f"{what} has {len(fitting)} images named {asked.name!r}: expected one; leave the others out of the file"
+                f"{what} has {len(fitting)} images named {path.name!r}: expected one; leave the others out of the file"
             )
     raise AnnotationError(
-        f"{what} has no image {asked.name!r} among its {len(images)}: expected one of "
+        f"{what} has no image {path.name!r} among its {len(images)}: expected one of "
         f"{_some([str(each['file_name']) for each in images])}"
     )
 

@@ -57,8 +57,8 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
     if not unread:
         return prompt
     log.warning(
-        "of the prompt %r the run's text encoder did not read %s, which its pipeline cut off or cleaned away: there "
-        "are no maps of it; ask for it by itself, maps([...])",
+        "prompt %r: the run's text encoder did not read %s, which its pipeline cut off or removed; there are no maps "
+        "of it. Make its maps separately, maps([...])",
         prompt.text if len(prompt.text) <= 40 else f"{prompt.text[:40]}...",
         ", ".join(map(repr, unread)),
     )

@@ -147,11 +147,11 @@ class Replay:
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `image`.
         """
-        asked = set(blocks)
-        for name in [*self.blocks, *sorted(asked - set(self.blocks))]:
-            if not asked:
+        left = set(blocks)
+        for name in [*self.blocks, *sorted(left - set(self.blocks))]:
+            if not left:
                 return
             rows = stream.enter(name, self.image(name, call, half))
-            if name in asked:
-                asked.discard(name)
+            if name in left:
+                left.discard(name)
                 yield name, rows

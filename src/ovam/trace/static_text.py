@@ -127,7 +127,7 @@ class StaticText:
         self._sources.clear()
         log.warning(
             "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
-            "answers with the one it ran with; capture another run for the model as it is now",
+            "still uses the one of its run; capture another run for the model as it is now",
             block,
         )
 

@@ -53,7 +53,7 @@ def _check_own(pipe: Any) -> None:
         if captured is not pipe and any(part is denoiser for part in parts):
             raise UnsupportedPipelineError(
                 f"this {type(pipe).__name__} runs the {type(denoiser).__name__} of another pipeline that is being "
-                f"captured, a {type(captured).__name__}, which is told nothing of this run's prompt and guidance: "
+                f"captured, a {type(captured).__name__}, which does not know this run's prompt and guidance: "
                 "expected a run of the captured pipeline object itself; capture this pipeline instead, or run it "
                 "outside of the `with` block"
             )

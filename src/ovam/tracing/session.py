@@ -125,8 +125,8 @@ class Session:
             self._close()
         self.run.thread = get_ident()
         before = self.run.request
-        asked = self.backbone.request(arguments, result, before)
-        self.run.request = replace(asked, read=self._texts.read(arguments, before.read if before else {}))
+        request = self.backbone.request(arguments, result, before)
+        self.run.request = replace(request, read=self._texts.read(arguments, before.read if before else {}))
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
