@@ -1,6 +1,6 @@
-"""Options of a stage: one frozen dataclass, written once, which public functions take as keywords.
+"""Let public functions take the fields of an options dataclass as keywords.
 
-A new option is a field of the dataclass and a line where it is used; signatures and `help` follow by themselves.
+To add an option, add a field to the dataclass and use it. Signatures and `help` follow from the dataclass.
 """
 
 import functools
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 def of_one(
     options: Callable[P, Options], *, name: str | None = None
 ) -> Callable[[Callable[[First, Options], Result]], Callable[Concatenate[First, P], Result]]:
-    """Let a function of one thing and an options object take the options' fields as keywords.
+    """Decorate a function of one argument and an options object: it then takes the options as keywords.
 
     Args:
-        options: Class of the object.
-        name: Of the function that takes keywords, where it stands beside the one that takes the object.
+        options: Class of the options object.
+        name: Name of the function that takes keywords; None keeps the name of the decorated function.
 
     Example:
         >>> from dataclasses import dataclass
@@ -41,7 +41,7 @@ def of_one(
 def of_two(
     options: Callable[P, Options], *, name: str | None = None
 ) -> Callable[[Callable[[First, Second, Options], Result]], Callable[Concatenate[First, Second, P], Result]]:
-    """`of_one` for a function of two things and an options object."""
+    """`of_one` for a function of two arguments and an options object."""
     return lambda function: _taking(function, options, name)
 
 
@@ -74,7 +74,7 @@ def _taking(function: Callable[..., Result], options: Callable[..., object], nam
 
 
 def _attributes_of(options: Callable[..., object]) -> str:
-    """What the options' own page says of each."""
+    """Return what the docstring of the options class, and of its bases, says about each option."""
     kinds = [kind for kind in inspect.getmro(options) if kind is not object] if inspect.isclass(options) else []
     pages = [inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2] for kind in kinds]
     return "\n".join(f"    {line}" for page in pages for line in page.partition("\n\n")[0].splitlines())

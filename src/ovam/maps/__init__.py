@@ -1,1 +1,1 @@
-"""From a trace and any words to attention maps."""
+"""Make attention maps from a trace and any words."""

@@ -1,4 +1,4 @@
-"""One flat mean over steps, blocks and heads, taken piece by piece, at the finest grid."""
+"""Average maps over steps, blocks and heads, piece by piece, at the finest grid."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from ovam.trace.calls import Call
 
 
 class Accumulator:
-    """One flat mean over (step, block, head), taken block by block or call by call.
+    """The mean over all (step, block, head) triples, each counting the same, built block by block or call by call.
 
     Args:
         grids: Height and width of every block's pixels.
-        keep: Axes to leave apart instead.
+        keep: Axes to keep apart instead of averaging over them.
     """
 
     def __init__(self, grids: Mapping[str, Grid], keep: Sequence[Axis]) -> None:
@@ -35,7 +35,7 @@ class Accumulator:
         return "step" in self.keep
 
     def add(self, block: str, sums: Float[Tensor, "kept_head kept_step token pixel"], heads: int) -> None:
-        """Add some steps of a block: its values, summed over `heads` and steps unless those are kept."""
+        """Add the values of a block at some steps, summed over its `heads` and these steps unless they are kept."""
         parts = self.sums.setdefault(block, [])
         self.heads[block] = heads
         if self.keep_step or not parts:
@@ -44,7 +44,7 @@ class Accumulator:
             parts[0] += sums
 
     def result(self, calls: Sequence[Call]) -> TokenMaps:
-        """The mean, at the finest grid, axes (block or head, step, token, height, width) where kept."""
+        """Return the mean at the finest grid, (block or head, step, token, height, width); only kept axes are there."""
         rows = (
             resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
             for block, parts in self.sums.items()
@@ -56,12 +56,12 @@ class Accumulator:
             counts = [self.heads[block] * steps for block in self.sums]
             maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
         else:
-            total = functools.reduce(torch.add, rows)  # one after the other: they are large
+            total = functools.reduce(torch.add, rows)  # one at a time: they are large
             maps = total[0] / (sum(self.heads.values()) * steps)
         return maps if self.keep_step else maps.squeeze(-4)
 
     def labels(self, calls: Sequence[Call]) -> dict[Axis, tuple[object, ...]]:
-        """What stands along each kept axis: block names, (block, head) pairs, calls."""
+        """Return the labels along each kept axis: block names, (block, head) pairs, calls."""
         named: dict[Axis, tuple[object, ...]] = {}
         if "block" in self.keep:
             named["block"] = tuple(self.sums)
@@ -73,7 +73,7 @@ class Accumulator:
 
 
 def resize(maps: Tensor, size: Grid) -> Tensor:
-    """Bilinear, over the last two axes; a convex combination, so that the range and the sums stay."""
+    """Resize the last two axes, bilinearly: a convex combination, so the range and sums over tokens stay."""
     if maps.shape[-2:] == size:
         return maps
     flat = maps.reshape(1, -1, *maps.shape[-2:])

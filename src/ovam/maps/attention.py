@@ -1,4 +1,4 @@
-"""The numeric heart: from one block's queries and an attribution prompt's keys to summed attention weights."""
+"""Compute summed attention weights from the queries of one block and the keys of attribution prompts."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,8 @@ from ovam.errors import SpaceMismatchError
 from ovam.shapes import Key
 from ovam.trace.quantised import Quantised, Stored
 
-_FLOATS = 3 * 2**19  # handled at a time, queries and scores: 6 MB, which stay in a cache
-_FLOATS_ELSEWHERE = 2**25  # other devices want few large pieces
+_FLOATS = 3 * 2**19  # numbers handled at a time, queries and scores: 6 MB, which fit in a cache
+_FLOATS_ELSEWHERE = 2**25  # devices other than the CPU are faster with few large pieces
 
 Rows = Float[Tensor, "head row head_dim"]
 Powers = Float[Tensor, "head token row"]
@@ -28,31 +28,31 @@ def weight_sums(
     keep_step: bool = False,
     image_key: Stored | None = None,
 ) -> Float[Tensor, "kept_head kept_step token pixel"]:
-    """Attention weights of every pixel over each attribution prompt's tokens, summed over heads and steps.
+    """Return the attention weights of every pixel over each prompt's tokens, summed over heads and steps.
 
-    The softmax runs in float32 whatever the storage dtype, over the tokens of one prompt at a time, so that
-    the weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once; those kept
-    in eight bits become floats piece by piece. Differentiable in `key`.
+    The softmax runs in float32, whatever the storage dtype. It runs over the tokens of one prompt at a time, so the
+    weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once; eight-bit
+    queries become floats piece by piece. The result is differentiable in `key`.
 
     Args:
         query: Queries of one block and one half.
         key: Keys of all prompts, one after the other along `token`.
         scale: Factor on the scores, `head_dim ** -0.5` in every supported backbone.
-        lengths: Number of tokens of each prompt; they add up to the keys' `token`.
-        keep_head: Leave the heads apart instead of summing over them.
-        keep_step: Leave the steps apart instead of summing over them.
-        image_key: Image keys of the same steps, where image and text share the attention: every prompt's tokens are
-            then weighed together with all pixels, and their weights sum to less than 1.
+        lengths: Number of tokens of each prompt; their sum is the size of `token` in `key`.
+        keep_head: Keep the heads apart instead of summing over them.
+        keep_step: Keep the steps apart instead of summing over them.
+        image_key: Image keys of the same steps, for a softmax over text and image: the tokens of each prompt then
+            share the attention with all pixels, and their weights sum to less than 1.
 
     Returns:
         Sums in [0, heads * steps], float32; an axis that was summed over has size 1.
 
     Raises:
-        SpaceMismatchError: the keys have other heads or another head size than the queries.
+        SpaceMismatchError: the number of heads or the head size of the keys is not that of the queries.
 
     Source:
-        Marcos-Manchon et al., CVPR 2024 (arXiv:2403.14291), the sums over heads and steps of its
-        attention maps with the keys of the attribution prompt.
+        Marcos-Manchon et al., CVPR 2024 (arXiv:2403.14291): attention maps with the keys of the attribution prompt,
+        summed over heads and steps.
     """
     heads, steps, _, head_dim = query.shape
     if (key.shape[0], key.shape[2]) != (heads, head_dim):
@@ -79,12 +79,12 @@ def weight_sums(
 def self_weights(
     query: Float[Tensor, "head pixel head_dim"], key: Float[Tensor, "head pixel head_dim"], *, scale: float
 ) -> Float32[Tensor, "pixel pixel"]:
-    """Self-attention of one block in one denoiser call, averaged over heads.
+    """Return the self-attention of one block in one denoiser call, averaged over heads.
 
-    Some pixels at a time: the weights of all heads at once would take half a GiB at Stable Diffusion 1's finest grid.
+    It handles some pixels at a time: all heads at once would take half a GiB at Stable Diffusion 1's finest grid.
 
     Args:
-        query: Queries.
+        query: Queries of the block's pixels.
         key: Keys of the same pixels.
         scale: Factor on the scores.
 
@@ -101,9 +101,9 @@ def _asks_gradients(query: Stored) -> bool:
 
 
 def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
-    """Add up the weights over heads and steps, or over those of the two that are not kept apart.
+    """Sum the weights over heads and steps, except over an axis that is kept apart.
 
-    `weigh` gives the weights of a piece as a product of two factors.
+    `weigh` returns the weights of a piece as two factors.
     """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
@@ -120,7 +120,7 @@ def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Row
 def _joint_sums(
     query: Stored, key: Key, image_key: Stored, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
 ) -> Tensor:
-    """`_sums` with image and text in one softmax; the image enters each prompt as one more score, its logsumexp."""
+    """`_sums` with image and text in one softmax: the logsumexp of the image scores is one score of each prompt."""
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     at_once = _rows_beside(image_key[:1, 0])
@@ -137,7 +137,7 @@ def _joint_sums(
 
 
 def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Cut steps and pixels into pieces of at most so many rows a head: some whole steps, or a part of one."""
+    """Cut steps and pixels into pieces of at most `rows` rows per head: whole steps, or a part of one step."""
     at_once = max(1, rows // pixels)
     part = -(-pixels // -(-pixels // rows))  # equal parts, rounded up
     for step in range(0, steps, at_once):
@@ -146,30 +146,30 @@ def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def rows_at_once(heads: int, width: int, device: torch.device) -> int:
-    """Rows of each head that are handled at a time, one at least; `width` numbers are held for each."""
+    """Return how many rows of each head to handle at a time, at least one; each row takes `width` numbers."""
     return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * width))
 
 
 def _rows_beside(key: Stored) -> int:
-    """Rows at a time with their scores against all keys."""
+    """Return how many rows to handle at a time, together with their scores for all keys."""
     heads, tokens, head_dim = key.shape
     return rows_at_once(heads, tokens + head_dim, key.device)
 
 
 def _relative(key: Key, lengths: Sequence[int]) -> Key:
-    """Each prompt's keys less its first key, which changes no softmax.
+    """Subtract each prompt's first key from its keys, which changes no softmax.
 
-    The first score becomes 0 and the sum of exponentials at least 1, so that the usual search for the
-    greatest score is not needed against underflow.
+    The first score becomes 0, so the sum of exponentials is at least 1 and can't underflow. The usual search for the
+    largest score is not needed.
     """
     return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
 
 
 def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
-    """Exponentials of relative scores, and one over their sum in each prompt: two to three times as fast as a softmax.
+    """Return the exponentials of relative scores, and 1 / their sum in each prompt; 2 to 3 times as fast as a softmax.
 
-    All heads at once: a product with few keys is slow by itself. `scratch` is used again for every piece: fresh
-    memory would cost a tenth more.
+    It handles all heads at once, because a product with few keys is slow on its own. `scratch` is reused for every
+    piece: new memory would take a tenth more time.
     """
     shape = (*key.shape[:2], rows.shape[1])
     powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
@@ -179,15 +179,15 @@ def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch:
 
 
 def _complete(totals: Tensor, count: int) -> bool:
-    """Whether every prompt's weights add up to 1 at every pixel.
+    """Return whether every prompt's weights add up to 1 at every pixel.
 
-    They do unless a score is more than about 80 above its prompt's first one, out of an exponential's range:
-    then a sum lacks a whole weight or is NaN. Half of one is far above rounding.
+    They do unless a score is more than about 80 above its prompt's first score, where the exponential overflows.
+    Then a sum lacks a whole weight or is NaN. The tolerance of 0.5 is far above rounding.
     """
     return bool(((totals - count).abs() < 0.5).all())
 
 
 def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
-    """The ordinary softmax of each prompt, for any scores and for gradients."""
+    """Return the ordinary softmax of each prompt, which works for any scores and for gradients."""
     parts = (key @ rows.mT).split(list(lengths), dim=1)
     return torch.cat([torch.softmax(part, 1) for part in parts], dim=1), rows.new_ones(1, 1, 1)

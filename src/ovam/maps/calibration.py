@@ -1,8 +1,8 @@
-"""From a map to a score, the one change of scale on the way to a mask, and the only place where it is written.
+"""Calibration: turn a map into a score in [0, 1]. This is the only change of scale between map and mask.
 
-A raw map's level depends on the other tokens of its attribution prompt and on the image, so that levels can't be
-compared as they are. A word's map is stretched to [0, 1]; a fitted token brings two numbers that say how its stretched
-map becomes a score whose border is 0.5.
+The level of a raw map depends on the image and on the other tokens of its attribution prompt, so raw levels can't be
+compared. A word's map is stretched to [0, 1]. A fitted token has two more numbers, which turn its stretched map into a
+score with the border at 0.5.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from torch import Tensor
 from ovam.shapes import Map
 
 KIND = "stretched logit"
-"""The kind of calibration that files name; a reader refuses others."""
+"""Name of this kind of calibration in files; a reader refuses other kinds."""
 _ROUNDING = 1e-5  # a spread below this share of the greatest value is float32 rounding, not a map
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted numbers: the score is `sigmoid(scale * stretched + offset)`, and 0.5 the border that the fit found.
+    """Two fitted numbers: the score is `sigmoid(scale * stretched + offset)`; 0.5 is the border that the fit found.
 
     Attributes:
         scale: Steepness; positive.
@@ -31,12 +31,12 @@ class Calibration:
     offset: float
 
     def __call__(self, stretched_map: Map) -> Map:
-        """Scores in [0, 1] of a map that was stretched at its own grid, and resized then."""
+        """Return the scores in [0, 1] of a map that was first stretched at its own grid and then resized."""
         return logits(stretched_map, self.scale, self.offset).sigmoid()
 
 
 def stretched(maps: Float[Tensor, "*any height width"]) -> Float[Tensor, "*any height width"]:
-    """Bring each map to [0, 1] by its own least and greatest value; a constant map becomes 0. Differentiable."""
+    """Stretch each map to [0, 1] by its own minimum and maximum; a constant map becomes 0. Differentiable."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
     flat = spread <= _ROUNDING * high
@@ -44,5 +44,5 @@ def stretched(maps: Float[Tensor, "*any height width"]) -> Float[Tensor, "*any h
 
 
 def logits(stretched_map: Tensor, scale: Tensor | float, offset: Tensor | float) -> Tensor:
-    """Log-odds of a class against the background, from its stretched map."""
+    """Return the log-odds of a class against the background, from its stretched map."""
     return scale * stretched_map + offset

@@ -1,4 +1,4 @@
-"""From a trace and any words to attention maps: keys, weights, and one flat mean over steps, blocks and heads."""
+"""Compute attention maps from a trace and any words: keys, weights, and the mean over steps, blocks and heads."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,32 +27,31 @@ log = logging.getLogger("ovam")
 
 @float32()
 def attention_maps(trace: Trace, words: Words, options: MapOptions) -> AttentionMaps:
-    """Attention maps of any words, in the generation prompt or not, without running the model again.
+    """Return attention maps of any words, in the generation prompt or not, without running the model again.
 
-    A string is one attribution prompt: its words share the attention. A list is many: each entry is an
-    attribution prompt of its own, so that adding an entry never changes the others' maps.
+    A string is one attribution prompt: its words share the attention. In a list each entry is its own attribution
+    prompt, so adding an entry never changes the other maps.
 
     Args:
         trace: Queries of one run.
-        words: A prompt such as "a cat on the lawn", which is the text as given, a list such as
-            ["hot dog", "sky"], a `TokenSet` or several among the words of a list, a `TokenEmbedding`, or raw
-            vectors (token, width) of the trace's space. Tokens used on other blocks or another model than they were
-            fitted on are noted (logger `ovam`, level INFO).
+        words: One of these: a prompt such as "a cat on the lawn", read as given; a list such as ["hot dog", "sky"],
+            which may contain `TokenSet`s; a `TokenSet`; a `TokenEmbedding`; raw vectors (token, width) of the trace's
+            space. If tokens were fitted on other blocks or another model, a note says so (logger `ovam`, level INFO).
         options: See `MapOptions`.
 
     Returns:
-        Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples,
-        each counting the same; in the output space over all (step, block) pairs, and those of all words sum to 1.
+        Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples, each counting
+        the same. In the output space the mean is over all (step, block) pairs, and the maps of all words sum to 1.
 
     Raises:
         EmptyWordsError: there is no word.
-        NothingCapturedError: the trace holds no queries, or not of this half, or no attention outputs.
-        MissingBlockError, MissingStepError: a block or step is not there.
-        OptionError: an option does not suit the trace or the words, or vectors were to be padded.
+        NothingCapturedError: the trace has no queries, or none of this half, or no attention outputs.
+        MissingBlockError, MissingStepError: a chosen block or step is not in the trace.
+        OptionError: an option does not fit the trace or the words, or asks for padding of vectors.
         PromptTooLongError: the text encoder does not read the whole text.
-        NoTextEncoderError: the trace came from a file without a text encoder, and words are text.
-        SpaceMismatchError: vectors are of another space or width.
-        NotFiniteError: the queries hold NaN or infinity.
+        NoTextEncoderError: `words` are text, but the trace came from a file and has no text encoder.
+        SpaceMismatchError: vectors belong to another space or have another width.
+        NotFiniteError: queries, keys or attention outputs contain NaN or infinity.
     """
     check_joint(trace.text.kind, options.softmax_over, options.strategy)
     chosen = trace.select(blocks=options.blocks, steps=options.steps)
@@ -78,7 +77,7 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
 def _add_weights(
     flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
 ) -> None:
-    """Attention weights of all blocks and steps over each attribution prompt's tokens."""
+    """Add the attention weights of all blocks and steps over each attribution prompt's tokens."""
     lengths = lengths_of(prompts)
     for entries, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, prompts, tuple(trace.blocks), call, half):
@@ -101,7 +100,7 @@ def _add_weights(
 def _add_shares(
     flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
 ) -> None:
-    """Shares of the words in the attention outputs of all blocks and steps."""
+    """Add the words' shares in the attention outputs of all blocks and steps."""
     for entries, call in key_groups(trace.text, trace.calls):
         for name, rows in _rows(trace.text, prompts, tuple(trace.blocks), call, half):
             outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
@@ -120,10 +119,10 @@ def _outputs_of(block: BlockTrace, half: Half) -> Stored:
 
 
 def half_of(trace: Trace, guidance: Half | None) -> Half:
-    """The half of guidance to use; by default the conditional one where it was kept.
+    """Return the half of guidance to use; by default the conditional one, if it was kept.
 
     Raises:
-        NothingCapturedError: the trace holds no queries, or not of this half.
+        NothingCapturedError: the trace has no queries, or none of this half.
     """
     halves = trace.halves
     if not halves or not trace.calls:
@@ -143,7 +142,7 @@ def half_of(trace: Trace, guidance: Half | None) -> Half:
 def keys_of(
     text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
 ) -> Iterator[tuple[str, Key]]:
-    """Each block's keys of all prompts, one after the other along `token`."""
+    """Yield each block's keys of all prompts, one prompt after the other along `token`."""
     if isinstance(text, ReplayedSide):
         for name, rows in _rows(text, prompts, blocks, call, half):
             keys = [prompt.taken(each.key) for prompt, each in zip(prompts, rows, strict=True)]
@@ -157,7 +156,7 @@ def keys_of(
 def _rows(
     text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
 ) -> Iterator[tuple[str, list[TextRows]]]:
-    """Each block with every prompt's rows in it, of joint attention."""
+    """Yield each block of joint attention with every prompt's rows in it."""
     assert isinstance(text, ReplayedSide)  # see `check_joint`
     streams = [text.replay.rows(text.stream(prompt.vectors), blocks, call, half) for prompt in prompts]
     for found in zip(*streams, strict=True):
@@ -165,7 +164,7 @@ def _rows(
 
 
 def key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
-    """Entries of the step axis that share their keys: all of them, unless keys are replayed call by call."""
+    """Return groups of step entries that share their keys, with a call index: one group, or one per replayed call."""
     if text.kind == "static":
         return [(slice(None), calls[0].index)]
     return [(slice(i, i + 1), call.index) for i, call in enumerate(calls)]

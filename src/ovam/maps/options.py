@@ -1,4 +1,4 @@
-"""How maps are made of a trace: the options of the stage, and which of them go together."""
+"""Options for making maps from a trace, and checks that they are compatible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ Strategy = Literal["attention", "output"]
 
 @dataclass(frozen=True, kw_only=True)
 class MapOptions:
-    """How maps are made of a trace. Values are checked when it is made.
+    """Options for making maps from a trace. Values are checked when the object is made.
 
     Attributes:
-        guidance: Which half's queries; by default the conditional one where it was kept. With clip-skip, text for the
-            unconditional one is noted (logger `ovam`, level WARNING): that half was read without.
+        guidance: Half of guidance whose queries are used; by default the conditional half, if it was kept. With
+            clip-skip, text for the unconditional half gives a warning (logger `ovam`): the run read that half without.
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (16) or grid ([(16, 24)]); all
             by default.
-        steps: Step numbers or one, or "middle" for the one in the middle; all by default.
-        keep: Axes to leave apart, or one, for studies: "block" or "head" (every head of every block, `kept["head"]`
-            names them), and "step" (every denoiser call). The mean is taken over the others.
-        softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included;
-            "padded" among all positions the encoder reads (77 in CLIP), as the model itself does, which
-            leaves less for each word, by as much as padding draws; "joint" among these and all image pixels, as the
-            model itself does in joint attention (SD3, FLUX), which leaves less still.
-        strategy: "attention", the weights of pixels over tokens; or in joint attention "output", how like a pixel's
-            attention output is to each word's, of a capture with `outputs=True` (`ovam.maps.output_space`). The
-            words, two or more, share every pixel, so that here adding an entry to a list does change the others'
-            maps; there are no maps of tokens, and all heads make one map of a block.
-        phrases: Of a prompt, words in a row that are one unit: phrases=["hot dog"] of "a hot dog on the grass".
+        steps: One step number, several of them, or "middle" for the middle step; all by default.
+        keep: One axis or several to keep apart instead of averaging over them: "block" or "head" (every head of every
+            block; `kept["head"]` names them), and "step" (every denoiser call).
+        softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included. "padded"
+            divides it among all positions the encoder reads (77 in CLIP), as the model itself does; words get less,
+            because padding takes a part. "joint" divides it among these and all image pixels, as the model itself
+            does in joint attention (SD3, FLUX); words get still less.
+        strategy: "attention" uses the weights of pixels over tokens. "output" uses the similarity of a pixel's
+            attention output to each word's (`ovam.maps.output_space`); it needs joint attention and a capture with
+            `outputs=True`. With "output" two or more words share every pixel, so adding an entry to a list does
+            change the other maps. There are no maps of tokens, and all heads of a block make one map.
+        phrases: Words of a prompt that stand together as one unit: phrases=["hot dog"] for "a hot dog on the grass".
 
     Raises:
-        OptionError: a value is none of these, or two do not go together.
+        OptionError: a value is not allowed, or two are not compatible.
     """
 
     guidance: Half | None = None
@@ -71,7 +71,7 @@ class MapOptions:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes to leave apart."""
+        """The axes to keep apart."""
         return (self.keep,) if isinstance(self.keep, str) else tuple(listed("keep", self.keep))
 
 
@@ -88,10 +88,10 @@ def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_joint(kind: TextKind, softmax_over: SoftmaxOver = "prompt", strategy: Strategy = "attention") -> None:
-    """Whether image and text share the attention at all.
+    """Check that options for joint attention are used on joint attention only.
 
     Raises:
-        OptionError: they do not, and a softmax over both, or the outputs of both, was asked for.
+        OptionError: `softmax_over` or `strategy` needs joint attention, but the keys depend on the text alone.
     """
     if strategy == "output" and kind == "static":
         raise OptionError(
@@ -106,10 +106,10 @@ def check_joint(kind: TextKind, softmax_over: SoftmaxOver = "prompt", strategy: 
 
 
 def check_rivals(words: Sequence[str]) -> None:
-    """Whether there are words for output-space maps to share every pixel among.
+    """Check that there are at least two words, as output-space maps need.
 
     Raises:
-        OptionError: there is one alone.
+        OptionError: there is only one word.
     """
     if len(words) < 2:
         raise OptionError(

@@ -1,7 +1,7 @@
-"""Joint attention's output space: which of the asked words' outputs a pixel's own output is most like.
+"""Maps in the output space of joint attention: compare each pixel's attention output with those of the words.
 
-What attention puts out, of a pixel and of a word, are sums of the same values, image and text alike, before any
-projection tells the two streams apart. Words are compared there by dot products, as ConceptAttention does.
+Before any projection, the attention outputs of pixels and of words are sums of the same values, those of image and text
+together. So they can be compared by dot products, as ConceptAttention does.
 """
 
 from collections.abc import Sequence
@@ -13,34 +13,34 @@ from torch import Tensor
 from ovam.prompt import Span
 from ovam.shapes import Key, Query
 
-_SCORES = 2**24  # numbers that are handled at a time
+_SCORES = 2**24  # numbers handled at a time
 
 
 def word_outputs(output: Key, spans: Sequence[Span]) -> Float[Tensor, "head word head_dim"]:
-    """One vector a word: the mean of its tokens' attention outputs, whatever their number."""
+    """Return one vector per word: the mean of its tokens' attention outputs."""
     return torch.stack([output[:, list(span.tokens)].mean(1) for span in spans], dim=1)
 
 
 def output_shares(
     image: Query, words: Float[Tensor, "head word head_dim"], *, keep_step: bool = False
 ) -> Float[Tensor, "1 kept_step word pixel"]:
-    """How every pixel's attention output is shared among the words, summed over steps.
+    """Return each word's share of every pixel, summed over steps.
 
-    At each step the dot product of a pixel's and a word's output, over the channels of all heads, unscaled, goes
-    through a softmax over the words, in float32. Differentiable in `words`.
+    At each step the score is the unscaled dot product of a pixel's and a word's output, over the channels of all
+    heads. A softmax over the words, in float32, makes shares of the scores. The result is differentiable in `words`.
 
     Args:
         image: Attention outputs of one block's pixels, before the block's output projection.
-        words: Those of the words, see `word_outputs`.
-        keep_step: Leave the steps apart instead of summing over them.
+        words: Attention outputs of the words, see `word_outputs`.
+        keep_step: Keep the steps apart instead of summing over them.
 
     Returns:
-        Sums in [0, steps], float32; those of all words add up to the number of steps.
+        Sums in [0, steps], float32; the sums of all words add up to the number of steps.
 
     Source:
         Helbling et al., "ConceptAttention: Diffusion Transformers Learn Highly Interpretable Features", ICML 2025
-        (arXiv:2502.04320), the saliency maps in the output space of attention. There a concept is one token and the
-        concepts read each other; here each attribution prompt is read alone, and a word is the mean of its tokens.
+        (arXiv:2502.04320): saliency maps in the output space of attention. There a concept is one token, and concepts
+        attend to each other. Here each attribution prompt is read alone, and a word is the mean of its tokens.
     """
     vectors = words.float().transpose(0, 1).flatten(1)  # (word, head * head_dim)
     sums = []
@@ -53,5 +53,5 @@ def output_shares(
 
 
 def words_alone(spans: Sequence[Span]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
-    """Tokens and spans of maps that have one entry a word."""
+    """Return tokens and spans for maps that have one entry per word."""
     return tuple(span.text for span in spans), tuple(Span(span.text, (i,)) for i, span in enumerate(spans))

@@ -1,4 +1,4 @@
-"""The result of the stage: a map for every token and word."""
+"""Attention maps: one map for every token and word."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from ovam.masks.masks import Segmentation
 
 SPECIAL = ("<start>", "<end>", "<pad>")
-"""Names of the tokens that no word stands for."""
+"""Names of the special tokens, which belong to no word."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """How much every grid position attends to each token and word.
 
-    `maps["lawn"]` and `maps[0]` give the map of a word, the sum over its tokens: the share of attention
-    that goes to the word, whatever the number of pieces the tokenizer cut it into.
+    `maps["lawn"]` and `maps[0]` return the map of a word. It is the sum over the word's tokens: the share of attention
+    that goes to the word, however many tokens the word has.
 
     Attributes:
         token_maps: (*kept, token, height, width), float32, in [0, 1].
         tokens: The tokens in order; special ones are `<start>`, `<end>` and `<pad>`.
         spans: The words and phrases, in the order they were given.
         image_size: (height, width) of the image.
-        kept: Names of the leading axes that were kept apart, and what stands along each.
-        prompts: Number of attribution prompts, one for a text and one each for a list.
-        calibrations: From map to score, of the words that are fitted tokens.
+        kept: Labels along each leading axis that was kept apart, by the name of the axis.
+        prompts: Number of attribution prompts: one for a string, one per entry for a list.
+        calibrations: Calibrations of the words that are fitted tokens.
     """
 
     token_maps: TokenMaps
@@ -67,12 +67,12 @@ class AttentionMaps:
         return iter(self.words)
 
     def __getitem__(self, word: str | int) -> Map:
-        """Map of a word by its text, of the i-th word by its position, or of `<start>`, `<end>`, `<pad>`.
+        """Return the map of a word, by its text or position, or the map of `<start>`, `<end>` or `<pad>`.
 
         Raises:
             UnknownWordError: the word is not in the attribution prompt.
-            AmbiguousWordError: the text stands there more than once; use the position. Or a special token of a list,
-                whose entries have one each.
+            AmbiguousWordError: the word occurs more than once; use its position. Or it is a special token of a list,
+                where every attribution prompt has one.
         """
         return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
 
@@ -113,20 +113,20 @@ class AttentionMaps:
         return special
 
     def stacked(self) -> Float[Tensor, "*kept word height width"]:
-        """The maps of all words, in order."""
+        """Return the maps of all words, in order."""
         return torch.stack([self[i] for i in range(len(self))], dim=-3)
 
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
-        """The maps at (height, width), the image's own size by default; bilinear, so the range stays.
+        """Return the maps resized to (height, width), by default the image's size; bilinear, so the range stays.
 
         Raises:
-            OptionError: the size is none.
+            OptionError: the size is not a size.
         """
         found = self.image_size if size is None else size_of("size", size)
         return replace(self, token_maps=resize(self.token_maps, found))
 
     def only(self, words: Sequence[str | int]) -> "AttentionMaps":
-        """The maps of some of the words, or special tokens, in this order; each is one token then.
+        """Return the maps of some words or special tokens, in this order; each of them becomes one token.
 
         Raises:
             The errors of `maps[word]`.
@@ -140,7 +140,7 @@ class AttentionMaps:
 
     @of_one(MaskOptions)
     def segment(self, options: MaskOptions) -> "Segmentation":
-        """Masks and a label map of the words; see `ovam.masks.masks.segment`."""
+        """Return masks and a label map of the words; see `ovam.masks.masks.segment`."""
         from ovam.masks.masks import segment
 
         return segment(self, options)

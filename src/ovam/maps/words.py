@@ -1,4 +1,4 @@
-"""Words, phrases, fitted tokens and vectors as attribution prompts."""
+"""Turn words, phrases, fitted tokens and vectors into attribution prompts."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ _COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
 
 @runtime_checkable
 class Fitted(Protocol):
-    """What stands wherever words do and brings attribution prompts of its own: a `TokenSet`."""
+    """Fitted tokens, which can replace words and have their own attribution prompts: a `TokenSet`."""
 
     @property
     def space(self) -> Space: ...
@@ -38,38 +38,38 @@ class Fitted(Protocol):
 
     @property
     def calibrations(self) -> Mapping[str, Calibration]:
-        """From map to score, of the classes that were fitted with one."""
+        """Calibrations by class, for the classes that have one."""
         ...
 
     def prompts(self) -> tuple[TokenEmbedding, ...]: ...
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
-        """What differs between the fit and a trace, in words."""
+        """Return what differs between the fit and a trace, as sentences."""
         ...
 
 
 Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
-"""What can be asked: a prompt, a list of words, phrases and fitted tokens, these alone, or vectors of the space."""
+"""Words for maps: a prompt, a list of words, phrases and fitted tokens, fitted tokens alone, or vectors."""
 
 Listed = str | Sequence[str | Fitted] | Fitted
-"""What can be segmented: words and phrases, fitted tokens, or both in one list."""
+"""Words for masks: words and phrases, fitted tokens, or both in one list."""
 
 
 def embed_words(
     text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
 ) -> list[TokenEmbedding]:
-    """The attribution prompts that `words` stands for, one for a string, one each for a list.
+    """Return the attribution prompts of `words`: one for a string, one per entry for a list.
 
     Args:
-        text: From text to vectors.
-        words: What is asked.
-        softmax_over: Whether the prompts are padded.
-        phrases: Of a string, words in a row that are one unit.
+        text: Turns text into vectors.
+        words: Words, see `Words`.
+        softmax_over: As in `MapOptions`; the prompts are padded unless it is "prompt".
+        phrases: Words of a string that stand together as one unit.
 
     Raises:
         EmptyWordsError: there is no word.
-        SpaceMismatchError: vectors are of another space or width.
-        OptionError: vectors were asked to be padded.
+        SpaceMismatchError: vectors belong to another space or have another width.
+        OptionError: vectors can't be padded, or `phrases` are given but `words` is not a string.
     """
     padded = softmax_over != "prompt"
     if isinstance(words, str):
@@ -82,8 +82,8 @@ def embed_words(
         )
     if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
         raise OptionError(
-            "softmax_over='padded' was asked of vectors, which are what they are: expected text; embed it with "
-            "trace.text.embed(text, padded=True) and leave the option away; ask fitted tokens by themselves"
+            "softmax_over='padded' pads text, but the words are vectors: expected text; embed it with "
+            "trace.text.embed(text, padded=True) and leave the option out; use fitted tokens without padding"
         )
     if isinstance(words, Fitted):
         words = [words]
@@ -101,22 +101,22 @@ def embed_words(
 
 
 def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
-    """Check a list of words, phrases and fitted tokens; blanks around words are cut.
+    """Check listed words, phrases and fitted tokens; return them with words stripped.
 
     Raises:
         EmptyWordsError: the list is empty or an entry has no word.
-        OptionError: there is something else, vectors for example.
+        OptionError: an entry is something else, such as vectors, or the words are one text with a comma.
     """
     parts = _parts_of(words)
     return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
 
 
 def _parts_of(words: object) -> list[str | Fitted]:
-    """The entries of a list, and what is listed alone, as it was given.
+    """Return the entries of a list, or a single word or `TokenSet` as a list, unchanged.
 
     Raises:
-        OptionError: there is something else, or a text alone looks like a list: of it `maps`, which reads a prompt,
-            would make other words than a list has.
+        OptionError: an entry is something else, or a single text looks like a list. `maps` would read such a text as
+            a prompt, with other words than a list has.
     """
     if isinstance(words, str) and any(comma in words for comma in _COMMAS):
         parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
@@ -144,7 +144,7 @@ def _described(entry: object) -> str:
 
 
 def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:
-    """The attribution prompts of each listed word, one, and of each set of tokens, one a group."""
+    """Return the attribution prompts: one for each listed word, and one for each group of a `TokenSet`."""
     words = [entry for entry in entries if isinstance(entry, str)]
     of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
     prompts = list[TokenEmbedding]()
@@ -158,7 +158,7 @@ def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -
 
 
 def check_space_of(tokens: Fitted, space: Space) -> None:
-    """Whether fitted tokens can become keys of a model.
+    """Check that fitted tokens can become keys of a model.
 
     Raises:
         SpaceMismatchError: they were fitted for another text encoder.
@@ -171,19 +171,19 @@ def check_space_of(tokens: Fitted, space: Space) -> None:
 
 
 def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
-    """Say where text is read from another layer than the half that it is asked of."""
+    """Warn when words use another encoder layer than the unconditional half did."""
     texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
     if half == "uncond" and space.skips and texts:
         log.warning(
             "words for guidance='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
-            "clip_skip to no negative prompt: for its own keys ask by its vectors, "
-            "trace.maps(negative_prompt_embeds[0], guidance='uncond'), as pipe.encode_prompt gives them",
+            "clip_skip to no negative prompt: to use the negative prompt's own keys, pass its vectors from "
+            "pipe.encode_prompt, trace.maps(negative_prompt_embeds[0], guidance='uncond')",
             space.layer,
         )
 
 
 def fitted_in(words: Words) -> tuple[Fitted, ...]:
-    """The fitted tokens among what is asked."""
+    """Return the fitted tokens among the words."""
     if isinstance(words, Fitted):
         return (words,)
     entries = words if isinstance(words, Sequence) else ()
@@ -209,31 +209,33 @@ def _check_space(fits: bool, given: str, text: TextSide) -> None:
 
 
 def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
-    """Words, and the classes of fitted tokens among them, in order."""
+    """Return the words and the classes of fitted tokens, in order."""
     return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
 
 
 def calibrations_of(words: Words) -> dict[str, Calibration]:
-    """From map to score, of the classes of fitted tokens among words."""
+    """Return the calibrations of the fitted tokens among the words, by class."""
     return {name: one for tokens in fitted_in(words) for name, one in tokens.calibrations.items()}
 
 
 def contrast_of(against: Listed) -> tuple[str | Fitted, ...]:
-    """Contrast words, of which there may be none; blanks around them are cut.
+    """Return the stripped contrast words; the list may be empty.
 
     Raises:
         EmptyWordsError: an entry has no word.
-        OptionError: there is something else, vectors for example.
+        OptionError: an entry is something else, such as vectors, or the words are one text with a comma.
     """
     nothing = isinstance(against, str | Sequence) and not against
     return () if nothing else entries_of(against)
 
 
 def check_different(words: Sequence[str]) -> None:
-    """Most text encoders read all letters as small ones: of "dog" and "Dog", the same map, one would win every pixel.
+    """Check that all words are different, ignoring capitals.
+
+    Most text encoders ignore capitals. "dog" and "Dog" would have the same map, and one of them would win every pixel.
 
     Raises:
-        OptionError: a word is listed twice, or as another but for its capitals or how its accents are composed.
+        OptionError: a word is listed twice, or differs from another only in capitals or in how accents are encoded.
     """
     for i, word in enumerate(words):
         same = [other for other in words[:i] if folded(other) == folded(word)]
@@ -246,12 +248,12 @@ def check_different(words: Sequence[str]) -> None:
 
 
 def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
-    """Number of tokens of each attribution prompt."""
+    """Return the number of tokens of each attribution prompt."""
     return [len(prompt.vectors) if prompt.own is None else len(prompt.own) for prompt in prompts]
 
 
 def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
-    """Tokens of all prompts in a row, and their spans counted along that row."""
+    """Return the tokens of all prompts as one sequence, and the spans with positions in that sequence."""
     tokens, spans = list[str](), list[Span]()
     for prompt in (embedding.prompt for embedding in prompts):
         spans += [Span(span.text, tuple(len(tokens) + i for i in span.tokens)) for span in prompt.spans]

@@ -1,1 +1,1 @@
-"""From maps to masks, and masks that people have drawn."""
+"""Make masks from maps, and read masks that people have drawn."""

@@ -1,4 +1,4 @@
-"""Annotations as people have them - PNG, arrays, COCO, label maps - brought to one form: a label for every pixel."""
+"""Read annotations of several kinds (PNG, arrays, COCO, label maps) into one form: a label for every pixel."""
 
 import hashlib
 import json
@@ -23,27 +23,28 @@ from ovam.picture_formats import FORMATS
 from ovam.trace.trace import Trace
 
 IGNORE = 255
-"""The label of pixels that count for nothing, as in Pascal VOC."""
+"""The label of ignored pixels, as in Pascal VOC."""
 
 MaskLike = Any
-"""A mask: a file name of a picture or of JSON, a PIL image, an array or tensor of one number a pixel, COCO's RLE as a
-dictionary or polygons as a list, or a file of COCO or labelme, out of which the class's name picks its objects."""
+"""A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number a
+pixel; COCO's RLE (a dictionary) or polygons (a list); a whole file of COCO or labelme, in which the class name selects
+the objects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """What is where in one image.
+    """The labels of all pixels of one image.
 
     Attributes:
-        labels: 0 is background, i + 1 the i-th class, 255 counts for nothing.
-        classes: The classes that were looked for; one may be absent.
+        labels: 0 is background, i + 1 is the i-th class, 255 is ignored.
+        classes: The annotated classes; a class may have no pixels.
     """
 
     labels: Integer[np.ndarray, "height width"] = field(repr=False)
     classes: tuple[str, ...]
 
     def digest(self, trace: Trace) -> str:
-        """SHA-256 of the image and its labels."""
+        """Return the SHA-256 of the image and its labels."""
         found = hashlib.sha256(trace.image_png or b"")
         found.update(json.dumps([self.classes, self.labels.shape]).encode())
         found.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
@@ -59,24 +60,24 @@ def annotation_of(
     mask_colour: Colour | None = None,
     image: str | None = None,
 ) -> Annotation:
-    """Masks of classes, one each, as one annotation.
+    """Return one annotation made of masks, one mask per class.
 
-    A mask's numbers are 0 and one other, 1, 255 or 65535, or they are booleans. Where its object is 1, and for
-    booleans never, `ignore` marks pixels that count for nothing. Black and white with soft edges or compression is cut
-    in the middle, with a note.
+    A mask has booleans, or 0 and one other number for the object: 1, 255 or 65535. `ignore` marks ignored pixels,
+    unless it is the number of the object; boolean masks have none. A black and white mask with soft edges or
+    compression is cut in the middle, with a warning.
 
     Args:
-        masks: By class name; or an annotation, which is checked.
+        masks: Masks by class name; or an annotation, which is only checked.
         size: (height, width) of the image.
-        ignore: The number of pixels that count for nothing.
-        mask_threshold: Share of white above which a pixel is the object's, in [0, 1); then nothing is ignored.
-        mask_colour: Colour of the object in pictures of several, as '#ff0000', 'red' or (255, 0, 0).
-        image: File name of the image, where masks are whole files of COCO with many images.
+        ignore: The number of ignored pixels.
+        mask_threshold: Share of white, in [0, 1), above which a pixel belongs to the object; then no pixel is ignored.
+        mask_colour: Colour of the object in pictures with several colours, as '#ff0000', 'red' or (255, 0, 0).
+        image: File name of the image, if masks are whole COCO files with many images.
 
     Raises:
-        AnnotationError: there is no class, a mask can't be read, is of another shape than the image, holds other
-            numbers, is empty or full, or two masks overlap.
-        OptionError: an option has a value it can't take.
+        AnnotationError: there is no class; a mask can't be read, has another shape than the image, has other numbers,
+            or is empty or full; or two masks overlap.
+        OptionError: an option has a value that is not allowed.
     """
     reading = reading_of(mask_threshold, mask_colour, image)
     if isinstance(masks, Annotation):
@@ -111,21 +112,21 @@ def annotation_from_labels(
     ignore: int = IGNORE,
     others: bool = False,
 ) -> Annotation:
-    """A label map, such as Pascal VOC's PNG with a palette, as an annotation.
+    """Return an annotation made of a label map, such as Pascal VOC's PNG with a palette.
 
     Args:
-        labels: A file name, a PIL image, an array or a tensor of one number a pixel; 0 is background.
+        labels: A file name, a PIL image, an array or a tensor with one number per pixel; 0 is background.
         names: Classes by number, as {8: "cat"}.
         size: (height, width) of the image.
-        ignore: The number of pixels that count for nothing.
-        others: Whether further numbers may occur, and are background.
+        ignore: The number of ignored pixels.
+        others: Whether other numbers are allowed; their pixels become background.
 
     Raises:
-        AnnotationError: see `annotation_of`; or a class has the ignored number, or that of the background.
+        AnnotationError: see `annotation_of`; or a class has the number of ignored pixels or of the background.
     """
     values = _label_numbers(labels)
     _check_size(values, size, "label map")
-    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also where it is not a number
+    if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also true for NaN
         raise AnnotationError(
             "label map holds numbers that are not whole: expected the number of a class in each pixel"
         )
@@ -166,7 +167,7 @@ def _names(masks: Iterable[str]) -> list[str]:
 
 
 def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
-    """Whether an annotation that was made by hand is one."""
+    """Check an annotation that the user made."""
     _check_size(annotation.labels, size, "label map")
     if annotation.labels.dtype.kind not in "iu":
         raise AnnotationError(f"label map is of {annotation.labels.dtype}: expected whole numbers")
@@ -182,32 +183,32 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def _of_one(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
-    """Numbers (height, width) of a mask of one object, of any kind."""
+    """Return the numbers (height, width) of a mask of one object; the mask is of any kind in `MaskLike`."""
     what = f"mask of {name!r}"
     if isinstance(mask, str | Path):
         mask = _file(Path(mask), what)
     if is_whole_file(mask):
         return object_mask(mask, name, reading.image, size, what)
     if isinstance(mask, Mapping) and "segmentation" in mask:
-        mask = mask["segmentation"]  # an object of COCO's annotations
+        mask = mask["segmentation"]  # one entry of COCO's annotations
     rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
     if rows:
-        mask = np.asarray(mask)  # no polygons: so many with as many corners each are not met with
+        mask = np.asarray(mask)  # no polygons: as many as the image has rows is not realistic
     if isinstance(mask, Mapping) or is_polygons(mask):
         return segmentation_mask(mask, size, what)
     if not isinstance(mask, Image.Image):
         return _numbers(mask, what)
-    picture = ImageOps.exif_transpose(mask)  # turned as photographs are
+    picture = ImageOps.exif_transpose(mask)  # turned as EXIF says
     if reading.colour is not None:
         return of_colour(picture, reading.colour, what)
     return levels_of(picture, what, by_number=reading.threshold is None)
 
 
 def _numbers(mask: MaskLike, what: str) -> np.ndarray:
-    """Numbers (height, width) of a mask or label map in one channel."""
+    """Return the numbers (height, width) of a mask or label map in one channel."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu()
-        # numpy has neither bfloat16 nor floats of eight bits
+        # numpy has no bfloat16 and no eight-bit floats
         mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
         told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
@@ -219,7 +220,7 @@ def _numbers(mask: MaskLike, what: str) -> np.ndarray:
 
 
 def _label_numbers(labels: MaskLike) -> np.ndarray:
-    """Numbers (height, width) of a label map, of any kind: of a palette the numbers themselves."""
+    """Return the numbers (height, width) of a label map of any kind; of a palette picture these are the indices."""
     what = "label map"
     if isinstance(labels, str | Path):
         labels = _file(Path(labels), what)
@@ -251,7 +252,7 @@ def _file(path: Path, what: str) -> Any:
 
 
 def _binary(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
-    """0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or of levels."""
+    """Return 0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or from a mask with grey levels."""
     if values.dtype == bool:
         return values.astype(np.uint8)
     if reading.threshold is not None:
@@ -299,15 +300,16 @@ def _some(values: Sequence[Any]) -> str:
 
 
 def target_of(annotation: Annotation, classes: Sequence[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Shares of background and classes in every cell of a coarser lattice, and how much of each cell counts.
+    """Return the shares of background and classes in every cell of a coarser lattice, and the weight of each cell.
 
     Args:
-        annotation: Labels at the image's size; classes that it does not have are absent from it.
+        annotation: Labels at the image's size; a class that it does not name has no pixels.
         classes: All classes of the fit, in order.
         size: (height, width) of the lattice.
 
     Returns:
-        Shares (1 + class, height, width), which sum to 1 where anything counts, and weights (height, width) in [0, 1].
+        Shares (1 + class, height, width), which sum to 1 in every cell with a weight above 0; and weights (height,
+        width) in [0, 1], the part of each cell that is not ignored.
     """
     labels = torch.from_numpy(annotation.labels.astype(np.int64))
     number = {name: i for i, name in enumerate(annotation.classes, start=1)}

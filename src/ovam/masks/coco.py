@@ -1,4 +1,4 @@
-"""Masks as COCO's annotations write them: run lengths down the columns, plain or packed, and polygons."""
+"""Decode the masks of COCO's annotations: run lengths along the columns (plain or packed), and polygons."""
 
 import logging
 import math
@@ -11,15 +11,15 @@ import numpy as np
 from ovam.errors import AnnotationError
 
 _FARTHEST = 1e7
-"""Of a corner from the image, in pixels."""
+"""Maximum magnitude of a corner's coordinates, in pixels."""
 log = logging.getLogger("ovam")
 
 
 def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int, int], what: str) -> np.ndarray:
-    """Pixels of one object's `segmentation`: run lengths, or polygons.
+    """Return the pixels of one object's `segmentation`: run lengths, or polygons.
 
     Args:
-        found: As COCO has it.
+        found: The `segmentation` as COCO writes it.
         size: (height, width) of the image.
         what: Names the mask in errors.
 
@@ -27,20 +27,20 @@ def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int,
         Booleans (height, width).
 
     Raises:
-        AnnotationError: it is none of these, or of another size.
+        AnnotationError: it is neither, or it has another size than the image.
     """
     return rle_mask(found, size, what) if isinstance(found, Mapping) else polygon_mask(_usable(found, what), size)
 
 
 def is_polygons(found: object) -> bool:
-    """Whether it can be polygons, usable or not: lists of pairs of numbers, one after the other."""
+    """Return whether this can be polygons, usable or not: a list of lists, each with pairs of numbers in a row."""
     return (
         isinstance(found, list) and bool(found) and all(isinstance(p, list | tuple) and len(p) % 2 == 0 for p in found)
     )
 
 
 def _usable(polygons: Sequence[Any], what: str) -> list[Any]:
-    """Polygons without those of one or two points, which annotation programs leave behind."""
+    """Return the polygons without those of one or two points, which some annotation programs write."""
     if not is_polygons(polygons):
         raise AnnotationError(f"{what} has a segmentation that is none: expected run lengths, or a list of polygons")
     usable = [polygon for polygon in polygons if len(polygon) >= 6]
@@ -62,9 +62,9 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
     """Decode run lengths.
 
     Args:
-        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and 1 take
-            turns, 0 first, down one column after the other.
-        image: (height, width) of the image, which they must have.
+        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and 1
+            alternate, 0 first, down one column after the other.
+        image: (height, width) of the image, which `size` must equal.
         what: Names the mask in errors.
 
     Returns:
@@ -102,10 +102,12 @@ def _whole(value: Any) -> int:
 
 
 def unpacked(counts: str | bytes) -> list[int]:
-    """Runs of the packed form: five bits a letter, lowest first; from the fourth run on less the one before last.
+    """Return the runs of the packed form: five bits per letter, lowest first.
+
+    From the fourth run on, the text has the difference from the run two places before.
 
     Raises:
-        ValueError: a letter that can't be there, or an end within a number.
+        ValueError: a letter is not allowed, or the text ends within a number.
     """
     letters = counts.encode("ascii") if isinstance(counts, str) else counts
     runs, number, shift = list[int](), 0, 0
@@ -127,7 +129,7 @@ def unpacked(counts: str | bytes) -> list[int]:
 
 
 def polygon_mask(polygons: Sequence[Sequence[float | int]], size: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre lies inside one of the polygons.
+    """Return the pixels whose centre lies inside one of the polygons.
 
     Args:
         polygons: Each `[x1, y1, x2, y2, ...]` in pixels from the upper left corner.
@@ -156,7 +158,7 @@ def _points(polygon: Sequence[float | int]) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Even-odd rule: a centre is inside where an odd number of edges crosses its row to the left of it."""
+    """Apply the even-odd rule: a centre is inside if an odd number of edges crosses its row to the left of it."""
     height, width = size
     centres = np.arange(width) + 0.5
     crossings = np.zeros((height, width), dtype=bool)

@@ -1,4 +1,4 @@
-"""From maps to masks: calibrate each word's map, let the words compete with the background, and label pixels.
+"""Make masks from maps: calibrate each word's map, let the words compete with the background, and label pixels.
 
 The order is fixed: calibrate, presence, compete, mask.
 """
@@ -31,14 +31,14 @@ class Segmentation:
     """Masks of words at the image's size.
 
     Attributes:
-        labels: 0 is background, i + 1 the i-th word.
+        labels: 0 is background, i + 1 is the i-th word.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How strongly the image attends to a word at all, from its map before calibration, in [0, 1].
-            Comparable for one word between images of one model, with no threshold of its own; words of more tokens
-            start from a higher level.
+        presence: How strongly the image attends to each word, in [0, 1], from its map before calibration. Values of
+            one word can be compared between images of one model. There is no threshold for it, and words with more
+            tokens have a higher base level.
         threshold: Score of the background.
-        maps: What the masks were made of, contrast words included.
+        maps: The maps from which the masks were made, contrast words included.
     """
 
     labels: LabelMap
@@ -49,7 +49,7 @@ class Segmentation:
     maps: AttentionMaps
 
     def __getitem__(self, word: str) -> Mask:
-        """Binary mask of a word, without regard to the other words.
+        """Return the binary mask of a word; the other words do not matter for it.
 
         Raises:
             UnknownWordError: the word was not segmented.
@@ -72,14 +72,14 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
     """Label every pixel of the image with one of the maps' words or as background.
 
     Args:
-        maps: Maps of words, phrases and fitted tokens, each once. A token's score has its border at 0.5 as it was
-            fitted. Words in `against` must be among them: ask the trace for them as well, or use `Trace.segment`.
+        maps: Maps of words, phrases and fitted tokens, each once. They must include the words in `against`;
+            `Trace.segment` adds these itself. The score of a fitted token has its border at 0.5.
         options: See `MaskOptions`.
 
     Raises:
         UnknownWordError: a word in `against` has no map here.
-        EmptyWordsError: no word is left.
-        OptionError: a word is there twice, axes were kept apart in the maps, or an option has a value it can't take.
+        EmptyWordsError: all words are in `against`.
+        OptionError: a word occurs twice, the maps keep axes apart, or an option has a value that is not allowed.
     """
     if maps.kept:
         raise OptionError(
@@ -108,11 +108,11 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
 
 
 def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segmentation:
-    """Maps of listed words and of those in `against`, and the masks that they give.
+    """Make the maps of the words and of those in `against`, and segment them.
 
     Args:
         trace: Queries of one run.
-        words: Words or phrases, each an attribution prompt of its own; a TokenSet, or several among the words.
+        words: Words or phrases, each its own attribution prompt, or `TokenSet`s, or both in one list.
         options: See `SegmentOptions`.
 
     Raises:
@@ -123,12 +123,12 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
 
 
 def calibrated(maps: AttentionMaps) -> Scores:
-    """Scores of all words at the image's size, in [0, 1].
+    """Return the scores of all words at the image's size, in [0, 1].
 
-    A fitted token has a calibration; a word's map is stretched to [0, 1] by its own least and greatest value.
+    The map of a fitted token is calibrated; a word's map is stretched to [0, 1] by its own minimum and maximum.
     """
     scores = torch.empty(len(maps), *maps.image_size)
-    for i, name in enumerate(maps.words):  # one at a time: at the size of a photograph each takes 50 MB
+    for i, name in enumerate(maps.words):  # one at a time: for a photograph each takes 50 MB
         calibration = maps.calibrations.get(name)
         if calibration is None:
             scores[i] = stretched(resize(maps[i], maps.image_size))
@@ -138,6 +138,6 @@ def calibrated(maps: AttentionMaps) -> Scores:
 
 
 def presence(word_map: Map) -> float:
-    """Mean of the strongest 2 % of an uncalibrated map: high where some pixels attend to the word above all."""
+    """Return the mean of the strongest 2 % of an uncalibrated map; high if some pixels attend mostly to the word."""
     strongest = max(1, int(_PRESENCE_SHARE * word_map.numel()))
     return float(word_map.flatten().topk(strongest).values.mean())

@@ -1,4 +1,4 @@
-"""How masks are made of maps: the options of the stage."""
+"""Options for making masks from maps."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from ovam.maps.words import Listed, check_different, contrast_of, entries_of, na
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions:
-    """How masks are made of maps. Values are checked when it is made.
+    """Options for making masks from maps. Values are checked when the object is made.
 
     Attributes:
-        against: Words that compete as well and are then dropped: what they win becomes background.
+        against: Contrast words. They compete with the words; the pixels that they win become background.
         threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
 
     Raises:
-        OptionError: a value is none of these.
+        OptionError: a value is not allowed.
         EmptyWordsError: an entry of `against` has no word.
     """
 
@@ -34,18 +34,18 @@ class MaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(MaskOptions, MapOptions):
-    """The options of both stages on the way from a trace to masks."""
+    """Options for both steps from a trace to masks: maps and masks."""
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
         MaskOptions.__post_init__(self)
 
     def check(self, words: Listed) -> None:
-        """Whether these words can be segmented so, without a trace.
+        """Check, before there is a trace, that these words can be segmented with these options.
 
         Raises:
-            EmptyWordsError: no words.
-            OptionError: a word is listed twice, something is no word, or the strategy needs more words.
+            EmptyWordsError: there is no word.
+            OptionError: a word is listed twice, an entry is not a word, or the strategy needs more words.
         """
         every = names_of([*entries_of(words), *contrast_of(self.against)])
         check_different(every)

@@ -1,4 +1,4 @@
-"""Masks of one object as programs draw them: soft edges, compression, transparency, palettes, colours, 16 bits."""
+"""Read masks of one object as programs save them: soft edges, compression, transparency, palettes, colours, 16 bits."""
 
 import logging
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ log = logging.getLogger("ovam")
 Colour = str | Sequence[int]
 """A colour as '#ff0000' or 'red', or as three numbers from 0 to 255."""
 
-_HALF = 0.5  # share of white at which masks are cut that have levels in between
-_ALIKE = 16  # levels that compression puts between the channels of a grey
-_NEAR = 48  # levels that compression and soft edges put between a colour and what it was
-_DARK, _WHITE = 32, 224  # levels that are black and white but for compression
-_APART = 64  # levels of the two greys of a palette
-_LEVELS = 6  # a soft or compressed mask has more in between; a trimap has one, a label map of one class too
+_HALF = 0.5  # masks with grey levels are cut at this share of white
+_ALIKE = 16  # compression may move the channels of a grey this far apart
+_NEAR = 48  # compression and soft edges may change a colour by this much
+_DARK, _WHITE = 32, 224  # below and above these levels a compressed mask is black and white
+_APART = 64  # minimum distance between the two greys of a palette
+_LEVELS = 6  # minimum of grey levels in a soft or compressed mask; a trimap or a one-class label map has one
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the mask of one object is read out of what it is given as.
+    """How to read the mask of one object.
 
     Attributes:
-        threshold: Share of white above which a pixel is the object's, in [0, 1); None finds it out.
-        colour: Colour of the object, red, green and blue; None takes white.
-        image: File name of the image, which picks its objects out of a file with those of many images.
+        threshold: Share of white, in [0, 1), above which a pixel belongs to the object; None decides by the mask.
+        colour: Colour of the object, red, green and blue; None means white.
+        image: File name of the image, which selects its objects in a file of many images.
     """
 
     threshold: float | None = None
@@ -39,10 +39,10 @@ class Reading:
 
 
 def reading_of(threshold: float | None, colour: Colour | None, image: str | None) -> Reading:
-    """Check options of the same names; see `Reading`.
+    """Check the options and return them as a `Reading`.
 
     Raises:
-        OptionError: one has a value it can't take, or threshold and colour are both given.
+        OptionError: an option has a value that is not allowed, or threshold and colour are both given.
     """
     if threshold is not None and colour is not None:
         raise OptionError(
@@ -66,10 +66,10 @@ def _colour(colour: Colour) -> tuple[int, int, int]:
 
 
 def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> Bool[np.ndarray, "height width"]:
-    """Pixels of a colour, or nearly so, that are more opaque than not.
+    """Return the pixels that have about this colour and are at least half opaque.
 
     Raises:
-        AnnotationError: there is none.
+        AnnotationError: there is no such pixel.
     """
     channels = _rgba(picture, what)
     found = (np.abs(channels[..., :3] - colour).max(-1) <= _NEAR) & (channels[..., 3] >= 128)
@@ -82,12 +82,12 @@ def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> 
 
 
 def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Shaped[np.ndarray, "height width"]:
-    """Levels of grey of a mask's picture; of a palette of colours the numbers, where `by_number` lets them be.
+    """Return the grey levels of a mask's picture; with `by_number`, the indices of a palette with colours.
 
-    Where what is visible has one colour and the rest is transparent, the mask is what was painted.
+    If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
 
     Raises:
-        AnnotationError: it has colours.
+        AnnotationError: the picture has colours.
     """
     if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;"):
         return np.asarray(picture)
@@ -100,7 +100,7 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
         if not len(visible) or np.ptp(visible, axis=0).max() <= _ALIKE:
             log.info("%s is drawn on a transparent ground: what is painted is the object", what)
             return alpha.astype(np.uint8)
-        colours = np.rint(colours * (alpha / 255)[..., None]).astype(int)  # on black
+        colours = np.rint(colours * (alpha / 255)[..., None]).astype(int)  # over a black ground
     if _spread(colours) > _ALIKE:
         raise AnnotationError(
             f"{what} has colours (most of its pixels have {_frequent(colours)}): expected black and white; name the "
@@ -115,8 +115,8 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
 
 
 def _rgba(picture: Image.Image, what: str) -> np.ndarray:
-    """Red, green, blue and opacity (height, width, 4) of any kind of picture."""
-    if picture.mode in ("LAB", "HSV"):  # Pillow makes black of them
+    """Return red, green, blue and opacity (height, width, 4) of any kind of picture."""
+    if picture.mode in ("LAB", "HSV"):  # Pillow turns them black
         raise AnnotationError(
             f"{what} is a picture of mode {picture.mode}: expected greys, a palette or RGB; save it as PNG"
         )
@@ -124,12 +124,12 @@ def _rgba(picture: Image.Image, what: str) -> np.ndarray:
 
 
 def _spread(colours: np.ndarray) -> int:
-    """Greatest difference of channels in a pixel: 0 for greys."""
+    """Return the largest difference between the channels of a pixel: 0 for greys."""
     return int(np.ptp(colours, axis=-1).max(initial=0))
 
 
 def _frequent(colours: np.ndarray) -> str:
-    """The most frequent colours, in words."""
+    """Return the three most frequent colours as text."""
     packed = colours.reshape(-1, 3) @ np.array([65536, 256, 1])
     values, counts = np.unique(packed, return_counts=True)
     return ", ".join(f"#{value:06x}" for value in values[np.argsort(-counts)[:3]])
@@ -140,10 +140,12 @@ def _hex(colour: Sequence[int]) -> str:
 
 
 def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str) -> Bool[np.ndarray, "height width"]:
-    """Pixels whose share of white is above a threshold; white is 1, 255 or 65535, the least that nothing exceeds.
+    """Return the pixels whose share of white is above a threshold.
+
+    White is 1, 255 or 65535: the smallest of these that no pixel exceeds.
 
     Raises:
-        AnnotationError: a number is none of these, or below 0.
+        AnnotationError: a number is above 65535 or below 0.
     """
     if values.dtype == bool:
         return values
@@ -158,7 +160,7 @@ def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str)
 
 
 def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.ndarray, "height width"] | None:
-    """Black and white with soft edges or compression, cut in the middle with a note; None of a label map's numbers."""
+    """Cut black and white with soft edges or compression in the middle, with a warning; return None for a label map."""
     most = values.max(initial=0)
     if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or most > 65535:
         return None

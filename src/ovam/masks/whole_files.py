@@ -1,4 +1,4 @@
-"""Files with the objects of many images or classes, as annotation programs write them: COCO's and labelme's."""
+"""Read masks from annotation files with many images or classes: those of COCO and labelme."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -12,24 +12,25 @@ from ovam.masks.coco import polygon_mask, segmentation_mask
 
 
 def is_whole_file(content: object) -> bool:
-    """Whether it is a file of objects, and no object's own mask."""
+    """Return whether the content is a whole annotation file, not the mask of one object."""
     return isinstance(content, Mapping) and ("annotations" in content or "shapes" in content)
 
 
 def object_mask(
     content: Mapping[str, Any], category: str, image: str | None, size: tuple[int, int], what: str
 ) -> Bool[np.ndarray, "height width"]:
-    """Pixels of all objects of a category in an image.
+    """Return the pixels of all objects of a category in an image.
 
     Args:
         content: The parsed file.
-        category: Name of the category or label; capitals count for nothing.
-        image: File name of the image; None where the file is of one image alone.
+        category: Name of the category or label; capitals are ignored.
+        image: File name of the image; None if the file has only one image.
         size: (height, width) of the image.
         what: Names the mask in errors.
 
     Raises:
-        AnnotationError: the image or the category is not in it, it is of another size, or an object is damaged.
+        AnnotationError: the image or the category is not in the file, the image has another size, or an object is
+            damaged.
     """
     try:
         if "shapes" in content:
@@ -58,25 +59,25 @@ def _coco(
 
 
 def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> Mapping[str, Any]:
-    """The file's entry of an image: by its name, by its name without the ending, or the only one."""
+    """Return the file's entry of an image: by its name, by its name without extension, or the only one."""
     if name is None:
         if len(images) == 1:
             return images[0]
         raise AnnotationError(
             f"{what} is a file of {len(images)} images: expected the name of one; give it with "
-            "ovam.tokens.annotations.annotation_of(..., image='name.jpg'), whose result stands in place of the masks"
+            "ovam.masks.annotations.annotation_of(..., image='name.jpg'), and pass the result in place of the masks"
         )
-    asked = PurePosixPath(name)
+    path = PurePosixPath(name)
     for part in ("name", "stem"):
-        fitting = [each for each in images if getattr(PurePosixPath(each["file_name"]), part) == getattr(asked, part)]
+        fitting = [each for each in images if getattr(PurePosixPath(each["file_name"]), part) == getattr(path, part)]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             raise AnnotationError(
-                f"{what} has {len(fitting)} images named {asked.name!r}: expected one; leave the others out of the file"
+                f"{what} has {len(fitting)} images named {path.name!r}: expected one; leave the others out of the file"
             )
     raise AnnotationError(
-        f"{what} has no image {asked.name!r} among its {len(images)}: expected one of "
+        f"{what} has no image {path.name!r} among its {len(images)}: expected one of "
         f"{_some([str(each['file_name']) for each in images])}"
     )
 

@@ -1,1 +1,1 @@
-"""Token optimisation: from one annotated image to vectors that stand wherever words do."""
+"""Token optimisation: from one annotated image to vectors that can replace words."""

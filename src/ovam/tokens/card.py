@@ -1,4 +1,4 @@
-"""A TokenSet in words."""
+"""Describe a TokenSet as text."""
 
 import re
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ LICENCES = frozenset(
     "cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 openrail openrail++ "
     "creativeml-openrail-m".split()
 )
-"""Those of the Hub's names for licences that pictures and models mostly come under."""
+"""The Hub's names for the most common licences of pictures and models."""
 
 
 def facts(tokens: TokenSet) -> dict[str, Any]:
-    """What a set is, as plain values for people and programs: its space, and a record for each group."""
+    """Return the facts about a set as plain values: its classes, its space, and a record for each group."""
     return {
         "classes": list(tokens.classes),
         "space": str(tokens.space),
@@ -56,7 +56,7 @@ def _losses(group: TokenGroup) -> str | None:
 
 
 def card(tokens: TokenSet) -> str:
-    """Several lines of text: what the tokens are, where they can be used, and how they were made."""
+    """Return several lines of text: what the tokens are, where they can be used, and how they were made."""
     lines = [f"tokens for {', '.join(tokens.classes)}", f"usable with: {tokens.space}"]
     for entry in facts(tokens)["groups"]:
         lines += ["", *_lines(entry)]
@@ -68,7 +68,7 @@ def _lines(entry: Mapping[str, Any]) -> list[str]:
 
 
 def model_card(tokens: TokenSet) -> str:
-    """The card as a repository of the Hub has it, `README.md`."""
+    """Return the card as the `README.md` of a Hub repository."""
     licences = {group.licence for group in tokens.groups}
     licence = next(iter(licences)) if len(licences) == 1 else None
     head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", *_licence_of(licence or "other"), "---"]
@@ -84,7 +84,11 @@ def model_card(tokens: TokenSet) -> str:
 
 
 def _licence_of(licence: str) -> list[str]:
-    """The Hub takes names of its own list, and of others a name in small letters and dashes; the card has the words."""
+    """Return the lines about the licence for the Hub.
+
+    The Hub accepts the names of its own list. Any other licence needs a name in small letters and dashes; the card has
+    the full words.
+    """
     known = licence.casefold().strip()
     if known in LICENCES:
         return [f"license: {known}"]

@@ -1,7 +1,8 @@
-"""How pixels divide their attention between a background row and class rows, with the gradient: two reads in all.
+"""Attention shares of class rows beside a background row, with a gradient; the queries are read twice in all.
 
-The attention of two rows is a sigmoid of `query . (key 1 - key 0)`; of more it is a softmax of such differences. For
-the gradient only the shares are kept, a number for each query and row: no copy of the queries, no graph over them.
+With two rows the attention is a sigmoid of `query . (key 1 - key 0)`; with more rows it is a softmax of such
+differences. For the gradient only the shares are kept, one number per query and row. The queries are not copied, and
+there is no graph over them.
 """
 
 from collections.abc import Iterator
@@ -22,19 +23,19 @@ from ovam.trace.quantised import Stored, floats
 from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
 
-ClassMaps = Float[Tensor, "class grid_height grid_width"]  # width is that of vectors
+ClassMaps = Float[Tensor, "class grid_height grid_width"]  # `width` is the vectors' axis
 
 
 def class_maps(trace: Trace, vectors: Embedding, half: Half = "cond") -> ClassMaps:
-    """Attention maps of all rows but the first, the background's, as `trace.maps` gives them.
+    """Return the attention maps of all rows except the first, which is the background, as `trace.maps` makes them.
 
-    Differentiable in the vectors. Where keys are replayed each denoiser call is run again for the gradient, so that
-    the image's keys are held of one call at a time.
+    They are differentiable in the vectors. If keys are replayed, each call is replayed again for the gradient, so only
+    one call's image keys are in memory at a time.
 
     Args:
         trace: Queries of one run.
         vectors: The background's row, then one or more others, in the trace's space.
-        half: Which half's queries.
+        half: Half of guidance whose queries are used.
 
     Returns:
         Maps at the finest grid, in [0, 1]: the mean over all (step, block, head) triples.
@@ -59,11 +60,11 @@ def class_maps(trace: Trace, vectors: Embedding, half: Half = "cond") -> ClassMa
 
 
 def share_sums(query: Stored, key: Key, scale: float) -> Float[Tensor, "class pixel"]:
-    """Softmax shares of all keys but the first, summed over heads and steps; differentiable in the keys.
+    """Return the softmax shares of all keys except the first, summed over heads and steps; differentiable in `key`.
 
     Args:
-        query: Queries of one block; read once, and once more for the gradient.
-        key: Keys of one group's rows; the sums have their type, float64 for an exact comparison.
+        query: Queries of one block; they are read once, and once more for the gradient.
+        key: Keys of one group's rows. The sums have the type of the keys; float64 allows an exact comparison.
         scale: Factor on the scores.
     """
     difference = (key - key[:, :1]).to(query.device) * scale
@@ -74,7 +75,7 @@ def share_sums(query: Stored, key: Key, scale: float) -> Float[Tensor, "class pi
 
 
 class _ShareSums(torch.autograd.Function):
-    """Of one row its share against a score of 0, by a sigmoid; of several the share of each, by a softmax."""
+    """Sums of shares: with one row a sigmoid, its share against a score of 0; with several rows a softmax."""
 
     @staticmethod
     def forward(ctx: Any, difference: Tensor, query: Stored) -> Tensor:
@@ -83,7 +84,7 @@ class _ShareSums(torch.autograd.Function):
             shares = _shares(difference, rows)
             sums[:, part] += shares.unflatten(-1, (count, -1)).sum((0, 2))
             kept.append(shares)
-        ctx.query = query  # no output of this function, and not always a tensor
+        ctx.query = query  # not saved below: it is not always a tensor
         ctx.save_for_backward(difference, *kept)
         return sums
 
@@ -98,14 +99,14 @@ class _ShareSums(torch.autograd.Function):
 
 
 def _shares(difference: Tensor, rows: Tensor) -> Tensor:
-    """(head, class, row); one class is multiplied from the rows' side, which takes two thirds of the time."""
+    """Return shares (head, class, row); for one class `rows @ difference` takes two thirds of the time."""
     if difference.shape[1] == 1:
         return (rows @ difference.mT).mT.sigmoid_()
     return (difference @ rows.mT).softmax(1)
 
 
 def _slopes_of_scores(shares: Tensor, slope: Tensor) -> Tensor:
-    """What slopes of shares are as slopes of the scores."""
+    """Return the gradient of the scores from the gradient of the shares."""
     if shares.shape[1] == 1:
         return torch.addcmul(shares, shares, shares, value=-1).mul_(slope)
     slopes = shares * slope
@@ -113,10 +114,10 @@ def _slopes_of_scores(shares: Tensor, slope: Tensor) -> Tensor:
 
 
 def _by_piece(query: Stored, difference: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
-    """Pixels, a number of steps, and their rows (head, step * pixel, head_dim).
+    """Yield pieces of the queries: pixels, number of steps, and rows (head, step * pixel, head_dim).
 
-    Rows are small copies where queries are narrow, else a view: of all for one class, which is done with them as soon
-    as they are read, of some for several, whose scores then stay in a cache.
+    Rows are small copies if the queries have a narrower type, else a view. A view has all rows for one class, which
+    reads each row only once. It has some rows for several classes, so that their scores fit in a cache.
     """
     heads, steps, pixels, head_dim = query.shape
     several = difference.shape[1] if difference.shape[1] > 1 else 0

@@ -1,4 +1,4 @@
-"""TokenSets on the Hub: a folder or repository with `tokens.safetensors` and a card, read and written as others are."""
+"""Read and write TokenSets as a folder or a Hub repository, with `tokens.safetensors` and a card."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ FILE = "tokens.safetensors"
 
 
 def save_pretrained(tokens: TokenSet, folder: str | Path) -> None:
-    """Write a folder as the Hub has it: the set and its card, `README.md`.
+    """Write the set and its card, `README.md`, to a folder, as in a Hub repository.
 
     Raises:
         TokenFileError: the folder can't be made.
@@ -43,7 +43,7 @@ def from_pretrained(
 
     Args:
         name: A folder, or `owner/name` of a repository.
-        filename: The file in it.
+        filename: Name of the file in it.
         revision: Branch, tag or commit of the repository.
         cache_dir: Where downloads are kept.
         token: Access token for the Hub.
@@ -83,10 +83,10 @@ def push_to_hub(
     commit_message: str = "Upload tokens",
     create_pr: bool = False,
 ) -> str:
-    """Upload a set and its card to a repository, which is made if need be.
+    """Upload a set and its card to a repository, which is created if needed.
 
     Args:
-        tokens: The set; its licence stands in the card.
+        tokens: The set; the card names its licence.
         repo_id: `owner/name`.
         private: Whether a new repository is private.
         token: Access token for the Hub.

@@ -1,8 +1,8 @@
-"""Tokens that the paper's authors published as `.npy`: a plain array, or a pickled dictionary of plain arrays.
+"""Import tokens that the paper's authors published as `.npy`: a plain array, or a pickled dictionary of plain arrays.
 
-A pickle is a program. The reader here runs only what numpy writes for plain arrays: other instructions are refused
-before anything runs, and the three names of numpy that may occur stand for inert classes of this file, so that not
-even numpy's own functions can be called by a file.
+A pickle is a program. This reader runs only the instructions that numpy writes for plain arrays; a file with any other
+instruction is refused before anything runs. The three names of numpy that may occur are replaced by inert classes of
+this module, so a file can't even call numpy's own functions.
 """
 
 import io
@@ -23,8 +23,8 @@ from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.phrases import Reads
 from ovam.trace.text_side import Space
 
-_MOST_BYTES = 2**22  # of a file; 20 classes of the authors' are 61 KB
-_MOST_INSTRUCTIONS = 5000  # of a pickle, which bound how much and how deep it builds; an array takes about 20
+_MOST_BYTES = 2**22  # maximum size of a file; 20 classes of the authors take 61 KB
+_MOST_INSTRUCTIONS = 5000  # maximum in a pickle, which limits its size and depth; an array takes about 20
 _LONGEST_KEY = 255  # letters
 _FLOATS = {"f2", "f4", "f8"}
 _INSTRUCTIONS = frozenset(
@@ -35,19 +35,19 @@ _INSTRUCTIONS = frozenset(
 
 
 def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> TokenSet:
-    """Read the authors' file as a TokenSet; the file names no encoder, so that the user names one.
+    """Read the authors' file as a TokenSet. The file names no encoder, so the user has to.
 
-    An array (2, width) is a background row and a class; vectors (width,) have lost their background row, and get the
-    encoder's start token, from which it was fitted. Scores are stretched like a word's.
+    An array (2, width) is a background row and a class. A vector (width,) has lost its background row; it gets the
+    encoder's start token, from which that row was fitted. The maps are stretched like a word's.
 
     Args:
         path: An `.npy` file.
-        text: Of the model that the tokens are for, for example `trace.text`.
-        word: Name of the class, where the file has one array and no names.
+        text: Text side or reader of the model that the tokens are for, for example `trace.text`.
+        word: Name of the class, if the file has one array and no names.
 
     Raises:
-        TokenFileError: the file is no such file, is damaged, or holds anything but plain arrays.
-        SpaceMismatchError: its vectors have another width than the encoder's.
+        TokenFileError: the file is of another kind, is damaged, or holds anything but plain arrays.
+        SpaceMismatchError: the vectors do not have the encoder's width.
     """
     path = Path(path)
     found = read_arrays(path)
@@ -63,7 +63,7 @@ def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> 
 
 
 def _named_by(path: Path) -> str:
-    """The class in names such as `cat_optimized_token.npy`."""
+    """Return the class in file names such as `cat_optimized_token.npy`."""
     return path.stem.split("_")[0] or "class"
 
 
@@ -89,7 +89,7 @@ def _group(name: str, rows: np.ndarray, start: Tensor, space: Space, path: Path)
 
 
 def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
-    """Arrays of floats in an `.npy` file, by name; one without names has the name None.
+    """Return the arrays of floats in an `.npy` file, by name; an array without a name has the key None.
 
     Raises:
         TokenFileError: the file can't be read, or holds anything but plain arrays of floats.
@@ -110,7 +110,7 @@ def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
         raise _refused(path, error) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _refused(path, error) from error
-    except (SyntaxError, tokenize.TokenError) as error:  # numpy reads headers as Python's own
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy parses headers as Python
         raise _refused(path, error) from error
 
 
@@ -123,21 +123,21 @@ def _refused(path: Path, error: Exception) -> TokenFileError:
 
 
 def _told(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether columns come first, and type, as the header tells them; it is read, not run."""
+    """Return shape, whether columns come first, and type, from the header; the header is parsed, not run."""
     if np.lib.format.read_magic(stream) == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
     return np.lib.format.read_array_header_2_0(stream)
 
 
 def _plain(data: bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype[Any]) -> np.ndarray:
-    """An array of the bytes that are there, whatever shape is told."""
+    """Return an array of the bytes, after a check that they fit the shape in the header."""
     if math.prod(shape) * dtype.itemsize != len(data) or min(shape, default=0) < 0:
         raise ValueError(f"{len(data)} bytes for an array {str(shape)[:40]} of {dtype}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 class _DType:
-    """Stands for `numpy.dtype`: keeps what it was told."""
+    """Replaces `numpy.dtype`: it only stores its arguments."""
 
     def __init__(self, code: str, *told: object) -> None:
         self.code, self.order = code, "|"
@@ -147,7 +147,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for `numpy.ndarray` under construction: keeps what it was told."""
+    """Replaces `numpy.ndarray` under construction: it only stores its state."""
 
     def __init__(self, *told: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -156,7 +156,7 @@ class _Array:
         self.state = state
 
     def floats(self) -> np.ndarray:
-        """The array, if it is a plain one of floats."""
+        """Return the array, after a check that it is a plain one of floats."""
         _, shape, dtype, by_columns, data = self.state
         if not isinstance(dtype, _DType) or dtype.code not in _FLOATS or not isinstance(data, bytes):
             raise ValueError("an array of something else than floats")
@@ -173,7 +173,7 @@ _NAMES = {
 
 
 class _Entries(dict[str, Any]):
-    """A dictionary of short names: of other keys a file could make some that take for ever, or too deep to look up."""
+    """A dictionary whose keys are short texts; other keys could make a look-up take too long or go too deep."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not isinstance(key, str) or len(key) > _LONGEST_KEY:
@@ -181,7 +181,7 @@ class _Entries(dict[str, Any]):
         super().__setitem__(key, value)
 
 
-class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserves what memory a file tells it to
+class _Restricted(pickle._Unpickler):  # in Python: the one in C reserves as much memory as a file claims
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _NAMES[module, name]
@@ -195,10 +195,10 @@ class _Restricted(pickle._Unpickler):  # the one in Python: the one in C reserve
 
 
 def _unpickled(data: bytes) -> Any:
-    """What a pickle of plain arrays holds.
+    """Return the content of a pickle of plain arrays.
 
     Raises:
-        UnpicklingError: it has another instruction, or too many of them, or names anything else.
+        UnpicklingError: it has an instruction or a name that is not allowed, or too many instructions.
     """
     for count, (instruction, *_) in enumerate(pickletools.genops(data)):
         if instruction.name not in _INSTRUCTIONS:
@@ -209,7 +209,7 @@ def _unpickled(data: bytes) -> Any:
 
 
 def _named(found: Any) -> dict[str | None, np.ndarray]:
-    """The dictionary that numpy wraps as an array of one object."""
+    """Return the arrays of the dictionary, which numpy wraps as an array of one object."""
     if isinstance(found, _Array) and len(found.state) == 5 and isinstance(found.state[4], list):
         (found,) = found.state[4]
     if not isinstance(found, dict) or not found:

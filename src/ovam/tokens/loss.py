@@ -1,4 +1,4 @@
-"""What a fit minimises: cross entropy of every pixel, and the overlap of every class, on calibrated maps."""
+"""The loss of a fit: cross entropy of every pixel and overlap of every class, on calibrated maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ Logits = Float[Tensor, "class height width"]
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What an annotation says of the cells of a lattice.
+    """An annotation at the cells of a lattice.
 
     Attributes:
-        shares: Of background and classes in each cell; they sum to 1 where anything counts.
-        weight: How much of each cell counts, in [0, 1].
+        shares: Shares of background and classes in each cell; they sum to 1 in every cell with a weight above 0.
+        weight: The part of each cell that is not ignored, in [0, 1].
     """
 
     shares: Float[Tensor, "label height width"] = field(repr=False)
@@ -24,14 +24,15 @@ class Target:
 
 
 def loss_of(logits: Sequence[Logits], targets: Sequence[Target]) -> Float[Tensor, ""]:
-    """Cross entropy, a mean over pixels and annotations, and soft overlap, a mean over classes.
+    """Return cross entropy (mean over pixels and annotations) plus 1 - soft overlap (mean over classes).
 
-    The background has the log-odds 0, so that of one class the probability is a sigmoid with its border at 0.5, and of
-    several the greatest wins. The overlap is Dice's, pooled over annotations, so that a class may be absent from some.
+    The background has log-odds of 0. So the probability of a single class is a sigmoid with its border at 0.5; of
+    several classes the most probable one wins. The overlap is the Dice coefficient, pooled over annotations, so a
+    class may be absent from some of them.
 
     Args:
-        logits: Log-odds of the classes against the background, one stack an annotation.
-        targets: What is right, one an annotation, at the sizes of the logits.
+        logits: Log-odds of the classes against the background, one stack per annotation.
+        targets: Targets, one per annotation, at the sizes of the logits.
     """
     entropy, both, either = [], [], []
     for found, target in zip(logits, targets, strict=True):

@@ -1,4 +1,4 @@
-"""Token optimisation: vectors of classes and of one background, fitted to annotations of one or several images."""
+"""Token optimisation: fit vectors of classes and of one background to annotations of one image or several."""
 
 import functools
 import logging
@@ -29,12 +29,12 @@ from ovam.trace.phrases import embed_phrases
 from ovam.trace.text_side import Space
 from ovam.trace.trace import Trace
 
-_BORDER = 0.6  # of the stretched map, at first
-_LEAST_SCALE = 4.0  # flatter calibrations have no border worth the name
+_BORDER = 0.6  # border on the stretched map at the start
+_LEAST_SCALE = 4.0  # flatter calibrations have no clear border
 _BEGIN = 0.5413  # where softplus is 1: the fit begins with twice the least scale
-_STIFF = 10.0  # weight of the calibrations' steps in the pull: one annotation tells little of other images' borders
-_FINER = 2  # cells of the loss along one of the finest grid
-_FLAT = 1e-6  # a change of the loss that ends the fit
+_STIFF = 10.0  # weight of the calibrations' steps in the pull: one annotation says little about other images' borders
+_FINER = 2  # cells of the loss along each side of a cell of the finest grid
+_FLAT = 1e-6  # a smaller change of the loss ends the fit
 
 Annotations = Mapping[str, MaskLike] | Annotation
 log = logging.getLogger("ovam")
@@ -46,28 +46,29 @@ def fit_tokens(
 ) -> TokenSet:
     """Fit a few vectors for each class and for the background, so that the classes' maps become their masks.
 
-    All classes are fitted jointly, with one background that they share; what no mask covers is background. Start is
-    each class name's own last token, in a few phrases, and the start token. A class's map is the sum of its rows'
-    maps. The loss is taken on calibrated maps, so that 0.5, or the greatest, is the border without tuning; it fits the
-    calibration's two numbers as well. Quasi-Newton steps (L-BFGS) read the queries twice each; no copy of them is
-    made, and the model's weights get no gradients.
+    All classes are fitted jointly, with one background that they share. Pixels that no mask covers are background. The
+    vectors of a class start as the last token of its name, in a few phrases; the background starts as the start token.
+    The map of a class is the sum of its rows' maps. The loss uses calibrated maps and fits the calibration's two
+    numbers as well, so the border is at 0.5 (or where the most probable class changes) without tuning. Each
+    quasi-Newton step (L-BFGS) reads the queries twice. The queries are not copied, and the model's weights get no
+    gradients.
 
     Args:
-        traces: Of one image or of several, generated or encoded, of one text encoder.
-        annotations: For each trace a mask for each class, as in {"cat": mask}; see `annotation_of` for what a mask
-            may be. Masks have the image's size. A class that an image's annotation leaves out is absent from it.
+        traces: Traces of one image or several, generated or encoded, all with the same text encoder.
+        annotations: For each trace one mask per class, as in {"cat": mask}; `annotation_of` says what a mask may be.
+            Masks have the image's size. A class that is not in an image's annotation is absent from that image.
         options: See `FitOptions`.
 
     Returns:
-        The best of all vectors that were tried, in one group. Where the loss ceased to be finite, the fit ended there
-        and its record says where.
+        The vectors with the least loss, in one group. If the loss stops being finite, the fit ends there, and
+        `Fit.stopped` says where.
 
     Raises:
         AnnotationError: masks are missing or can't be used; see `annotation_of`.
-        OptionError: an option has a value it can't take, or a class is in `against`.
-        SpaceMismatchError: the traces are of different text encoders.
-        MissingBlockError, MissingStepError: a trace lacks a block or step that was asked for or that others have.
-        NotFiniteError: the loss is not finite at the very start.
+        OptionError: an option has a value that is not allowed, or a class is in `against`.
+        SpaceMismatchError: the traces have different text encoders.
+        MissingBlockError, MissingStepError: a trace lacks a chosen block or step, or a block of another trace.
+        NotFiniteError: the first loss is not finite.
         The errors of `Trace.maps` for the class names.
     """
     given, marks = _pairs(traces, annotations, options.reading)
@@ -111,11 +112,12 @@ optimize_tokens = of_two(FitOptions, name="optimize_tokens")(fit_tokens)
 
 
 class Objective:
-    """The loss as a function of one flat vector of steps away from the start, in which the pull is a plain square.
+    """The loss as a function of one flat vector of steps away from the start.
 
-    The pull bends the loss more along the calibrations than along the vectors, ten thousand times on mini. Descents go
-    as far along all directions where it bends it alike, and need a third of the evaluations. Where nothing is pulled
-    (`pulled`) calibrations take longer steps: held short, fits of sharp attention ended beside the mask.
+    The steps are scaled so that the pull is a plain square. Without this scaling the pull curves the loss more along
+    the calibrations than along the vectors, ten thousand times on mini. With equal curvature the descent needs a third
+    of the evaluations. Without a pull (`pulled=False`) the calibrations take longer steps; with short ones, fits of
+    sharp attention ended beside the mask.
     """
 
     def __init__(
@@ -141,28 +143,28 @@ class Objective:
         return self.start.numel() + 2 * len(self.classes)
 
     def split(self, steps: Tensor) -> tuple[Embedding, Tensor, Tensor]:
-        """Vectors (row, width), and the calibrations' scales and offsets (class,)."""
+        """Return vectors (row, width), and the calibrations' scales and offsets (class,)."""
         count = len(self.classes)
         rows, steepness, borders = steps.split([self.start.numel(), count, count])
         rows, steepness, borders = self.start.numel() ** 0.5 * rows, self.held * steepness, self.held * borders
         scales = _LEAST_SCALE * (1 + F.softplus(_BEGIN + steepness))
-        offsets = -scales * (math.log(_BORDER / (1 - _BORDER)) + borders).sigmoid()  # a border in the map's range
+        offsets = -scales * (math.log(_BORDER / (1 - _BORDER)) + borders).sigmoid()  # within the map's range
         return self.start + self.unit * rows.view_as(self.start), scales, offsets
 
     def unpacked(self, steps: Tensor) -> tuple[Embedding, dict[str, Calibration]]:
-        """Vectors and calibrations, for a TokenGroup."""
+        """Return vectors and calibrations for a TokenGroup."""
         vectors, scales, offsets = self.split(steps)
         found = zip(self.classes, scales.tolist(), offsets.tolist(), strict=True)
         return vectors, {name: Calibration(scale, offset) for name, scale, offset in found}
 
     def maps(self, trace: Trace, steps: Tensor) -> ClassMaps:
-        """The classes' maps in a trace, at its finest grid, before calibration."""
+        """Return the classes' maps in a trace, at its finest grid, before calibration."""
         vectors, *_ = self.split(steps)
         of_rows = class_maps(trace, vectors, self.half)[-len(self.classes) * self.rows :]
         return of_rows.unflatten(0, (len(self.classes), self.rows)).sum(1)
 
     def logits(self, steps: Tensor) -> list[Logits]:
-        """Log-odds of every class, one stack an annotation, on the lattice of its target."""
+        """Return the log-odds of every class, one stack per annotation, on the lattice of its target."""
         _, scales, offsets = self.split(steps)
         found = []
         for trace, target in zip(self.traces, self.targets, strict=True):
@@ -173,7 +175,7 @@ class Objective:
         return found
 
     def strain(self, steps: Tensor) -> Float[Tensor, ""]:
-        """What the pull holds back: mean squares of what `split` makes of the steps, the calibrations' ten times."""
+        """Return what the pull penalises: mean squares of the changes that `split` makes, calibrations ten times."""
         return steps.square().sum()
 
     def loss(self, steps: Tensor, pull: float) -> Float[Tensor, ""]:
@@ -181,7 +183,7 @@ class Objective:
 
     @torch.no_grad()
     def culprit(self, steps: Tensor) -> str:
-        """Where numbers are not finite, in words."""
+        """Return where numbers are not finite, as text."""
         vectors, *_ = self.split(steps)
         if not bool(torch.isfinite(vectors).all()):
             return "in the vectors themselves"
@@ -193,15 +195,15 @@ class Objective:
 
 
 class _NotFiniteLossError(Exception):
-    """Leaves the optimiser."""
+    """Stops the optimiser: the loss is not finite."""
 
 
 class _SpentError(Exception):
-    """Leaves the optimiser, which would end a line search first."""
+    """Stops the optimiser after the last evaluation; by itself it would first finish a line search."""
 
 
 def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor, list[float], str]:
-    """The best steps that were tried, the loss of every evaluation, and why it ended.
+    """Return the steps with the least loss, the loss of every evaluation, and why the descent ended.
 
     Raises:
         NotFiniteError: the first loss is not finite.
@@ -219,7 +221,7 @@ def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor
             raise _NotFiniteLossError
         if losses[-1] <= min(losses):
             best = steps.detach().clone()
-        (steps.grad,) = torch.autograd.grad(loss, [steps])  # of nothing else: the model's weights would take theirs
+        (steps.grad,) = torch.autograd.grad(loss, [steps])  # `backward` would also reach the model's weights
         if not bool(torch.isfinite(steps.grad).all()):
             raise _NotFiniteLossError
         return loss
@@ -249,10 +251,10 @@ def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor
 
 @torch.no_grad()
 def start_of(trace: Trace, words: Sequence[str]) -> tuple[Embedding, float]:
-    """Where a fit begins: the background's row, then the last token of each word; and the spread of such vectors.
+    """Return the start of a fit: the background's row, then the last token of each word; and the words' spread.
 
-    The background begins as the start token, which has no meaning of its own, or where a tokenizer has none, as the
-    end token.
+    The background starts as the start token, which has no meaning of its own. If the tokenizer has no start token, it
+    starts as the end token.
     """
     prompts = embed_phrases(trace.text, words)
     first = prompts[0]
@@ -263,7 +265,7 @@ def start_of(trace: Trace, words: Sequence[str]) -> tuple[Embedding, float]:
 
 
 def target_on(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> Target:
-    """An annotation on the lattice that the loss is taken at: twice the finest grid of the trace, the image at most."""
+    """Return an annotation on the lattice of the loss: twice the trace's finest grid, at most the image's size."""
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     size = (min(trace.size[0], _FINER * finest[0]), min(trace.size[1], _FINER * finest[1]))
     return Target(*target_of(annotation, classes, size))
@@ -271,7 +273,7 @@ def target_on(trace: Trace, annotation: Annotation, classes: Sequence[str]) -> T
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Of what a fit depends on; to look them up takes as long as an evaluation on a small model."""
+    """Return the versions that a fit depends on; cached, as a look-up takes as long as a small model's evaluation."""
     return {package: version(package) for package in ("ovam", "torch")}
 
 
@@ -291,7 +293,7 @@ def _pairs(
 
 
 def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
-    """The space of all traces, which have the same blocks."""
+    """Check that all traces have the same space and blocks; return the space."""
     first = traces[0]
     for i, trace in enumerate(traces):
         half_of(trace, half)
@@ -311,7 +313,7 @@ def _check_alike(traces: Sequence[Trace], half: Half) -> Space:
 
 
 def _check_spelling(classes: Sequence[str], marks: Sequence[Annotation]) -> None:
-    """Text encoders read all letters as small ones, so that such classes would be one."""
+    """Check that no two classes differ only in capitals, which most text encoders ignore."""
     first: dict[str, str] = {}
     for name in classes:
         other = first.setdefault(name.casefold(), name)

@@ -1,4 +1,4 @@
-"""How tokens are fitted: the options of the stage."""
+"""Options for fitting tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,38 +13,40 @@ from ovam.trace.blocks import BlockChoice, checked_blocks
 from ovam.trace.calls import Half, StepChoice, step_numbers
 
 AGAINST = ("sky", "grass", "tree", "water", "road", "building", "wall", "floor")
-"""What else most pictures show; rows of the background begin as these unless other words are given."""
+"""Things that most pictures show. By default, further rows of the background start as these words."""
 PHRASES = ("{}", "a photograph of the {}", "the {}")
-"""Where the rows of a class begin: the last token of its name in each. Text encoders give it other vectors in each."""
+"""Phrases for the rows of a class. Each row starts as the last token of the class name in one phrase; the text encoder
+gives this token another vector in each phrase."""
 EVALUATIONS = 20
 PULL = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How tokens are fitted. Values are checked when it is made.
+    """Options for fitting tokens. Values are checked when the object is made.
 
     Attributes:
-        against: Words for what else pictures show, such as ["sky", "grass"]: further rows of the background, which
-            begin as these. `AGAINST` without the classes when None; an empty list leaves one row, whose fit is faster
-            and, on mini, worse.
-        rows: Vectors of each class, at most one a phrase of `PHRASES`: several tell several looks of one class.
-        ignore: Number in the masks of pixels that count for nothing.
-        mask_threshold: Share of white above which a mask's pixel is the object's, as in `annotation_of`.
-        mask_colour: Colour of the object in masks of several colours, likewise.
+        against: Words for other things in the pictures, such as ["sky", "grass"]: one more row of the background
+            starts as each word. None means `AGAINST` without the classes. An empty list leaves one row of the
+            background; the fit is then faster and, on mini, worse.
+        rows: Number of vectors per class, at most one per phrase of `PHRASES`. Several can describe several looks of
+            one class.
+        ignore: Number of ignored pixels in the masks.
+        mask_threshold: Share of white above which a mask's pixel belongs to the object, as in `annotation_of`.
+        mask_colour: Colour of the object in masks with several colours, as in `annotation_of`.
         guidance: As in `Trace.maps`.
         blocks: As in `Trace.maps`.
         steps: As in `Trace.maps`.
-        evaluations: Most evaluations of the loss; the first is of the start.
-        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors;
-            the calibration's two numbers are pulled ten times as hard. Divided by the number of annotations, which
-            all tell something.
-        distance: Where all rows begin on the way from the background's start, 0, to their words, 1. Where attention is
-            sharp, a fit that begins near 0, where all attention is even, is easier, and keeps less of the words.
-        licence: Under which the tokens may be used.
+        evaluations: Maximum number of evaluations of the loss; the first one is at the start.
+        pull: Weight of the mean square of all steps away from the start, in units of the spread of a word's vectors.
+            Steps of the calibration's two numbers count ten times. The weight is divided by the number of annotations,
+            because each one adds information.
+        distance: Where all rows start, on the line from the background's start (0) to their words (1). If attention is
+            sharp, a start near 0, where attention is even, makes the fit easier, but it keeps less of the words.
+        licence: Licence under which the tokens may be used.
 
     Raises:
-        OptionError: a value is none of these.
+        OptionError: a value is not allowed.
         EmptyWordsError: an entry of `against` has no word.
     """
 
@@ -79,11 +81,11 @@ class FitOptions:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How masks are read, as `annotation_of` takes it."""
+        """How masks are read, as keywords of `annotation_of`."""
         return {"ignore": self.ignore, "mask_threshold": self.mask_threshold, "mask_colour": self.mask_colour}
 
     def rivals(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """The words that rows of the background begin as.
+        """Return the words as which further rows of the background start.
 
         Raises:
             OptionError: a class is among them.

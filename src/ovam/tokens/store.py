@@ -1,6 +1,7 @@
 """TokenSets on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle.
 
-These are vectors behind the text encoder. They are never written as textual inversions, which live in its input.
+The vectors belong to the output of the text encoder. They are never written as textual inversions, which belong to its
+input.
 """
 
 import math
@@ -29,7 +30,7 @@ FORMAT = Format(
     error=TokenFileError,
 )
 _STEEPEST = 1e6
-"""Of calibrations: steeper ones, or borders farther away, make one score of all maps; flatter ones of each map."""
+"""Limit of the numbers of a calibration: beyond it, scores do not depend on the map any more."""
 
 _name = told.text(r".*\S.*", "a name")
 TOKENS = told.record(
@@ -77,14 +78,16 @@ TOKENS = told.record(
 
 
 def save_tokens(tokens: TokenSet, path: str | Path) -> None:
-    """Write a set; the file appears whole or not at all, and equal sets give equal bytes.
+    """Write a set to a file.
+
+    The file is written whole or not at all. Equal sets give equal bytes.
 
     Args:
-        tokens: Vectors are written in float32.
+        tokens: The set. Its vectors are written in float32.
         path: File name, usually ending in `.safetensors`.
 
     Raises:
-        TokenFileError: the folder is not there, or a set that was made by hand has what a file can't hold.
+        TokenFileError: the folder does not exist, or the set could not be read back.
     """
     header = {
         "format": FORMAT.name,
@@ -116,7 +119,7 @@ def _told(group: TokenGroup) -> dict[str, Any]:
 
 
 def load_tokens(path: str | Path) -> TokenSet:
-    """Read a set.
+    """Read a set from a file.
 
     Args:
         path: A file that `save_tokens` wrote.
@@ -140,7 +143,7 @@ def _check(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Check a header by its schema, and the vectors by the header.
 
     Raises:
-        ValueError: a field is missing or another than it may be, or a tensor is.
+        ValueError: a field or tensor is missing, or has a value that is not allowed.
     """
     TOKENS(header, "")
     width = header["space"]["width"]
@@ -149,7 +152,7 @@ def _check(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         vectors, classes = told.tensor_of(name, tensors), {*rows} - {BACKGROUND}
         if not classes:
             raise ValueError(f"groups[{i}] has no class, rows {rows}")
-        # of a fit all classes have one; vectors that were made elsewhere are scored like words
+        # a fit calibrates all its classes; vectors made elsewhere have no calibration and are scored like words
         if calibrated != classes and (calibrated or entry["fit"]["losses"]):
             raise ValueError(
                 f"groups[{i}] has the classes {sorted(classes)} and calibrations of {sorted(calibrated) or 'none'}"

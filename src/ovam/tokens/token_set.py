@@ -1,4 +1,4 @@
-"""A TokenSet: fitted vectors of classes, each group with a background row of its own, usable wherever words are."""
+"""A TokenSet: fitted vectors of classes in groups, each with its own background row; it can replace words."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from ovam.trace.trace import Trace
 
 BACKGROUND = "<background>"
-"""Name of the row that takes the attention of everything else."""
+"""Name of the row that takes the attention to everything else."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a group was fitted; for people and for notes, no map depends on it.
+    """How a group was fitted. This is information only: no map depends on it.
 
     Attributes:
         model: Name of the model whose traces were used.
         pipeline: Class name of its pipeline.
         half: Half of guidance whose queries were used.
-        blocks: Their blocks.
-        timesteps: Of each annotation's trace, those of its denoiser calls.
+        blocks: Names of the blocks whose queries were used.
+        timesteps: Time steps of the denoiser calls, for each annotation's trace.
         softmax_over: As in `Trace.maps`.
         aggregation: How maps were averaged.
-        refinement: What was done to maps before calibration; "none" for now.
+        refinement: How maps were refined before calibration; "none" for now.
         losses: Loss of every evaluation of the fit, in order; empty for vectors made elsewhere.
         stopped: Why the fit ended.
         annotations: SHA-256 of each annotation, image and labels.
         remark: What else a user should know.
-        versions: Of ovam and torch.
+        versions: Versions of ovam and torch.
     """
 
     model: str
@@ -55,21 +55,21 @@ class Fit:
 
     @property
     def loss(self) -> float | None:
-        """That of the vectors which were kept, the least one."""
+        """The least loss, which is that of the kept vectors; None if there is no finite one."""
         finite = [loss for loss in self.losses if loss == loss]
         return min(finite, default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenGroup:
-    """Rows that were fitted together and divide the attention among themselves, alone or jointly.
+    """Rows of one class or several that were fitted together and share the attention.
 
     Attributes:
-        rows: What each row stands for: `<background>` or a class.
-        vectors: One vector a row, float32, in the set's space.
-        calibrations: Of each class, from its map to its score; a class without one is stretched as words are.
-        fit: How they were made.
-        licence: Under which they may be used, in the words of whoever made them.
+        rows: Name of each row: `<background>` or a class.
+        vectors: One vector per row, float32, in the set's space.
+        calibrations: Calibrations by class; the map of a class without one is stretched like a word's.
+        fit: How the vectors were fitted.
+        licence: Licence of the vectors, in the words of the person who made them.
     """
 
     rows: tuple[str, ...]
@@ -84,18 +84,18 @@ class TokenGroup:
         return tuple(dict.fromkeys(row for row in self.rows if row != BACKGROUND))
 
     def prompt(self, space: Space) -> TokenEmbedding:
-        """The group as an attribution prompt of its own."""
+        """Return the group as its own attribution prompt."""
         spans = tuple(Span(name, tuple(i for i, r in enumerate(self.rows) if r == name)) for name in self.classes)
         return TokenEmbedding(self.vectors, AttributionPrompt("", self.rows, spans), space)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Fitted vectors of classes. Each group is evaluated as it was fitted, so that merging never changes a map.
+    """Fitted vectors of classes. Each group is evaluated as it was fitted, so merging never changes a map.
 
     Attributes:
-        groups: In order; no class stands in two of them.
-        space: The exact input of the key path that the vectors belong to.
+        groups: Groups in order; no class is in two of them.
+        space: Space of the vectors: the exact input of the key path to which they belong.
     """
 
     groups: tuple[TokenGroup, ...]
@@ -117,19 +117,19 @@ class TokenSet:
 
     @property
     def calibrations(self) -> dict[str, Calibration]:
-        """Those of all classes that have one."""
+        """Calibrations by class, for the classes that have one."""
         return {name: found for group in self.groups for name, found in group.calibrations.items()}
 
     def prompts(self) -> tuple[TokenEmbedding, ...]:
-        """One attribution prompt a group."""
+        """Return one attribution prompt per group."""
         return tuple(group.prompt(self.space) for group in self.groups)
 
     def merged(self, *others: "TokenSet") -> "TokenSet":
-        """This set and others as one; every class keeps its map.
+        """Return this set and others as one; every class keeps its map.
 
         Raises:
             SpaceMismatchError: a set belongs to another space.
-            OptionError: a class stands in two of them.
+            OptionError: a class is in two of them.
         """
         for other in others:
             if other.space != self.space:
@@ -140,11 +140,11 @@ class TokenSet:
         return TokenSet((*self.groups, *(group for other in others for group in other.groups)), self.space)
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
-        """What differs between the fits and this trace, in words; none of it is an error."""
+        """Return what differs between the fits and this trace, as sentences; no difference is an error."""
         return self.notes_of(trace.source.model, tuple(trace.blocks))
 
     def notes_of(self, model: str, blocks: Sequence[str] | None) -> tuple[str, ...]:
-        """The same of a model, and of the blocks that will be asked where they are known."""
+        """Return what differs between the fits and a model and, if known, the blocks that will be used."""
         notes = []
         for group in self.groups:
             names, fit = ", ".join(group.classes), group.fit
@@ -158,7 +158,7 @@ class TokenSet:
         return tuple(notes)
 
     def card(self) -> str:
-        """The set in words, for people; see `ovam.tokens.card`."""
+        """Return a description of the set; see `ovam.tokens.card`."""
         from ovam.tokens.card import card
 
         return card(self)
@@ -191,5 +191,5 @@ class TokenSet:
 
 
 def merge(sets: Sequence[TokenSet]) -> TokenSet:
-    """Several sets as one; see `TokenSet.merged`."""
+    """Return several sets as one; see `TokenSet.merged`."""
     return sets[0].merged(*sets[1:])

@@ -1,1 +1,1 @@
-"""A trace: what is kept of one image's run, and the way from text to keys."""
+"""A trace: the stored queries of one image's run, and the text side that turns text into keys."""

@@ -1,6 +1,6 @@
-"""A text whose tokens a run has read: the run's own tokens, and where each stands in the text as it was typed.
+"""The tokens that a run's text encoder really read, and their positions in the text as typed.
 
-A pipeline may clean a prompt before it is cut into tokens, exchange names for others, and cut its end off.
+They can differ from the tokens of the text: a pipeline may clean a prompt, replace names in it, and cut off its end.
 """
 
 import logging
@@ -12,31 +12,31 @@ from typing import Any
 from ovam.prompt import AttributionPrompt
 
 Offsets = tuple[int, int]
-"""First character of a token in its text, and its end."""
+"""Position of a token in its text: the index of its first character, and the end (exclusive)."""
 log = logging.getLogger("ovam")
 _LONGEST = 4096
-"""Most tokens of a prompt in a file: far more than any text encoder reads."""
+"""Maximum number of tokens of a prompt in a file; far more than any text encoder reads."""
 
 
 def own_tokens(tokenizer: Any, read: Sequence[int]) -> list[int]:
-    """Of the tokens that an encoder read, those before the padding."""
+    """Return the tokens that an encoder read, without the padding."""
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]  # the first of these is the text's end
+    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]  # the first one ends the text
 
 
 def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets]) -> list[Offsets]:
-    """Characters of each token that was read, from those of the tokens that the text as typed is cut into.
+    """Return the position of each token that was read, in the text as typed.
 
     Args:
-        read: The tokens that were read.
-        ids: Those of the text as typed.
-        offsets: First character and end of each of these.
+        read: Tokens that were read.
+        ids: Tokens of the text as typed.
+        offsets: Position of each token of `ids`.
 
     Returns:
-        Likewise of those that were read; of some that stand in the place of others the place of all these, and of
-        tokens that stand for nothing that was typed no character.
+        One position for each token of `read`. Tokens that replace others get the range of all tokens they replace.
+        Added tokens get the empty range (0, 0).
     """
     places = list[Offsets]()
     for kind, start, stop, first, last in SequenceMatcher(None, ids, read, autojunk=False).get_opcodes():
@@ -52,13 +52,13 @@ def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets
 
 
 def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
-    """The prompt without the words of which nothing was read, which are told of."""
+    """Return the prompt without the words that were not read; a warning names these."""
     unread = [span.text for span in prompt.spans if not span.tokens]
     if not unread:
         return prompt
     log.warning(
-        "of the prompt %r the run's text encoder did not read %s, which its pipeline cut off or cleaned away: there "
-        "are no maps of it; ask for it by itself, maps([...])",
+        "prompt %r: the run's text encoder did not read %s, which its pipeline cut off or removed; there are no maps "
+        "of it. Make its maps separately, maps([...])",
         prompt.text if len(prompt.text) <= 40 else f"{prompt.text[:40]}...",
         ", ".join(map(repr, unread)),
     )
@@ -66,9 +66,9 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
 
 
 def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]:
-    """Of each tokenizer of a text reader the tokens that the run read of these texts, without padding.
+    """Return the tokens that the run read, without padding: for each tokenizer a dictionary by text.
 
-    Texts of which the tokenizer by itself makes the same are left out.
+    A text is left out if the tokenizer alone gives the same tokens.
     """
     found = list[dict[str, list[int]]]()
     for part in _parts(reader):
@@ -79,10 +79,12 @@ def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]
 
 
 def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -> None:
-    """Let a text reader, which nobody else has, read some texts as a run did, as `tokens_read` tells it.
+    """Make a text reader read some texts as a run did; `told` is what `tokens_read` returned.
+
+    The reader is changed in place, so nothing else may use it.
 
     Raises:
-        ValueError: they are not tokens of its tokenizers.
+        ValueError: `told` does not fit the reader's tokenizers.
     """
     parts = _parts(reader)
     if told and len(told) != len(parts):
@@ -96,6 +98,6 @@ def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -
 
 
 def _parts(reader: Any) -> Sequence[Any]:
-    """One for each tokenizer; none of a reader that reads no texts, or is of another's making."""
+    """Return the reader's parts, one for each tokenizer; a reader that is not ovam's own may have none."""
     found = getattr(reader, "parts", None) or getattr(reader, "readers", None) or [reader]
     return [part for part in found if hasattr(part, "read")]

@@ -1,4 +1,4 @@
-"""How some of a model's attention blocks are chosen: by name or by the grid of their pixels."""
+"""Choose attention blocks of a model by name or by grid."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,15 +7,15 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Blocks by module path or its beginning, by grid height, or, within a list, by grid (height, width)."""
+"""Blocks given by module path or its beginning, by grid height, or (in a list) by grid (height, width)."""
 
 
 def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
-    """Names of the blocks that `choice` asks for, in the order of `grids`.
+    """Return the names of the chosen blocks, in the order of `grids`.
 
     Raises:
         MissingBlockError: an entry fits no block, or there is no entry.
-        OptionError: two numbers in a tuple of their own could be a grid or two heights.
+        OptionError: `choice` is a tuple of two numbers that could be a grid or two heights.
     """
     if choice is None:
         return tuple(grids)
@@ -34,7 +34,7 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
 
 
 def checked_blocks(choice: BlockChoice) -> BlockChoice:
-    """A choice of blocks with Python's own numbers, and a list where it could be read once only.
+    """Check a choice of blocks; return it with Python integers, and with iterators read into a list.
 
     Raises:
         OptionError: an entry is neither a name, a number nor a grid.
@@ -63,10 +63,10 @@ def _checked(entry: object) -> str | int | Grid:
 
 
 def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
-    """Entries of a choice; two numbers in a tuple of their own are a grid or two heights, whichever is there.
+    """Return the entries of a choice; a tuple of two numbers is a grid or two heights, whichever the model has.
 
     Raises:
-        OptionError: both are there, and are different blocks.
+        OptionError: the model has both, and they are different blocks.
     """
     if isinstance(choice, str | int):
         return [choice]

@@ -1,4 +1,4 @@
-"""Denoiser calls: what is known of each, and how some of them are chosen."""
+"""Denoiser calls: what a trace stores about each call, and how to choose some of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from ovam.checks import integer
 from ovam.errors import MissingStepError, OptionError
 
 Half = Literal["cond", "uncond"]
-"""Which of the two passes of guidance: with the prompt, or with the negative or empty prompt."""
+"""Half of guidance: "cond" is the pass with the prompt, "uncond" the pass with the negative or empty prompt."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Call:
 
     Attributes:
         index: Position among all calls of the run, kept or not.
-        step: Index of the noise level: several calls share a step in schedulers such as Heun and PNDM.
-        timestep: The scheduler's value, as the denoiser got it.
-        sigma: Noise level where the scheduler has one.
+        step: Index of the noise level. With schedulers such as Heun and PNDM, several calls share a step.
+        timestep: The scheduler's time step, as the denoiser received it.
+        sigma: Noise level, or None if the scheduler has none.
     """
 
     index: int
@@ -29,14 +29,14 @@ class Call:
 
 
 StepChoice = int | Iterable[int] | Literal["middle"] | None
-"""Step numbers or one, all of them (None), or the one in the middle of however many there are."""
+"""One step number, several of them, all steps (None), or the middle step ("middle")."""
 
 
 def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None:
-    """A choice of steps, checked: its numbers, "middle", or None for all.
+    """Check a choice of steps; return its numbers, "middle", or None for all.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `steps` is none of these.
     """
     if steps is None:
         return None
@@ -51,7 +51,7 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
 
 
 def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["middle"]) -> list[int]:
-    """Positions in `calls` of the calls whose step is chosen.
+    """Return the positions in `calls` of the calls of the chosen steps.
 
     Raises:
         MissingStepError: a step is not among the calls.
@@ -72,7 +72,7 @@ def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["mi
 
 
 def ranges(numbers: list[int]) -> str:
-    """Numbers in words, for messages."""
+    """Return numbers as text for messages: "3 to 7" if they are consecutive, else a list."""
     if numbers and all(number == numbers[0] + i for i, number in enumerate(numbers)):
         return f"{numbers[0]} to {numbers[-1]}"
     return str(numbers)

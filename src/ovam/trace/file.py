@@ -29,13 +29,13 @@ FORMAT = Format(
     error=TraceFileError,
 )
 FLOATS_ALONE = 1
-"""Version of files without int8, which older readers read as well."""
+"""Version of files without int8; older readers can read these too."""
 
 Reader = Callable[[TextFile], TextSide]
 
 
 def _read(file: TextFile) -> TextSide:
-    """The text sides of ovam's own families, which need a model library only where a model is given or needed."""
+    """Read a text side of ovam's own families; model libraries are imported only if a model is given or needed."""
     if file.text is None and file.about["projections"] == "inside":
         return opened(file)
     from ovam.models import read_text_side
@@ -44,18 +44,20 @@ def _read(file: TextFile) -> TextSide:
 
 
 READERS: dict[str, Reader] = {"static": _read, "replayed": _read}
-"""What reads a text side, by the `kind` that it wrote; add a kind of your own before traces are saved or loaded."""
+"""Readers of text sides, by the `kind` in the file; add your own kind before you save or load traces."""
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:
-    """Write a trace; the file appears whole or not at all, and equal traces give equal bytes.
+    """Write a trace to a file.
+
+    The file is written whole or not at all. Equal traces give equal bytes.
 
     Args:
-        trace: Queries are written as they are stored, without a copy.
+        trace: The trace. Its queries are written as they are stored, without a copy.
         path: File name, usually ending in `.safetensors`.
 
     Raises:
-        TraceFileError: the folder is not there, or the trace could not be read back.
+        TraceFileError: the folder does not exist, or the trace could not be read back.
     """
     text = _saved_text(trace, path)
     header = {
@@ -74,7 +76,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     }
     parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
     if "self_attention" in parts:
-        header["self_attention"] = parts.pop("self_attention")  # its place in format 1
+        header["self_attention"] = parts.pop("self_attention")  # format 1 has it here
     if parts:
         header["parts"] = parts
     tensors = _tensors(trace, text.tensors)
@@ -89,7 +91,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
 
 
 def _tensors(trace: Trace, of_text: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a file by name."""
+    """Return all tensors of the file, by name."""
     tensors: dict[str, Tensor] = {}
     for block in trace.blocks.values():
         for half, query in block.query.items():
@@ -105,7 +107,7 @@ def _tensors(trace: Trace, of_text: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _further_tensors(trace: Trace) -> dict[str, Tensor]:
-    """Parts besides queries and outputs."""
+    """Return the tensors of `trace.parts`, by name."""
     stored = {
         f"{kind}/{half}/{name}": values
         for kind, blocks in trace.parts.items()
@@ -116,7 +118,7 @@ def _further_tensors(trace: Trace) -> dict[str, Tensor]:
 
 
 def _about(part: BlockPart) -> dict[str, Any]:
-    """What a header says of a part; averages in float32 are understood."""
+    """Return the header's entry of a part; type and averaging are written only if not a float32 average."""
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
@@ -125,10 +127,10 @@ def _about(part: BlockPart) -> dict[str, Any]:
 
 
 def _saved_text(trace: Trace, path: str | Path) -> SavedText:
-    """What the text side writes of itself.
+    """Return what the text side writes to the file.
 
     Raises:
-        TraceFileError: it can't, or nothing could read it back.
+        TraceFileError: the text side can't be written, or no reader is known for its kind.
     """
     own = [words for words in (trace.source.prompt, trace.source.negative_prompt) if words is not None]
     text = trace.text
@@ -137,27 +139,27 @@ def _saved_text(trace: Trace, path: str | Path) -> SavedText:
         kind = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
         raise TraceFileError(
             f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read back "
-            f"({kind}): expected one of ovam's, or `saved` and an entry in ovam.trace_file.READERS"
+            f"({kind}): expected one of ovam's, or `saved` and an entry in ovam.trace.file.READERS"
         )
     return saved
 
 
 def load_trace(path: str | Path, text: object = None) -> Trace:
-    """Read a trace, on the CPU.
+    """Read a trace from a file; its tensors are on the CPU.
 
     Args:
         path: A file that `save_trace` wrote.
-        text: What reads late words: a pipeline, the folder of one, or a model name such as "mini". None
-            leaves the trace with embeddings only. Of a folder the text encoder alone is read, unless the file
-            refers to the model's key projections or is one of joint attention, which needs the model. The file
-            itself never makes anything be downloaded.
+        text: What reads late words: a pipeline, the folder of a pipeline, or a model name such as "mini". With None
+            the trace accepts embeddings only. From a folder only the text encoder is read, with two exceptions that
+            need the model: the file refers to the model's key projections, or its model has joint attention. The
+            file itself never causes a download.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
-        NoTextEncoderError: the file refers to the key projections of its model, or is one of joint attention, whose
-            words are run through the model itself, and `text` is None.
+        NoTextEncoderError: `text` is None but the file needs the model: it refers to the model's key projections,
+            or its model has joint attention, where late words run through the model.
         ModelNotFoundError: `text` names no model.
-        SpaceMismatchError: `text` is not the text encoder, or not the model, that the trace was made with.
+        SpaceMismatchError: `text` is another text encoder or another model than the trace was made with.
     """
     header, tensors = read_file(Path(path), FORMAT)
     with damage_told(Path(path), header):
@@ -172,7 +174,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             "image_png": None if image is None else image.numpy().tobytes(),
             "parts": _parts(header, tensors),
         }
-    # apart: what is wrong with the model that the user names is no damage of the file
+    # outside of `damage_told`: an error of the user's model does not mean that the file is damaged
     read = READERS[header["text"]["kind"]]
     return Trace(**parts, text=read(TextFile(Path(path), header, tensors, text)))
 
@@ -183,13 +185,13 @@ def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping
     for part, half in itertools.product(parts, header["halves"]):
         key = f"{part}/{half}/{name}"
         if part == "output" and key not in tensors:
-            continue  # it is kept only where it was asked for
+            continue  # outputs are optional
         parts[part][cast(Half, half)] = from_named(key, tensors, header["dtype"])
     return BlockTrace(name, (height, width), float(entry["scale"]), **parts)
 
 
 def _parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, BlockPart]]:
-    """What was kept besides queries, by kind and block."""
+    """Return the further parts, by kind and block."""
     kinds = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
     return {
         kind: {entry["name"]: _part(kind, entry, header, tensors) for entry in entries}
@@ -205,7 +207,7 @@ def _part(kind: str, entry: Mapping[str, Any], header: Mapping[str, Any], tensor
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Header of a trace file, without its tensors.
+    """Read the header of a trace file, without its tensors.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.

@@ -1,6 +1,6 @@
-"""What a trace's file must tell: one schema of its header, and whether header and tensors fit each other.
+"""The schema of a trace file's header, and checks that header and tensors agree.
 
-Checked whole before anything is made of it, so that no number that is only told decides how much memory is taken.
+All checks run before any object is made, so that no unchecked number in a header decides how much memory is used.
 """
 
 import math
@@ -17,14 +17,14 @@ from ovam import header as told
 from ovam.errors import OvamError, TraceFileError
 from ovam.header import Check
 
-_MOST = 2**31  # calls and steps: far beyond every run
-_SIDE = 2**16  # pixels
-_TOKENS = 1024  # of a padded text: T5 reads 512 in every family, CLIP 77
-_PIXELS = 2**27  # of an image
-_FREE = 2**20  # pixels of an image that need no bytes to show for them
+_MOST = 2**31  # maximum of calls and steps, far beyond every run
+_SIDE = 2**16  # maximum of a side, in pixels
+_TOKENS = 1024  # maximum of a padded text: T5 reads 512 in every family, CLIP 77
+_PIXELS = 2**27  # maximum of an image
+_FREE = 2**20  # pixels that an image may have, however small its file is
 _PIXELS_A_BYTE = {"query/": 64, "image.png": 512}
-"""Most pixels of an image for each byte: Stable Diffusion's coarsest block in int8 has 3, a PNG of one colour 343."""
-_SQUEEZED = 2.0  # sides of a cell to each other: 1 in all families
+"""Maximum pixels of an image for each byte: Stable Diffusion's coarsest block in int8 has 3, a one-colour PNG 343."""
+_SQUEEZED = 2.0  # maximum ratio of the two sides of a cell, which is 1 in all families
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 _FLOATS = ("float32", "float16", "bfloat16")
 
@@ -40,7 +40,7 @@ SPACE = told.record(
         "width": told.whole(1, _SIDE),
     }
 )
-"""Of a `Space`, in every kind of file."""
+"""Schema of a `Space`, in every kind of file."""
 
 TEXT: Mapping[str, Check] = {
     "static": told.record(
@@ -62,7 +62,7 @@ TEXT: Mapping[str, Check] = {
         }
     ),
 }
-"""Of `text`, by its kind."""
+"""Schemas of the header's `text`, by its kind."""
 
 TRACE = told.record(
     {
@@ -102,10 +102,10 @@ TRACE = told.record(
 
 @contextmanager
 def damage_told(path: Path, header: Mapping[str, Any]) -> Iterator[None]:
-    """What header and tensors lack of each other, as an error that names the file.
+    """Turn any error about wrong values into an error that names the file.
 
     Raises:
-        TraceFileError: instead of any error of wrong values.
+        TraceFileError: header or tensors are incomplete, or do not agree.
     """
     try:
         yield
@@ -123,13 +123,13 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
     """Check a trace's header by its schema, and its tensors by the header.
 
     Raises:
-        ValueError: a field is missing or another than it may be, or a tensor is.
+        ValueError: a field or tensor is missing, or has a value that is not allowed.
     """
     TRACE(header, "")
     kind = header["text"]["kind"]
     if kind not in kinds:
         raise ValueError(f"text.kind is {kind!r}, which nothing here reads")
-    if kind in TEXT:  # others are checked by what reads them
+    if kind in TEXT:  # other kinds are checked by their readers
         TEXT[kind](header["text"], "text")
     for part in ("blocks", "self_attention"):
         told.check_different([entry["name"] for entry in header.get(part, [])], part)
@@ -148,7 +148,7 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
 
 
 def _check_calls(calls: Sequence[Mapping[str, Any]]) -> None:
-    """In the order of the run, each once; a call begins one noise level at most."""
+    """Check that calls are in the order of the run, each once, and that no step exceeds the index of its call."""
     before = {"index": -1, "step": 0}
     for i, call in enumerate(calls):
         if call["index"] <= before["index"] or not before["step"] <= call["step"] <= call["index"]:
@@ -162,7 +162,7 @@ def _check_calls(calls: Sequence[Mapping[str, Any]]) -> None:
 def _check_queries(
     block: Mapping[str, Any], half: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Queries, and outputs where there are some, of the heads, calls and pixels that the header tells."""
+    """Check that queries (and outputs, if any) have the heads, calls and pixels of the header."""
     (height, width), name = block["grid"], block["name"]
     expected = (block["heads"], len(header["calls"]), height * width)
     for part in ("query", "output"):
@@ -186,14 +186,14 @@ def _check_average(name: str, grid: Sequence[int], tensors: Mapping[str, Tensor]
 
 
 def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Image keys and values of every block, of the pixels and calls that the queries have."""
+    """Check that every block has image keys and values, with the pixels and calls of the queries."""
     names, blocks, calls = header["text"]["replay"], header["blocks"], len(header["calls"])
     told.check_different(names, "text.replay")
     missing = [block["name"] for block in blocks if block["name"] not in names]
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
     pixels = {block["grid"][0] * block["grid"][1] for block in blocks}
-    further = "Kontext" in header["source"]["pipeline"]  # those of its reference picture stand behind the grid's
+    further = "Kontext" in header["source"]["pipeline"]  # pixels of a reference picture follow the grid's
     for half in header["halves"]:
         for name in names:
             key, value, vector = (
@@ -214,7 +214,7 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 
 
 def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """An image's size decides what masks take, so that the bytes that are there must bear it out."""
+    """Check that the image's size is plausible for the bytes in the file; it decides how much memory masks take."""
     height, width = header["size"]
     most = _FREE + sum(
         each * tensor.nbytes
@@ -229,14 +229,15 @@ def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Non
 
 
 def _check_grids(header: Mapping[str, Any]) -> None:
-    """Whether all grids cut one image into cells that are about square, and the trace's own where it was generated.
+    """Check that all grids divide one image into cells that are about square.
 
-    An encoded image may have been squeezed for the model, so that its grids are compared with each other alone.
+    For a generated image, this is the image of the trace. An encoded image may have been squeezed for the model, so
+    its grids are only compared with each other.
     """
     grids = [tuple(entry["grid"]) for entry in (*header["blocks"], *header.get("self_attention", []))]
     whole = tuple(header["size"]) if header["source"]["kind"] == "generated" else max(grids, default=(1, 1))
     for grid in dict.fromkeys(grids):
-        # sides of a cell, where a grid may have one cell more or less than are whole
+        # bounds of a cell's side: a grid may have one cell more or less, because of rounding
         least = max(side / (cells + 1) for side, cells in zip(whole, grid, strict=True))
         most = min(side / (cells - 1) if cells > 1 else math.inf for side, cells in zip(whole, grid, strict=True))
         if least >= _SQUEEZED * most:
@@ -244,7 +245,7 @@ def _check_grids(header: Mapping[str, Any]) -> None:
 
 
 def _check_picture(size: Sequence[int], picture: Tensor | None) -> None:
-    """Whether the picture is a PNG of the trace's size, as its first bytes tell."""
+    """Check by its first bytes that the picture is a PNG of the trace's size."""
     if picture is None:
         return
     begin = bytes(picture[:24].tolist()) if picture.dtype == torch.uint8 and picture.ndim == 1 else b""

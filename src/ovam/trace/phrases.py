@@ -1,4 +1,4 @@
-"""Words and phrases, each an attribution prompt of its own, read in as few runs of the text encoder as can be."""
+"""Embed words and phrases, each as its own attribution prompt, in as few runs of the text encoder as possible."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from ovam.trace.text_side import Space, TokenEmbedding
 
 @runtime_checkable
 class Reads(Protocol):
-    """A text side or a text reader: it makes vectors of texts, in its space."""
+    """A text side or a text reader: it turns texts into vectors of its space."""
 
     @property
     def space(self) -> Space: ...
@@ -18,13 +18,13 @@ class Reads(Protocol):
 
 @runtime_checkable
 class ReadsMany(Protocol):
-    """One that reads several phrases in one run of its encoder, whose weights are then fetched once."""
+    """A text side or reader that reads several phrases in one run of its encoder, which fetches the weights once."""
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]: ...
 
 
 def embed_phrases(text: Reads, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-    """`text.embed(phrase, as_phrase=True)` of each phrase, at once where the text side can."""
+    """Return `text.embed(phrase, as_phrase=True)` of each phrase; in one run if the text side can do that."""
     if isinstance(text, ReadsMany):
         return text.embed_phrases(phrases, padded=padded)
     return [text.embed(phrase, as_phrase=True, padded=padded) for phrase in phrases]

@@ -1,8 +1,8 @@
-"""What joint attention needs to answer late words: image keys and values, against which a text is run again.
+"""Replay for joint attention: run only the text layers again, against the stored image keys and values.
 
-In joint attention a word's keys depend on the image, block by block. But a text token only ever meets the image's
-keys and values: with these kept, the text stream alone can be run again, for any words. The image stream of the run
-itself stays as it was; late words never move it.
+In joint attention a word's keys depend on the image, block by block. But a text token only reads the image's keys and
+values. If these are stored, the text stream alone can be run again, for any words. The image stream stays as it was in
+the run; late words never change it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ from ovam.trace.quantised import Stored, floats
 
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    """What text tokens meet in one joint-attention block at one denoiser call: of one image, or of a batch.
+    """Image keys and values of one joint-attention block at one denoiser call, of one image or a batch.
 
     Attributes:
         key: Image keys, after normalisation and rotary embedding.
         value: Image values.
-        conditioning: Vector of the time step and the pooled text that modulates the block.
+        conditioning: Vector that modulates the block, made of the time step and the pooled text.
     """
 
     key: Float[Tensor, "*batch head pixel head_dim"]
@@ -36,11 +36,11 @@ class ImageStream:
 
 @dataclass(frozen=True, eq=False)
 class TextRows:
-    """What the tokens of a text are to one joint-attention block, float32.
+    """Keys and attention outputs of a text's tokens in one joint-attention block, float32.
 
     Attributes:
         key: Keys of the tokens.
-        output: What the tokens took from text and image by attention, head by head, before any projection of it.
+        output: Attention outputs of the tokens, over text and image, head by head, before any projection.
     """
 
     key: Key
@@ -52,19 +52,19 @@ class TextStream(Protocol):
     """The text tokens of one attribution prompt on their way through the denoiser."""
 
     def enter(self, block: str, image: ImageStream) -> TextRows:
-        """Pass the next block, with all tokens; the blocks are entered in the order the model runs them."""
+        """Run all tokens through the next block; blocks must be entered in the order the model runs them."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class BlockReplay:
-    """What running a text through one joint-attention block again needs of the image.
+    """Stored image data that is needed to run a text through one joint-attention block again.
 
     Attributes:
         key: Image keys per half (head, step, pixel, head_dim), after normalisation and rotary embedding.
-        value: Image values, likewise.
-        conditioning: Per half (step, channel), float32: the vector of the time step and of the generation prompt's
-            pooled text that modulates the block. A late word gets the generation's own.
+        value: Image values per half (head, step, pixel, head_dim).
+        conditioning: Vectors per half (step, channel), float32, that modulate the block. They are made of the time
+            step and the generation prompt's pooled text; late words use the same vectors.
     """
 
     key: Mapping[Half, Stored] = field(repr=False)
@@ -72,7 +72,7 @@ class BlockReplay:
     conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
 
     def at(self, entry: int, half: Half) -> ImageStream:
-        """One entry of the step axis."""
+        """Return the image stream at one entry of the step axis."""
         key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
         return ImageStream(key, value, self.conditioning[half][entry])
 
@@ -83,11 +83,11 @@ class BlockReplay:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """Image keys and values of every block that a text passes before it reaches the last block asked for.
+    """Image keys and values of every block from the model's first to the last kept one.
 
     Attributes:
-        blocks: By module path, in the order the model runs them, from the first on without a gap.
-        calls: The kept denoiser calls; a text stream of one depends on no other, so any of them may be kept.
+        blocks: Image data by module path, in the order the model runs the blocks, from the first on without a gap.
+        calls: The kept denoiser calls. The text stream of one call depends on no other call, so any may be kept.
     """
 
     blocks: Mapping[str, BlockReplay] = field(default_factory=dict)
@@ -98,10 +98,10 @@ class Replay:
         return sum(block.nbytes for block in self.blocks.values())
 
     def image(self, block: str, call: int, half: Half) -> ImageStream:
-        """The image in one block at the denoiser call of this index.
+        """Return the image stream in one block at the denoiser call of this index.
 
         Raises:
-            MissingBlockError: the block lies behind those that were kept.
+            MissingBlockError: the block comes after the kept ones.
             MissingStepError: the call was not kept.
             NothingCapturedError: this half of guidance was not kept.
         """
@@ -124,7 +124,7 @@ class Replay:
         return self.blocks[block].at(indices.index(call), half)
 
     def select(self, names: Iterable[str], entries: Sequence[int] | None) -> "Replay":
-        """The part that these blocks need, at these entries of the step axis or, for None, at all."""
+        """Return the part that these blocks need, at these entries of the step axis; None means all entries."""
         order = list(self.blocks)
         last = max((order.index(name) for name in names if name in order), default=-1)
         kept = {name: self.blocks[name] for name in order[: last + 1]}
@@ -142,16 +142,16 @@ class Replay:
         return Replay(fewer, tuple(self.calls[i] for i in entries))
 
     def rows(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, TextRows]]:
-        """Run a text through the kept blocks once; its rows in those asked for, in the order the model runs them.
+        """Run a text through the kept blocks once; yield its rows in `blocks`, in the order the model runs them.
 
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `image`.
         """
-        asked = set(blocks)
-        for name in [*self.blocks, *sorted(asked - set(self.blocks))]:
-            if not asked:
+        left = set(blocks)
+        for name in [*self.blocks, *sorted(left - set(self.blocks))]:
+            if not left:
                 return
             rows = stream.enter(name, self.image(name, call, half))
-            if name in asked:
-                asked.discard(name)
+            if name in left:
+                left.discard(name)
                 yield name, rows

@@ -1,4 +1,4 @@
-"""Text sides of models whose keys depend on the text alone, and how a trace's file holds them."""
+"""Text sides of models whose keys depend on the text alone, and how they are stored in a trace file."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,34 +20,34 @@ from ovam.trace.phrases import embed_phrases
 from ovam.trace.text_side import SavedText, Space, TextFile, TextReader, TokenEmbedding
 
 CAPTION = "caption_projection"
-"""PixArt's module between text encoder and blocks; beginning of its weights' names in `StaticText.projections`."""
+"""PixArt's module between text encoder and blocks; the names of its weights in `StaticText.projections` begin so."""
 PROJECTIONS_INSIDE = 32 * 2**20
-"""Key projections up to so many bytes travel inside a trace's file; larger ones by reference to the model."""
+"""Key projections up to this many bytes are stored in a trace file; for larger ones the file refers to the model."""
 
 log = logging.getLogger("ovam")
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where the keys of a block came from."""
+    """The layer from which a block's key projection was copied."""
 
     def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
-        """Whether it would give the same projection today."""
+        """Return whether the layer still has this projection."""
         ...
 
 
 class StaticText:
     """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
 
-    Holds its own copy of the weights on that way, so that a trace answers with those it ran with. Without
-    `reader`, as when read from a file, it takes embeddings but no texts.
+    It has its own copy of the key projections, so that a trace always uses the weights of its run. Without `reader`,
+    for example after reading from a file, it accepts embeddings but no texts.
 
     Attributes:
-        projections: Of each block its matrix (head * head_dim, width) by the block's name, and its bias, where it has
-            one, by that name and `.bias`. Where all blocks read the text through one projection with a GELU between
-            two layers (PixArt), the four tensors of that, `caption_projection.linear_1.weight` and so on.
+        projections: The matrix (head * head_dim, width) of each block by the block's name; its bias, if it has one,
+            by that name and `.bias`. In PixArt all blocks read the text through one more projection, two layers with
+            a GELU between: its four tensors are `caption_projection.linear_1.weight` and so on.
         heads: Number of heads by block.
-        space: Where the vectors live that enter.
+        space: Space of the input vectors.
     """
 
     kind: Literal["static"] = "static"
@@ -62,13 +62,13 @@ class StaticText:
     ) -> None:
         self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
         self._sources = dict(sources or {})
-        self._encoder = None if reader is None else reader.space  # now, while the weights are those of the run
+        self._encoder = None if reader is None else reader.space  # read it now: later the weights may change
         found = space or self._encoder
         assert found is not None  # one of the two is always given
         self.space = found
 
     def projections_of(self, blocks: Iterable[str]) -> dict[str, Tensor]:
-        """The weights that the keys of these blocks need."""
+        """Return the weights that are needed for the keys of these blocks."""
         names = set(blocks)
         return {
             name: weight
@@ -77,21 +77,21 @@ class StaticText:
         }
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """See `TextReader.embed`.
+        """Return the vectors of a text; see `TextReader.embed`.
 
         Raises:
             NoTextEncoderError: the trace came from a file and no text encoder was given.
-            SpaceMismatchError: the text encoder's weights were changed since.
+            SpaceMismatchError: the text encoder's weights have changed since the run.
         """
         return replace(self._checked(text).embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """See `ovam.trace.phrases.ReadsMany`; it raises what `embed` does."""
+        """Return the vectors of several phrases; see `ovam.trace.phrases.ReadsMany`. Errors are those of `embed`."""
         reader = self._checked(", ".join(phrases))
         return [replace(found, space=self.space) for found in embed_phrases(reader, phrases, padded=padded)]
 
     def _checked(self, text: str) -> TextReader:
-        """The reader, whose encoder is still that of the run."""
+        """Return the reader, after a check that its encoder has the weights of the run."""
         if self.reader is None:
             raise NoTextEncoderError(
                 f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
@@ -105,7 +105,7 @@ class StaticText:
         return self.reader
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """`to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
+        """Return `to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
@@ -120,24 +120,24 @@ class StaticText:
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
 
     def _tell_of_change(self, block: str) -> None:
-        """Say once that the pipeline has other keys by now; these are still those of the run."""
+        """Warn once if the pipeline's key projection has changed; the keys here are still those of the run."""
         source = self._sources.get(block)
         if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
             return
         self._sources.clear()
         log.warning(
             "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
-            "answers with the one it ran with; capture another run for the model as it is now",
+            "still uses the one of its run; capture another run for the model as it is now",
             block,
         )
 
     def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
-        """One layer as torch applies it, so that a float32 model's own numbers come out bit by bit."""
+        """Apply one layer as torch does, so that the numbers of a float32 model are reproduced bit by bit."""
         bias = self.projections.get(f"{name}.bias")
         return F.linear(vectors, self.projections[name + ending].float(), None if bias is None else bias.float())
 
     def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
-        """The text side of a trace; its key projections travel inside the file unless they are large."""
+        """Return the text side for a trace file; the key projections are included unless they are large."""
         projections = self.projections_of(blocks)
         inside = sum(projection.nbytes for projection in projections.values()) <= PROJECTIONS_INSIDE
         read = tokens_read(self.reader, texts)
@@ -154,7 +154,7 @@ class StaticText:
 
 
 def opened(file: TextFile, reader: TextReader | None = None) -> StaticText:
-    """The text side of a file that holds its key projections; without a reader it takes embeddings but no texts.
+    """Return the text side of a file with key projections; without a reader it accepts embeddings but no texts.
 
     Raises:
         TraceFileError: the projections are damaged.
@@ -167,21 +167,21 @@ def opened(file: TextFile, reader: TextReader | None = None) -> StaticText:
 
 
 def heads_in(file: TextFile) -> dict[str, int]:
-    """Number of heads by block."""
+    """Return the number of heads by block."""
     return {entry["name"]: int(entry["heads"]) for entry in file.header["blocks"]}
 
 
 def projections_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The key projections that travel inside a file."""
+    """Return the key projections that are stored in a file."""
     stored = [name for name in tensors if name.startswith("projection/")]
     return {name.removeprefix("projection/"): tensors[name] for name in stored}
 
 
 def check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
-    """Whether projections are those that were written.
+    """Check that the projections fit each other and are those that were written; `told` is their hash in the header.
 
     Raises:
-        ValueError: they are not, or do not fit each other.
+        ValueError: they do not fit, or their hash is another one.
     """
     for name, projection in projections.items():
         if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -198,7 +198,7 @@ def check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int
 
 
 def _check_layer(name: str, matrix: Tensor, bias: Tensor | None, width: int, heads: int) -> int:
-    """Whether one layer of the keys' way takes vectors of this width; the width of those it gives."""
+    """Check that one layer accepts vectors of this width; return the width of its output."""
     if matrix.ndim != 2 or matrix.shape[0] % heads or matrix.shape[1] != width:
         raise ValueError(f"projection/{name} is {tuple(matrix.shape)} for {heads} heads and vectors of width {width}")
     if bias is not None and bias.shape != matrix.shape[:1]:

@@ -1,4 +1,4 @@
-"""From text to keys: what a trace's text side promises, and the vectors and spaces it speaks of."""
+"""From text to keys: the interface of a trace's text side, with its vectors and their spaces."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from ovam.trace.replay import Replay, TextStream
 
 @dataclass(frozen=True)
 class Space:
-    """Names the exact input of the key path: vectors of two different spaces must never be mixed.
+    """Names the exact input of the key path. Vectors of two different spaces must never be mixed.
 
     Attributes:
         encoder: Class of the text encoder and a hash of its weights.
-        layer: Which of its outputs, `last` or with CLIP's skipped layers `skip-N`.
-        width: Channels of a vector.
+        layer: The encoder's layer that is read: `last`, `skip-N` if CLIP's last N layers are skipped, or `hidden-N`.
+        width: Number of channels of a vector.
     """
 
     encoder: str
@@ -34,7 +34,7 @@ class Space:
 
     @property
     def skips(self) -> bool:
-        """Whether layers were left out, as `clip_skip` does; `hidden-2` is what some families read by themselves."""
+        """Whether layers were skipped, as with `clip_skip`; some families read `hidden-2` without it."""
         kind, _, depth = self.layer.partition("-")
         return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
 
@@ -44,11 +44,11 @@ class TokenEmbedding:
     """The vectors of an attribution prompt in a named space.
 
     Attributes:
-        vectors: What enters the key path, one vector a token.
+        vectors: Input of the key path, one vector per token.
         prompt: The text and its tokens.
-        space: Where the vectors come from.
-        own: Positions of the vectors that `prompt.tokens` names; None where those are all of them. Joint attention
-            always runs the padded text, as the model does, and leaves the padding out only where weights are taken.
+        space: Space of the vectors.
+        own: Positions of the vectors that belong to `prompt.tokens`; None if all of them do. Joint attention always
+            runs the padded text, as the model does. The padding is left out only when attention weights are computed.
     """
 
     vectors: Embedding
@@ -57,11 +57,11 @@ class TokenEmbedding:
     own: tuple[int, ...] | None = None
 
     def taken_rows(self) -> Embedding:
-        """Of the vectors, those of the prompt's tokens."""
+        """Return the vectors of the prompt's tokens, padding excluded."""
         return self.vectors if self.own is None else self.vectors[list(self.own)]
 
     def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
-        """Of the keys of all vectors, those of the prompt's tokens."""
+        """Return the keys of the prompt's tokens, padding excluded; `key` has those of all vectors."""
         return key if self.own is None else key[:, list(self.own)]
 
 
@@ -70,11 +70,11 @@ TextKind = Literal["static", "replayed"]
 
 @runtime_checkable
 class TextSide(Protocol):
-    """From text to the keys a trace's queries are compared with.
+    """Turns text into the keys that a trace's queries are compared with.
 
-    `kind` tells what is promised: `static` keys depend on the text alone (UNet, PixArt), so late words are
-    exact; `replayed` keys are made by running the text stream again against stored image keys and values
-    (SD3, FLUX), exact for the generation prompt.
+    `kind` says how exact late words are. `static` keys depend on the text alone (UNet, PixArt), so late words are
+    exact. `replayed` keys are made by running the text stream again, against stored image keys and values (SD3,
+    FLUX); they are exact for the generation prompt.
     """
 
     @property
@@ -84,23 +84,26 @@ class TextSide(Protocol):
     def space(self) -> Space: ...
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Tokens of a text as the key path takes them; `as_phrase` makes the whole text one unit."""
+        """Return the vectors of a text for the key path; `as_phrase` makes the whole text one unit."""
         ...
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Keys of an embedding in one block at one denoiser call, float32; static sides need neither call nor half."""
+        """Return the keys of an embedding in one block at one denoiser call, float32.
+
+        Static sides ignore `call` and `half`.
+        """
         ...
 
 
 @runtime_checkable
 class ReplayedSide(TextSide, Protocol):
-    """A text side of joint attention: the text stream is run again, against what was kept of the image."""
+    """A text side of joint attention: it runs the text stream again, against the stored image keys and values."""
 
     @property
     def replay(self) -> Replay: ...
 
     def over(self, replay: Replay) -> "ReplayedSide":
-        """The same side against another part of the run."""
+        """Return the same text side with another replay, for example one of fewer blocks."""
         ...
 
     def stream(self, embedding: Embedding) -> TextStream:
@@ -110,45 +113,47 @@ class ReplayedSide(TextSide, Protocol):
 
 @runtime_checkable
 class TextReader(Protocol):
-    """Tokenizers and text encoders of a pipeline: from a text to the vectors that its denoiser reads."""
+    """Tokenizers and text encoders of a pipeline: they turn a text into the vectors that the denoiser reads."""
 
     @property
     def limit(self) -> int:
-        """Most tokens of a text that are read, special ones included."""
+        """Maximum number of tokens that are read of a text, special tokens included."""
         ...
 
     @property
     def space(self) -> Space: ...
 
     def space_in(self, dtype: torch.dtype) -> Space:
-        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
+        """Return the space of a copy with weights rounded to `dtype`; float32 and float16 give the same space."""
         ...
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Vectors (token, width) of a text, float32, special tokens included; `padded` as the pipeline itself pads.
+        """Return vectors (token, width) of a text, float32, special tokens included.
+
+        `padded` pads the text as the pipeline does.
 
         Raises:
             EmptyWordsError: the text has no word.
-            PromptTooLongError: it has more tokens than are read; nothing is cut silently.
+            PromptTooLongError: it has more tokens than the encoder reads. It is never cut silently.
         """
         ...
 
     def check_length(self, text: str) -> None:
-        """Whether the whole text is read.
+        """Check that the encoder reads the whole text.
 
         Raises:
-            PromptTooLongError: it is not.
+            PromptTooLongError: it does not.
         """
         ...
 
 
 @dataclass(frozen=True)
 class SavedText:
-    """A text side as a trace's file has it.
+    """A text side as stored in a trace file.
 
     Attributes:
-        about: What the header's `text` holds, JSON; `kind` names who reads it (`ovam.trace.file.READERS`).
-        tensors: By name in the file.
+        about: Content of the header's `text`, JSON; `kind` selects its reader (`ovam.trace.file.READERS`).
+        tensors: Tensors by their name in the file.
     """
 
     about: Mapping[str, Any]
@@ -157,27 +162,27 @@ class SavedText:
 
 @runtime_checkable
 class SavesItself(TextSide, Protocol):
-    """A text side that a file can hold."""
+    """A text side that can be stored in a file."""
 
     def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
-        """The text side of a trace.
+        """Return the text side of a trace as it is stored in a file.
 
         Args:
-            blocks: Of the trace.
-            texts: The run's own prompts.
+            blocks: Names of the trace's blocks.
+            texts: Prompt and negative prompt of the run, if known.
         """
         ...
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """What a text side is read from.
+    """A trace file from which a text side is read.
 
     Attributes:
-        path: Of the trace's file, for errors.
-        header: Of the file.
-        tensors: Of the file.
-        text: What the user gave to read late words with: a pipeline, a folder, a model's name, or None.
+        path: Path of the file, for errors.
+        header: Header of the file.
+        tensors: Tensors of the file, by name.
+        text: What reads late words, given by the user: a pipeline, a folder, a model name, or None.
     """
 
     path: Path
@@ -187,6 +192,6 @@ class TextFile:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What the text side wrote of itself."""
+        """The header's `text`, as the text side wrote it."""
         found: Mapping[str, Any] = self.header["text"]
         return found

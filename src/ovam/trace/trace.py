@@ -1,7 +1,7 @@
-"""A trace: what is kept of one image's run, so that words can be asked of it later.
+"""A trace: the stored queries of one image's run, from which maps of any words can be made later.
 
-Nothing here knows a model. A trace answers through its `TextSide`, which turns words into keys. The
-methods `maps`, `segment`, `save` and `load` are doors to functions of later stages, imported when called.
+This module knows no model. The `TextSide` of a trace turns words into keys. The methods `maps`, `segment`, `save` and
+`load` call functions of later stages, which are imported only then.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +39,9 @@ class BlockTrace:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
         scale: Factor on the scores.
-        query: Per half (head, step, pixel, head_dim), contiguous; `ovam.trace.quantised` tells of eight bits.
-        output: Likewise what attention gave the pixels, before any projection of it; of joint attention alone, and
-            only where the capture was asked for it.
+        query: Queries per half (head, step, pixel, head_dim), contiguous; for eight bits see `ovam.trace.quantised`.
+        output: Attention outputs of the pixels per half (head, step, pixel, head_dim), before any projection. Only
+            for joint attention, and only if the capture had `outputs=True`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class BlockTrace:
         return sum(part.nbytes for part in (*self.query.values(), *self.output.values()))
 
     def at(self, entries: Sequence[int]) -> "BlockTrace":
-        """Some entries of the step axis."""
+        """Return the block with only these entries of the step axis."""
         index = torch.tensor(entries)
         query, output = ({half: part[:, index] for half, part in kept.items()} for kept in (self.query, self.output))
         return replace(self, query=query, output=output)
@@ -67,14 +67,15 @@ class BlockTrace:
 
 @dataclass(frozen=True, eq=False)
 class BlockPart:
-    """A further tensor that was kept of a block, such as which of its pixels attend to which.
+    """A further tensor that was kept of a block, such as its self-attention.
 
     Attributes:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
-        values: Per half. Of "self_attention" weights (pixel, pixel) in [0, 1], the mean over heads and denoiser calls;
-            the row is the pixel that attends, and each row sums to 1.
-        averaged: Whether it is the mean over the denoiser calls; else they are an axis, behind the heads if any.
+        values: The tensor per half. For "self_attention" these are weights (pixel, pixel) in [0, 1], the mean over
+            heads and denoiser calls; the row is the pixel that attends, and each row sums to 1.
+        averaged: Whether `values` are the mean over the denoiser calls. If not, the calls are an axis, after the
+            heads if there are any.
     """
 
     name: str
@@ -87,7 +88,7 @@ class BlockPart:
         return sum(values.nbytes for values in self.values.values())
 
     def at(self, entries: Sequence[int]) -> "BlockPart":
-        """Some denoiser calls of a part that has each call's own."""
+        """Return the part with only these denoiser calls; the part must not be averaged."""
         index = torch.tensor(entries)
         values = {half: part[:, index] if part.ndim == 4 else part[index] for half, part in self.values.items()}
         return replace(self, values=values)
@@ -95,7 +96,7 @@ class BlockPart:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a trace comes from; for people and for files, no answer depends on it."""
+    """Where a trace comes from. This is information only: no map depends on it."""
 
     model: str
     pipeline: str
@@ -108,16 +109,37 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The queries of one image's run, its picture, and the way from words to keys.
+    """The queries of one image's run, its picture, and the text side that turns words into keys.
+
+    Shapes (`ovam.shapes` explains the axes):
+        blocks[name].query[half]: (head, step, pixel, head_dim).
+        blocks[name].output[half]: (head, step, pixel, head_dim), joint attention only.
+        replay.blocks[name].key[half], .value[half]: (head, step, pixel, head_dim), joint attention only.
+        self_attention[name].values[half]: (pixel, pixel).
+        text.embed(words).vectors: (token, width).
+        text.keys(vectors, name, call): (head, token, head_dim).
+        maps(words).token_maps: (token, height, width), at the finest grid.
+        segment(words).labels: (height, width), at the image's size.
+
+    Example:
+        >>> import ovam
+        >>> pipe = ovam.load("mini")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> with ovam.capture(pipe) as traces:
+        ...     _ = pipe("a cat on the grass", num_inference_steps=2)
+        >>> trace = traces[0]
+        >>> maps = trace.maps(["cat", "sky"])
+        >>> maps.words, tuple(maps["sky"].shape) == maps.grid
+        (('cat', 'sky'), True)
 
     Attributes:
-        blocks: By module path, in the order the model runs them.
+        blocks: Blocks by module path, in the order the model runs them.
         calls: The kept denoiser calls; the `step` axis of every query has one entry for each.
         text: Turns words into keys.
         source: Model, prompt, seed.
         size: (height, width) of the image in pixels.
-        image_png: The picture as PNG, or None where the run ended with latents.
-        parts: What else was kept, by kind and module path: "self_attention", see `ovam.tracing.parts`.
+        image_png: The picture as PNG, or None if the run ended with latents.
+        parts: Further kept tensors, by kind and module path, such as "self_attention"; see `ovam.tracing.parts`.
     """
 
     blocks: Mapping[str, BlockTrace]
@@ -144,7 +166,7 @@ class Trace:
         height, width = self.size
         try:
             picture = Image.open(BytesIO(self.image_png), formats=["PNG"])
-            if picture.size != (width, height):  # before a pixel is decoded: the file may claim a picture of gigabytes
+            if picture.size != (width, height):  # checked before decoding: a file may claim a picture of gigabytes
                 raise ValueError(f"it has {picture.height} x {picture.width} pixels")
             return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -160,39 +182,39 @@ class Trace:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Type that the queries are stored in; None where there are none."""
+        """Storage type of the queries; None if there are none."""
         return next((query.dtype for block in self.blocks.values() for query in block.query.values()), None)
 
     @property
     def replay(self) -> Replay:
-        """Image keys and values, of joint attention only; empty where keys depend on the text alone."""
+        """Image keys and values, for joint attention only; empty if keys depend on the text alone."""
         return self.text.replay if isinstance(self.text, ReplayedSide) else Replay()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all queries, and of image outputs, keys and values and self-attention where there are any."""
+        """Bytes of all stored tensors: queries, attention outputs, image keys and values, self-attention."""
         further = sum(part.nbytes for blocks in self.parts.values() for part in blocks.values())
         return sum(block.nbytes for block in self.blocks.values()) + further + self.replay.nbytes
 
     @property
     def self_attention(self) -> Mapping[str, BlockPart]:
-        """Which pixels of a block attend to which, by module path; of the blocks for which it was kept."""
+        """Self-attention by module path, for the blocks for which it was kept."""
         return self.parts.get("self_attention", {})
 
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
-        """The same trace with fewer blocks or steps; nothing is copied where all steps stay.
+        """Return the trace with fewer blocks or steps; nothing is copied if all steps stay.
 
-        Parts such as self-attention stay as they are, whatever blocks are chosen. Averages are of all steps together:
-        a selection of fewer denoiser calls has none.
+        Parts such as self-attention stay, whatever blocks are chosen. But averages belong to all steps together, so a
+        selection of fewer denoiser calls has no averages.
 
         Args:
             blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
-            steps: Step numbers or one, or "middle" for the one in the middle; None keeps all.
+            steps: One step number, several of them, or "middle" for the middle step; None keeps all.
 
         Raises:
             MissingBlockError: a name or grid fits no block.
             MissingStepError: a step is not in the trace.
-            OptionError: two numbers in a tuple of their own could be a grid or two heights.
+            OptionError: `blocks` is a tuple of two numbers that could be a grid or two heights.
         """
         names = choose_blocks({name: block.grid for name, block in self.blocks.items()}, blocks)
         kept = {name: self.blocks[name] for name in names}
@@ -205,23 +227,23 @@ class Trace:
         return replace(self, blocks=fewer, calls=calls, text=text, parts=parts)
 
     def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
-        """The text side of a selection, without the image keys and values that it has no use for."""
+        """Return the text side of a selection, without the image keys and values that it does not need."""
         if not isinstance(self.text, ReplayedSide):
             return self.text
         return self.text.over(self.text.replay.select(names, entries))
 
     @of_two(MapOptions)
     def maps(self, words: Words, options: MapOptions) -> "AttentionMaps":
-        """Attention maps of any words; see `ovam.maps.compute.attention_maps`."""
+        """Return attention maps of any words; see `ovam.maps.compute.attention_maps`."""
         from ovam.maps.compute import attention_maps
 
         return attention_maps(self, words, options)
 
     @of_two(SegmentOptions)
     def segment(self, words: Listed, options: SegmentOptions) -> "Segmentation":
-        """Masks and a label map of listed words: their maps, and `ovam.masks.masks.segment` of these.
+        """Return masks and a label map of listed words; see `ovam.masks.masks.segment`.
 
-        Each entry is an attribution prompt of its own, and each word may be there once, in `words` or in `against`.
+        Each entry is its own attribution prompt. Each word may occur only once, in `words` or in `against`.
         """
         from ovam.masks.masks import segment_words
 
@@ -251,6 +273,6 @@ class Trace:
 
 
 def _parts_at(parts: Mapping[str, Mapping[str, BlockPart]], entries: Sequence[int]) -> dict[str, dict[str, BlockPart]]:
-    """Parts of some denoiser calls; an average over all of them is left out."""
+    """Return the parts with only these denoiser calls; averages over all calls are left out."""
     each = {kind: blocks for kind, blocks in parts.items() if not any(part.averaged for part in blocks.values())}
     return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in each.items()}

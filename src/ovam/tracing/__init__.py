@@ -1,1 +1,1 @@
-"""Watching a run of a pipeline, and keeping of it what is to be asked later."""
+"""Watch a run of a pipeline, and keep from it what later maps need."""

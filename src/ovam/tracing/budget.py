@@ -1,4 +1,4 @@
-"""What a capture keeps, in bytes, and whether that fits: the table of `ovam.plan`, and of a capture that is refused."""
+"""Count the bytes that a capture keeps, check its limit, and print the table of `ovam.plan` and of refused captures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ _MIB, _GIB = 2**20, 2**30
 
 @dataclass(frozen=True)
 class BlockBytes:
-    """What a capture keeps of one block, all steps, images and halves together.
+    """Bytes that a capture keeps of one block: all steps, images and halves together.
 
     Attributes:
         name: Module path in the denoiser.
         grid: Height and width of its pixels.
-        parts: Bytes by what they are of (`Part.label`): "queries", "image keys and values" (with the modulation;
-            late words need them in joint attention), "attention outputs", "self-attention".
+        parts: Bytes by the label of the kept tensors (`Part.label`): "queries", "image keys and values" (with the
+            conditioning; late words need them in joint attention), "attention outputs", "self-attention".
     """
 
     name: str
@@ -35,12 +35,12 @@ class BlockBytes:
 
     @property
     def nbytes(self) -> int:
-        """All of it."""
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
 
 def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
-    """What is kept of one image and half: tensors without memory, by block and part."""
+    """Return the tensors that are kept of one image and half, without memory, by block and part."""
     return {
         (name, part): PARTS[part].room(each, shape.calls, dtype)
         for part, shapes in shape.parts.items()
@@ -49,7 +49,7 @@ def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Store
 
 
 def bytes_of(shape: RunShape, dtype: torch.dtype) -> tuple[BlockBytes, ...]:
-    """Bytes of each watched block, in running order."""
+    """Return the bytes of each watched block, in the order the model runs them."""
     rooms, times = rooms_of(shape, dtype), shape.images * len(shape.halves)
     rows = {name: dict[str, int]() for name in shape.watched}
     for (name, part), room in rooms.items():
@@ -59,7 +59,7 @@ def bytes_of(shape: RunShape, dtype: torch.dtype) -> tuple[BlockBytes, ...]:
 
 
 def summary_of(shape: RunShape, storage: Storage) -> str:
-    """What is kept of a run, in words."""
+    """Return a sentence that says what is kept of a run."""
     rows = bytes_of(shape, storage.dtype)
     counts = {label: sum(label in row.parts for row in rows) for label in _labels(rows)}
     what = ", ".join(f"{label} of {count} blocks" for label, count in counts.items())
@@ -71,16 +71,16 @@ def summary_of(shape: RunShape, storage: Storage) -> str:
 
 
 def check_limit(shape: RunShape, storage: Storage, backbone: Backbone, *, before: int) -> None:
-    """Whether a run fits.
+    """Check that a run fits the storage.
 
     Args:
-        shape: Of the run.
-        storage: Where it is kept.
-        backbone: Whose presets are named where it does not fit.
-        before: Bytes that were kept of runs before.
+        shape: Shape of the run.
+        storage: Where the run is stored.
+        backbone: The error names the presets of this backbone.
+        before: Bytes kept of earlier runs.
 
     Raises:
-        CaptureTooLargeError: it does not.
+        CaptureTooLargeError: the run does not fit.
     """
     rows = bytes_of(shape, storage.dtype)
     needed = sum(row.nbytes for row in rows) + before
@@ -100,13 +100,13 @@ def check_limit(shape: RunShape, storage: Storage, backbone: Backbone, *, before
 
 
 def _labels(rows: Sequence[BlockBytes]) -> list[str]:
-    """Labels that some block has, in the order of the parts."""
+    """Return the labels that at least one block has, in the order of `PARTS`."""
     there = {label for row in rows for label in row.parts}
     return [label for label in dict.fromkeys(part.label for part in PARTS.values()) if label in there]
 
 
 def table(rows: Sequence[BlockBytes]) -> str:
-    """Lines of plain text; blocks in a row that are alike share one."""
+    """Return a table of plain text; equal blocks in a row share one line."""
     labels = _labels(rows)
     lines: list[tuple[str, ...]] = [("block", "grid", *(f"{label}, MiB" for label in labels))]
     for _, group in groupby(rows, key=lambda row: replace(row, name="")):

@@ -1,4 +1,4 @@
-"""Capturing a run: `capture` keeps its queries, so that any words can be asked later; `stream` keeps only maps."""
+"""Capture a run: `capture` keeps its queries, for maps of any words later; `stream` keeps only maps of given words."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Captured(Sequence[T_co]):
-    """What a capture gathered: one entry an image, in the order of pipeline calls, prompts, images a prompt."""
+    """The results of a capture: one entry per image, in the order of pipeline calls, prompts, images per prompt."""
 
     def __init__(self, entries: list[T_co], covered: Sequence[RunCoverage]) -> None:
         self._entries, self._covered = entries, covered
@@ -36,7 +36,7 @@ class Captured(Sequence[T_co]):
         return Coverage(self._covered)
 
     def clear(self) -> None:
-        """Let go of what was gathered so far, so that a loop over many prompts does not fill the memory."""
+        """Remove all entries, so that a loop over many prompts does not fill the memory."""
         self._entries.clear()
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Captured(Sequence[T_co]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[T_co]: ...
     def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
-        """The i-th image's entry.
+        """Return the entry of the i-th image.
 
         Raises:
             NothingCapturedError: no pipeline call was completed inside the `with` block.
@@ -71,7 +71,7 @@ class Captured(Sequence[T_co]):
 def captured(pipe: Any, options: CaptureOptions) -> Iterator[Captured[Trace]]:
     """Keep the pixel queries of every image that `pipe` makes inside the `with` block.
 
-    The images are bit-identical to those without capture, and the pipeline is left exactly as it was.
+    The images are bit-identical to those without capture. Afterwards the pipeline is exactly as it was before.
     The bytes that will be kept are logged (logger `ovam`, level INFO) at the first denoiser call of each run.
 
     Args:
@@ -79,18 +79,18 @@ def captured(pipe: Any, options: CaptureOptions) -> Iterator[Captured[Trace]]:
         options: See `CaptureOptions`.
 
     Yields:
-        The traces, one an image, filled as pipeline calls complete.
+        The traces, one per image; they are added when a pipeline call is complete.
 
     Raises:
         UnsupportedPipelineError: no backbone reads `pipe`.
         NoTextEncoderError: `pipe` has no text encoder.
-        OptionError: an option has a value it can't take.
+        OptionError: an option has a value that is not allowed.
         NestedCaptureError: `pipe` is being captured already.
-        MissingBlockError, MissingStepError: a choice fits nothing (at the first denoiser call).
+        MissingBlockError, MissingStepError: a chosen block or step does not exist (at the first denoiser call).
         CaptureTooLargeError: the capture would keep more than the limit (at a run's first denoiser call).
-        NothingCapturedError: unconditional queries were to be kept of a run without guidance.
-        SilentBlockError: a chosen block did not run (at the denoiser call where that shows; without `strict`, at the
-            end of a run in no call of which all of them did).
+        NothingCapturedError: the options ask for unconditional queries, but the run has no guidance.
+        SilentBlockError: a chosen block did not run (at that denoiser call). Without `strict`: in no call of the run
+            did all chosen blocks run (at the end of the run).
         NotFiniteError: the model computes NaN (at the first denoiser call).
     """
     backbone = backbone_of(pipe)
@@ -109,17 +109,17 @@ capture = of_one(CaptureOptions, name="capture")(captured)
 @of_two(MapOptions)
 @contextmanager
 def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[AttentionMaps]]:
-    """Accumulate the maps of known words while `pipe` runs; no queries are kept, whatever the number of steps.
+    """Accumulate the maps of given words while `pipe` runs; no queries are kept, whatever the number of steps.
 
-    Equal to the maps of a float32 capture within 1e-6, the order of additions.
+    The maps equal those of a float32 capture within 1e-6; only the order of additions differs.
 
     Args:
         pipe: A pipeline of a supported family.
         words: As in `Trace.maps`.
-        options: See `MapOptions`; blocks by default as in `capture`.
+        options: See `MapOptions`; the default blocks are those of `capture`.
 
     Yields:
-        The maps, one entry an image, filled as pipeline calls complete.
+        The maps, one entry per image; they are added when a pipeline call is complete.
 
     Raises:
         The errors of `capture`, and those of `Trace.maps` for the words.
@@ -138,10 +138,10 @@ def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[At
 
 
 def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
-    """Whether the family has what is to be kept besides queries.
+    """Check that the family has the tensors that the options ask for besides queries.
 
     Raises:
-        OptionError: it has no output space that image and text share, or no self-attention that can be kept.
+        OptionError: it has no joint attention for `outputs`, or no self-attention that can be kept.
     """
     pipeline = type(backbone.pipe).__name__
     unknown = [part for part in options.also if part not in PARTS]

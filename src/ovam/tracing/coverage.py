@@ -1,4 +1,4 @@
-"""Which blocks were seen at which denoiser calls: what a capture's traces rest on."""
+"""Coverage of a capture: which blocks ran in which denoiser calls."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ class RunCoverage:
     """Which chosen blocks ran in which denoiser calls of one run of the pipeline.
 
     Attributes:
-        blocks: Those that were watched, in the order in which the model runs them: the chosen ones, and in joint
-            attention those that their words pass before; behind them those whose self-attention is kept.
+        blocks: The watched blocks, in the order the model runs them: the chosen ones and, in joint attention, all
+            blocks before the last chosen one. After them come the blocks whose self-attention is kept.
         calls: All denoiser calls of the run.
-        seen: For each call the blocks that ran in every pass whose half of guidance was to be kept.
+        seen: For each call, the blocks that ran in every pass of a kept half of guidance.
         kept: Indices of the calls whose queries are in the traces.
-        complete: Whether the run came to its end.
+        complete: Whether the run reached its end.
     """
 
     blocks: tuple[str, ...]
@@ -29,7 +29,7 @@ class RunCoverage:
 
     @property
     def gaps(self) -> tuple[tuple[str, int], ...]:
-        """Block and index of the call, wherever a block did not run."""
+        """Pairs (block, index of the call), one for each call in which a block did not run."""
         return tuple(
             (name, call.index)
             for name in self.blocks
@@ -38,7 +38,7 @@ class RunCoverage:
         )
 
     def __str__(self) -> str:
-        """A line a block."""
+        """Return a table with one line per block."""
         width = max((len(name) for name in self.blocks), default=5)
         kept = f"{len(self.kept)} kept: {ranges_of(self.kept) or 'none'}" + ("" if self.complete else "; broke off")
         lines = [f"{len(self.calls)} denoiser calls, {kept}", f"{'block':{width}}  {'seen':12}  not seen"]
@@ -50,14 +50,14 @@ class RunCoverage:
 
 
 class Coverage(Sequence[RunCoverage]):
-    """The coverage of every run of a capture, in order; prints as a small table each."""
+    """The coverage of every run of a capture, in order; prints one small table per run."""
 
     def __init__(self, runs: Sequence[RunCoverage]) -> None:
         self._runs = tuple(runs)
 
     @property
     def gaps(self) -> tuple[tuple[str, int], ...]:
-        """The gaps of all runs; none means that every chosen block ran in every call."""
+        """The gaps of all runs; empty if every watched block ran in every call."""
         return tuple(gap for run in self._runs for gap in run.gaps)
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Coverage(Sequence[RunCoverage]):
 
 
 def ranges_of(numbers: Sequence[int]) -> str:
-    """Ascending numbers in short: 0-3, 5, 7-9."""
+    """Return ascending numbers in short form: 0-3, 5, 7-9."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and parts[-1][-1] == number - 1:
@@ -89,7 +89,7 @@ def ranges_of(numbers: Sequence[int]) -> str:
 
 
 def gap(silent: Sequence[str], watched: Sequence[str], where: str) -> SilentBlockError:
-    """The error that tells of blocks that did not run."""
+    """Return the error for blocks that did not run."""
     return SilentBlockError(
         f"{len(silent)} of the {len(watched)} watched blocks did not run {where}, {silent[0]!r} is one: expected all "
         "of them in every call; take off what skips or replaces blocks (caching, compiled blocks), choose other "

@@ -1,4 +1,4 @@
-"""Decoded pictures: as pipelines return them, and as traces carry them."""
+"""Turn the pictures that pipelines return into the PNG that traces store."""
 
 import io
 from typing import Any
@@ -8,7 +8,12 @@ from PIL import Image
 
 
 def pictures_of(result: Any) -> list[Image.Image]:
-    """Pictures as a pipeline returns them, PIL, (image, height, width, 3) or (image, 3, height, width) in [0, 1]."""
+    """Return a pipeline's pictures as PIL images.
+
+    Args:
+        result: A list of PIL images, an array (image, height, width, 3) or a tensor (image, 3, height, width); numbers
+            are in [0, 1].
+    """
     if isinstance(result, list):
         return result
     array = result.detach().float().cpu().permute(0, 2, 3, 1).numpy() if isinstance(result, torch.Tensor) else result
@@ -16,7 +21,7 @@ def pictures_of(result: Any) -> list[Image.Image]:
 
 
 def png(picture: Image.Image) -> bytes:
-    """The picture as an RGB PNG."""
+    """Return the picture as an RGB PNG."""
     stream = io.BytesIO()
     picture.convert("RGB").save(stream, "PNG", compress_level=1)  # 10 times as fast as level 6, 10 % larger
     return stream.getvalue()

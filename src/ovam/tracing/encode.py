@@ -1,4 +1,4 @@
-"""A real image as a trace: encode it, make it noisy or not, and watch the denoiser look at it."""
+"""Make a trace of a real image: encode it, add noise or not, and watch the denoiser run on it."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -32,21 +32,21 @@ from ovam.tracing.session import Session
 from ovam.tracing.storage import storage_of
 
 Look = Callable[[Tensor, int], Tensor]
-"""Lets the denoiser look at a latent at a time step; its prediction, float32."""
+"""Runs the denoiser on a latent at a time step, and returns its prediction, float32."""
 
 
 def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, options: EncodeOptions) -> Trace:
     """Make a trace of an image that the model did not generate.
 
-    The denoiser looks at the image's latent at some time steps, without guidance, and each look is a step entry of
-    the trace, which answers any words. What it looks at is the method's:
+    The denoiser runs on the image's latent at some time steps, without guidance. Each of these calls is one entry of
+    the trace's step axis. The method decides which latent the denoiser gets:
 
-    * "noise": the latent with noise put on it, anew for each of `noises` noises.
-    * "inversion": the latent that sampling would have had there, were the image generated: from the clean latent the
-      way of sampling is gone back, by DDIM's steps or, in models of flow (SD3, FLUX), by Euler's. No chance is in it;
-      the time steps on the way between are not kept.
-    * "clean": the clean latent itself, once, for models that were tuned for it, such as CleanDIFT's UNets. Others
-      are told of noise that is not there.
+    * "noise": the image's latent with random noise added; each time step gets `noises` different noises.
+    * "inversion": the latent from which sampling would have made this image. Sampling is run backwards from the clean
+      latent, by DDIM steps or, for flow-matching models (SD3, FLUX), by Euler steps. It is deterministic. The time
+      steps in between are not kept.
+    * "clean": the clean latent itself, once. This is for models tuned for it, such as CleanDIFT's UNets; other models
+      expect noise that is not there.
 
     Args:
         pipe: A pipeline of a supported family.
@@ -58,14 +58,14 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
 
     Raises:
         ImageInputError: the image can't be read or is of another kind.
-        OptionError: a method that there is not, a time step outside the scheduler's range, a seed that torch can't
-            take, an option that is another method's, or a size the autoencoder can't take.
-        UnsupportedPipelineError: a family or a scheduler that `encode` can't work with.
+        OptionError: the method is unknown, a time step is outside the scheduler's range, torch can't take the seed,
+            an option belongs to another method, or the autoencoder can't take the size.
+        UnsupportedPipelineError: `encode` does not support the family or the scheduler.
         PromptTooLongError: the prompt is longer than the encoder reads.
         The errors of `capture`.
 
     Source:
-        DDIM inversion after Song et al. (arXiv:2010.02502), section 4.3; one look at the clean latent after Stracke
+        DDIM inversion after Song et al. (arXiv:2010.02502), section 4.3; one call on the clean latent after Stracke
         et al., "CleanDIFT: Diffusion Features without Noise" (arXiv:2412.03439).
     """
     picture = read_image(image)
@@ -85,7 +85,7 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
     kept = of_calls(options, steps)
     check_offered(backbone, kept)
     model_size = native_size(backbone, picture) if options.size is None else options.size
-    backbone.reader().check_length(options.prompt)  # the pipeline itself would cut it with a mere warning
+    backbone.reader().check_length(options.prompt)  # the pipeline itself would only warn and cut it
     traces: list[Trace] = []
     session = Session(backbone, kept, QueryRecorder(backbone, traces, storage_of(kept)))
     with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
@@ -111,7 +111,7 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
 
 
 def _look_at(look: Look, clean: Tensor, schedule: NoiseSchedule | None, path: Sequence[int], seed: int) -> None:
-    """At the latent with a noise of its own put on at each time step, or without a schedule as it is."""
+    """Run the denoiser at each time step, on the latent with new noise; without a schedule, on the clean latent."""
     generator = torch.Generator().manual_seed(seed)
     for timestep in path:
         noise = torch.randn(clean.shape, generator=generator).to(clean)
@@ -119,17 +119,17 @@ def _look_at(look: Look, clean: Tensor, schedule: NoiseSchedule | None, path: Se
 
 
 def _look_inverting(look: Look, latent: Tensor, schedule: NoiseSchedule, path: Sequence[int]) -> None:
-    """At every time step of a rising path, at the latent that the prediction before led to."""
+    """Run the denoiser at every time step of a rising path, on the latent that the previous prediction gave."""
     for timestep, onward in itertools.pairwise(path):
         latent = schedule.moved(latent, look(latent, timestep), timestep, onward)
     look(latent, path[-1])
 
 
 def read_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
-    """Any accepted image as RGB and upright; transparent pixels become white.
+    """Return any accepted image as RGB and upright; transparent pixels become white.
 
     Raises:
-        ImageInputError: a file that is missing or no image, or an array of another shape or type.
+        ImageInputError: the file is missing or no image, or the array has another shape or type.
     """
     if isinstance(image, str | Path):
         image = _opened(Path(image))
@@ -182,10 +182,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _check_family(backbone: Backbone) -> None:
-    """A family that can't look at real images refuses by its own words, before its scheduler or size is looked at.
+    """Check that the family can encode real images, before its scheduler or size is read.
 
     Raises:
-        UnsupportedPipelineError: the family can't, or the denoiser wants more than a latent.
+        UnsupportedPipelineError: the family can't (it raises its own error), or the denoiser needs more than a latent.
     """
     if type(backbone).conditions is Backbone.conditions:
         backbone.conditions("", (0, 0))
@@ -199,18 +199,18 @@ def _check_family(backbone: Backbone) -> None:
 
 
 def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """The scaled latent of the picture at the size the model works on, without sampling noise; float32."""
+    """Return the scaled latent of the picture at the model's size, without sampling noise; float32."""
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
         pixels = pixels.to(device_of(pipe.vae), pipe.vae.dtype)
         encoded = pipe.vae.encode(pixels)
-    # AutoencoderTiny gives a latent and no distribution
+    # AutoencoderTiny returns a latent instead of a distribution
     latent: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     return _scaled(latent.float(), pipe.vae.config)
 
 
 def _scaled(latent: Tensor, config: Any) -> Tensor:
-    """A latent as the denoiser was trained to see it; variants of SDXL have a mean and deviation for each channel."""
+    """Scale a latent as in the denoiser's training; variants of SDXL have a mean and deviation for each channel."""
     mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or deviation is None:
         return (latent - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
@@ -219,7 +219,7 @@ def _scaled(latent: Tensor, config: Any) -> Tensor:
 
 
 def native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
-    """The model's native area in the picture's proportions, in whole cells of the coarsest grid."""
+    """Return a size with the model's native area and the picture's proportions, in whole cells of the coarsest grid."""
     side = native_side(backbone.pipe)
     coarsest = min(height for height, _ in backbone.grids((side, side)).values())
     scale = backbone.pipe.vae_scale_factor
@@ -234,7 +234,7 @@ encode = of_two(EncodeOptions, name="encode")(encode_image)
 
 @contextmanager
 def _wide_enough(pipe: Any) -> Iterator[None]:
-    """The autoencoder in float32 where the pipeline itself would decode in it, since float16 overflows (SDXL)."""
+    """Use the autoencoder in float32 if the pipeline itself would decode in float32, as float16 overflows (SDXL)."""
     narrow = hasattr(pipe, "upcast_vae") and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast
     if narrow:
         pipe.vae.to(torch.float32)
@@ -247,7 +247,7 @@ def _wide_enough(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(pipe: Any) -> Iterator[None]:
-    """Dropout off in all parts, and the mode of each module put back."""
+    """Switch dropout off in all parts, and restore the mode of each module afterwards."""
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     training = [module for part in parts for module in part.modules() if module.training]
     for module in training:
@@ -261,7 +261,7 @@ def _evaluating(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def _last_layer(pipe: Any) -> Iterator[None]:
-    """Words are read from the encoder's last layer, whatever layers the pipeline's last run skipped."""
+    """Read words from the encoder's last layer, whatever layers the pipeline's last run skipped."""
     attributes, before = vars(pipe), vars(pipe).get("_clip_skip")
     if "_clip_skip" in attributes:
         attributes["_clip_skip"] = None

@@ -1,4 +1,4 @@
-"""How a model looks at a real image: the options of `ovam.encode`."""
+"""Options of `ovam.encode`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +14,24 @@ from ovam.tracing.options import KeepOptions
 
 Method = Literal["noise", "inversion", "clean"]
 TIMESTEPS = (50, 150, 250, 350, 450, 550, 650)
-"""Default time steps of 1000: early enough to see detail, late enough to see what a thing is."""
+"""Default time steps, out of 1000: the low ones show detail, the high ones show what a thing is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions(KeepOptions):
-    """How a model looks at a real image.
+    """Options of `ovam.encode`: how the denoiser runs on a real image.
 
     Attributes:
-        prompt: What the denoiser reads with it; empty by default, so that no word is favoured.
-        method: What the denoiser looks at.
-        timesteps: Time steps of the scheduler's training range, each in [0, 999] as a rule; `TIMESTEPS` by default.
-            "clean" needs one: that which the model was tuned with.
-        noises: Noises a time step.
-        inversion_steps: Steps of an inversion from the image to pure noise, of which it goes as many as it needs.
+        prompt: Prompt that the denoiser reads; empty by default, so that no word is favoured.
+        method: Which latent the denoiser gets: "noise", "inversion" or "clean".
+        timesteps: Time steps in the scheduler's training range, usually [0, 999]; `TIMESTEPS` by default. "clean"
+            needs exactly one, the time step with which the model was tuned.
+        noises: Number of noises per time step.
+        inversion_steps: Number of steps of an inversion from the image to pure noise; it stops after the last time
+            step that is needed.
         seed: Seed of the noises.
-        size: (height, width) to resize to for the model; by default its native area in the image's proportions.
+        size: (height, width) to which the image is resized for the model; by default the model's native area in the
+            image's proportions.
     """
 
     prompt: str = ""
@@ -64,13 +66,13 @@ class EncodeOptions(KeepOptions):
             object.__setattr__(self, "size", size_of("size", self.size))
 
     def times(self, training_steps: int) -> tuple[int, ...]:
-        """The time steps to look at, falling, as they do in sampling.
+        """Return the time steps in falling order, as in sampling.
 
         Args:
-            training_steps: Of the scheduler.
+            training_steps: Number of the scheduler's training steps.
 
         Raises:
-            OptionError: one lies outside.
+            OptionError: a time step is outside the scheduler's range, or there is none.
         """
         times = TIMESTEPS if self.timesteps is None else tuple(self.timesteps)
         outside = [t for t in times if not isinstance(t, Real) or not 0 <= float(t) < training_steps or float(t) % 1]
@@ -82,13 +84,13 @@ class EncodeOptions(KeepOptions):
         return tuple(sorted(map(int, times), reverse=True))
 
     def check_size(self, cell: int) -> None:
-        """Whether the autoencoder can take images of the size.
+        """Check that the autoencoder can take images of this size.
 
         Args:
-            cell: Pixels of which both sides must be multiples.
+            cell: Both sides must be multiples of this number of pixels.
 
         Raises:
-            OptionError: it can't.
+            OptionError: a side is not.
         """
         if self.size is not None and any(length < cell or length % cell for length in self.size):
             raise OptionError(f"size={self.size}: expected (height, width), each a positive multiple of {cell} pixels")

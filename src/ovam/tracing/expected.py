@@ -1,7 +1,7 @@
-"""What a capture expects of the calls that it watches, and what it says where they are others.
+"""Check that denoiser calls come as a capture expects them, and raise errors if they do not.
 
-A run makes one denoiser call for each of its scheduler's time steps, both halves of guidance in it or one after the
-other, and makes them in one thread.
+A run makes one denoiser call for each of the scheduler's time steps, all in one thread. The two halves of guidance are
+one batch, or they run one after the other.
 """
 
 import logging
@@ -21,10 +21,10 @@ log = logging.getLogger("ovam")
 
 
 def check_call(pipe: Any, run: Run, evaluation: Evaluation, text: Tensor | None) -> None:
-    """Whether a call that begins is the scheduler's next one; `text` is what the denoiser is told in it.
+    """Check that a new call is the scheduler's next one; `text` is the call's text embedding.
 
-    A loop of the user's own may look several times at a time step. If it tells another text there, the halves of
-    guidance may be meant, and it is warned once.
+    A custom loop may call the denoiser several times at one time step. If it does so with another text, these calls
+    may be the halves of guidance, and a warning says so once.
 
     Raises:
         UnsupportedPipelineError: the pipeline calls its denoiser again at a time step that is over.
@@ -56,7 +56,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 class _Handler:
-    """A hook of one denoiser; a copy of that would tell the capture of its own calls."""
+    """A hook of one denoiser. It can't be copied: a copied denoiser would report its calls to the same capture."""
 
     def __init__(self, handler: Callable[..., None], pipeline: str) -> None:
         self._handler, self._pipeline = handler, pipeline
@@ -69,15 +69,15 @@ class _Handler:
 
 
 class OneThread:
-    """Lets the handlers of a capture run one at a time, and refuses runs of several threads inside it.
+    """Runs the handlers of a capture one at a time, and refuses runs in several threads.
 
-    A capture follows the run that was begun last. One before it that broke off tells of nothing any more; if it does,
-    it is refused, and the other as well unless it is over: they shared the scheduler's state.
+    A capture follows the run that started last. If an earlier run still makes calls, it is refused. The current run
+    is then refused as well unless it is over, because both runs used the scheduler's state.
 
     Args:
         pipe: The pipeline.
-        run: Tells the current run.
-        drop: Forgets it.
+        run: Returns the current run.
+        drop: Drops the current run.
     """
 
     def __init__(self, pipe: Any, run: Callable[[], Run], drop: Callable[[], None]) -> None:
@@ -85,15 +85,15 @@ class OneThread:
         self._overtaken = set[int]()  # threads whose runs were not over when another began
 
     def starting(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """A handler that begins a run."""
+        """Wrap a handler of the start of a run."""
         return self._locked(handler, self._take_over)
 
     def going_on(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """A handler of what the run's thread does between denoiser calls; a loop of the user's own may change it."""
+        """Wrap a handler of an event between denoiser calls. Custom loops may change the thread there."""
         return self._locked(handler, lambda: self._check(self._run().by_pipeline))
 
     def inside(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """A handler of what happens within a denoiser call."""
+        """Wrap a handler of an event within a denoiser call."""
         return self._locked(handler, lambda: self._check(self._run().evaluating))
 
     def _locked(self, handler: Callable[..., None], check: Callable[[], None]) -> Callable[..., None]:
@@ -111,7 +111,7 @@ class OneThread:
         self._overtaken.discard(own)
 
     def _check(self, bound: bool) -> None:
-        """`bound` is whether the run is tied to its thread now."""
+        """Refuse a call from another thread; `bound` says whether the run is tied to its thread now."""
         run, own = self._run(), get_ident()
         if own in self._overtaken:
             self._overtaken.discard(own)

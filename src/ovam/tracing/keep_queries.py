@@ -1,4 +1,4 @@
-"""A recorder that keeps what it sees: one trace an image."""
+"""The recorder of `capture`: it stores queries and other parts, and makes one trace per image."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,16 +25,16 @@ from ovam.tracing.storage import Storage
 log = logging.getLogger("ovam")
 
 Slot = tuple[int, Half, str, str]
-"""Where something is kept: image, half, block, part."""
+"""Key of a stored tensor: image, half, block, part."""
 
 
 class QueryRecorder:
-    """Keeps the parts of a run in room laid out once, each as `ovam.tracing.parts` says; queries are head-major.
+    """Stores the parts of a run (`ovam.tracing.parts`) in tensors that are allocated once; queries are head-major.
 
     Args:
         backbone: Reads the pipeline.
-        traces: Gets one trace an image when a run is complete.
-        storage: Where the room is taken.
+        traces: Gets one trace per image when a run is complete.
+        storage: Where the tensors are allocated.
     """
 
     def __init__(self, backbone: Backbone, traces: list[Trace], storage: Storage) -> None:
@@ -43,10 +43,10 @@ class QueryRecorder:
         self.buffers: dict[Slot, Stored] = {}
         self.text: TextSide | None = None
 
-    @float32()  # layers that have no matrix are asked for it here
-    @torch.inference_mode(False)  # where a run is in that mode: its tensors are of no use for a token's gradients
+    @float32()  # some layers have no weight matrix; it is computed here
+    @torch.inference_mode(False)  # tensors of inference mode can't be used for the gradients of tokens
     def begin(self, shape: RunShape) -> None:
-        """Announce the size, refuse what is over the limit, reserve the room."""
+        """Log the size, check the limit, and allocate the tensors."""
         log.info("capture keeps %s", summary_of(shape, self.storage))
         self._check_limit(shape)
         self.shape = shape
@@ -65,9 +65,9 @@ class QueryRecorder:
         check_limit(shape, self.storage, self.backbone, before=sum(trace.nbytes for trace in self.traces))
 
     def observe(self, place: Place, parts: Mapping[str, Tensor]) -> None:
-        """Each part by one copy: cast, transfer and layout together."""
+        """Store each part by one copy, which casts, transfers and lays it out."""
         assert self.shape is not None
-        if place.entry == self.shape.calls:  # more calls than the scheduler's time steps tell
+        if place.entry == self.shape.calls:  # more calls than the scheduler has time steps
             self._make_room(2 * place.entry)
         for name, tensor in parts.items():
             if name == "query" and place.entry == 0:
@@ -76,7 +76,7 @@ class QueryRecorder:
 
     @torch.inference_mode(False)
     def _make_room(self, calls: int) -> None:
-        """Move what is kept to where so many calls fit, image by image."""
+        """Move the stored tensors to new ones with room for this many calls, image by image."""
         assert self.shape is not None
         shape, kept = replace(self.shape, calls=calls), slice(min(calls, self.shape.calls))
         self._check_limit(shape)
@@ -88,7 +88,7 @@ class QueryRecorder:
                 self.buffers[slot] = room
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """One trace an image; room reserved for calls that were never made is given back."""
+        """Make one trace per image; memory for calls that were never made is freed."""
         assert self.shape is not None
         if len(run.kept) < self.shape.calls:
             self._make_room(len(run.kept))
@@ -122,7 +122,7 @@ class QueryRecorder:
         }
 
     def _parts(self, image: int) -> dict[str, dict[str, BlockPart]]:
-        """What is kept besides queries, outputs and what a replay needs."""
+        """Return the kept parts other than queries, outputs and the data for a replay."""
         assert self.shape is not None
         apart = {name: shapes for name, shapes in self.shape.parts.items() if name not in _OF_BLOCKS}
         return {
@@ -134,13 +134,13 @@ class QueryRecorder:
         }
 
     def _kept(self, image: int, block: str, part: str) -> dict[Half, Any]:
-        """Per half; nothing where the part is not kept of the block."""
+        """Return the stored tensors of a part of a block, per half; empty if the part is not kept."""
         assert self.shape is not None
         slots = {half: (image, half, block, part) for half in self.shape.halves}
         return {half: self.buffers[slot] for half, slot in slots.items() if slot in self.buffers}
 
     def _text(self, run: Run, image: int) -> TextSide:
-        """The text side of one image: a replayed one runs its texts against this image's keys and values."""
+        """Return the text side of one image; a replayed one uses the keys and values of this image."""
         assert self.shape is not None
         assert self.text is not None
         if not isinstance(self.text, ReplayedSide):
@@ -158,12 +158,12 @@ _OF_BLOCKS = ("query", "output", "key", "value", "conditioning")
 
 
 def check_finite(block: str, query: Tensor) -> None:
-    """Look at a block's first queries; one call in a run, so that it costs nothing to speak of.
+    """Check that a block's first queries are finite; once per run, so it costs almost nothing.
 
-    Their sum is looked at first, which is 15 times as soon known and finite unless one is not, or it overflows.
+    The sum is 15 times faster; check elementwise only if the sum is not finite.
 
     Raises:
-        NotFiniteError: they contain NaN or infinity.
+        NotFiniteError: the queries contain NaN or infinity.
     """
     if not bool(torch.isfinite(query.sum(dtype=torch.float32))) and not bool(torch.isfinite(query).all()):
         raise NotFiniteError(

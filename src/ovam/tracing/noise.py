@@ -1,4 +1,4 @@
-"""How an image's latent gets noisy in the two kinds of model: by noise put on it, or by steps against the sampling."""
+"""Make an image's latent noisy, in diffusion and flow-matching models: add noise, or run sampling backwards."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,29 +15,29 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 @runtime_checkable
 class NoiseSchedule(Protocol):
-    """What a latent is at each time step of the model's training."""
+    """The noise of a latent at each time step of the model's training."""
 
     def noisy(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """The image's latent with this noise put on it."""
+        """Return the image's latent with this noise added."""
         ...
 
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
-        """The latent at another time step, on the way without chance that the model's prediction tells."""
+        """Return the latent at another time step, by one deterministic step along the model's prediction."""
         ...
 
     def sigma(self, timestep: int) -> float | None:
-        """Noise level as schedulers tell it; see `ovam.trace.calls.Call`."""
+        """Return the noise level as schedulers define it; see `ovam.trace.calls.Call`."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """Variance is kept: sqrt(a) * image + sqrt(1 - a) * noise, with a share a of the image at each time step.
+    """Variance-preserving noise: sqrt(a) * image + sqrt(1 - a) * noise, with a share a of the image at each time step.
 
     Attributes:
-        signals: The shares a by time step; that of step 0 is nearly 1 and stands for the clean image, as it does
-            where sampling ends.
-        predicts: What the model predicts, by the scheduler's word.
+        signals: The shares a by time step. Time step 0 has a share of nearly 1 and is used for the clean image, as at
+            the end of sampling.
+        predicts: What the model predicts: the scheduler's `prediction_type`.
     """
 
     signals: Tensor
@@ -48,7 +48,7 @@ class Diffusion:
         return signal.sqrt() * clean + (1 - signal).sqrt() * noise
 
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
-        """A step of DDIM, in either direction.
+        """Return the latent after one DDIM step, in either direction.
 
         Source:
             Song et al., "Denoising Diffusion Implicit Models", ICLR 2021 (arXiv:2010.02502), equation (12) with
@@ -71,7 +71,7 @@ class Diffusion:
 
 @dataclass(frozen=True)
 class Flow:
-    """A straight way from image to noise, (1 - s) * image + s * noise; the model predicts its velocity.
+    """Flow matching: a straight path from image to noise, (1 - s) * image + s * noise; the model predicts its velocity.
 
     Attributes:
         end: Time step of pure noise.
@@ -84,7 +84,7 @@ class Flow:
         return (1 - level) * clean + level * noise
 
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
-        """A step of Euler's method, in either direction."""
+        """Return the latent after one Euler step, in either direction."""
         return latent + (self.sigma(onward) - self.sigma(timestep)) * predicted
 
     def sigma(self, timestep: int) -> float:
@@ -92,14 +92,14 @@ class Flow:
 
 
 def schedule_of(backbone: Backbone, *, moves: bool) -> NoiseSchedule:
-    """The noise that a pipeline's model was trained on.
+    """Return the noise schedule with which a pipeline's model was trained.
 
     Args:
         backbone: Reads the pipeline.
-        moves: Whether its predictions are needed as well.
+        moves: Whether `moved` will be called, which needs to know what the model predicts.
 
     Raises:
-        UnsupportedPipelineError: the scheduler does not tell it.
+        UnsupportedPipelineError: the scheduler does not have this information.
     """
     pipe: Any = backbone.pipe
     scheduler = pipe.scheduler
@@ -120,16 +120,16 @@ def schedule_of(backbone: Backbone, *, moves: bool) -> NoiseSchedule:
 
 
 def path_to(timesteps: tuple[int, ...], steps: int, end: int) -> tuple[int, ...]:
-    """Time steps of an inversion, rising from 0: evenly on the way to `end` in so many steps, and those asked for."""
+    """Return the time steps of an inversion, rising from 0: `timesteps`, and those of `steps` even steps to `end`."""
     even = {round(i * end / steps) for i in range(steps)}
     return tuple(sorted({0, *timesteps} | {t for t in even if t < max(timesteps)}))
 
 
 def check_seed(seed: int, images: int = 1) -> None:
-    """Whether torch takes the seeds of so many images, which follow each other; negative ones stand for large ones.
+    """Check that torch accepts one seed per image: `seed`, `seed` + 1 and so on. Negative ones stand for large ones.
 
     Raises:
-        OptionError: it does not.
+        OptionError: torch does not accept them.
     """
     if integer(seed) is None or not -_SEEDS // 2 <= seed <= _SEEDS - images:
         raise OptionError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - images}")

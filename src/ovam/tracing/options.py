@@ -1,4 +1,4 @@
-"""What a capture keeps, where, and of what: the options of the stage."""
+"""Options of a capture: what to keep, and where."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,31 @@ from ovam.trace.calls import Half, StepChoice, step_numbers
 
 Guidance = Literal["cond", "uncond", "both"]
 TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
-"""Those that queries are kept in."""
+"""Storage types of queries."""
 _HALVES: dict[str, tuple[Half, ...]] = {"cond": ("cond",), "uncond": ("uncond",), "both": ("cond", "uncond")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOptions:
-    """What is kept of every denoiser call, and where. Values are checked when it is made.
+    """What to keep of every denoiser call, and where. Values are checked when the object is made.
 
     Attributes:
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid ([(32, 48)]);
             by default all cross-attention blocks but the coarse middle one.
         dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
             float32 scale for each head, denoiser call and channel.
-        device: Where they are stored.
-        disk: A folder: they are stored in unnamed files there instead of memory, one an image, which are gone when the
-            image's trace is, or the process.
-        limit_gib: Most GiB that may be kept in all; by default 80 % of what the device or disk has free.
+        device: Device on which they are stored.
+        disk: Folder for storage in files instead of memory. Each image has one unnamed file, which disappears with
+            the image's trace or at the end of the process.
+        limit_gib: Maximum GiB to keep in total; by default 80 % of the free memory of the device, or of the free disk.
         outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
-            (`Trace.maps(..., strategy="output")`): as many bytes again as the queries.
-        self_attention: Self-attention blocks of a UNet, named as in `blocks`, whose weights are kept as well, averaged
+            (`Trace.maps(..., strategy="output")`). They take as many bytes as the queries.
+        self_attention: Self-attention blocks of a UNet, chosen as in `blocks`. Their weights are kept as well, averaged
             over heads and kept denoiser calls: `Trace.self_attention`. None of them by default.
         also: Further kinds of tensors to keep, by name (`ovam.tracing.parts`), each with its blocks: `Trace.parts`.
 
     Raises:
-        OptionError: a value is none of these, or two do not go together.
+        OptionError: a value is not allowed, or two are not compatible.
     """
 
     blocks: BlockChoice = None
@@ -85,16 +85,15 @@ class KeepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureOptions(KeepOptions):
-    """What is kept of a pipeline's run.
+    """What to keep of a pipeline's run.
 
     Attributes:
-        steps: Step numbers to keep, or one, or "middle" for the one in the middle of the run; by default all. A step of
-            Heun or PNDM has several denoiser calls.
-        guidance: Which half of the batch under guidance. Without guidance only "cond" is there.
-        preset: Name of the family's settings for blocks, steps and dtype; what is given of these three
-            besides takes its place.
-        strict: Fail at the first denoiser call in which a chosen block did not run, as caches of blocks leave some out.
-            Without it such a call is left out of the traces; `traces.coverage` tells which.
+        steps: One step number to keep, several of them, or "middle" for the middle step of the run; by default all. A
+            step of Heun or PNDM has several denoiser calls.
+        guidance: Half of guidance to keep, or "both". A run without guidance has only "cond".
+        preset: Name of the family's settings for blocks, steps and dtype. Explicit arguments override the preset.
+        strict: Raise an error at the first denoiser call in which a chosen block did not run; caches of blocks skip
+            some. If False, such calls are left out of the traces; `traces.coverage` shows which.
     """
 
     steps: StepChoice = None
@@ -110,7 +109,7 @@ class CaptureOptions(KeepOptions):
 
     @property
     def numbers(self) -> frozenset[int] | Literal["middle"] | None:
-        """The steps to keep by their numbers, None for all."""
+        """The numbers of the steps to keep, "middle", or None for all."""
         return step_numbers(self.steps)
 
     @property
@@ -120,6 +119,6 @@ class CaptureOptions(KeepOptions):
 
 
 def of_calls(options: KeepOptions, steps: Sequence[int] | None) -> CaptureOptions:
-    """Options of a capture that keeps these steps of a run without guidance."""
+    """Return the options of a capture that keeps these steps of a run without guidance."""
     kept: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(KeepOptions)}
     return CaptureOptions(**kept, steps=steps)

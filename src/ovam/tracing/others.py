@@ -1,4 +1,4 @@
-"""Other pipelines on a denoiser that is being watched: their calls of it look like a loop of the user's own."""
+"""Refuse other pipelines that share a captured denoiser; their calls would be mistaken for a custom loop."""
 
 import functools
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from ovam.backbones.offload import unwrapped
 from ovam.errors import UnsupportedPipelineError
 
 _captured: dict[nn.Module, Any] = {}
-"""The pipelines that are being captured, by their denoisers."""
+"""The pipelines that are being captured, by denoiser."""
 
 _progress_bar: list[Any] = []
-"""The method as it was before the first capture that is open."""
+"""The original method, while at least one capture is open."""
 
 
 @contextmanager
 def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     """Refuse runs of other pipelines on the same denoiser inside the `with` block.
 
-    Pipelines of diffusers ask for a progress bar right before their loop, by a method of their common class, which is
-    wrapped as long as any capture is open. Captures need not be left in the order they were entered.
+    Diffusers pipelines call `progress_bar`, a method of their common class, right before their loop. This method is
+    wrapped while any capture is open. Captures may end in any order.
     """
-    from diffusers import DiffusionPipeline  # heavy, and there already where there is a pipeline
+    from diffusers import DiffusionPipeline  # slow to import, and imported already if there is a pipeline
 
     if not _captured:
         _progress_bar.append(DiffusionPipeline.progress_bar)
@@ -35,7 +35,7 @@ def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     finally:
         del _captured[denoiser]
         if not _captured:
-            DiffusionPipeline.progress_bar = _progress_bar.pop()  # also where another was put there meanwhile
+            DiffusionPipeline.progress_bar = _progress_bar.pop()  # even if it was replaced meanwhile
 
 
 def _refusing(progress_bar: Any) -> Any:
@@ -53,7 +53,7 @@ def _check_own(pipe: Any) -> None:
         if captured is not pipe and any(part is denoiser for part in parts):
             raise UnsupportedPipelineError(
                 f"this {type(pipe).__name__} runs the {type(denoiser).__name__} of another pipeline that is being "
-                f"captured, a {type(captured).__name__}, which is told nothing of this run's prompt and guidance: "
+                f"captured, a {type(captured).__name__}, which does not know this run's prompt and guidance: "
                 "expected a run of the captured pipeline object itself; capture this pipeline instead, or run it "
                 "outside of the `with` block"
             )

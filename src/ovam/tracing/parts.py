@@ -1,7 +1,7 @@
-"""Every kind of tensor that a capture can keep, one entry each.
+"""The kinds of tensors that a capture can keep, one entry each.
 
-A new kind is an entry here, and a line in the backbone that tells it. An entry says of which blocks it is kept and in
-which shape, how it is taken out of what a block shows, and how it accumulates over the denoiser calls.
+To add a kind, add an entry here and a line in the backbone that observes it. An entry says for which blocks the tensor
+is kept, its shape, how it is taken from an observation, and how it accumulates over the denoiser calls.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,10 +30,10 @@ class Wanted:
 
     Attributes:
         backbone: Reads the pipeline.
-        options: Of the capture.
-        grids: Height and width of the pixels, of every block.
+        options: Options of the capture.
+        grids: Height and width of every block's pixels.
         chosen: Names of the blocks whose queries are kept.
-        further: Pixels beyond the grid that a block's image stream has, of reference pictures (FLUX Kontext).
+        further: Number of pixels of reference pictures, which follow the grid's in the image stream (FLUX Kontext).
     """
 
     backbone: Backbone
@@ -43,12 +43,12 @@ class Wanted:
     further: int = 0
 
     def pixels(self, name: str) -> int:
-        """Number of pixels of a block's grid."""
+        """Return the number of pixels of a block's grid."""
         height, width = self.grids[name]
         return height * width
 
     def passed(self) -> tuple[str, ...]:
-        """Blocks that a text passes on its way to the last chosen one, in joint attention; else none."""
+        """Return the blocks that a text runs through up to the last chosen one; none without joint attention."""
         names = list(self.backbone.blocks())
         return tuple(names[: names.index(self.chosen[-1]) + 1]) if self.backbone.text_kind == "replayed" else ()
 
@@ -58,13 +58,13 @@ class Part:
     """A kind of tensor that a capture can keep.
 
     Attributes:
-        name: As it stands in buffers and files.
-        label: What it is called in tables and messages; parts of one label are counted together.
-        shapes: Shapes of one call, of the blocks of which it is wanted.
-        of: One image's tensor, by its row of the batch, out of what a block shows.
-        pixel_axes: Axes of the shape that are the grid's pixels, and are checked to be.
-        exact: Kept in float32 whatever the storage type.
-        averaged: Its mean over the calls is kept, not each call's.
+        name: Name in buffers and files.
+        label: Name in tables and messages; parts with the same label are counted together.
+        shapes: Returns the shapes of one call's tensors, by block, for the blocks that keep this part.
+        of: Takes one image's tensor, by its row of the batch, from the observation of a block.
+        pixel_axes: Axes of the shape that are the grid's pixels; their size is checked.
+        exact: Whether it is kept in float32, whatever the storage type.
+        averaged: Whether only the mean over the calls is kept.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Part:
     averaged: bool = False
 
     def room(self, shape: Shape, calls: int, dtype: torch.dtype) -> Stored:
-        """A tensor without memory of what is kept of all calls; the step axis stands after the heads, if any."""
+        """Return a tensor without memory for all calls; the step axis comes after the heads, if any."""
         if not self.averaged:
             shape = (shape[0], calls, *shape[1:]) if len(shape) == 3 else (calls, *shape)
         dtype = torch.float32 if self.exact else dtype
@@ -86,18 +86,18 @@ class Part:
         return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.float32, device="meta"))
 
     def add(self, room: Stored, entry: int, tensor: Tensor) -> None:
-        """Put the tensor of a call where it is kept; `entry` calls are there already."""
+        """Store the tensor of a call in `room`, which has `entry` calls already."""
         if not self.averaged:
             put(self.calls_of(room, entry), tensor)
             return
         assert isinstance(room, Tensor)
         if entry == 0:
-            room.copy_(tensor)  # over whatever the memory held
+            room.copy_(tensor)  # the memory is not initialised
         else:
             room.lerp_(tensor.to(room.device), 1 / (entry + 1))
 
     def calls_of(self, room: Stored, entries: int | slice) -> Stored:
-        """What is kept of some calls, or of one; of an average all of it."""
+        """Return the part of `room` that belongs to one call or several; an average is returned whole."""
         if self.averaged:
             return room
         return room[:, entries] if room.ndim == 4 else room[entries]
@@ -135,7 +135,7 @@ def _query_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tenso
 
 
 def _output_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
-    """Raises UnsupportedPipelineError where the backbone does not tell attention outputs, or can't."""
+    """Return the attention outputs; raise UnsupportedPipelineError if the backbone does not provide them."""
     if seen.output is None:
         raise UnsupportedPipelineError(
             f"block {block!r}: its backbone tells no attention outputs, which output-space maps need (an IP-Adapter of "
@@ -172,4 +172,4 @@ _ENTRIES = (
     ),
 )
 PARTS: Mapping[str, Part] = {part.name: part for part in _ENTRIES}
-"""By name."""
+"""All parts by name."""

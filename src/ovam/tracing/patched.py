@@ -1,4 +1,4 @@
-"""What others may have done to a denoiser that would hide its blocks: compiled code, merged tokens, weights on disk."""
+"""Changes of a denoiser that hide its blocks from a capture: compiled code, merged tokens, weights on disk."""
 
 import logging
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from ovam.errors import UnsupportedPipelineError
 log = logging.getLogger("ovam")
 
 Place = tuple[dict[str, Any], str, Any]
-"""An attribute of an object, as its dictionary and name, and what it is to be."""
+"""An attribute to replace: the object's dictionary, the attribute's name, and the new value."""
 
 
 def check_watchable(pipe: Any, denoiser: nn.Module) -> None:
-    """Whether hooks on the denoiser's layers show what its attention computes.
+    """Check that hooks on the denoiser's layers show what its attention computes.
 
     Raises:
-        UnsupportedPipelineError: pixels are merged before attention, a part of it alone is wrapped by torch.compile,
-            activations are rounded by scales calibrated before, or its weights are on disk between calls.
+        UnsupportedPipelineError: pixels are merged before attention, torch.compile wraps only a part of the denoiser,
+            activations are quantised with calibrated scales, or weights are on disk between calls.
     """
     for name, module in denoiser.named_modules():
         if type(module).__name__ == "ToMeBlock":
@@ -54,10 +54,10 @@ def _on_disk(module: nn.Module) -> bool:
 
 @contextmanager
 def run_uncompiled(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
-    """Let a compiled denoiser run its own Python inside the `with` block, and the compiled code again behind it.
+    """Run a compiled denoiser as plain Python inside the `with` block, and as compiled code again after it.
 
-    Code that was compiled before hooks were installed leaves them out without a word. Nothing is compiled anew: the
-    kept code fits the denoiser again once the hooks are gone.
+    Code that was compiled before the hooks were installed skips them silently. Nothing is compiled again: the old code
+    fits the denoiser once the hooks are removed.
     """
     places = _compiled_places(pipe, denoiser)
     if places:
@@ -78,7 +78,7 @@ def run_uncompiled(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
 
 
 def _compiled_places(pipe: Any, denoiser: nn.Module) -> list[Place]:
-    """Where compiled code stands in for the denoiser, a module of it, or a module's forward, and what to put there."""
+    """Return where compiled code replaces the denoiser, a module or a module's forward, and the plain value for it."""
     places: list[Place] = [
         (vars(pipe), name, denoiser)
         for name, part in vars(pipe).items()

@@ -1,4 +1,4 @@
-"""Listening behind a method of one object, without changing what it does."""
+"""Call a function after each call of a method of one object, without changing what the method does."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ from ovam.errors import UnsupportedPipelineError
 
 
 class _Listening:
-    """A method of one object that tells of each call behind it. A copy of the object would call the first one's."""
+    """A wrapped method that reports each call. It can't be copied: a copied object would call the original's method."""
 
     def __init__(self, original: Callable[..., Any], after: Callable[[Mapping[str, Any], Any], None]) -> None:
         functools.update_wrapper(self, original)
@@ -26,16 +26,16 @@ class _Listening:
 
 
 def refused_copy(what: str) -> UnsupportedPipelineError:
-    """The error that tells of a copy within a capture."""
+    """Return the error for a copy that is made during a capture."""
     return UnsupportedPipelineError(
-        f"this {what} is being captured, and a copy of it would call and tell the one that it was copied from: "
-        "expected a copy made before the `with` block, or behind it"
+        f"this {what} is being captured, and a copy of it would call the original and report to its capture: "
+        "expected a copy made before the `with` block, or after it"
     )
 
 
 @contextmanager
 def wrapped(owner: Any, name: str, after: Callable[[Mapping[str, Any], Any], None]) -> Iterator[None]:
-    """Call `after(arguments by name, result)` behind a method of one object, by an attribute of that object."""
+    """Call `after(arguments by name, result)` after each call of a method, by setting an attribute of its object."""
     original, attributes = getattr(owner, name), vars(owner)
     had_own = name in attributes
     attributes[name] = _Listening(original, after)

@@ -1,4 +1,4 @@
-"""What a capture will keep, told before anything runs: no weights, no memory."""
+"""Plan a capture: count the bytes that it will keep, before anything runs, without weights and memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ class CapturePlan:
     Attributes:
         pipeline: Class name of the pipeline.
         size: (height, width) of the image in pixels.
-        calls: Kept denoiser calls.
-        blocks: In the order in which the model runs them; those whose self-attention is kept stand behind the others.
+        calls: Number of kept denoiser calls.
+        blocks: Bytes by block, in the order the model runs them; blocks whose self-attention is kept come last.
     """
 
     pipeline: str
@@ -36,17 +36,17 @@ class CapturePlan:
 
     @property
     def nbytes(self) -> int:
-        """All of it."""
+        """Bytes of all blocks."""
         return sum(block.nbytes for block in self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(CaptureOptions):
-    """A run and what is kept of it.
+    """Options of a run and of its capture.
 
     Attributes:
-        height: Of the images in pixels; by default the model's own.
-        width: Likewise.
+        height: Height of the images in pixels; by default the model's native height.
+        width: Width of the images in pixels; by default the model's native width.
         num_inference_steps: Steps of the run; Heun and PNDM make more denoiser calls than steps.
         images: Number of images.
     """
@@ -58,7 +58,7 @@ class PlanOptions(CaptureOptions):
 
     @property
     def calls(self) -> int:
-        """Denoiser calls to keep."""
+        """Number of denoiser calls to keep."""
         numbers = self.numbers
         if numbers is None:
             return self.num_inference_steps
@@ -66,17 +66,17 @@ class PlanOptions(CaptureOptions):
 
 
 def planned(model: Any, options: PlanOptions) -> CapturePlan:
-    """How many bytes `capture` would keep, block by block.
+    """Return how many bytes `capture` would keep, block by block.
 
     Args:
-        model: A pipeline, or "mini", a folder or a model id, of which only the configuration is read.
+        model: A pipeline, "mini", a folder or a model id. Of a named model only the configuration is read.
         options: See `PlanOptions`.
 
     Raises:
-        ModelNotFoundError: the name is no model's.
+        ModelNotFoundError: no model has this name.
         UnsupportedPipelineError: no backbone reads the pipeline.
         MissingBlockError: the choice fits no block.
-        OptionError: an option has a value it can't take.
+        OptionError: an option has a value that is not allowed.
     """
     pipe = outline(model) if isinstance(model, str | Path) else model
     backbone = backbone_of(pipe)
@@ -100,6 +100,6 @@ plan = of_one(PlanOptions, name="plan")(planned)
 
 
 def native_side(pipe: Any) -> int:
-    """Side of the latent that the model was made for; packed families tell it of the pipeline alone."""
+    """Return the side of the latent that the model was made for; for packed families the pipeline has it."""
     config: Any = backbone_of(pipe).denoiser.config
     return int(getattr(config, "sample_size", None) or pipe.default_sample_size)

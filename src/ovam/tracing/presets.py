@@ -1,4 +1,4 @@
-"""Settings of a capture that have a name, family by family: what `ovam.capture(pipe, preset=...)` stands for."""
+"""Presets: named settings of a capture for each family, as in `ovam.capture(pipe, preset="small")`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,19 +18,19 @@ from ovam.tracing.options import CaptureOptions
 Options = TypeVar("Options", bound=CaptureOptions)
 
 PRESETS: Mapping[type[Backbone], Mapping[str, CaptureOptions]] = {
-    # mini loses less than one point of mIoU by it: docs/performance.md, "Storage types"
+    # with it, mini loses less than one point of mIoU: docs/performance.md, "Storage types"
     UNetBackbone: {"small": CaptureOptions(blocks=("up_blocks",), dtype=torch.int8)},
-    # nobody has measured what these cost in quality
+    # the loss of quality by these has not been measured
     SDXLBackbone: {"small": CaptureOptions(blocks=("up_blocks",), dtype=torch.int8)},
     PixArtBackbone: {"small": CaptureOptions(steps="middle", dtype=torch.int8)},
     SD3Backbone: {"small": CaptureOptions(steps="middle", dtype=torch.int8)},
     FluxBackbone: {"small": CaptureOptions(blocks=("transformer_blocks",), steps="middle", dtype=torch.int8)},
 }
-"""By family and name."""
+"""Presets by family and name."""
 
 
 def with_preset(options: Options, backbone: Backbone) -> Options:
-    """The options with what their preset stands for; what is given beside it takes its place.
+    """Return the options with the settings of their preset; explicit options override the preset.
 
     Raises:
         OptionError: the family has no preset of this name.

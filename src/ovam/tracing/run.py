@@ -1,4 +1,4 @@
-"""What is known of one run of a pipeline while it is watched, and who is told."""
+"""The state of one watched run of a pipeline, and the interface of recorders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ from ovam.tracing.schedule import Level
 
 @dataclass(frozen=True)
 class RunShape:
-    """What a run will show, known at its first denoiser call, before anything is kept.
+    """What a run will keep and in which sizes, known at its first denoiser call, before anything is kept.
 
     Attributes:
-        blocks: The blocks to look at, in running order: those whose queries are kept, in joint attention those that
-            their words pass before, and behind them those whose self-attention is kept.
+        blocks: The blocks to watch, in the order the model runs them: those whose queries are kept and, in joint
+            attention, all blocks before the last of these. After them come the blocks whose self-attention is kept.
         chosen: Names of the blocks whose queries are kept.
         grids: Grids of all blocks.
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
-        calls: Number of denoiser calls to keep, as far as the scheduler tells.
-        parts: Shapes of what is kept in one call of one image and half, by part (`ovam.tracing.parts`) and block.
-        request: What the run was asked for, where it is known.
+        calls: Number of denoiser calls to keep, as the scheduler lists them.
+        parts: Shapes of the tensors kept per call, image and half, by part (`ovam.tracing.parts`) and block.
+        request: Prompts and guidance, if known.
     """
 
     blocks: Mapping[str, BlockSpec]
@@ -43,7 +43,7 @@ class RunShape:
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Names of the blocks to look at."""
+        """Names of the blocks to watch."""
         return tuple(self.blocks)
 
 
@@ -57,7 +57,7 @@ def shape_of_run(
     request: Request | None = None,
     further: int = 0,
 ) -> RunShape:
-    """The shape of a run with a latent of this size; the rest as `RunShape` and `Evaluation` name it.
+    """Return the shape of a run with a latent of this size; for the arguments see `RunShape` and `Evaluation`.
 
     Raises:
         MissingBlockError: the options fit no block.
@@ -90,52 +90,52 @@ class Run:
     request: Request | None = None
     seeds: tuple[int | None, ...] = ()
     shape: RunShape | None = None
-    calls: list[Call] = field(default_factory=list)  # all of them
+    calls: list[Call] = field(default_factory=list)  # all calls
     kept: list[Call] = field(default_factory=list)
-    halves_seen: set[Half] = field(default_factory=set)  # of the current call
-    levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler planned them
+    halves_seen: set[Half] = field(default_factory=set)  # in the current call
+    levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler lists them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
-    # of the call's self-attention, until it is told
+    # observations for averages, until the current call is complete
     pairs: list[tuple[str, Observation, Mapping[Half, slice]]] = field(default_factory=list)
     seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
-    steps: frozenset[int] | None = None  # to be kept, None for all
+    steps: frozenset[int] | None = None  # steps to keep, None for all
     keeping: bool = False  # whether the current call's step is to be kept
     latent: Grid = (0, 0)
-    planned_calls: int | None = None  # where the loop knows better than the scheduler
-    evaluating: bool = False  # whether the denoiser is at work, or broke off
-    by_pipeline: bool = False  # whether the pipeline's own call makes it, or a loop of the user's own
-    thread: int | None = None  # that makes it
-    crossed: bool = False  # whether another thread came in between
-    text: torch.Tensor | None = None  # what the denoiser was told last
+    planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`
+    evaluating: bool = False  # whether the denoiser is running, or failed
+    by_pipeline: bool = False  # whether this is the pipeline's own call; if not, a custom loop
+    thread: int | None = None  # thread of the run
+    crossed: bool = False  # whether another thread interfered
+    text: torch.Tensor | None = None  # text embedding of the last call
     warned_of_text: bool = False
     warned_of_halves: bool = False
-    handled: BaseException | None = None  # an error that was being handled already when its call began
+    handled: BaseException | None = None  # an error that was handled already when the pipeline's call began
     pictures: Sequence[bytes | None] | None = None
     size: tuple[int, int] = (0, 0)
 
     def level(self, call: int, timestep: float) -> Level:
-        """Noise level of a call: as planned, or where the loop goes its own way, by its time step alone."""
+        """Return the noise level of a call: as planned, or only its time step if the loop differs from the plan."""
         return self.levels[call] if self.is_planned(call, timestep) else Level(timestep, None)
 
     def is_planned(self, call: int, timestep: float) -> bool:
-        """Whether the scheduler has this time step for a call of this number."""
+        """Return whether the scheduler has this time step for the call of this index."""
         return call < len(self.levels) and self.levels[call].timestep == timestep
 
     def note_seen(self, watched: Sequence[str]) -> list[str]:
-        """Note which blocks ran in this evaluation of the current call; those that did not."""
+        """Record which blocks ran in this evaluation of the current call; return those that did not."""
         index = len(self.calls) - 1
         self.seen[index] = self.seen.get(index, frozenset(watched)) & self.reported
         return [name for name in watched if name not in self.reported]
 
     def leave_out(self) -> None:
-        """Keep nothing of the current call: the next one that is kept takes its place."""
+        """Leave the current call out of the trace; the next kept call takes its place."""
         self.kept.pop()
         self.keeping = False
 
     def coverage(self, *, complete: bool) -> RunCoverage:
-        """Which blocks were seen at which calls."""
+        """Return which blocks ran in which calls."""
         assert self.shape is not None
         done = self.calls[:-1] if self.evaluating else self.calls
         seen = tuple(self.seen.get(call.index, frozenset()) for call in done)
@@ -145,13 +145,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was seen.
+    """Where a tensor was observed.
 
     Attributes:
         block: Module path in the denoiser.
-        half: Which half of guidance.
-        image: Number of the image in the batch.
-        entry: Number of the denoiser call among those that are kept.
+        half: Half of guidance.
+        image: Index of the image in the batch.
+        entry: Index of the denoiser call among the kept calls.
     """
 
     block: str
@@ -162,16 +162,16 @@ class Place:
 
 @runtime_checkable
 class Recorder(Protocol):
-    """What becomes of the queries."""
+    """Receives the observed tensors of a run."""
 
     def begin(self, shape: RunShape) -> None:
-        """A run's first denoiser call is about to be made."""
+        """Prepare for a run; called just before its first denoiser call."""
 
     def observe(self, place: Place, parts: Mapping[str, torch.Tensor]) -> None:
-        """Tensors of one image in one block at one kept call, by part (`ovam.tracing.parts`).
+        """Receive the tensors of one image in one block at one kept call, by part (`ovam.tracing.parts`).
 
-        In the order the blocks run; averages come once the call is over.
+        Blocks come in the order they run. Averages come when the call is over.
         """
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """The run is complete."""
+        """Complete the run."""

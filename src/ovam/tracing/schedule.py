@@ -1,4 +1,4 @@
-"""What a scheduler tells of the denoiser calls that lie ahead: their time steps and noise levels."""
+"""Read the time steps and noise levels of the coming denoiser calls from a scheduler."""
 
 import itertools
 import math
@@ -11,8 +11,8 @@ class Level(NamedTuple):
 
     Attributes:
         timestep: The scheduler's time step.
-        sigma: Its sigma, if it has one: rounded time steps of two noise levels may be equal.
-        within: Whether the call is made on the way from one of the scheduler's noise levels to the next.
+        sigma: The scheduler's sigma, if it has one. Two noise levels may have the same rounded time step.
+        within: Whether the call lies between one of the scheduler's noise levels and the next.
     """
 
     timestep: float
@@ -21,7 +21,7 @@ class Level(NamedTuple):
 
 
 def levels_from(scheduler: Any, timestep: float) -> list[Level]:
-    """Noise levels of the calls from this time step on, as far as the scheduler tells."""
+    """Return the noise levels of the calls from this time step on; empty if the scheduler does not list it."""
     timesteps = [float(t) for t in getattr(scheduler, "timesteps", ())]
     if timestep not in timesteps:
         return []
@@ -36,14 +36,14 @@ def levels_from(scheduler: Any, timestep: float) -> list[Level]:
 
 
 def _between(scheduler: Any) -> list[float] | None:
-    """Sigmas of every second call where a scheduler makes it in the middle of a step; None where it makes none.
+    """Return sigmas by call for schedulers whose every second call is in the middle of a step; None for others.
 
-    At the index of such a call is its sigma, whatever stands at the others.
+    Only the entries of these second calls have a meaning.
     """
     halfway = getattr(scheduler, "sigmas_interpol", None)  # KDPM2
     if halfway is not None:
         found = [float(s) for s in halfway]
-        return [found[0], *found] if hasattr(scheduler, "sigmas_down") else found  # ancestral: one place before
+        return [found[0], *found] if hasattr(scheduler, "sigmas_down") else found  # ancestral: listed one index earlier
     if not hasattr(scheduler, "mid_point_sigma"):
         return None
     sigmas = [float(s) for s in scheduler.sigmas]  # DPMSolverSDE
@@ -51,9 +51,10 @@ def _between(scheduler: Any) -> list[float] | None:
 
 
 def _place(scheduler: Any, timesteps: Sequence[float], timestep: float) -> int:
-    """Where a call stands among the scheduler's: where the scheduler says, if it does, since time steps may be equal.
+    """Return the index of a call in the scheduler's list of time steps.
 
-    What it says may be left from another run.
+    A time step may occur twice, so the scheduler's own index is used, unless it is left from another run and does not
+    fit.
     """
     told = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
     fitting = (place for place in told if place is not None and timesteps[place : place + 1] == [timestep])
@@ -61,20 +62,24 @@ def _place(scheduler: Any, timesteps: Sequence[float], timestep: float) -> int:
 
 
 def is_new_step(before: Level, level: Level) -> bool:
-    """Whether a call begins a step: calls of one noise level share it, as in Heun and PNDM, and those within it."""
+    """Return whether a call begins a step.
+
+    Calls of one noise level share a step, as in Heun and PNDM. Calls between two noise levels belong to the first.
+    """
     return before != level and not level.within
 
 
 def steps_of(levels: Sequence[Level]) -> list[int]:
-    """The step of each call."""
+    """Return the step of each call."""
     changes = (is_new_step(before, after) for before, after in itertools.pairwise(levels))
     return list(itertools.accumulate(changes, initial=0))
 
 
 def sigma_at(scheduler: Any, timestep: float) -> float | None:
-    """Noise over signal at a time step of a variance-preserving schedule, sqrt((1 - a) / a), linear in between.
+    """Return noise over signal, sqrt((1 - a) / a), at a time step of a variance-preserving schedule.
 
-    None where the scheduler has no such schedule, or betas that end in pure noise.
+    Between two whole time steps it is linear. It is None if the scheduler has no such schedule, or where its betas
+    end in pure noise.
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or not 0 <= timestep <= len(alphas) - 1:

@@ -1,4 +1,4 @@
-"""Watching a pipeline: wrappers and hooks go in, runs are told apart, and everything is put back as it was."""
+"""Watch a pipeline: install wrappers and hooks, tell runs apart, and restore everything at the end."""
 
 import inspect
 import logging
@@ -35,7 +35,7 @@ _watched: WeakSet[nn.Module] = WeakSet()
 
 
 class Session:
-    """Follows the runs of one pipeline and hands what is chosen to a recorder."""
+    """Follows the runs of one pipeline and passes the chosen tensors to a recorder."""
 
     def __init__(self, backbone: Backbone, options: CaptureOptions, recorder: Recorder) -> None:
         self.backbone, self.options, self.recorder = backbone, options, recorder
@@ -47,7 +47,7 @@ class Session:
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
-        """Watch the pipeline inside the `with` block; afterwards, also after an error, it is as before.
+        """Watch the pipeline inside the `with` block; afterwards, even after an error, it is as before.
 
         Raises:
             NestedCaptureError: the pipeline's denoiser is watched already.
@@ -74,7 +74,7 @@ class Session:
             installed.enter_context(wrapped(pipe, "prepare_latents", thread.going_on(self._on_latents)))
             installed.enter_context(wrapped(pipe.image_processor, "postprocess", thread.going_on(self._on_pictures)))
             installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.going_on(self._on_end)))
-            if hasattr(pipe, "mask_processor"):  # of inpainting
+            if hasattr(pipe, "mask_processor"):  # inpainting only
                 installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
             handle = denoiser.register_forward_pre_hook(thread.going_on(self._on_denoiser), with_kwargs=True)
             installed.callback(handle.remove)
@@ -83,13 +83,13 @@ class Session:
             self._close()
 
     def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
-        """Start a run by hand, for a loop that does not go through the pipeline's own call.
+        """Start a run by hand, for a loop that does not use the pipeline's own call.
 
         Args:
-            request: What it is told.
-            seeds: Of its images.
-            levels: Of each denoiser call the time step and noise level: the scheduler was not asked for them.
-            kept: How many of the calls will be kept.
+            request: Prompts and guidance.
+            seeds: One seed per image.
+            levels: Time step and sigma of each denoiser call; the scheduler is bypassed.
+            kept: Number of calls that will be kept.
         """
         self._drop()
         self.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
@@ -99,21 +99,21 @@ class Session:
         self._finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """The pipeline's own call begins: checking its inputs is the first thing it does."""
+        """Handle the start of the pipeline's own call, which checks its inputs first."""
         self._close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
         self.run.thread = get_ident()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """The pipeline's own call ends: the pictures before this were its last, not a callback's preview.
+        """Handle the end of the pipeline's own call: the last decoded pictures are its result, not a preview.
 
-        It may end before the scheduler does: it was interrupted, or leaves the last steps to a refiner. Some families
-        do not say that they hand out latents: their call ends without pictures.
+        The call may end before the scheduler's last step: it was interrupted, or it leaves the last steps to a
+        refiner. Some pipelines skip `postprocess` for latent output; their call ends without pictures.
         """
         run = self.run
         if not run.by_pipeline:
             self._close()
-        elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # tidied up after an error
+        elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # it failed
             self._drop()
         elif run.pictures is None:
             self._finish(self._no_pictures(), self._size())
@@ -121,26 +121,26 @@ class Session:
             self._finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
-        if self.run.calls:  # of a loop of the user's own: the next one begins
+        if self.run.calls:  # custom loop: the next run begins
             self._close()
         self.run.thread = get_ident()
         before = self.run.request
-        asked = self.backbone.request(arguments, result, before)
-        self.run.request = replace(asked, read=self._texts.read(arguments, before.read if before else {}))
+        request = self.backbone.request(arguments, result, before)
+        self.run.request = replace(request, read=self._texts.read(arguments, before.read if before else {}))
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
         given = arguments.get("generator")
         unseeded = read_as(self.backbone.pipe) in self.backbone.unseeded
         if arguments.get("latents") is not None or given is None or unseeded:
             return
-        drawn = result[0] if isinstance(result, tuple) else result  # some families return positions beside the latents
+        drawn = result[0] if isinstance(result, tuple) else result  # some families return positions as well
         if isinstance(given, list):
             self.run.seeds = tuple(_seed(generator, drawn[:1]) for generator in given)
         else:
             self.run.seeds = (_seed(given, drawn),) * len(drawn)
 
     def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Inpainting will see a part of the image alone, and paste it back into the whole at its end."""
+        """Warn that inpainting will use only a part of the image, and paste it back into the image at the end."""
         log.warning(
             "%s: with padding_mask_crop the model sees the image's part %s alone; the size, picture and maps of its "
             "traces are of that part, not of the image that the pipeline returns",
@@ -149,9 +149,9 @@ class Session:
         )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Pictures were decoded: a run's last, or a preview, which the next denoiser call shows.
+        """Handle decoded pictures: a run's result, or a preview if another denoiser call follows.
 
-        A loop of the user's own may decode its pictures one by one.
+        A custom loop may decode its pictures one by one.
         """
         if not self.run.calls:
             return
@@ -167,7 +167,7 @@ class Session:
             self._close()
 
     def _size(self) -> tuple[int, int]:
-        """Height and width that the run's latent would decode to."""
+        """Return height and width of the image to which the run's latent decodes."""
         factor = self.backbone.pipe.vae_scale_factor
         return self.run.latent[0] * factor, self.run.latent[1] * factor
 
@@ -184,7 +184,7 @@ class Session:
         )
         run.thread = get_ident()
         other_half = last is not None and last.timestep == evaluation.timestep
-        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # of the same call, as FLUX makes it
+        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # second half of the same call (FLUX)
         if last is None:
             self._begin(evaluation)
         elif not other_half:
@@ -207,7 +207,7 @@ class Session:
             run.kept.append(call)
 
     def _tell_loops_apart(self, evaluation: Evaluation) -> None:
-        """In loops of the user's own: a call that broke off begins anew, and noise that rises again is a new run."""
+        """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
         run = self.run
         if run.by_pipeline or not run.calls:
             return
@@ -234,7 +234,7 @@ class Session:
             run.leave_out()
 
     def _begin(self, evaluation: Evaluation) -> None:
-        """See the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
+        """Compute the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
         run.steps, calls = self._chosen_steps(evaluation)
@@ -269,10 +269,10 @@ class Session:
         return [None] * (self.run.shape.images if self.run.shape else 0)
 
     def _chosen_steps(self, evaluation: Evaluation) -> tuple[frozenset[int] | None, int]:
-        """The steps to keep, and of how many calls, from the scheduler's time steps that still lie ahead.
+        """Return the steps to keep and the number of their calls, from the scheduler's remaining time steps.
 
         Raises:
-            MissingStepError: a chosen step lies beyond the run's last, or no middle is known.
+            MissingStepError: a chosen step comes after the run's last step, or the middle step is not known.
         """
         if self.run.planned_calls is not None:
             assert not isinstance(self.options.numbers, str)  # `encode` names its steps by number
@@ -297,7 +297,7 @@ class Session:
 
     def _on_block(self, name: str, observation: Observation) -> None:
         run = self.run
-        if not run.evaluating:  # the call is over: its layers run again for gradients, as checkpointing makes them
+        if not run.evaluating:  # the call is over: gradient checkpointing runs its layers again
             return
         if name in run.reported:
             raise _repeated(name, len(run.calls) - 1)
@@ -305,14 +305,14 @@ class Session:
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
         averaged = [part for part in PARTS.values() if part.averaged and name in run.shape.parts.get(part.name, ())]
-        if averaged:  # nothing can be taken out of an average, and the call may be left out yet
+        if averaged:  # wait: the call may still be left out, and an average can't be undone
             run.pairs.append((name, observation, run.evaluation.halves))
         others = [part for part in PARTS.values() if not part.averaged and name in run.shape.parts.get(part.name, ())]
         if others:
             self._tell(name, observation, run.evaluation.halves, others)
 
     def _tell(self, name: str, seen: Observation, halves: Mapping[Half, slice], parts: Sequence[Part]) -> None:
-        """Hand the parts of what a block showed to the recorder, image by image."""
+        """Pass the parts of a block's observation to the recorder, image by image."""
         shape, entry = self.run.shape, len(self.run.kept) - 1
         assert shape is not None
         rows = range(len(seen.query))
@@ -323,10 +323,10 @@ class Session:
                 self.recorder.observe(Place(name, half, image, entry), own)
 
     def _own_pixels(self, name: str, part: Part, tensor: torch.Tensor) -> torch.Tensor:
-        """The pixels of the block's grid alone, without those of reference pictures behind them.
+        """Return only the pixels of the block's grid, without those of reference pictures after them.
 
         Raises:
-            UnsupportedPipelineError: there are fewer or more.
+            UnsupportedPipelineError: the number of pixels is not that of the grid.
         """
         shape, evaluation = self.run.shape, self.run.evaluation
         assert shape is not None
@@ -340,7 +340,7 @@ class Session:
         return tensor
 
     def _tell_averages(self, shape: RunShape) -> None:
-        """If the call is whole, with all halves that are kept: move the averages on."""
+        """Update the averages, if the call has all kept halves."""
         if not self.run.halves_seen.issuperset(shape.halves):
             return
         for name, seen, halves in self.run.pairs:
@@ -349,7 +349,7 @@ class Session:
         self.run.pairs.clear()
 
     def _leave_out_if_half(self) -> None:
-        """Keep nothing of a call that is over and had not all halves that are kept: guidance was switched off."""
+        """Leave out a finished call that lacks a kept half, because guidance was switched off."""
         run = self.run
         if run.shape is None or not run.keeping or run.halves_seen.issuperset(run.shape.halves):
             return
@@ -364,9 +364,9 @@ class Session:
             )
 
     def _close(self) -> None:
-        """Hand on a run of a loop of the user's own; forget one that broke off, and one by the pipeline.
+        """Finish the run of a custom loop; drop a run that failed, and a pipeline's run that did not reach its end.
 
-        The latter has not told of its end: what was decoded may be a callback's preview.
+        Pictures of a pipeline's run that did not reach its end may be a callback's preview.
         """
         run = self.run
         if run.by_pipeline or not run.calls:
@@ -414,7 +414,7 @@ def _other_pixels(name: str, count: int, grid: Grid, way: str) -> UnsupportedPip
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
-    """A generator's seed, if what was drawn was its first; one that had been used before would not give it again."""
+    """Return a generator's seed, or None if the generator had been used before: its seed would give another image."""
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
     return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None

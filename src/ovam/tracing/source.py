@@ -9,7 +9,7 @@ from ovam.tracing.run import Run
 
 
 def source_of(pipe: Any, run: Run, image: int) -> Source:
-    """What is known of where one image of a run comes from."""
+    """Return the source of one image of a run, as far as it is known."""
     request = run.request
     return Source(
         model=model_name(pipe),
@@ -23,12 +23,12 @@ def source_of(pipe: Any, run: Run, image: int) -> Source:
 
 
 def model_name(pipe: Any) -> str:
-    """The id a pipeline was loaded by, "mini", or the last part of its folder's name."""
+    """Return the id by which a pipeline was loaded, "mini", or the last part of its folder's name."""
     return short_name(str(getattr(pipe.config, "_name_or_path", "") or "unnamed"))
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a trace's numbers depend on."""
+    """Return the versions of the libraries that a trace's numbers depend on."""
     found = {}
     for package in ("ovam", "torch", "diffusers", "transformers"):
         try:

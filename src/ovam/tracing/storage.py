@@ -1,4 +1,4 @@
-"""Where a capture keeps what it sees: in which type, in memory or in a file, and how much at most."""
+"""Storage of a capture: its type, its place in memory or in a file, and its limit."""
 
 import os
 import shutil
@@ -19,19 +19,19 @@ from ovam.tracing.options import KeepOptions
 
 _SHARE_OF_FREE = 0.8
 _GIB = 2**30
-_ALIGNED = 64  # bytes: every tensor in a file begins at a multiple, as in memory
+_ALIGNED = 64  # bytes: every tensor in a file begins at a multiple of this, as in memory
 Slot = TypeVar("Slot", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Room for traces.
+    """Where and how traces are stored.
 
     Attributes:
-        dtype: Type that queries, image keys and values are stored in.
-        device: Where they are stored.
-        limit: Most bytes of them.
-        disk: Folder in whose files they are stored instead of memory.
+        dtype: Storage type of queries, image keys and values.
+        device: Device on which they are stored.
+        limit: Maximum number of bytes.
+        disk: Folder for storage in files instead of memory.
     """
 
     dtype: torch.dtype
@@ -43,7 +43,7 @@ class Storage:
         return str(self.device) if self.disk is None else f"disk {self.disk}"
 
     def reserve(self, layout: Mapping[Slot, Stored]) -> dict[Slot, Stored]:
-        """Room for tensors of these shapes and types, unfilled.
+        """Return tensors of these shapes and types, not initialised.
 
         Raises:
             CaptureTooLargeError: the disk is too full.
@@ -59,13 +59,13 @@ class Storage:
 
 
 def storage_of(options: KeepOptions) -> Storage:
-    """Where and how what a capture keeps is stored."""
+    """Return the storage that the options describe."""
     place, folder = torch.device(options.device), None if options.disk is None else Path(options.disk)
     return Storage(options.dtype or torch.float16, place, _limit(place, folder, options.limit_gib), folder)
 
 
 def _limit(device: torch.device, folder: Path | None, limit_gib: float | None) -> int:
-    """Bytes that may be kept."""
+    """Return the maximum number of bytes to keep."""
     if limit_gib is not None:
         return int(limit_gib * _GIB)
     if folder is not None:
@@ -78,10 +78,11 @@ def _limit(device: torch.device, folder: Path | None, limit_gib: float | None) -
 
 
 def _in_file(folder: Path, layout: Mapping[Slot, Stored]) -> Callable[[Tensor], Tensor]:
-    """Takes tensors out of a file that is gone when the last of them is, also where the process is killed.
+    """Return a function that makes tensors in a temporary file.
 
-    It has no name where the system can do without (Linux). Its blocks are reserved first where the system can: writing
-    to a mapped file on a disk that has become full would end the process.
+    The file disappears with its last tensor, even if the process is killed. It has no name if the system allows that
+    (Linux). Its disk space is reserved first if the system can do that: writing to a mapped file on a full disk would
+    end the process.
     """
     size = _ALIGNED + sum(part.nbytes + 2 * _ALIGNED for part in layout.values())
     try:

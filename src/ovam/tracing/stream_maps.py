@@ -1,4 +1,4 @@
-"""A recorder that makes maps of known words at once and keeps nothing else."""
+"""The recorder of `stream`: it makes maps of given words during the run and keeps nothing else."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,11 +33,11 @@ class MapRecorder:
         self.backbone, self.maps, self.words, self.options = backbone, maps, words, options
         text = backbone.text_side(())
         check_joint(text.kind, options.softmax_over, options.strategy)
-        self._embed(text)  # so that words no encoder can read are refused at once
+        self._embed(text)  # refuse unreadable words at once
         self.shape: RunShape | None = None
         self.sums: list[Accumulator] = []
-        self.keys: dict[str, Tensor] = {}  # or the words' outputs
-        self.image_keys: dict[str, Tensor] = {}  # of the image that was told of last, where the softmax takes them in
+        self.keys: dict[str, Tensor] = {}  # by block; with strategy="output" the words' outputs
+        self.image_keys: dict[str, Tensor] = {}  # of the last observed image, for softmax_over="joint"
         self.streams: dict[int, list[TextStream]] = {}
 
     def _embed(self, text: TextSide) -> None:
@@ -50,7 +50,7 @@ class MapRecorder:
 
     @float32()
     def begin(self, shape: RunShape) -> None:
-        """Read the words once a run: each may skip other layers of the text encoder. Static keys are made here too."""
+        """Embed the words once per run, as each run may skip other encoder layers. Make static keys here too."""
         self.shape = shape
         self._embed(self.backbone.text_side(shape.chosen, shape.request))
         tell_of_skipped(self.text.space, self.words, shape.halves[0])
@@ -62,7 +62,7 @@ class MapRecorder:
 
     @float32()
     def observe(self, place: Place, parts: Mapping[str, Tensor]) -> None:
-        """Move the words on through the block, and add its weights or shares."""
+        """Run the words through the block, and add its weights or shares."""
         if "conditioning" in parts:
             self._move_on(place, ImageStream(parts["key"], parts["value"], parts["conditioning"]))
         if "query" not in parts:
@@ -75,7 +75,7 @@ class MapRecorder:
             self._add_weights(place, parts["query"])
 
     def _add_weights(self, place: Place, query: Tensor) -> None:
-        """Weights of one call."""
+        """Add the weights of one call."""
         assert self.shape is not None
         sums = self.sums[place.image]
         weights = weight_sums(
@@ -90,13 +90,13 @@ class MapRecorder:
         sums.add(place.block, weights, len(query))
 
     def _add_shares(self, place: Place, output: Tensor) -> None:
-        """Shares of one call."""
+        """Add the shares of one call."""
         sums = self.sums[place.image]
         shares = output_shares(output[:, None], self.keys[place.block].to(output.device), keep_step=sums.keep_step)
         sums.add(place.block, shares, 1)
 
     def _move_on(self, place: Place, stream: ImageStream) -> None:
-        """Move the words on through this block, against the image as it is now."""
+        """Run the words through this block, against the image keys and values of this call."""
         assert self.shape is not None
         assert isinstance(self.text, ReplayedSide)
         streams = self.streams.setdefault(place.image, [])
@@ -112,7 +112,7 @@ class MapRecorder:
             self.image_keys[place.block] = stream.key[:, None]
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """One set of maps an image."""
+        """Make one set of maps per image."""
         if not run.kept:
             return
         tokens, spans = words_alone(self.spans) if self.options.strategy == "output" else (self.tokens, self.spans)

@@ -1,4 +1,4 @@
-"""The tokens that text encoders really read in a run: after cleaning, with all vectors of added names, and cut."""
+"""Record the tokens that text encoders really read: after cleaning, textual inversion and truncation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,26 +8,26 @@ from typing import Any
 from torch import Tensor, nn
 
 Read = Mapping[str, Mapping[str, tuple[int, ...]]]
-"""Token numbers, padding included, by the text encoder's name in the pipeline, and by the text."""
+"""Token numbers, padding included, by the text encoder's name in the pipeline and then by the text."""
 
 
 class TextsRead:
-    """What each text encoder was handed during the last call that encoded prompts."""
+    """The inputs of each text encoder during the last call that encoded prompts."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[Tensor]] = {}
 
     def read(self, arguments: Mapping[str, Any], before: Read) -> Read:
-        """Which texts were read as which tokens, besides those of calls before; empty where that is not clear.
+        """Return the tokens of each text, added to those of earlier calls; unclear texts are left out.
 
         Args:
-            arguments: Of the call, by name.
-            before: Of calls of the same run.
+            arguments: Arguments of the call, by name.
+            before: Tokens from earlier calls of the same run.
         """
         found = {encoder: dict(texts) for encoder, texts in before.items()}
         for encoder, calls in self.calls.items():
             told = _told(arguments, encoder.removeprefix("text_encoder"))
-            if len(calls) <= len(told):  # more of them read one text in parts
+            if len(calls) <= len(told):  # with more calls, one text was read in parts
                 for texts, ids in zip(told, calls, strict=False):
                     rows = [tuple(row) for row in ids.tolist()]
                     texts = texts * len(rows) if len(texts) == 1 else texts
@@ -37,11 +37,11 @@ class TextsRead:
 
 
 def _told(arguments: Mapping[str, Any], ending: str) -> list[list[str]]:
-    """The texts of an encoder's calls, one after the other: the prompts, then the negative ones.
+    """Return the texts of an encoder's calls, in order: the prompts, then the negative prompts.
 
     Args:
-        arguments: Of the call that encodes them.
-        ending: Of the encoder's name and its prompts', as "_2".
+        arguments: Arguments of the call that encodes them.
+        ending: End of the encoder's name and of its prompt arguments, such as "_2".
     """
     told = []
     if arguments.get("prompt") is not None:
@@ -57,7 +57,7 @@ def _listed(texts: str | Sequence[str]) -> list[str]:
 
 @contextmanager
 def encoders_watched(pipe: Any, method: str, texts: TextsRead) -> Iterator[None]:
-    """Note in `texts` what the pipeline's text encoders are handed whenever this method of it runs."""
+    """Record in `texts` the inputs of the pipeline's text encoders whenever this method of it runs."""
     original, attributes = getattr(pipe, method), vars(pipe)
 
     @wraps(original)
