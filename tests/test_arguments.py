@@ -26,7 +26,6 @@ def pipe():
 @pytest.mark.parametrize(
     "words",
     [None, 3, [], [None], b"sky", [b"sky"], (word for word in ["sky"]), {"sky": 1}, [["sky"]], float("nan")],
-    ids=repr,
 )
 def test_words(trace, words):
     for ask in (trace.maps, trace.segment):

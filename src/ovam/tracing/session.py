@@ -15,19 +15,19 @@ from torch import nn
 
 from ovam.backbones.base import Backbone, Evaluation, Observation, Request
 from ovam.backbones.registry import read_as
-from ovam.errors import MissingStepError, NestedCaptureError, NothingCapturedError, UnsupportedPipelineError
-from ovam.shapes import Grid
-from ovam.trace.calls import Call, Half
+from ovam.errors import NestedCaptureError, UnsupportedPipelineError
+from ovam.trace.calls import Call
+from ovam.tracing.chosen import check_halves, chosen_steps
 from ovam.tracing.coverage import RunCoverage, gap
 from ovam.tracing.decoded import pictures_of, png
 from ovam.tracing.expected import OneThread, check_call
+from ovam.tracing.observed import parts_of, pass_on
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.others import others_refused
-from ovam.tracing.parts import PARTS, Part
 from ovam.tracing.patched import check_watchable, run_uncompiled
 from ovam.tracing.pipeline_hooks import wrapped
-from ovam.tracing.run import Place, Recorder, Run, RunShape, shape_of_run
-from ovam.tracing.schedule import Level, is_new_step, levels_from, sigma_at, steps_of
+from ovam.tracing.run import Recorder, Run, RunShape, shape_of_run
+from ovam.tracing.schedule import Level, is_new_step, levels_from, sigma_at
 from ovam.tracing.tokens_read import TextsRead, encoders_watched
 
 log = logging.getLogger("ovam")
@@ -237,8 +237,8 @@ class Session:
         """Compute the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
         run, positions = self.run, next(iter(evaluation.halves.values()))
         run.latent = evaluation.latent
-        run.steps, calls = self._chosen_steps(evaluation)
-        self._check_halves(evaluation)
+        run.steps, calls = chosen_steps(run, self.options, self.backbone.pipe.scheduler, evaluation)
+        check_halves(run, self.options, evaluation)
         images = positions.stop - positions.start
         shape = shape_of_run(
             self.backbone,
@@ -254,46 +254,8 @@ class Session:
         for handle in self.backbone.watch(shape.watched, self._thread.inside(self._on_block)):
             self._watchers.callback(handle.remove)
 
-    def _check_halves(self, evaluation: Evaluation) -> None:
-        guided = (self.run.request is not None and self.run.request.guided) or len(evaluation.halves) > 1
-        there: tuple[Half, ...] = ("cond", "uncond") if guided else ("cond",)
-        missing = [half for half in self.options.halves if half not in there]
-        if missing:
-            raise NothingCapturedError(
-                f"guidance={'both' if len(self.options.halves) == 2 else missing[0]!r} asks for unconditional queries, "
-                "but this run has no guidance: expected a guidance scale above 1; raise it, or capture with "
-                "guidance='cond'"
-            )
-
     def _no_pictures(self) -> list[bytes | None]:
         return [None] * (self.run.shape.images if self.run.shape else 0)
-
-    def _chosen_steps(self, evaluation: Evaluation) -> tuple[frozenset[int] | None, int]:
-        """Return the steps to keep and the number of their calls, from the scheduler's remaining time steps.
-
-        Raises:
-            MissingStepError: a chosen step comes after the run's last step, or the middle step is not known.
-        """
-        if self.run.planned_calls is not None:
-            assert not isinstance(self.options.numbers, str)  # `encode` names its steps by number
-            return self.options.numbers, self.run.planned_calls
-        ahead, chosen = levels_from(self.backbone.pipe.scheduler, evaluation.timestep), self.options.numbers
-        if chosen == "middle" and not ahead:
-            raise MissingStepError(
-                f"steps='middle' of a run whose scheduler does not list the time step {evaluation.timestep:g}: how "
-                "many will follow is not known; name the steps by their numbers, steps=[10]"
-            )
-        steps = steps_of(ahead) or [0]
-        if chosen is None:
-            return None, len(steps)
-        wanted = frozenset({(steps[-1] + 1) // 2}) if chosen == "middle" else chosen
-        beyond = sorted(wanted - set(steps))
-        if beyond or not wanted:
-            raise MissingStepError(
-                f"step {beyond} will not be reached: this run has the steps 0 to {steps[-1]}; "
-                "choose among them, or raise num_inference_steps"
-            )
-        return wanted, sum(step in wanted for step in steps)
 
     def _on_block(self, name: str, observation: Observation) -> None:
         run = self.run
@@ -304,48 +266,20 @@ class Session:
         run.reported.add(name)
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
-        averaged = [part for part in PARTS.values() if part.averaged and name in run.shape.parts.get(part.name, ())]
-        if averaged:  # wait: the call may still be left out, and an average can't be undone
+        if parts_of(
+            run.shape, name, averaged=True
+        ):  # wait: the call may still be left out, and an average can't be undone
             run.pairs.append((name, observation, run.evaluation.halves))
-        others = [part for part in PARTS.values() if not part.averaged and name in run.shape.parts.get(part.name, ())]
+        others = parts_of(run.shape, name, averaged=False)
         if others:
-            self._tell(name, observation, run.evaluation.halves, others)
-
-    def _tell(self, name: str, seen: Observation, halves: Mapping[Half, slice], parts: Sequence[Part]) -> None:
-        """Pass the parts of a block's observation to the recorder, image by image."""
-        shape, entry = self.run.shape, len(self.run.kept) - 1
-        assert shape is not None
-        rows = range(len(seen.query))
-        for half in (half for half in halves if half in shape.halves):
-            for image, row in enumerate(rows[halves[half]]):
-                taken = {part.name: part.of(name, seen, row, shape.blocks[name]) for part in parts}
-                own = {part: self._own_pixels(name, PARTS[part], tensor) for part, tensor in taken.items()}
-                self.recorder.observe(Place(name, half, image, entry), own)
-
-    def _own_pixels(self, name: str, part: Part, tensor: torch.Tensor) -> torch.Tensor:
-        """Return only the pixels of the block's grid, without those of reference pictures after them.
-
-        Raises:
-            UnsupportedPipelineError: the number of pixels is not that of the grid.
-        """
-        shape, evaluation = self.run.shape, self.run.evaluation
-        assert shape is not None
-        further = 0 if evaluation is None else evaluation.further
-        height, width = shape.grids[name]
-        for axis in part.pixel_axes:
-            count = tensor.shape[axis] - further
-            if count != height * width:
-                raise _other_pixels(name, count, (height, width), "to" if axis and part.averaged else "from")
-            tensor = tensor.narrow(axis, 0, count)
-        return tensor
+            pass_on(run, self.recorder, name, observation, run.evaluation.halves, others)
 
     def _tell_averages(self, shape: RunShape) -> None:
         """Update the averages, if the call has all kept halves."""
         if not self.run.halves_seen.issuperset(shape.halves):
             return
         for name, seen, halves in self.run.pairs:
-            averaged = [part for part in PARTS.values() if part.averaged and name in shape.parts.get(part.name, ())]
-            self._tell(name, seen, halves, averaged)
+            pass_on(self.run, self.recorder, name, seen, halves, parts_of(shape, name, averaged=True))
         self.run.pairs.clear()
 
     def _leave_out_if_half(self) -> None:
@@ -403,13 +337,6 @@ def _repeated(name: str, call: int) -> UnsupportedPipelineError:
         f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
         "known: expected one projection a block and call; take off the attention processor or patch that runs its "
         "layers again, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by blocks=[...]"
-    )
-
-
-def _other_pixels(name: str, count: int, grid: Grid, way: str) -> UnsupportedPipelineError:
-    return UnsupportedPipelineError(
-        f"block {name!r} attends {way} {count} pixels, expected the {grid[0]} x {grid[1]} of "
-        "its grid: something merges, drops or adds pixels before it; take that off for the capture"
     )
 
 
