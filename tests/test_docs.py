@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import test_contract
 from families import CONTRACT, FAMILIES, FEATURES, README, REAL_IMAGES, written
+from lab import reference
 from ovam.backbones.registry import BACKBONES, supported
 from ovam.cli import app
 
@@ -22,8 +23,8 @@ FEWER = {"generate": ["--num-inference-steps", "2"], "mini": ["--n", "2"]}
 WRITTEN = {
     "README.md": (
         *("out/dog/image.png", "out/dog/labels.png", "out/dog/run.safetensors"),
-        *(f"out/dog/{kind}/{word}.png" for kind in ("maps", "masks") for word in ("dog", "sand", "puppy")),
-        *("out/sky/maps/sky.png", "out/seg/masks/dog.png", "out/seg/labels.png"),
+        *(f"out/dog/{kind}/{word}.png" for kind in ("maps", "masks") for word in ("dog", "sand")),
+        *("out/late/maps/puppy.png", "out/late/maps/sky.png", "out/seg/masks/dog.png", "out/seg/labels.png"),
     ),
     "benchmark.md": (
         *(f"scenes/test/{kind}/*.png" for kind in ("images", "labels", "parts", "instances")),
@@ -96,3 +97,7 @@ def test_the_table_of_families_is_the_registry_s_and_its_tests_are_there():
             assert callable(getattr(getattr(test_contract, tests), test))
     for file in REAL_IMAGES.values():
         assert (ROOT / file).is_file()
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.written(), "run python -m lab.reference"
