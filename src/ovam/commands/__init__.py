@@ -6,8 +6,8 @@ NUM_INFERENCE_STEPS = 30
 GUIDANCE_SCALE = 7.5
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, and how much of it is done, of how much; 0 of 0 where that is not known."""
+"""Called with what is being done, how much is done, and of how much; 0 of 0 where that is not known."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
