@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -352,7 +353,8 @@ class TestFurtherImages:
         assert trace.blocks[name].query["uncond"].shape[-2] == height * width
         assert not torch.equal(trace.maps("sky").token_maps, others[0].maps("sky").token_maps)
         assert trace.maps(["dog", "sky"], strategy="output").grid == (height, width)
-        trace.save(tmp_path / "run.safetensors")
+        own = replace(trace, source=replace(trace.source, pipeline="MyEditPipeline"))  # of a class derived from it
+        own.save(tmp_path / "run.safetensors")
         again = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
         joint = trace.maps("dog", softmax_over="joint").token_maps
         assert torch.equal(again.maps("dog", softmax_over="joint").token_maps, joint)

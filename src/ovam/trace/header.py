@@ -192,25 +192,23 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     missing = [block["name"] for block in blocks if block["name"] not in names]
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
-    pixels = {block["grid"][0] * block["grid"][1] for block in blocks}
-    further = "Kontext" in header["source"]["pipeline"]  # pixels of a reference picture follow the grid's
+    pixels = max((block["grid"][0] * block["grid"][1] for block in blocks), default=1)
+    counts = set[int]()  # of image pixels: those of a reference picture may follow the grid's, as in FLUX Kontext
     for half in header["halves"]:
         for name in names:
             key, value, vector = (
                 told.tensor_of(f"replay/{half}/{name}/{part}", tensors) for part in ("key", "value", "conditioning")
             )
-            if (
-                key.ndim != 4
-                or key.shape != value.shape
-                or key.shape[1] != calls
-                or not (key.shape[2] in pixels or (further and key.shape[2] > max(pixels)))
-            ):
+            if key.ndim != 4 or key.shape != value.shape or key.shape[1] != calls or key.shape[2] < pixels:
                 raise ValueError(
                     f"replay/{half}/{name} has keys {tuple(key.shape)} and values {tuple(value.shape)}, the header "
-                    f"tells {calls} calls and {sorted(pixels)} pixels"
+                    f"tells {calls} calls and {pixels} pixels"
                 )
+            counts.add(key.shape[2])
             if vector.ndim != 2 or len(vector) != calls:
                 raise ValueError(f"replay/{half}/{name}/conditioning is {tuple(vector.shape)} for {calls} calls")
+    if len(counts) > 1:
+        raise ValueError(f"the blocks of text.replay have {sorted(counts)} pixels: expected one number in all")
 
 
 def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
