@@ -251,3 +251,31 @@ def packed(runs):
             if last:
                 break
     return text
+
+
+def refined(maps, affinity, *, method, products, exponent=1.0, spread=0.85, sharpness=0.1):
+    """Maps (map, pixel) after products with an affinity (pixel, pixel), whose row is the pixel that attends."""
+    pixels = len(affinity)
+    weights = [[float(affinity[row, column]) for column in range(pixels)] for row in range(pixels)]
+    if method == "powers":
+        weights = [[weight**exponent for weight in row] for row in weights]
+    if method == "sharpened":
+        greatest = [max(row[column] for row in weights) for column in range(pixels)]
+        shares = [[row[column] / greatest[column] for column in range(pixels)] for row in weights]
+        weights = [[max(0.0, s + sharpness * math.log10(math.e * s)) if s > 0 else 0.0 for s in row] for row in shares]
+    weights = [[weight / sum(row) for weight in row] for row in weights]
+    found = []
+    for first in maps:
+        values = [float(value) for value in first]
+        for _ in range(products):
+            values = [sum(weights[row][column] * values[column] for column in range(pixels)) for row in range(pixels)]
+            if method == "restart":
+                values = [spread * new + (1 - spread) * float(old) for new, old in zip(values, first, strict=True)]
+            if method == "sharpened":
+                values = [value - min(values) for value in values]
+                values = [value / sum(values) for value in values]
+        if method == "sharpened":
+            low, high = min(map(float, first)), max(map(float, first))
+            values = [low + (high - low) * value / max(values) for value in values]
+        found.append(values)
+    return np.array(found)

@@ -11,7 +11,7 @@ from ovam.maps.aggregate import Accumulator
 from ovam.maps.attention import weight_sums
 from ovam.maps.options import MapOptions, SoftmaxOver, Strategy, check_joint, check_rivals
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
-from ovam.maps.result import AttentionMaps
+from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.maps.words import Words, calibrations_of, embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
 from ovam.precision import float32
 from ovam.prompt import Span
@@ -71,7 +71,13 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     maps = flat.result(chosen.calls)
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
-    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations)
+    among_pixels = _self_attention(chosen, half)
+    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels)
+
+
+def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:
+    kept = {name: part for name, part in trace.self_attention.items() if half in part.values}
+    return {name: SelfAttention(part.grid, floats(part.values[half])) for name, part in kept.items()}
 
 
 def _add_weights(

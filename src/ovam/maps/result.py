@@ -15,6 +15,7 @@ from ovam.maps.aggregate import resize
 from ovam.maps.calibration import Calibration
 from ovam.masks.options import MaskOptions
 from ovam.prompt import Span, folded
+from ovam.refine.options import RefineOptions
 from ovam.shapes import Axis, Grid, Map, TokenMaps
 
 if TYPE_CHECKING:
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<start>", "<end>", "<pad>")
 """Names of the special tokens, which belong to no word."""
+
+
+@dataclass(frozen=True, eq=False)
+class SelfAttention:
+    """Mean self-attention of the image's pixels in one block, or over several blocks of one grid.
+
+    Attributes:
+        grid: Height and width of the pixels.
+        weights: (pixel, pixel) in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+    """
+
+    grid: Grid
+    weights: Float[Tensor, "pixel pixel"] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +53,7 @@ class AttentionMaps:
         kept: Labels along each leading axis that was kept apart, by the name of the axis.
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
         calibrations: Calibrations of the words that are fitted tokens.
+        self_attention: Self-attention of the same run, by block, with which the maps can be refined.
     """
 
     token_maps: TokenMaps
@@ -48,6 +63,7 @@ class AttentionMaps:
     kept: Mapping[Axis, tuple[object, ...]]
     prompts: int = 1
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -137,6 +153,13 @@ class AttentionMaps:
         names = tuple(word if isinstance(word, str) else self.words[int(word)] for word in words)
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         return replace(self, token_maps=chosen, tokens=names, spans=spans)
+
+    @of_one(RefineOptions)
+    def refine(self, options: RefineOptions) -> "AttentionMaps":
+        """Return the maps spread over the image by its self-attention; see `ovam.refine.self_attention.refined`."""
+        from ovam.refine.self_attention import refined
+
+        return refined(self, options)
 
     @of_one(MaskOptions)
     def segment(self, options: MaskOptions) -> "Segmentation":
