@@ -14,9 +14,9 @@ from torch import Tensor
 from lab.rivals.harness import Fitted, Mask
 from lab.rivals.spread import spread
 from ovam.evaluate import average_precision
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import stretched
-from ovam.maps.compute import key_groups, keys_of
+from ovam.maps.keys import key_groups, keys_of
+from ovam.maps.resize import resize
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt
 from ovam.tokens.class_maps import ClassMaps, share_sums

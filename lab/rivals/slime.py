@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from lab.rivals.harness import Fitted, Keep, Mask, Watch, bordered, descend, target_of, unwatched
 from lab.rivals.spread import spread
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import stretched
-from ovam.maps.compute import key_groups, keys_of
+from ovam.maps.keys import key_groups, keys_of
+from ovam.maps.resize import resize
 from ovam.prompt import AttributionPrompt
 from ovam.trace.quantised import floats
 from ovam.trace.text_side import TokenEmbedding
