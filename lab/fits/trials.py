@@ -20,7 +20,8 @@ from ovam.maps.resize import resize
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt
 from ovam.tokens.class_maps import ClassMaps, share_sums
-from ovam.tokens.optimize import Objective, descend, target_on
+from ovam.tokens.objective import Objective, target_on
+from ovam.tokens.optimize import descend
 from ovam.tokens.options import AGAINST, EVALUATIONS, PHRASES, PULL
 from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace

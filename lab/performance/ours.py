@@ -9,7 +9,7 @@ from torch import Tensor
 from lab.performance.queries import HEADS, WIDTH, Block, make_vectors
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt, Span
-from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.objective import Objective, target_on
 from ovam.tokens.options import PULL
 from ovam.trace.calls import Call
 from ovam.trace.static_text import StaticText

@@ -32,7 +32,8 @@ from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import CLASSES
 from ovam.tokens.class_maps import class_maps
 from ovam.tokens.loss import Target
-from ovam.tokens.optimize import Objective, optimize_tokens, target_on
+from ovam.tokens.objective import Objective, target_on
+from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.trace.trace import Trace
 
