@@ -126,7 +126,7 @@ def _against(word: str) -> tuple[str, ...]:
 
 def _scores_of(objective: Objective, steps: Tensor) -> Fitted:
     vectors, calibrations = objective.unpacked(steps)
-    rows = (*[BACKGROUND] * (len(vectors) - objective.rows), *objective.classes * objective.rows)
+    rows = (*[BACKGROUND] * (len(vectors) - objective.rows), *tuple(objective.classes) * objective.rows)
     group = TokenGroup(rows, vectors, calibrations, Fit("mini"))
     tokens = TokenSet((group,), objective.traces[0].text.space)
     return partial(_scores, tokens)
