@@ -18,7 +18,8 @@ from lab.mini.training.recipe import take_up
 from lab.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
 from lab.mini.training.unet import build_unet
 from ovam.errors import OptionError
-from ovam.models import mini_folder, text_of
+from ovam.models import mini_folder
+from ovam.text_sides import text_of
 
 ONE = Phase(1, 64, 4, 1e-3, 1e-3)
 

@@ -22,7 +22,8 @@ from ovam.errors import OptionError
 from ovam.maps.options import check_joint
 from ovam.maps.words import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
 from ovam.masks.options import SegmentOptions
-from ovam.models import MINI, load, text_of
+from ovam.models import MINI, load
+from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
 from ovam.tracing.noise import check_seed
 from ovam.tracing.options import CaptureOptions

@@ -11,8 +11,8 @@ from torch import Tensor
 from ovam.checks import integer, listed, size_of
 from ovam.errors import AmbiguousWordError, UnknownWordError
 from ovam.keywords import of_one
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import Calibration
+from ovam.maps.resize import resize
 from ovam.masks.options import MaskOptions
 from ovam.prompt import Span, folded
 from ovam.refine.options import RefineOptions

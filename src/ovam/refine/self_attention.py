@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import NothingCapturedError
-from ovam.maps.aggregate import resize
+from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
 from ovam.precision import float32
 from ovam.refine.options import RefineOptions

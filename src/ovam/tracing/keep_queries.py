@@ -17,7 +17,7 @@ from ovam.trace.replay import BlockReplay, Replay
 from ovam.trace.text_side import ReplayedSide, TextSide
 from ovam.trace.trace import BlockPart, BlockTrace, Trace
 from ovam.tracing.budget import check_limit, rooms_of, summary_of
-from ovam.tracing.parts import PARTS
+from ovam.tracing.parts import PARTS, Part
 from ovam.tracing.run import Place, Run, RunShape
 from ovam.tracing.source import source_of
 from ovam.tracing.storage import Storage
@@ -72,7 +72,7 @@ class QueryRecorder:
         for name, tensor in parts.items():
             if name == "query" and place.entry == 0:
                 check_finite(place.block, tensor)
-            PARTS[name].add(self.buffers[place.image, place.half, place.block, name], place.entry, tensor)
+            _add(PARTS[name], self.buffers[place.image, place.half, place.block, name], place.entry, tensor)
 
     @torch.inference_mode(False)
     def _make_room(self, calls: int) -> None:
@@ -84,7 +84,7 @@ class QueryRecorder:
         for image in range(shape.images):
             for slot, room in self._reserved(shape, image).items():
                 part = PARTS[slot[-1]]
-                put(part.calls_of(room, kept), part.calls_of(self.buffers[slot], kept))
+                put(_calls_of(part, room, kept), _calls_of(part, self.buffers[slot], kept))
                 self.buffers[slot] = room
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
@@ -155,6 +155,25 @@ class QueryRecorder:
 
 _OF_BLOCKS = ("query", "output", "key", "value", "conditioning")
 """Parts that a `BlockTrace` or the text side holds."""
+
+
+def _add(part: Part, room: Stored, entry: int, tensor: Tensor) -> None:
+    """Store the tensor of a call in `room`, which has `entry` calls already."""
+    if not part.averaged:
+        put(_calls_of(part, room, entry), tensor)
+        return
+    assert isinstance(room, Tensor)
+    if entry == 0:
+        room.copy_(tensor)  # the memory is not initialised
+    else:
+        room.lerp_(tensor.to(room.device), 1 / (entry + 1))
+
+
+def _calls_of(part: Part, room: Stored, entries: int | slice) -> Stored:
+    """Return the part of `room` that belongs to one call or several; an average is returned whole."""
+    if part.averaged:
+        return room
+    return room[:, entries] if room.ndim == 4 else room[entries]
 
 
 def check_finite(block: str, query: Tensor) -> None:

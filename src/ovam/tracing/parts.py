@@ -16,7 +16,7 @@ from ovam.maps.attention import self_weights
 from ovam.precision import float32
 from ovam.shapes import Grid
 from ovam.trace.blocks import choose_blocks
-from ovam.trace.quantised import Quantised, Stored, put
+from ovam.trace.quantised import Quantised, Stored
 from ovam.tracing.options import CaptureOptions
 
 Shape = tuple[int, ...]
@@ -64,7 +64,7 @@ class Part:
         of: Takes one image's tensor, by its row of the batch, from the observation of a block.
         pixel_axes: Axes of the shape that are the grid's pixels; their size is checked.
         exact: Whether it is kept in float32, whatever the storage type.
-        averaged: Whether only the mean over the calls is kept.
+        averaged: Whether only the mean over the calls is kept; if not, every call's tensor is.
     """
 
     name: str
@@ -84,23 +84,6 @@ class Part:
         if dtype != torch.int8:
             return values
         return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.float32, device="meta"))
-
-    def add(self, room: Stored, entry: int, tensor: Tensor) -> None:
-        """Store the tensor of a call in `room`, which has `entry` calls already."""
-        if not self.averaged:
-            put(self.calls_of(room, entry), tensor)
-            return
-        assert isinstance(room, Tensor)
-        if entry == 0:
-            room.copy_(tensor)  # the memory is not initialised
-        else:
-            room.lerp_(tensor.to(room.device), 1 / (entry + 1))
-
-    def calls_of(self, room: Stored, entries: int | slice) -> Stored:
-        """Return the part of `room` that belongs to one call or several; an average is returned whole."""
-        if self.averaged:
-            return room
-        return room[:, entries] if room.ndim == 4 else room[entries]
 
 
 def _queries(wanted: Wanted) -> Shapes:

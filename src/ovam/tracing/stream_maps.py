@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone
 from ovam.errors import NotFiniteError
-from ovam.maps.aggregate import Accumulator
 from ovam.maps.attention import weight_sums
+from ovam.maps.compute import Accumulator
 from ovam.maps.options import MapOptions, check_joint, check_rivals
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
 from ovam.maps.result import AttentionMaps
