@@ -16,7 +16,7 @@ from ovam.page import grid, with_legend
 
 if TYPE_CHECKING:
     from ovam.maps.result import AttentionMaps
-    from ovam.masks.masks import Segmentation
+    from ovam.masks.result import Segmentation
 
 SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""
