@@ -15,7 +15,17 @@ from ovam.maps.options import MapOptions, SoftmaxOver, Strategy, check_joint, ch
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps, SelfAttention
-from ovam.maps.words import Words, calibrations_of, embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
+from ovam.maps.synonyms import merged
+from ovam.maps.words import (
+    Words,
+    calibrations_of,
+    embed_words,
+    fitted_in,
+    lengths_of,
+    merge_prompts,
+    synonyms_in,
+    tell_of_skipped,
+)
 from ovam.precision import float32
 from ovam.prompt import Span
 from ovam.shapes import Axis, Grid, TokenMaps
@@ -74,7 +84,8 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
     among_pixels = _self_attention(chosen, half)
-    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels)
+    found = AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels)
+    return merged(found, synonyms_in(words), summed=options.strategy == "output")
 
 
 def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:

@@ -14,7 +14,7 @@ from ovam.keywords import of_one
 from ovam.maps.calibration import Calibration
 from ovam.maps.resize import resize
 from ovam.masks.options import MaskOptions
-from ovam.prompt import Span, folded
+from ovam.prompt import Span, is_name
 from ovam.refine.options import RefineOptions
 from ovam.shapes import Axis, Grid, Map, TokenMaps
 
@@ -100,7 +100,7 @@ class AttentionMaps:
             return self.spans[number].tokens
         if not isinstance(word, str):
             raise UnknownWordError(f"{word!r} is neither a word nor the number of one: expected maps['dog'] or maps[0]")
-        places = [i for i, span in enumerate(self.spans) if folded(span.text) == folded(word)]
+        places = [i for i, span in enumerate(self.spans) if is_name(word, span.text)]
         if len(places) > 1:
             raise AmbiguousWordError(
                 f"word {word!r} stands {len(places)} times in the prompt: ask by position, "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ovam.errors import UnknownWordError
 from ovam.maps.result import AttentionMaps
-from ovam.prompt import folded
+from ovam.prompt import is_name
 from ovam.shapes import LabelMap, Mask
 
 
@@ -39,7 +39,7 @@ class Segmentation:
         Raises:
             UnknownWordError: the word was not segmented.
         """
-        places = [i for i, name in enumerate(self.words) if folded(name) == folded(word)]
+        places = [i for i, name in enumerate(self.words) if is_name(word, name)]
         if not places:
             raise UnknownWordError(
                 f"word {word!r} was not segmented, but {', '.join(map(repr, self.words))} were: "

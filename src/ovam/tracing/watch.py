@@ -22,7 +22,7 @@ from ovam.tracing.chosen import check_halves, chosen_steps
 from ovam.tracing.coverage import RunCoverage, gap
 from ovam.tracing.expected import OneThread, check_call
 from ovam.tracing.options import CaptureOptions
-from ovam.tracing.parts import PARTS, Part
+from ovam.tracing.parts import PARTS, Part, PixelPairs, Taken
 from ovam.tracing.run import Place, Recorder, Run, RunShape, shape_of_run
 from ovam.tracing.schedule import is_new_step, levels_from, sigma_at
 
@@ -108,7 +108,7 @@ class Watch:
         run.evaluating = False
         if run.shape is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.shape.halves):
             return
-        silent = run.note_seen(run.shape.watched)
+        silent = [name for name in run.note_seen(run.shape.watched) if name not in run.shape.optional]
         if not run.keeping:
             return
         if not silent:
@@ -175,9 +175,15 @@ class Watch:
         for half in (half for half in halves if half in shape.halves):
             for image, row in enumerate(rows[halves[half]]):
                 taken = {part.name: part.of(block, seen, row, shape.blocks[block]) for part in parts}
-                own = {
-                    part.name: _own_pixels(block, part, taken[part.name], shape.grids[block], further) for part in parts
-                }
+                try:
+                    own = {
+                        part.name: _own_pixels(block, part, taken[part.name], shape.grids[block], further)
+                        for part in parts
+                    }
+                except UnsupportedPipelineError:
+                    if block not in shape.optional:
+                        raise
+                    continue
                 self.recorder.observe(Place(block, half, image, len(run.kept) - 1), own)
 
     def _leave_out_if_half(self) -> None:
@@ -220,7 +226,8 @@ class Watch:
         self._leave_out_if_half()
         self.drop(complete=True)
         if run.shape is not None and run.seen and not run.kept:
-            silent = [name for name in run.shape.watched if any(name not in seen for seen in run.seen.values())]
+            needed = [name for name in run.shape.watched if name not in run.shape.optional]
+            silent = [name for name in needed if any(name not in seen for seen in run.seen.values())]
             if silent:
                 raise gap(silent, run.shape.watched, "in at least one call each, and no call had all of them")
         self.recorder.finish(run, pictures, size)
@@ -247,15 +254,22 @@ class Watch:
 
 def _parts_of(shape: RunShape, block: str, *, averaged: bool) -> list[Part]:
     """Return the parts that are kept of a block: averages over the calls, or all others."""
-    return [part for part in PARTS.values() if part.averaged == averaged and block in shape.parts.get(part.name, ())]
+    return [part for part in PARTS.values() if part.averaged == averaged and block in shape.sources.get(part.name, ())]
 
 
-def _own_pixels(block: str, part: Part, tensor: Tensor, grid: Grid, further: int) -> Tensor:
+def _own_pixels(block: str, part: Part, taken: Taken, grid: Grid, further: int) -> Taken:
     """Return only the pixels of the block's grid, without the `further` ones of reference pictures after them."""
+    if isinstance(taken, PixelPairs):
+        query = _narrowed(block, part, taken.query, grid, further, "from")
+        return replace(taken, query=query, key=_narrowed(block, part, taken.key, grid, further, "to"))
+    return _narrowed(block, part, taken, grid, further, "from")
+
+
+def _narrowed(block: str, part: Part, tensor: Tensor, grid: Grid, further: int, way: str) -> Tensor:
     for axis in part.pixel_axes:
         count = tensor.shape[axis] - further
         if count != grid[0] * grid[1]:
-            raise _other_pixels(block, count, grid, "to" if axis and part.averaged else "from")
+            raise _other_pixels(block, count, grid, way)
         tensor = tensor.narrow(axis, 0, count)
     return tensor
 
