@@ -1,0 +1,1 @@
+"""Make soft results follow what is in the picture."""
