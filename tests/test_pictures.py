@@ -12,7 +12,7 @@ from PIL import Image
 from ovam import lettering, pictures
 from ovam.errors import NotFiniteError, OptionError
 from ovam.maps.result import AttentionMaps
-from ovam.masks.masks import Segmentation
+from ovam.masks.result import Segmentation
 from ovam.mini.scenes import render
 from ovam.prompt import Span
 

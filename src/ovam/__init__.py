@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from ovam.errors import OvamError as OvamError
     from ovam.maps.options import MapOptions as MapOptions
     from ovam.maps.result import AttentionMaps as AttentionMaps
-    from ovam.masks.masks import Segmentation as Segmentation
     from ovam.masks.options import MaskOptions as MaskOptions
+    from ovam.masks.result import Segmentation as Segmentation
     from ovam.models import load as load
     from ovam.tokens.optimize import optimize_tokens as optimize_tokens
     from ovam.tokens.options import FitOptions as FitOptions
@@ -32,7 +32,7 @@ _HOMES = {
     "MapOptions": "maps.options",
     "MaskOptions": "masks.options",
     "OvamError": "errors",
-    "Segmentation": "masks.masks",
+    "Segmentation": "masks.result",
     "TokenEmbedding": "trace.text_side",
     "TokenSet": "tokens.token_set",
     "Trace": "trace.trace",

@@ -17,7 +17,7 @@ from ovam.lettering import lettered
 
 if TYPE_CHECKING:
     from ovam.maps.result import AttentionMaps
-    from ovam.masks.masks import Segmentation
+    from ovam.masks.result import Segmentation
 
 SHORT_SIDE = 256
 """Least length in pixels of the shorter side of an enlarged picture."""

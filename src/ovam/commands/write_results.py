@@ -10,8 +10,9 @@ from ovam import pictures
 from ovam.commands.files import safe_names, write_bytes, write_picture
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Fitted, fitted_in
-from ovam.masks.masks import Segmentation, presence, segment_words
+from ovam.masks.masks import presence, segment_words
 from ovam.masks.options import SegmentOptions
+from ovam.masks.result import Segmentation
 from ovam.trace.trace import Trace
 
 TRACE_FILE = "run.safetensors"

@@ -18,7 +18,7 @@ from ovam.prompt import Span, folded
 from ovam.shapes import Axis, Grid, Map, TokenMaps
 
 if TYPE_CHECKING:
-    from ovam.masks.masks import Segmentation
+    from ovam.masks.result import Segmentation
 
 SPECIAL = ("<start>", "<end>", "<pad>")
 """Names of the special tokens, which belong to no word."""

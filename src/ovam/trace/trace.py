@@ -28,7 +28,7 @@ from ovam.trace.text_side import ReplayedSide, TextSide
 
 if TYPE_CHECKING:
     from ovam.maps.result import AttentionMaps
-    from ovam.masks.masks import Segmentation
+    from ovam.masks.result import Segmentation
 
 
 @dataclass(frozen=True, eq=False)
