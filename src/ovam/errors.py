@@ -98,3 +98,7 @@ class AnnotationError(OvamError, ValueError):
 
 class TokenFileError(OvamError, ValueError):
     """A file holds no tokens, is damaged, or is of a newer format."""
+
+
+class MissingPackageError(OvamError, ImportError):
+    """A package that ovam does not depend on is needed, and is not installed."""

@@ -71,7 +71,7 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     maps = flat.result(chosen.calls)
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
-    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations)
+    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, trace.image_png)
 
 
 def _add_weights(

@@ -124,6 +124,7 @@ class MapRecorder:
             )
         apart, calibrations = self.sums[0].labels(run.kept), calibrations_of(self.words)
         self.maps += [
-            AttentionMaps(maps, tokens, spans, size, apart, len(self.prompts), calibrations) for maps in results
+            AttentionMaps(maps, tokens, spans, size, apart, len(self.prompts), calibrations, png)
+            for maps, png in zip(results, pictures, strict=True)
         ]
         self.sums = []
