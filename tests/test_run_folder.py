@@ -11,6 +11,7 @@ import torch
 import ovam
 import tiny
 from ovam.commands.ask import maps, segment_file
+from ovam.commands.generate import generate
 from ovam.errors import OptionError
 from ovam.run_folder import RECORD, run_folder
 
@@ -99,6 +100,18 @@ def test_a_pipe_in_a_file_s_place_is_not_replaced(folder):
         write(room)
     assert (folder / "image.png").is_fifo()
     assert (folder / RECORD).read_text() == "old"
+
+
+def test_a_command_clears_what_an_earlier_one_made_but_not_what_it_reads(tmp_path):
+    pipe = tiny.sd1()
+    pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    common = {"output_dir": out, "height": 32, "width": 32, "num_inference_steps": 1}
+    generate("a cat", ["cat", "sky"], model=tmp_path / "model", **common)
+    (out / "maps" / "mine.png").write_text("mine")
+    maps(out / "run.safetensors", ["dog"], model=tmp_path / "model", output_dir=out)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == {"maps/dog.png", "maps/mine.png", "sheet.png", RECORD, "run.safetensors", "image.png"}
 
 
 def test_commands_write_whole_runs(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ovam
 from ovam import errors, pictures
 from ovam.colours import label_colours
 from ovam.commands.write_results import write_all
@@ -194,6 +195,13 @@ class TestNotebook:
         things += [replace(made().maps, token_maps=torch.full((3, *SIZE), float("nan")))]
         assert [thing._repr_png_() for thing in things] == [None] * len(things)
 
+    def test_streamed_maps_have_their_picture(self, sd1):
+        with ovam.stream(sd1, ["cat", "sky"]) as maps:
+            images = sd1(["a cat", "a dog"], num_inference_steps=1, height=32, width=32).images
+        for each, image in zip(maps, images, strict=True):
+            assert (np.asarray(each.picture()) == np.asarray(image)).all()
+        assert (np.asarray(images[0]) != np.asarray(images[1])).any()
+
     def test_maps_get_the_picture_of_their_run(self):
         picture = png(photo((15, 14)))
         maps = replace(make_trace(), image_png=picture).maps(["sky", "lawn"])
@@ -241,6 +249,12 @@ class TestCoco:
         assert len(result.to_coco(result.instances(min_area=20))["annotations"]) == 2
         by_word = result.to_coco(result.instances(apart=False))["annotations"]
         assert [each["area"] for each in by_word] == [106, 64]
+
+    def test_objects_of_another_result_are_refused(self, result):
+        other = made(words=("dog", "hot dog", "sky")).instances()
+        for export in (result.to_coco, result.to_label_studio, result.to_supervision):
+            with pytest.raises(errors.OptionError, match=r"word='dog'.*is no object of Segmentation"):
+                export(other)
 
     def test_no_object_at_all(self, result):
         nothing = replace(result, labels=torch.zeros(SIZE, dtype=torch.long))

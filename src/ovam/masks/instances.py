@@ -52,7 +52,9 @@ class Instance:
 
     def polygons(self, *, tolerance: float | int = 1.0) -> tuple[Polygon, ...]:
         """Return the outlines of the object; see `ovam.masks.outlines.polygons_of`."""
-        return polygons_of(self.mask.numpy(), tolerance=tolerance)
+        x1, y1, x2, y2 = self.box_xyxy
+        inside = (self.numbers[y1:y2, x1:x2] == self.number).numpy()
+        return tuple(polygon.moved(x1, y1) for polygon in polygons_of(inside, tolerance=tolerance))
 
     def rle(self) -> Rle:
         """Return the mask as COCO's packed run lengths; see `ovam.masks.run_lengths.rle_of`."""

@@ -36,6 +36,11 @@ class Polygon:
         """Area in pixels, without the holes."""
         return float(_signed_area(self.outline) + sum(_signed_area(hole) for hole in self.holes))
 
+    def moved(self, x: int, y: int) -> "Polygon":
+        """Return the polygon moved to the right and down, in pixels."""
+        way = np.array([x, y], dtype=np.float64)
+        return Polygon(self.outline + way, tuple(hole + way for hole in self.holes))
+
     def ring(self) -> Float[np.ndarray, "point 2"]:
         """Return one closed line for formats without holes: it goes to each hole and back on the same way.
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ovam.colours import Colour, label_colours
-from ovam.errors import UnknownWordError
+from ovam.errors import OptionError, UnknownWordError
 from ovam.maps.result import AttentionMaps
 from ovam.masks.coco_export import Form, coco_of
 from ovam.masks.detections import detections_of
@@ -174,7 +174,17 @@ class Segmentation:
         save_segmentation(self, Path(folder))
 
     def _chosen(self, instances: Sequence[Instance] | None) -> Sequence[Instance]:
-        return self.instances() if instances is None else instances
+        """Return the objects to write.
+
+        Raises:
+            OptionError: one of them is of another result.
+        """
+        if instances is None:
+            return self.instances()
+        strange = next((o for o in instances if o.word not in self.words or o.numbers.shape != self.labels.shape), None)
+        if strange is not None:
+            raise OptionError(f"{strange!r} is no object of {self!r}: expected some of its own, result.instances(...)")
+        return instances
 
     def _repr_png_(self) -> bytes | None:
         """Return the overlay for a notebook, or None if there is no picture."""
