@@ -84,6 +84,15 @@ def test_holes_are_rings_of_their_own_which_run_the_other_way():
     assert [polygon.area for polygon in islands] == [16, 1]
 
 
+def test_one_ring_goes_to_holes_on_the_shortest_way():
+    (polygon,) = polygons_of(drawn("######### #.....### ######### ######.## #########"), tolerance=0)
+    lines = [np.diff(np.concatenate([ring, ring[:1]]), axis=0) for ring in (polygon.outline, *polygon.holes)]
+    ring = polygon.ring()
+    length = np.hypot(*np.diff(np.concatenate([ring, ring[:1]]), axis=0).T).sum()
+    ways = [2**0.5, 1.0]  # from the image's corner to the first hole, and from there to the second
+    assert length == pytest.approx(sum(np.hypot(*line.T).sum() for line in lines) + 2 * sum(ways))
+
+
 def test_an_empty_mask_has_no_outline():
     assert polygons_of(np.zeros((4, 5), dtype=bool)) == ()
 

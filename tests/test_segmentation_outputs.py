@@ -390,6 +390,14 @@ class TestFiles:
             assert (segmentation_mask(found["rle"], SIZE, "one") == one.mask.numpy()).all()
         assert (np.asarray(Image.open(tmp_path / "out" / "labels.png")) == result.labels.numpy()).all()
 
+    def test_masks_are_those_of_the_words_also_where_other_words_win(self, result, tmp_path):
+        everywhere = result.scores.clone()
+        everywhere[2] = 0.55
+        replace(result, scores=everywhere).save(tmp_path)
+        assert np.asarray(Image.open(tmp_path / "masks" / "sky.png")).min() == 255
+        sky = json.loads((tmp_path / RECORD).read_text())["words"][2]
+        assert (sky["area"], sky["share"], sky["mask_area"]) == (0, 0, SIZE[0] * SIZE[1])
+
     def test_nothing_of_an_earlier_result_stays_and_nothing_else_goes(self, result, tmp_path):
         result.save(tmp_path)
         (tmp_path / "masks" / "mine.png").write_text("mine")
