@@ -32,9 +32,9 @@ from ovam.backbones.registry import supported
 from ovam.cli import app
 from ovam.cli.arguments import blocks_of, words_of
 from ovam.cli.terminal import quiet, running
-from ovam.commands.files import safe_names, write_bytes
 from ovam.commands.generate import generate
 from ovam.errors import OptionError
+from ovam.output_files import safe_names, write_bytes
 from ovam.tensor_file import replacing
 
 SMALL = ("--num-inference-steps", "2", "--height", "32", "--width", "32")

@@ -37,6 +37,11 @@ def test_reading_a_trace_needs_no_model_library():
     assert_imports_nothing_heavy("import ovam; ovam.Trace.load, ovam.AttentionMaps, ovam.capture", models)
 
 
+def test_results_need_no_package_of_others():
+    others = ("supervision", "label_studio_sdk", "pycocotools", "matplotlib", "diffusers")
+    assert_imports_nothing_heavy("import ovam.masks.result, ovam.mask_files, ovam.notebook", others)
+
+
 def test_label_maps_are_evaluated_without_the_renderer():
     code = "import sys, ovam.commands.evaluate; print(*[name for name in sys.modules if 'ovam.mini' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

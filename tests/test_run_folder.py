@@ -11,8 +11,9 @@ import torch
 import ovam
 import tiny
 from ovam.commands.ask import maps, segment_file
-from ovam.commands.run_folder import RECORD, run_folder
+from ovam.commands.generate import generate
 from ovam.errors import OptionError
+from ovam.run_folder import RECORD, run_folder
 
 OLD = {RECORD: "old", "image.png": "old", "maps/cat.png": "old", "notes.txt": "mine"}
 
@@ -63,7 +64,7 @@ def test_a_run_that_breaks_off_changes_nothing(folder, tmp_path, error):
 def test_a_run_that_is_killed_leaves_the_old_one_and_is_cleared_by_the_next(folder):
     code = (
         "import os, sys, pathlib\n"
-        "from ovam.commands.run_folder import run_folder\n"
+        "from ovam.run_folder import run_folder\n"
         "with run_folder(pathlib.Path(sys.argv[1])) as room:\n"
         "    (room / 'image.png').write_text('new')\n"
         "    os._exit(9)\n"
@@ -86,7 +87,7 @@ def test_files_of_two_runs_never_lie_beside_a_record(folder, monkeypatch, moved)
             raise KeyboardInterrupt
         real(file, place)
 
-    monkeypatch.setattr("ovam.commands.run_folder.shutil.move", move)
+    monkeypatch.setattr("ovam.run_folder.shutil.move", move)
     with pytest.raises(KeyboardInterrupt), run_folder(folder) as room:
         write(room)
     assert RECORD not in contents(folder)
@@ -99,6 +100,18 @@ def test_a_pipe_in_a_file_s_place_is_not_replaced(folder):
         write(room)
     assert (folder / "image.png").is_fifo()
     assert (folder / RECORD).read_text() == "old"
+
+
+def test_a_command_clears_what_an_earlier_one_made_but_not_what_it_reads(tmp_path):
+    pipe = tiny.sd1()
+    pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    common = {"output_dir": out, "height": 32, "width": 32, "num_inference_steps": 1}
+    generate("a cat", ["cat", "sky"], model=tmp_path / "model", **common)
+    (out / "maps" / "mine.png").write_text("mine")
+    maps(out / "run.safetensors", ["dog"], model=tmp_path / "model", output_dir=out)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == {"maps/dog.png", "maps/mine.png", "sheet.png", RECORD, "run.safetensors", "image.png"}
 
 
 def test_commands_write_whole_runs(tmp_path, monkeypatch):
@@ -117,7 +130,7 @@ def test_commands_write_whole_runs(tmp_path, monkeypatch):
         command(tmp_path / "run.safetensors", ["cat"], **asked)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert json.loads((out / RECORD).read_text())["output_dir"] == str(out)
-        monkeypatch.setattr("ovam.commands.write_results.pictures.palette_png", full)
+        monkeypatch.setattr("ovam.pictures.palette_png", full)
         monkeypatch.setattr("ovam.commands.write_results.pictures.contact_sheet", full)
         with pytest.raises(OSError, match="No space"):
             command(tmp_path / "run.safetensors", ["dog"], **asked)

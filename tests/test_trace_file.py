@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 import ovam
 import tiny
-from ovam.commands.files import write_bytes
 from ovam.errors import (
     ImageInputError,
     ModelNotFoundError,
@@ -25,6 +24,7 @@ from ovam.errors import (
     TraceFileError,
     UnsupportedPipelineError,
 )
+from ovam.output_files import write_bytes
 from ovam.tensor_file import replacing
 from ovam.trace import static_text
 from ovam.trace.file import READERS

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ovam.colours import Colour
 from ovam.lettering import lettered
 
 _PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)
@@ -34,7 +34,7 @@ def grid(tiles: Sequence[tuple[str, str, Image.Image]], columns: int) -> Image.I
     return sheet
 
 
-def with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
     """The picture on paper, and below it swatches with their texts, in as many lines as they need."""
     line, swatch, ruler = 24, 14, ImageDraw.Draw(picture)
     room = picture.width - swatch - 6
@@ -53,7 +53,7 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, np.ndarray]])
     draw = ImageDraw.Draw(page)
     for (text, font), (_, colour), (left, row) in zip(texts, entries, places, strict=True):
         x, y = _MARGIN + left, _MARGIN + picture.height + 10 + row * line
-        draw.rectangle((x, y, x + swatch, y + swatch), tuple(int(part) for part in colour))
+        draw.rectangle((x, y, x + swatch, y + swatch), colour)
         draw.text((x + swatch + 6, y + swatch - 2), text, _INK, font, anchor="ls")
     return page
 

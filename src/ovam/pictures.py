@@ -5,12 +5,13 @@ on one machine (letters beyond English come from its fonts). Small images are en
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from ovam.colours import colours_of, label_colours, voc_palette
 from ovam.errors import NotFiniteError, OptionError
 from ovam.page import grid, with_legend
 
@@ -24,11 +25,9 @@ SHORT_SIDE = 256
 _LONG_SIDE = 512  # a contact sheet's tiles are made no longer than this, unless the image is a strip
 _ROUNDING = 1e-5  # as in ovam.maps.calibration: a smaller share is float32 rounding, which would be drawn as a pattern
 _MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
-_BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
-
-
-def _colours(codes: Sequence[str]) -> np.ndarray:
-    return np.array([list(bytes.fromhex(code)) for code in codes], dtype=np.float32)
+_LEFT, _RIGHT = np.s_[:, :-1], np.s_[:, 1:]
+_ABOVE, _BELOW = np.s_[:-1], np.s_[1:]
+_NEIGHBOURS = ((_LEFT, _RIGHT), (_RIGHT, _LEFT), (_ABOVE, _BELOW), (_BELOW, _ABOVE))
 
 
 def drawable(word_map: Any) -> np.ndarray:
@@ -56,7 +55,7 @@ def drawable(word_map: Any) -> np.ndarray:
 
 def colourised(values: np.ndarray) -> np.ndarray:
     """Numbers in [0, 1] as perceptually even colours from black over red to pale yellow: (..., 3), in [0, 255]."""
-    anchors = _colours(_MAGMA)
+    anchors = colours_of(_MAGMA)
     at = np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(values, at, anchors[:, channel]) for channel in range(3)], axis=-1)
 
@@ -111,7 +110,7 @@ def contact_sheet(
         raise OptionError(f"{len(named)} maps in {columns} columns: expected at least one map, and one column")
     if columns is None:
         columns = count if count <= 5 else min((5, 4, 3), key=lambda number: -count % number)
-    picture = _tile(image.convert("RGB"))
+    picture = framed(image.convert("RGB"))
     tiles = [(caption, "", picture)]
     for word, word_map in named:
         values = np.asarray(word_map, dtype=np.float32)
@@ -121,15 +120,24 @@ def contact_sheet(
 
 
 def label_map_picture(
-    image: Image.Image, segmentation: "Segmentation", *, opacity: float = 0.6, short_side: int = SHORT_SIDE
+    image: Image.Image,
+    segmentation: "Segmentation",
+    *,
+    opacity: float = 0.55,
+    short_side: int = SHORT_SIDE,
+    legend: bool = True,
 ) -> Image.Image:
-    """The label map in colours over the image, with a legend of the words and their shares; background is grey.
+    """The label map over the image: each word's region in its colour with an outline, the background dark and grey.
+
+    The picture's own colours are taken out, so that a region has the hue of the legend's colour; outlines have that
+    colour itself.
 
     Args:
         image: The picture, RGB, of the label map's size.
         segmentation: Labels (height, width), 0 for background and i + 1 for the i-th word.
         opacity: Share of the colours in the blend, in [0, 1].
         short_side: An image whose shorter side is below this many pixels is enlarged by a whole factor.
+        legend: Whether the words stand below, with the shares of the image that are labelled so.
 
     Raises:
         OptionError: image and label map differ in size, or the opacity lies outside [0, 1].
@@ -145,16 +153,19 @@ def label_map_picture(
     large = _enlarged(image.convert("RGB"), short_side, Image.Resampling.BICUBIC)
     factor = large.width // image.width
     spread = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    palette = _word_colours(len(segmentation.words))
+    colours = label_colours(len(segmentation.words))
+    palette = np.array(colours, dtype=np.float32)
     grey = _pixels(large.convert("L").convert("RGB"))
-    shown = np.where(
-        (spread > 0)[..., None], (1 - opacity) * _pixels(large) + opacity * palette[spread], 0.75 * grey + 20
-    )
-    shown[_borders(spread)] = 255
+    tinted = (1 - opacity) * (64 + 0.75 * grey) + opacity * palette[spread]  # lighter, so that orange is not brown
+    shown = np.where((spread > 0)[..., None], tinted, 0.7 * grey)
+    outlines = _outlines(spread, max(2, min(spread.shape) // SHORT_SIDE))
+    shown[outlines] = palette[spread][outlines]
+    if not legend:
+        return _image(shown)
     shares = [float((labels == label).mean()) for label in range(len(segmentation.words) + 1)]
     words = ("background", *segmentation.words)
-    entries = [(f"{word} {share:.0%}", palette[i]) for i, (word, share) in enumerate(zip(words, shares, strict=True))]
-    return with_legend(_image(shown), entries)
+    texts = [f"{word} {share:.0%}" for word, share in zip(words, shares, strict=True)]
+    return with_legend(_image(shown), list(zip(texts, colours, strict=True)))
 
 
 def mask_picture(mask: Any) -> Image.Image:
@@ -172,11 +183,12 @@ def mask_picture(mask: Any) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8) * 255)
 
 
-def palette_png(labels: Any) -> Image.Image:
-    """A label map as a picture of its own size, mode P with Pascal VOC's colour map: a pixel's value is its label.
+def palette_png(labels: Any, palette: np.ndarray | None = None) -> Image.Image:
+    """A label map as a picture of its own size, mode P: a pixel's value is its label.
 
     Args:
         labels: (height, width), integers from 0 to 255.
+        palette: Colours by label, (256, 3) uint8; by default Pascal VOC's colour map.
 
     Raises:
         OptionError: other axes, or values that one byte can't hold.
@@ -189,18 +201,8 @@ def palette_png(labels: Any) -> Image.Image:
             f"labels run from {values.min()} to {values.max()}: expected 0 to 255, which is what a palette holds"
         )
     picture = Image.fromarray(values.astype(np.uint8))
-    picture.putpalette(voc_palette().tobytes())
+    picture.putpalette((voc_palette() if palette is None else palette).tobytes())
     return picture
-
-
-def voc_palette() -> np.ndarray:
-    """Pascal VOC's colour map, (256, 3) uint8: a label's bits in turn set the high bits of red, green and blue."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((labels >> (3 * bit + channel)) & 1).astype(np.uint8) << (7 - bit)
-    return palette
 
 
 def _named(maps: "AttentionMaps | Mapping[str, Any]") -> list[tuple[str, Any]]:
@@ -225,22 +227,21 @@ def _enlarged(image: Image.Image, short_side: int, resampling: Image.Resampling)
     return image if factor == 1 else image.resize((image.width * factor, image.height * factor), resampling)
 
 
-def _tile(image: Image.Image) -> Image.Image:
-    """A size at which several pictures fit side by side."""
+def framed(image: Image.Image) -> Image.Image:
+    """The picture at a size at which several fit side by side: small ones enlarged, large ones made smaller."""
     large = _enlarged(image, SHORT_SIDE, Image.Resampling.BICUBIC)
     factor = min(1.0, max(_LONG_SIDE / max(large.size), SHORT_SIDE / min(large.size)))
     size = (round(large.width * factor), round(large.height * factor))
     return large if factor == 1 else large.resize(size, Image.Resampling.LANCZOS)
 
 
-def _word_colours(words: int) -> np.ndarray:
-    """Background's grey, then one colour a word; bright ones first, then VOC's."""
-    return np.concatenate([[(110, 110, 110)], _colours(_BRIGHT), voc_palette()[len(_BRIGHT) + 1 :]])[: words + 1]
-
-
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """Pixels whose right or lower neighbour has another label."""
-    borders = np.zeros(labels.shape, dtype=bool)
-    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    borders[:-1] |= labels[:-1] != labels[1:]
-    return borders
+def _outlines(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of a word that are fewer than `width` steps away from another label; the picture's edge is none."""
+    inside = labels > 0
+    apart = np.zeros(labels.shape, dtype=bool)
+    for _ in range(width):
+        grown = apart.copy()
+        for here, there in _NEIGHBOURS:
+            grown[here] |= (labels[here] != labels[there]) | apart[there]
+        apart = grown & inside
+    return apart

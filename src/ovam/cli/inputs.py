@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import typer
 
-from ovam.commands.folders import check_folder
 from ovam.errors import ImageInputError, OptionError, TokenFileError, TraceFileError
 from ovam.input_file import is_tensor_file, is_text, regular
 from ovam.model_names import check_name
+from ovam.output_folders import check_folder
 
 Given = TypeVar("Given", str, list[str], None)
 Files = TypeVar("Files", Path, list[Path], None)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ovam.commands.records import json_text
 from ovam.errors import OvamError
+from ovam.json_text import json_text
 
 
 @contextmanager

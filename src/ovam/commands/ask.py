@@ -13,19 +13,20 @@ from PIL import Image
 from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
-from ovam.commands.files import write_json
-from ovam.commands.folders import check_folder
 from ovam.commands.generate import pipeline
-from ovam.commands.run_folder import RECORD, run_folder
-from ovam.commands.write_results import notes_of, write_all, write_maps, write_masks
+from ovam.commands.write_results import notes_of, write_all, write_maps
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions, check_joint
 from ovam.maps.words import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
+from ovam.mask_files import write_masks
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.models import MINI
+from ovam.output_files import write_json
+from ovam.output_folders import check_folder
+from ovam.run_folder import RECORD, run_folder
 from ovam.trace.file import load_trace, read_header
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode_image, native_size, read_image
@@ -155,7 +156,7 @@ def segment_file(
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        write = partial(write_masks, trace, segment_words(trace, asked, options))
+        write = partial(write_masks, segment_words(trace, asked, options))
     else:
         picture = read_image(path)
         trace, size = _looked_at(picture, MINI if model is None else model, options, encoding, loading, progress)

@@ -6,11 +6,11 @@ from typing import Any
 
 from ovam.commands import NUM_INFERENCE_STEPS, Progress, no_progress
 from ovam.commands.ask import maps
-from ovam.commands.files import write_json
-from ovam.commands.folders import check_folder, kept_if_done
 from ovam.commands.generate import generate
 from ovam.commands.write_results import TRACE_FILE
 from ovam.models import MINI
+from ovam.output_files import write_json
+from ovam.output_folders import check_folder, kept_if_done
 
 PROMPT = "a dog on the sand"
 WORDS = ("dog", "sand", "puppy", "sky")

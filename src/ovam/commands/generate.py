@@ -14,15 +14,15 @@ from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.files import write_json
-from ovam.commands.folders import check_folder
-from ovam.commands.run_folder import RECORD, run_folder
 from ovam.commands.write_results import notes_of, write_all, write_run
 from ovam.errors import OptionError
 from ovam.maps.options import check_joint
 from ovam.maps.words import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
 from ovam.masks.options import SegmentOptions
 from ovam.models import MINI, load
+from ovam.output_files import write_json
+from ovam.output_folders import check_folder
+from ovam.run_folder import RECORD, run_folder
 from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
 from ovam.tracing.noise import check_seed

@@ -11,12 +11,12 @@ from PIL import Image
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
-from ovam.commands.files import write_bytes, write_json, write_picture
-from ovam.commands.folders import check_folder, kept_if_done
 from ovam.errors import OptionError
 from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, COLOURS, GROUND_WORDS, KINDS, NONSENSE, TOWER_WORDS
+from ovam.output_files import write_bytes, write_json, write_picture
+from ovam.output_folders import check_folder, kept_if_done
 
 _MAPS = ("labels", "parts", "instances")
 

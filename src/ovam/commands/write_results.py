@@ -7,12 +7,12 @@ from typing import Any
 from PIL import Image
 
 from ovam import pictures
-from ovam.commands.files import safe_names, write_bytes, write_picture
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Fitted, fitted_in
+from ovam.mask_files import write_masks
 from ovam.masks.masks import presence, segment_words
 from ovam.masks.options import SegmentOptions
-from ovam.masks.result import Segmentation
+from ovam.output_files import safe_names, write_bytes, write_picture
 from ovam.trace.trace import Trace
 
 TRACE_FILE = "run.safetensors"
@@ -41,24 +41,6 @@ def _picture(trace: Trace) -> Image.Image:
     return Image.new("RGB", trace.size[::-1]) if trace.image_png is None else trace.image
 
 
-def write_masks(trace: Trace, segmentation: Segmentation, folder: Path) -> dict[str, Any]:
-    """Write `masks/<word>.png`, `labels.png` with label numbers as pixels, and `labels_overlay.png` for people.
-
-    Returns:
-        `files`, and for each of the `words` its label, its share of the image, its presence and its file.
-    """
-    words = []
-    for label, (word, name) in enumerate(zip(segmentation.words, safe_names(segmentation.words), strict=True), 1):
-        file = f"masks/{name}.png"
-        write_picture(folder / file, pictures.mask_picture(segmentation[word]))
-        share = float((segmentation.labels == label).float().mean())
-        found = segmentation.presence[word]
-        words.append({"word": word, "presence": found, "label": label, "share": share, "mask": file})
-    write_picture(folder / "labels.png", pictures.palette_png(segmentation.labels))
-    write_picture(folder / "labels_overlay.png", pictures.label_map_picture(_picture(trace), segmentation))
-    return {"files": {"labels": "labels.png", "labels_overlay": "labels_overlay.png"}, "words": words}
-
-
 def write_all(
     trace: Trace,
     words: Sequence[str | Fitted],
@@ -75,7 +57,7 @@ def write_all(
     segmentation = segment_words(trace, words, options)
     run = write_run(trace, folder, save_trace=save_trace)
     mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder)
-    masked = write_masks(trace, segmentation, folder)
+    masked = write_masks(segmentation, folder)
     merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
     return {**run, "files": {**run["files"], **mapped["files"], **masked["files"]}, "words": merged}
 

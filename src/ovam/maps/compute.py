@@ -84,7 +84,9 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
     among_pixels = _self_attention(chosen, half)
-    found = AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels)
+    found = AttentionMaps(
+        maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels, trace.image_png
+    )
     return merged(found, synonyms_in(words), summed=options.strategy == "output")
 
 

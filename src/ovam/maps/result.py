@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from ovam.checks import integer, listed, size_of
-from ovam.errors import AmbiguousWordError, UnknownWordError
+from ovam.errors import AmbiguousWordError, NothingCapturedError, UnknownWordError
 from ovam.keywords import of_one
 from ovam.maps.calibration import Calibration
 from ovam.maps.resize import resize
@@ -17,6 +19,7 @@ from ovam.masks.options import MaskOptions
 from ovam.prompt import Span, is_name
 from ovam.refine.options import RefineOptions
 from ovam.shapes import Axis, Grid, Map, TokenMaps
+from ovam.stored_picture import decoded
 
 if TYPE_CHECKING:
     from ovam.masks.result import Segmentation
@@ -54,6 +57,7 @@ class AttentionMaps:
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
         calibrations: Calibrations of the words that are fitted tokens.
         self_attention: Self-attention of the same run, by block, with which the maps can be refined.
+        image_png: The run's picture as PNG, or None if the run ended with latents.
     """
 
     token_maps: TokenMaps
@@ -64,6 +68,7 @@ class AttentionMaps:
     prompts: int = 1
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
+    image_png: bytes | None = field(default=None, repr=False)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -132,6 +137,36 @@ class AttentionMaps:
         """Return the maps of all words, in order."""
         return torch.stack([self[i] for i in range(len(self))], dim=-3)
 
+    def numpy(self) -> Float[np.ndarray, "*kept word height width"]:
+        """Return the maps of all words, in order, as one array."""
+        return self.stacked().cpu().numpy()
+
+    def image(self, word: str | int, *, opacity: float = 0.7) -> Image.Image:
+        """Return a word's map in colours over the picture, stretched to its own range; see `ovam.pictures.overlay`.
+
+        Raises:
+            NothingCapturedError: there is no picture, as the run ended with latents.
+            OptionError: the maps keep axes apart, or the opacity lies outside [0, 1].
+            The errors of `maps[word]`.
+        """
+        from ovam.pictures import overlay
+
+        return overlay(self.picture(), self[word].cpu(), opacity=opacity)
+
+    def picture(self) -> Image.Image:
+        """Return the run's picture, RGB.
+
+        Raises:
+            NothingCapturedError: there is none, as the run ended with latents.
+            ImageInputError: it is damaged.
+        """
+        if self.image_png is None:
+            raise NothingCapturedError(
+                "these maps have no picture: the pipeline was run with output_type='latent'; run it with 'pil', 'np' "
+                "or 'pt', or lay maps[word] over a picture of yours with ovam.pictures.overlay(image, maps[word])"
+            )
+        return decoded(self.image_png, self.image_size)
+
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
         """Return the maps resized to (height, width), by default the image's size; bilinear, so the range stays.
 
@@ -167,6 +202,12 @@ class AttentionMaps:
         from ovam.masks.masks import segment
 
         return segment(self, options)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the maps over the picture for a notebook, or None if there is no picture or axes are kept apart."""
+        from ovam.notebook import maps_png
+
+        return maps_png(self)
 
     def __repr__(self) -> str:
         height, width = self.grid

@@ -7,19 +7,19 @@ This module knows no model. The `TextSide` of a trace turns words into keys. The
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
 
-from ovam.errors import ImageInputError, NothingCapturedError
+from ovam.errors import NothingCapturedError
 from ovam.keywords import of_two
 from ovam.maps.options import MapOptions
 from ovam.maps.words import Listed, Words
 from ovam.masks.options import SegmentOptions
 from ovam.shapes import Grid
+from ovam.stored_picture import decoded
 from ovam.trace.blocks import BlockChoice, choose_blocks
 from ovam.trace.calls import Call, Half, StepChoice, choose_steps
 from ovam.trace.quantised import Stored
@@ -163,16 +163,7 @@ class Trace:
                 "this trace has no picture: the pipeline was run with output_type='latent'; "
                 "run it with 'pil', 'np' or 'pt' to keep one"
             )
-        height, width = self.size
-        try:
-            picture = Image.open(BytesIO(self.image_png), formats=["PNG"])
-            if picture.size != (width, height):  # checked before decoding: a file may claim a picture of gigabytes
-                raise ValueError(f"it has {picture.height} x {picture.width} pixels")
-            return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageInputError(
-                f"the trace's picture is damaged ({error}): expected a PNG of {height} x {width} pixels"
-            ) from error
+        return decoded(self.image_png, self.size)
 
     @property
     def halves(self) -> tuple[Half, ...]:
@@ -261,6 +252,12 @@ class Trace:
         from ovam.trace.file import load_trace
 
         return load_trace(path, text)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return its picture for a notebook, or None if there is none."""
+        from ovam.notebook import trace_png
+
+        return trace_png(self)
 
     def __repr__(self) -> str:
         height, width = self.size

@@ -152,11 +152,11 @@ class MapRecorder:
         self.maps += [
             merged(
                 AttentionMaps(
-                    maps, tokens, spans, size, apart, len(self.prompts), calibrations, self._self_attention(image)
+                    maps, tokens, spans, size, apart, len(self.prompts), calibrations, self._self_attention(image), png
                 ),
                 synonyms_in(self.words),
                 summed=self.options.strategy == "output",
             )
-            for image, maps in enumerate(results)
+            for image, (maps, png) in enumerate(zip(results, pictures, strict=True))
         ]
         self.sums = []

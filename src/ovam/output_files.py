@@ -1,6 +1,5 @@
 """An output folder: names made safe, files that appear whole or not at all, and nothing of others deleted."""
 
-import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from ovam.commands.records import json_text
 from ovam.errors import OptionError
+from ovam.json_text import json_text
+from ovam.stored_picture import encoded
 from ovam.tensor_file import replacing
 
 _LONGEST = 60  # characters; four bytes each stay below what file systems take
@@ -59,9 +59,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a picture as PNG; equal pictures give equal bytes."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, encoded(picture))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,128 @@
+"""Things as separate objects: the connected pieces of each word's region in a label map."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from scipy import ndimage
+from torch import Tensor
+
+from ovam.checks import whole
+from ovam.masks.outlines import Polygon, polygons_of
+from ovam.masks.regions import Box, cleaned, pieces
+from ovam.masks.run_lengths import Rle, rle_of
+from ovam.masks.splitting import split_at_necks
+from ovam.shapes import LabelMap, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One object: a connected piece of a word's region.
+
+    Attributes:
+        word: What it is.
+        label: Number of the word in the label map.
+        box_xywh: Smallest box around it: x, y, width and height in whole pixels, as in COCO.
+        area: Number of its pixels.
+        score: Mean score of the word inside, in [0, 1].
+        number: Number of the object in `numbers`.
+        numbers: Which object is where, 0 for none; all objects of one call share this map.
+    """
+
+    word: str
+    label: int
+    box_xywh: Box
+    area: int
+    score: float
+    number: int
+    numbers: Integer[Tensor, "height width"] = field(repr=False)
+
+    @property
+    def mask(self) -> Mask:
+        """The pixels of the object."""
+        return self.numbers == self.number
+
+    @property
+    def box_xyxy(self) -> Box:
+        """The box from its upper left to its lower right corner; the latter is one pixel beyond the last one inside."""
+        x, y, width, height = self.box_xywh
+        return x, y, x + width, y + height
+
+    def polygons(self, *, tolerance: float | int = 1.0) -> tuple[Polygon, ...]:
+        """Return the outlines of the object; see `ovam.masks.outlines.polygons_of`."""
+        x1, y1, x2, y2 = self.box_xyxy
+        inside = (self.numbers[y1:y2, x1:x2] == self.number).numpy()
+        return tuple(polygon.moved(x1, y1) for polygon in polygons_of(inside, tolerance=tolerance))
+
+    def rle(self) -> Rle:
+        """Return the mask as COCO's packed run lengths; see `ovam.masks.run_lengths.rle_of`."""
+        return rle_of(self.mask.numpy())
+
+
+def instances_of(
+    labels: LabelMap,
+    words: Sequence[str],
+    scores: Float[Tensor, "word height width"],
+    *,
+    apart: bool = True,
+    min_area: int = 0,
+    max_hole: int = 0,
+    split: bool = False,
+) -> tuple[Instance, ...]:
+    """Return the objects of a label map: in the order of the words, the largest first.
+
+    Args:
+        labels: 0 is background, i + 1 is the i-th word.
+        words: The words.
+        scores: Score of each word.
+        apart: Whether each connected piece is an object; if not, each word is one.
+        min_area: Pieces and objects with fewer pixels are left out.
+        max_hole: Holes of up to this many pixels are filled; see `ovam.masks.regions.cleaned`.
+        split: Whether pieces are cut at their necks, for things that touch. A thing that has a neck itself is cut as
+            well; see `ovam.masks.splitting`.
+
+    Raises:
+        OptionError: an area is no whole number of at least 0.
+    """
+    least = max(1, whole("min_area", min_area, least=0))
+    clean = cleaned(labels, min_area=least, max_hole=max_hole).cpu().numpy()
+    shared, kept = np.zeros(clean.shape, dtype=np.int32), list[tuple[int, int, float]]()
+    for label in range(1, len(words) + 1):
+        numbers = _numbered(clean == label, apart, split)
+        areas = np.bincount(numbers.ravel())
+        order = [int(number) for number in np.argsort(-areas, kind="stable") if number and areas[number] >= least]
+        means = np.atleast_1d(ndimage.mean(scores[label - 1].cpu().numpy(), numbers, order))
+        final = np.zeros(len(areas), dtype=np.int32)
+        final[order] = np.arange(1, len(order) + 1) + len(kept)
+        shared += final[numbers]
+        kept += [(label, int(areas[number]), float(mean)) for number, mean in zip(order, means, strict=True)]
+    places, together = ndimage.find_objects(shared), torch.from_numpy(shared)
+    return tuple(
+        Instance(words[label - 1], label, _box(place), area, score, number, together)
+        for number, ((label, area, score), place) in enumerate(zip(kept, places, strict=True), start=1)
+    )
+
+
+def _box(place: tuple[slice, slice]) -> Box:
+    rows, columns = place
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
+def _numbered(region: np.ndarray, apart: bool, split: bool) -> np.ndarray:
+    """Return the objects of a region as 1, 2, ..., 0 outside."""
+    if not apart:
+        return region.astype(np.int32)
+    numbers, _ = pieces(region)
+    return _parts(numbers) if split else numbers
+
+
+def _parts(numbers: np.ndarray) -> np.ndarray:
+    """Cut numbered pieces at their necks, each inside its own box."""
+    found, count = np.zeros(numbers.shape, dtype=np.int32), 0
+    for number, place in enumerate(ndimage.find_objects(numbers), start=1):
+        parts = split_at_necks(numbers[place] == number)
+        found[place] += np.where(parts > 0, parts + count, 0)
+        count += int(parts.max())
+    return found

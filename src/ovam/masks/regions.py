@@ -1,0 +1,90 @@
+"""Connected pieces of masks and label maps: find them, remove specks, fill holes. Nothing here knows words."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Integer, Shaped
+from scipy import ndimage
+from torch import Tensor
+
+from ovam.checks import whole
+
+Box = tuple[int, int, int, int]
+"""x, y, width and height in whole pixels, as in COCO: the upper left pixel of the image is (0, 0, 1, 1)."""
+
+BOOLEAN = Bool[np.ndarray, "height width"]
+NUMBERED = Integer[np.ndarray, "height width"]
+
+_WITH_DIAGONALS = np.ones((3, 3), dtype=bool)
+_CROSS = ndimage.generate_binary_structure(2, 1)
+
+
+def pieces(mask: BOOLEAN) -> tuple[NUMBERED, int]:
+    """Number the connected pieces of a mask; pixels that touch at a corner are connected.
+
+    Returns:
+        0 outside, then 1, 2, ... in the order of their first rows; and how many there are.
+    """
+    numbers, count = ndimage.label(mask, structure=_WITH_DIAGONALS)
+    return numbers, int(count)
+
+
+def box_of(mask: BOOLEAN) -> Box | None:
+    """Return the smallest box around the pixels of a mask, or None if it has none."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
+
+
+def cleaned(
+    labels: Shaped[Tensor, "height width"], *, min_area: int = 0, max_hole: int = 0
+) -> Shaped[Tensor, "height width"]:
+    """Return a label map, or a mask, without specks and small holes.
+
+    First, connected pieces of a label (corners connect) with fewer pixels than `min_area` become background. Then,
+    background that one label alone encloses (corners do not connect, and the image's edge encloses nothing) takes this
+    label. So a pixel of one word never passes to another one, unless it was in a speck.
+
+    Args:
+        labels: Whole numbers, 0 for background; or booleans.
+        min_area: The smallest piece that stays, in pixels.
+        max_hole: The largest hole that is filled, in pixels.
+
+    Returns:
+        The same type and device as `labels`.
+
+    Raises:
+        OptionError: an area is no whole number of at least 0.
+    """
+    min_area, max_hole = whole("min_area", min_area, least=0), whole("max_hole", max_hole, least=0)
+    found = labels.cpu().numpy().astype(np.int64)  # a copy
+    if min_area > 1:
+        _remove_specks(found, min_area)
+    if max_hole:
+        _fill_holes(found, max_hole)
+    return torch.from_numpy(found).to(labels)
+
+
+def _remove_specks(labels: NUMBERED, min_area: int) -> None:
+    for label in np.unique(labels[labels > 0]):
+        numbers, _ = pieces(labels == label)
+        small = np.bincount(numbers.ravel()) < min_area
+        small[0] = False
+        labels[small[numbers]] = 0
+
+
+def _fill_holes(labels: NUMBERED, max_hole: int) -> None:
+    numbers, count = ndimage.label(labels == 0, structure=_CROSS)
+    if not count:
+        return
+    holes = np.bincount(numbers.ravel(), minlength=count + 1) <= max_hole
+    edges = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
+    holes[np.append(edges, 0)] = False
+    most = ndimage.maximum_filter(labels, footprint=_CROSS)
+    least = ndimage.minimum_filter(np.where(labels == 0, labels.max() + 1, labels), footprint=_CROSS)
+    every = np.arange(count + 1)
+    highest, lowest = ndimage.maximum(most, numbers, every), ndimage.minimum(least, numbers, every)
+    holes &= highest == lowest
+    inside = holes[numbers]
+    labels[inside] = highest[numbers[inside]]
