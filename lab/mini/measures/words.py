@@ -14,7 +14,7 @@ from rich.progress import track
 from lab.mini.baselines import border_colours
 from lab.mini.measures.asking import Asking, enlarged, untrained
 from ovam.evaluate import Interval, average_precision, paired_bootstrap, presence_auroc
-from ovam.masks.masks import presence
+from ovam.masks.presence import evidence
 from ovam.mini.scenes import CLASSES, GROUNDS, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, KIND_OF, NONSENSE, TOWER_WORDS
@@ -135,7 +135,7 @@ def look_at_words(
         seen = _Seen(number, scene, trace, unlearned, of_class, of_ground)
         shown = {thing.name for thing in scene.objects}
         for name, values in of_class.items():
-            scores[name][name not in shown].append(presence(torch.from_numpy(values)))
+            scores[name][name not in shown].append(evidence(torch.from_numpy(values)))
         things += _things(seen, asking, random, split_names)
         grounds += _grounds(seen, asking, random)
     return WordRows(things, grounds, scores)

@@ -10,8 +10,9 @@ from ovam import pictures
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Fitted, fitted_in
 from ovam.mask_files import write_masks
-from ovam.masks.masks import presence, segment_words
+from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
+from ovam.masks.presence import presences
 from ovam.output_files import safe_names, write_bytes, write_picture
 from ovam.trace.trace import Trace
 
@@ -26,12 +27,12 @@ def write_maps(trace: Trace, maps: AttentionMaps, folder: Path) -> dict[str, Any
     Returns:
         `files`, and for each of the `words` its range, its presence and its file, names relative to `folder`.
     """
-    words, image = [], _picture(trace)
+    words, image, found = [], _picture(trace), presences(maps)
     for i, (word, name) in enumerate(zip(maps.words, safe_names(maps.words), strict=True)):
         file = f"maps/{name}.png"
         write_picture(folder / file, pictures.overlay(image, maps[i]))
         low, high = float(maps[i].min()), float(maps[i].max())
-        words.append({"word": word, "presence": presence(maps[i]), "range": [low, high], "map": file})
+        words.append({"word": word, "presence": found[word], "range": [low, high], "map": file})
     caption = trace.source.prompt or "image"
     write_picture(folder / "sheet.png", pictures.contact_sheet(image, maps, caption=caption))
     return {"files": {"sheet": "sheet.png"}, "words": words}

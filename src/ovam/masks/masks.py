@@ -1,27 +1,39 @@
-"""Make masks from maps: calibrate each word's map, let the words compete with the background, and label pixels.
+"""Make masks from maps.
 
-The order is fixed: calibrate, presence, compete, mask.
+The order is fixed: calibrate, presence, CRF, compete, label, clean. Maps are refined before.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ovam.errors import EmptyWordsError, OptionError, UnknownWordError
+from ovam.defaults import NEUTRAL_WORDS
+from ovam.errors import (
+    EmptyWordsError,
+    NoTextEncoderError,
+    NothingCapturedError,
+    OptionError,
+    UnknownWordError,
+)
 from ovam.maps.calibration import stretched
 from ovam.maps.compute import attention_maps
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
+from ovam.masks.annotations import IGNORE
+from ovam.masks.compete import Scores, contested, fitted_to_picture
 from ovam.masks.options import MaskOptions, SegmentOptions
+from ovam.masks.presence import evidence, presences
+from ovam.masks.regions import cleaned
 from ovam.masks.result import Segmentation
 from ovam.precision import float32
 from ovam.prompt import folded
-from ovam.shapes import Map
+from ovam.refine.crf_options import CrfOptions, crf_choice
+from ovam.refine.options import refine_choice
+from ovam.refine.self_attention import refined
 from ovam.trace.trace import Trace
-
-Scores = Float[Tensor, "word height width"]
-_PRESENCE_SHARE = 0.02
 
 
 @float32()
@@ -37,7 +49,25 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
         UnknownWordError: a word in `against` has no map here.
         EmptyWordsError: all words are in `against`.
         OptionError: a word occurs twice, the maps keep axes apart, or an option has a value that is not allowed.
+        NothingCapturedError: a CRF was asked for, and the maps have no picture.
     """
+    shown, rivals = _places(maps, options)
+    names = tuple(maps.words[i] for i in shown)
+    scores, found = calibrated(maps), presences(maps)
+    seen = {name: found[name] for name in names}
+    words, against = scores[shown], scores[rivals]
+    if options.presence is not None:
+        words[[i for i, name in enumerate(names) if seen[name] < options.presence]] = 0.0
+    crf = crf_choice(options.crf)
+    if crf is not None:
+        words, against = fitted_to_picture(words, against, options.threshold, _picture(maps, crf), crf)
+    words = contested(words, against, options.threshold)
+    labels, areas = _labels(words, options), (options.min_area, options.max_hole)
+    return Segmentation(labels, names, words, seen, options.threshold, maps, *areas)
+
+
+def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[int]]:
+    """Return the positions of the words and of the contrast words among the maps' words."""
     if maps.kept:
         raise OptionError(
             f"these maps keep {' and '.join(maps.kept)} apart: expected one map a word; make them without keep=..."
@@ -53,19 +83,30 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
     shown = [i for i, word in enumerate(maps.words) if folded(word) not in rivals]
     if not shown:
         raise EmptyWordsError("every word of these maps is in `against`: expected at least one that is not")
-    scores = calibrated(maps)
+    return shown, [i for i in range(len(maps.words)) if i not in shown]
+
+
+def _labels(scores: Scores, options: MaskOptions) -> Tensor:
+    """Return the number of the strongest word where it exceeds the background, and 255 in the band around its level."""
     best, winner = scores.max(dim=0)
-    numbers = torch.zeros(len(maps.words), dtype=torch.long)
-    numbers[shown] = torch.arange(1, len(shown) + 1)
-    labels = torch.where(best > options.threshold, numbers[winner], 0)
-    names = tuple(maps.words[i] for i in shown)
-    found = {name: presence(maps[i]) for i, name in zip(shown, names, strict=True)}
-    kept = scores if len(shown) == len(scores) else scores[shown]
-    return Segmentation(labels, names, kept, found, options.threshold, maps)
+    labels = torch.where(best > options.threshold, winner + 1, 0)
+    labels = cleaned(labels, min_area=options.min_area, max_hole=options.max_hole)
+    undecided = (best - options.threshold).abs() < options.ignore
+    return torch.where(undecided, IGNORE, labels)
+
+
+def _picture(maps: AttentionMaps, crf: CrfOptions) -> np.ndarray:
+    """Return the run's picture (height, width, 3) uint8."""
+    if maps.image_png is None:
+        raise NothingCapturedError(
+            f"a CRF with {crf} needs the picture, and the run of these maps ended with latents: run the pipeline with "
+            "output_type='pil', or leave crf out"
+        )
+    return np.asarray(maps.picture())
 
 
 def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segmentation:
-    """Make the maps of the words and of those in `against`, and segment them.
+    """Make the maps of the words and of those in `against`, refine them if asked to, and segment them.
 
     Args:
         trace: Queries of one run.
@@ -73,10 +114,26 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
         options: See `SegmentOptions`.
 
     Raises:
-        The errors of `SegmentOptions.check`, `attention_maps` and `segment`.
+        The errors of `SegmentOptions.check`, `attention_maps`, `refined` and `segment`.
     """
     options.check(words)
-    return segment(attention_maps(trace, [*entries_of(words), *contrast_of(options.against)], options), options)
+    maps = attention_maps(trace, [*entries_of(words), *contrast_of(options.against)], options)
+    refine = refine_choice(options.refine)
+    if refine is not None:
+        maps = refined(maps, refine)
+    return segment(replace(maps, neutral=neutral_level(trace, options)), options)
+
+
+def neutral_level(trace: Trace, options: SegmentOptions) -> float:
+    """Return the mean evidence of neutral words on a picture, in log-odds; 0 if they can't be asked."""
+    if options.strategy == "output":
+        return 0.0  # words share the pixels there, so that each changes the others
+    try:
+        maps = attention_maps(trace, NEUTRAL_WORDS, options)
+    except NoTextEncoderError:
+        return 0.0
+    levels = [evidence(maps[i], len(span.tokens)) for i, span in enumerate(maps.spans)]
+    return sum(levels) / len(levels)
 
 
 def calibrated(maps: AttentionMaps) -> Scores:
@@ -92,9 +149,3 @@ def calibrated(maps: AttentionMaps) -> Scores:
         else:
             scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
     return scores
-
-
-def presence(word_map: Map) -> float:
-    """Return the mean of the strongest 2 % of an uncalibrated map; high if some pixels attend mostly to the word."""
-    strongest = max(1, int(_PRESENCE_SHARE * word_map.numel()))
-    return float(word_map.flatten().topk(strongest).values.mean())

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from ovam.checks import number
+from ovam.checks import number, whole
 from ovam.errors import OptionError
 from ovam.maps.options import MapOptions, check_rivals
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
+from ovam.refine.crf_options import CrfChoice, crf_choice
+from ovam.refine.options import RefineChoice, refine_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +15,15 @@ class MaskOptions:
     """Options for making masks from maps. Values are checked when the object is made.
 
     Attributes:
-        against: Contrast words. They compete with the words; the pixels that they win become background.
+        against: Contrast words. The pixels that they win become background, in masks, scores and labels alike.
         threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
+        presence: Least presence of a word, in [0, 1): words with less are not in the picture and get no pixels. By
+            default every word gets pixels; 0.5 is the border that `Segmentation.presence` is made for.
+        crf: Whether a dense CRF makes masks follow the picture's edges; True, or `CrfOptions`.
+        ignore: Width of the undecided band, in [0, 0.5): pixels whose best score is nearer than that to the threshold
+            are labelled 255, which data sets leave out.
+        min_area: Pieces of the label map with fewer pixels become background.
+        max_hole: Holes of up to this many pixels are filled.
 
     Raises:
         OptionError: a value is not allowed.
@@ -23,6 +32,11 @@ class MaskOptions:
 
     against: Listed = ()
     threshold: float = 0.5
+    presence: float | None = None
+    crf: CrfChoice = False
+    ignore: float = 0.0
+    min_area: int = 0
+    max_hole: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "against", contrast_of(self.against))
@@ -30,15 +44,28 @@ class MaskOptions:
         if threshold == 0:
             raise OptionError(f"threshold={self.threshold!r}: expected a number between 0 and 1, exclusive")
         object.__setattr__(self, "threshold", threshold)
+        if self.presence is not None:
+            object.__setattr__(self, "presence", number("presence", self.presence, least=0.0, below=1.0))
+        crf_choice(self.crf)
+        object.__setattr__(self, "ignore", number("ignore", self.ignore, least=0.0, below=0.5))
+        for name in ("min_area", "max_hole"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(MaskOptions, MapOptions):
-    """Options for both steps from a trace to masks: maps and masks."""
+    """Options for all steps from a trace to masks: maps, refinement and masks.
+
+    Attributes:
+        refine: Whether the image's self-attention refines the maps first; True, or `RefineOptions`.
+    """
+
+    refine: RefineChoice = False
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
         MaskOptions.__post_init__(self)
+        refine_choice(self.refine)
 
     def check(self, words: Listed) -> None:
         """Check, before there is a trace, that these words can be segmented with these options.

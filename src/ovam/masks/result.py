@@ -16,7 +16,7 @@ from ovam.masks.detections import detections_of
 from ovam.masks.instances import Instance, instances_of
 from ovam.masks.label_studio import Tool, label_studio_of
 from ovam.masks.outlines import Polygon, polygons_of
-from ovam.masks.regions import Box, box_of
+from ovam.masks.regions import Box, box_of, cleaned
 from ovam.masks.run_lengths import Rle, rle_of
 from ovam.prompt import is_name
 from ovam.shapes import LabelMap, Mask
@@ -33,11 +33,12 @@ class Segmentation:
         labels: 0 is background, i + 1 is the i-th word.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How strongly the image attends to each word, in [0, 1], from its map before calibration. Values of
-            one word can be compared between images of one model. There is no threshold for it, and words with more
-            tokens have a higher base level.
+        presence: How likely each word is in the picture, in [0, 1]; below 0.5 it is rather not
+            (`ovam.masks.presence`).
         threshold: Score of the background.
         maps: The maps from which the masks were made, contrast words included.
+        min_area: Pieces with fewer pixels were removed from labels and masks.
+        max_hole: Holes of up to this many pixels were filled.
     """
 
     labels: LabelMap
@@ -46,6 +47,8 @@ class Segmentation:
     presence: Mapping[str, float]
     threshold: float
     maps: AttentionMaps
+    min_area: int = 0
+    max_hole: int = 0
 
     def __getitem__(self, word: str) -> Mask:
         """Return the binary mask of a word; the other words do not matter for it.
@@ -59,7 +62,8 @@ class Segmentation:
                 f"word {word!r} was not segmented, but {', '.join(map(repr, self.words))} were: "
                 "segment the trace again with it in the list, which needs no new run of the model"
             )
-        return self.scores[places[0]] > self.threshold
+        mask = self.scores[places[0]] > self.threshold
+        return cleaned(mask, min_area=self.min_area, max_hole=self.max_hole)
 
     @property
     def masks(self) -> dict[str, Mask]:

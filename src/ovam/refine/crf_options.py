@@ -46,3 +46,20 @@ class CrfOptions:
         object.__setattr__(self, "clip", number("clip", self.clip, least=1e-30, below=0.5))
         if self.backend not in get_args(Backend):
             raise OptionError(f"backend={self.backend!r}: expected one of {', '.join(map(repr, get_args(Backend)))}")
+
+
+CrfChoice = bool | CrfOptions
+"""Whether to run the CRF: False, True for the default options, or options."""
+
+
+def crf_choice(value: CrfChoice) -> CrfOptions | None:
+    """Return the options, or None for no CRF.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if isinstance(value, CrfOptions):
+        return value
+    if isinstance(value, bool):
+        return CrfOptions() if value else None
+    raise OptionError(f"crf={value!r}: expected True, False or ovam.CrfOptions(...)")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ovam.checks import number, whole
+from ovam.defaults import CHOSEN
 from ovam.errors import OptionError
 from ovam.trace.blocks import BlockChoice, checked_blocks
 
@@ -33,9 +34,9 @@ class RefineOptions:
         OptionError: a value is not allowed.
     """
 
-    method: RefineMethod = "powers"
-    products: int = 2
-    exponent: float = 1.0
+    method: RefineMethod = CHOSEN["refine"]["method"]
+    products: int = CHOSEN["refine"]["products"]
+    exponent: float = CHOSEN["refine"]["exponent"]
     spread: float = 0.85
     sharpness: float = 0.1
     blocks: BlockChoice = None
@@ -54,3 +55,16 @@ class RefineOptions:
 
 RefineChoice = bool | RefineOptions
 """Whether to refine: False, True for the default options, or options."""
+
+
+def refine_choice(value: RefineChoice) -> RefineOptions | None:
+    """Return the options, or None for no refinement.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if isinstance(value, RefineOptions):
+        return value
+    if isinstance(value, bool):
+        return RefineOptions() if value else None
+    raise OptionError(f"refine={value!r}: expected True, False or ovam.RefineOptions(...)")

@@ -1,0 +1,68 @@
+"""Let words compete: with the background, with contrast words, and with each other by a CRF.
+
+Scores in [0, 1] become log-odds, in which competitors are compared by differences.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ovam.refine.crf import dense_crf
+from ovam.refine.crf_options import CrfOptions
+
+Scores = Float[Tensor, "word height width"]
+_LEAST = 1e-4  # scores of 0 and 1 are sure to this share; their log-odds would be infinite
+
+
+def contested(scores: Scores, rivals: Scores, threshold: float) -> Scores:
+    """Return the words' scores where contrast words take pixels from them.
+
+    Where a contrast word is stronger than the background, its score takes the background's place: a word then needs
+    more than it to exceed the threshold.
+
+    Args:
+        scores: Scores of the words.
+        rivals: Scores of the contrast words; there may be none.
+        threshold: Score of the background, in (0, 1).
+    """
+    if not len(rivals):
+        return scores
+    border = torch.logit(torch.tensor(threshold))
+    ahead = (_log_odds(rivals).amax(0) - border).clamp_min(0)
+    return torch.where(ahead > 0, torch.sigmoid(_log_odds(scores) - ahead), scores)
+
+
+def fitted_to_picture(
+    scores: Scores, rivals: Scores, threshold: float, picture: np.ndarray, options: CrfOptions
+) -> tuple[Scores, Scores]:
+    """Return the scores of words and contrast words after a CRF that knows the picture.
+
+    Its classes are the background and all words that exceed the threshold somewhere; the others stay as they are. The
+    odds of a word against the background are its score's odds against the threshold's.
+
+    Args:
+        scores: Scores of the words.
+        rivals: Scores of the contrast words.
+        threshold: Score of the background, in (0, 1).
+        picture: (height, width, 3) uint8, at the size of the scores.
+        options: See `CrfOptions`.
+
+    Raises:
+        The errors of `ovam.refine.crf.dense_crf`.
+    """
+    every = torch.cat([scores, rivals])
+    seen: Bool[Tensor, " word"] = (every > threshold).flatten(1).any(1)
+    if not seen.any():
+        return scores, rivals
+    border = torch.logit(torch.tensor(threshold))
+    odds = _log_odds(every[seen]) - border
+    found = dense_crf(torch.cat([torch.zeros_like(odds[:1]), odds]).softmax(0), picture, options)
+    logs = found.clamp_min(options.clip).log()
+    fitted = every.clone()
+    fitted[seen] = torch.sigmoid(logs[1:] - logs[:1] + border)
+    return fitted[: len(scores)], fitted[len(scores) :]
+
+
+def _log_odds(scores: Tensor) -> Tensor:
+    return torch.logit(scores.clamp(_LEAST, 1 - _LEAST))

@@ -1,0 +1,45 @@
+"""Presence: is a word there at all? A probability from its map before calibration, against neutral words."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.defaults import CHOSEN
+from ovam.maps.result import AttentionMaps
+
+_STRONGEST = 0.02  # share of the pixels that show a small thing
+_LEAST = 1e-6  # log-odds of 0 and 1 are not finite
+_SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
+
+
+def presences(maps: AttentionMaps) -> dict[str, float]:
+    """Return how likely each word is in the picture, in [0, 1]; 0.5 is the border.
+
+    The evidence is the log-odds of the word's strongest 2 % of pixels. From it the same of the neutral words is
+    subtracted, if the maps know it (`AttentionMaps.neutral`): a picture that answers every word strongly says little.
+    No picture's own greatest value enters, so presence means the same on all pictures of one model. A fitted token is
+    measured against its own background row, which shares the attention with it.
+    """
+    found = {word: evidence(maps[i], len(maps.spans[i].tokens)) for i, word in enumerate(maps.words)}
+    return {
+        word: _probability(level if word in maps.calibrations else level - maps.neutral)
+        for word, level in found.items()
+    }
+
+
+def _probability(level: float) -> float:
+    return 1 / (1 + math.exp(-_SCALE * level - _OFFSET))
+
+
+def evidence(word_map: Float[Tensor, "height width"], tokens: int = 1) -> float:
+    """Return the mean log-odds of the strongest 2 % of a map in [0, 1].
+
+    Args:
+        word_map: Map of a word before calibration.
+        tokens: Number of the word's tokens: more of them get more of the attention in any picture.
+    """
+    strongest = max(1, int(_STRONGEST * word_map.numel()))
+    shares = word_map.flatten().topk(strongest).values.clamp(_LEAST, 1 - _LEAST)
+    return float(torch.logit(shares).mean() - torch.tensor(float(tokens)).log())
