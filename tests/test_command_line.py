@@ -291,7 +291,7 @@ def test_names_that_are_no_text(made, model, tmp_path):
     """Bytes that are no UTF-8, as a terminal hands them over."""
     odd = tmp_path / "odd-\udcff"
     common = ("--words", "cat", "--model", model)
-    assert_fails(call("maps", made / "run.safetensors", *common, "--output-dir", odd), "no UTF-8")
+    assert_fails(call("maps", made / "run.safetensors", *common, "--output-dir", odd), "not UTF-8")
     assert call("maps", made / "run.safetensors", "--words", "\udcff").exit_code == 2
     shutil.copytree(model, odd)
     assert_fails(call("generate", PROMPT, "--model", odd, "--output-dir", tmp_path / "out"), "no UTF-8")

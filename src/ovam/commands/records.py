@@ -1,4 +1,4 @@
-"""Results of commands as text."""
+"""Results of commands as JSON text."""
 
 import json
 from collections.abc import Mapping
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """Readable JSON; bytes of a file's name that are no UTF-8 stand as escapes, from which Python has them again."""
+    """Return readable JSON; bytes of a file name that are not UTF-8 become escapes, which Python can read back."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
