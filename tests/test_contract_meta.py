@@ -305,7 +305,7 @@ def test_a_trace_of_a_broken_run_fails(monkeypatch):
             self._finish(self._no_pictures(), self._size())
 
     monkeypatch.setattr(Session, "_close", close)
-    assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace of incomplete queries")
+    assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace with incomplete queries")
 
 
 def test_an_invented_unconditional_half_fails(monkeypatch):
