@@ -36,7 +36,7 @@ def printing(made: str | None = None) -> Iterator[None]:
 def unprintable(error: OSError | None, made: str | None = None) -> str:
     """Return the message; discards buffered output, which Python would otherwise try to write again on exit."""
     if error is not None:
-        with contextlib.suppress(OSError, ValueError):  # no file behind it
+        with contextlib.suppress(OSError, ValueError):  # standard output may be no real file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     reason = "it is closed" if error is None else error.strerror or str(error)
     files = f"; the command's files are complete, in {made}" if made else ""

@@ -24,7 +24,7 @@ _PHRASES = (
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
     (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
     (r" \(on the command line --[\w-]+\)", ""),
-    (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with what is to be asked"),
+    (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with the steps, blocks or halves that you need"),
 )
 """Phrases for Python code that are not just an argument's name, and their replacements on the command line."""
 

@@ -153,7 +153,7 @@ def _labels(path: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error
     if form != "PNG":
-        raise GroundTruthError(f"label map {path} is a {form}: expected a PNG file, which keeps numbers as they are")
+        raise GroundTruthError(f"label map {path} is a {form}: expected a PNG file, which stores numbers exactly")
     if mode not in ("P", "L", "I", "I;16", "1"):
         raise GroundTruthError(
             f"label map {path} has several channels (mode {mode}): expected one number per pixel; save one channel, or "
