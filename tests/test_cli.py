@@ -271,7 +271,7 @@ def test_a_negative_prompt_reaches_flux_by_its_own_weight(tmp_path):
     assert kept_away != plain
     assert (result["negative_prompt"], result["true_cfg_scale"], result["guidance_scale"]) == ("a dog", 4.0, 7.5)
     for wrong, told in (
-        ({"negative_prompt": "a dog"}, "leaves it out"),
+        ({"negative_prompt": "a dog"}, "ignores it without"),
         ({"negative_prompt": "a dog", "true_cfg_scale": 1.0}, "true_cfg_scale=1: expected a number above 1"),
         ({"true_cfg_scale": 4.0}, "together with negative_prompt"),
     ):
@@ -676,7 +676,7 @@ def test_images_that_are_missing_or_none(model, tmp_path):
 def test_an_output_folder_that_is_a_file(model, tmp_path):
     (tmp_path / "file").write_text("mine")
     done = call("generate", "a cat", "--words", "cat", "--model", model, "--output-dir", tmp_path / "file", *SMALL)
-    assert_fails(done, "file", "can't be made")
+    assert_fails(done, "file", "can't be created")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -255,7 +255,7 @@ class TestExperiments:
         with pytest.raises(FileNotFoundError, match="is not a file"):
             GenerationExperiment.load(tmp_path / "nowhere")
         saved.image.resize((3000, 1)).save(saved.path / "output.png", "BMP")
-        with pytest.raises(ExperimentFileError, match="is no whole experiment"):
+        with pytest.raises(ExperimentFileError, match="is not a complete experiment"):
             GenerationExperiment.load(saved.path)
         (saved.path / "generation.safetensors").unlink()
         (saved.path / "generation.pt").write_bytes(b"")
@@ -281,7 +281,7 @@ class TestExperiments:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["ovam"])
         save_file({"heat_maps": saved.global_heat_map}, path, {"ovam": json.dumps({**header, **change})})
-        with pytest.raises(ExperimentFileError, match="is no whole experiment"):
+        with pytest.raises(ExperimentFileError, match="is not a complete experiment"):
             GenerationExperiment.load(saved.path)
 
 

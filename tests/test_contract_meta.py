@@ -306,7 +306,7 @@ def test_a_trace_of_a_broken_run_fails(monkeypatch):
             self.finish(self.no_pictures(), self.size())
 
     monkeypatch.setattr(Watch, "close", close)
-    assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace of incomplete queries")
+    assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace with incomplete queries")
 
 
 def test_an_invented_unconditional_half_fails(monkeypatch):

@@ -244,7 +244,7 @@ class TestUnsupported:
         pipe = type(asked, (), {})()
         assert_refuses(
             errors.UnsupportedPipelineError,
-            [asked, f"the nearest by its name, a {nearest} "],
+            [asked, f"the one with the most similar name, a {nearest} "],
             lambda: backbone_of(pipe),
         )
 

@@ -443,7 +443,7 @@ class TestFile:
     def test_without_its_model_it_is_refused(self, sd1, path):
         with pytest.raises(errors.NoTextEncoderError, match=r"trace of joint attention.*text=pipe"):
             ovam.Trace.load(path)
-        with pytest.raises(errors.SpaceMismatchError, match="StableDiffusionPipeline without it"):
+        with pytest.raises(errors.SpaceMismatchError, match="StableDiffusionPipeline, has no joint attention"):
             ovam.Trace.load(path, text=sd1)
 
     def test_another_model_is_refused(self, sd3, tmp_path):

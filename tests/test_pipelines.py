@@ -333,7 +333,7 @@ def test_models_that_read_more_than_a_latent_are_refused_a_real_image():
         ovam.encode(pipe, PICTURE)
     pipe, _ = _make("StableDiffusionXLImg2ImgPipeline")
     pipe.register_to_config(requires_aesthetics_score=True)
-    with pytest.raises(UnsupportedPipelineError, match="reads an aesthetic score"):
+    with pytest.raises(UnsupportedPipelineError, match="needs an aesthetic score"):
         ovam.encode(pipe, PICTURE)
 
 

@@ -1,4 +1,4 @@
-"""An output folder: names made safe, files that appear whole or not at all, and nothing of others deleted."""
+"""Write output files: with safe names, and each file whole or not at all."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from ovam.json_text import json_text
 from ovam.stored_picture import encoded
 from ovam.tensor_file import replacing
 
-_LONGEST = 60  # characters; four bytes each stay below what file systems take
+_LONGEST = 60  # characters; at four bytes each, still within the limit of file systems
 
 
 def safe_names(words: Sequence[str]) -> list[str]:
-    """File names for words, one each and all different, also where capitals count for nothing.
+    """Return a different file name for each word; they differ also on file systems that ignore case.
 
-    Letters and digits of any script stay; everything else becomes a dash, so that no name leads out of its
-    folder, is hidden, or ends early.
+    Letters and digits of any script stay. Everything else becomes a dash, so no name leads out of its folder or is
+    hidden.
 
     Example:
         >>> safe_names(["hot dog", "hot-dog", "../etc"])
@@ -41,10 +41,10 @@ def safe_names(words: Sequence[str]) -> list[str]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; folders on the way are made.
+    """Write a file under a temporary name, then rename it; missing folders are created.
 
     Raises:
-        OptionError: it can't be written, for example since the disk is full; what was there before is unchanged.
+        OptionError: the file can't be written, for example because the disk is full; an earlier file is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise OptionError(
-            f"{path} can't be written ({error.strerror or error}): expected an output folder with room that may be "
-            "written to; what was there before is unchanged"
+            f"{path} can't be written ({error.strerror or error}): expected a writable output folder with free space; "
+            "an earlier file is unchanged"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Output folders: checked before a command's work, made when there is something to put in, gone if it then fails.
+"""Output folders: checked before a command's work, created when its files are written, removed if that fails.
 
-Loads nothing, so that the command line can ask before it loads anything.
+This module imports nothing heavy, so that the command line can use it first.
 """
 
 import os
@@ -14,20 +14,20 @@ from ovam.input_file import is_text
 
 
 def check_folder(folder: str | Path) -> Path:
-    """The folder as a path, if files can be put into it; nothing is made.
+    """Check that files can be written to a folder, without creating it; return it as a path.
 
     Raises:
-        OptionError: it, or the folder that it would be made in, is none or can't be written to.
+        OptionError: the folder, or the one it would be created in, is no folder or not writable.
     """
     folder = Path(folder)
     if not is_text(folder):
         raise OptionError(
-            f"output folder {folder}: its name is no UTF-8, and traces can't be written under such a name"
+            f"output folder {folder}: its name is not UTF-8, and traces can't be written under such a name"
         )
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise OptionError(
-            f"output folder {folder} can't be made ({there} is no folder): expected a new or an existing folder"
+            f"output folder {folder} can't be created ({there} is no folder): expected a new or an existing folder"
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(f"output folder {folder} can't be written to: expected one that you may write to")
@@ -36,14 +36,14 @@ def check_folder(folder: str | Path) -> Path:
 
 @contextmanager
 def kept_if_done(folder: Path) -> Iterator[None]:
-    """Around the writing of files: if it breaks off, the folder and its parents are gone again where they are new.
+    """Run the writing of files; if it fails, remove the folder and its parents, as far as they are new.
 
-    A folder that was there before stays, with all that is in it.
+    A folder that existed before stays, with everything in it.
     """
     missing = [path for path in (folder.absolute(), *folder.absolute().parents) if not os.path.lexists(path)]
     try:
         yield
-    except BaseException:  # an interruption as well
+    except BaseException:  # also if interrupted
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
         raise

@@ -1,4 +1,4 @@
-"""A run's output folder: what is in it belongs to one run, whatever interrupts the next one."""
+"""A run's output folder: its files belong to one run, even if the next run is interrupted."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from ovam.json_text import read_json
 from ovam.partial import partial_folder
 
 RECORD = "result.json"
-"""Goes before the first file of another run comes, and comes after the last one."""
+"""Deleted before the first file of another run is written; written after all others."""
 
 _MADE = re.compile(
     r"(image-\d+/)?((maps|masks)/[^/\\]+\.png|sheet\.png|labels\.png|labels_overlay\.png|instances\.json)"
@@ -23,15 +23,14 @@ _MADE = re.compile(
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[Path]:
-    """A room inside the output folder, whose files take their places there when all of them are written.
+    """Give a temporary folder inside the output folder; when all files are written, move them to their places.
 
-    Pictures and tables that the record of an earlier run names are removed then; its image and trace, which may be what
-    the new run was made of, and all other files stay. If writing breaks off, the folder is as it was before; if the
-    process is killed while files move, it has no record. A folder that is new is gone again after a failure, with its
-    new parents.
+    First, pictures and tables that the record of an earlier run names are removed. Its image and trace stay, as the new
+    run may be made of them; all other files stay as well. If writing fails, the output folder is as before; a new
+    folder is removed, with its new parents. If the process is killed while files are moved, the folder has no record.
 
     Raises:
-        OptionError: a file's place is taken by what is no file.
+        OptionError: the place of a file is taken by something that is not a file.
     """
     missing = [path for path in (folder.absolute(), *folder.absolute().parents) if not os.path.lexists(path)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,7 @@ def run_folder(folder: Path) -> Iterator[Path]:
         with partial_folder(folder) as room:
             yield room
             _move(room, folder)
-    except BaseException:  # an interruption as well
+    except BaseException:  # also if interrupted
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
         raise
@@ -50,7 +49,7 @@ def _move(room: Path, folder: Path) -> None:
     places = {file: (folder / file.relative_to(room)).resolve() for file in files}
     for place in places.values():
         if place.exists() and not place.is_file():
-            raise OptionError(f"{place} can't be written: expected a file or a new name there, but it is none")
+            raise OptionError(f"{place} can't be written: expected a file or a new name there, but it is not a file")
     left = _made_before(folder)
     (folder / RECORD).unlink(missing_ok=True)
     for name in left:

@@ -1,1 +1,1 @@
-"""Adapters: one file a model family, each keeping the contract of `base.Backbone`."""
+"""Backbones: one file per model family, each a subclass of `base.Backbone`."""

@@ -1,4 +1,4 @@
-"""The contract between capture and a model family. `docs/decisions/0001-backbone-contract.md` says why it is so."""
+"""The contract between capture and a model family; `docs/decisions/0001-backbone-contract.md` gives the reasons."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,15 @@ from ovam.trace.text_side import TextReader, TextSide
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """A cross-, joint- or self-attention block, before anything has run.
+    """A cross-, joint- or self-attention block, as the model defines it.
 
     Attributes:
         name: Module path in the denoiser.
         heads: Number of heads.
-        head_dim: Channels of a head.
+        head_dim: Channels per head.
         scale: Factor on the scores.
-        default: Whether it is captured when the user names no blocks.
-        conditioning: In joint attention, channels of the vector that modulates the block; see `ovam.trace.replay`.
+        default: Whether it is captured if the user names no blocks.
+        conditioning: Channels of the vector that modulates the block, in joint attention; see `ovam.trace.replay`.
     """
 
     name: str
@@ -39,17 +39,17 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Request:
-    """What one run of the pipeline was asked for, as far as its text goes.
+    """Prompts and guidance of one run of the pipeline.
 
     Attributes:
-        images: Number of images; those of one prompt lie side by side in the batch.
-        prompts: One text an image, or None where embeddings were passed instead.
-        negative_prompts: Likewise; None where there was none.
+        images: Number of images; images of the same prompt are adjacent in the batch.
+        prompts: One prompt per image, or None if embeddings were passed instead.
+        negative_prompts: One negative prompt per image, or None if there were none.
         guided: Whether the pipeline runs both halves of guidance.
-        tokens: Positions of the text sequence that the denoiser was handed; None where it is always the same.
-        clip_skip: Layers of CLIP that the run left out; None as the pipeline does by itself.
-        told: The vectors that the pipeline made of the prompts and of the negative ones, as far as it tells them.
-        read: Of each text encoder, by its name in the pipeline, the token numbers that it read of each text.
+        tokens: Length of the text sequence that the denoiser received; None if it is always the same.
+        clip_skip: Number of CLIP layers that the run skipped; None for the pipeline's default.
+        told: Text vectors that the pipeline made, by half, if it returns them.
+        read: Token numbers that the run read, by the text encoder's name in the pipeline and then by text.
     """
 
     images: int
@@ -68,11 +68,12 @@ class Evaluation:
 
     Attributes:
         latent: Height and width of the latent, as the decoder takes it, before any patching or packing.
-        timestep: The scheduler's own value, also where the pipeline rescales it for the denoiser.
-        halves: How the batch is divided: for each half its images' positions in the batch. A family that
-            evaluates the halves one after the other names one half a call. Rows that serve neither, as perturbed-
-            attention guidance adds, are in none; a call that serves neither, as skip-layer guidance makes, names none.
-        further: Positions behind the image's own pixels, of other images that the run looks at; in joint attention.
+        timestep: The scheduler's own value, even if the pipeline rescales it for the denoiser.
+        halves: Rows of the batch that belong to each half. Families that run the halves one after the other have one
+            half per call. The extra rows of perturbed-attention guidance belong to no half. The extra call of
+            skip-layer guidance has no half at all.
+        further: Number of pixels after the image's own, in joint attention: pixels of other images that the model
+            looks at.
     """
 
     latent: Grid
@@ -83,16 +84,17 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a block showed in one call: queries of image pixels, and what a replay of its text would need.
+    """Tensors of one block in one denoiser call: image queries, and what is needed to replay its text.
+
+    In all of them, the pixels of further images follow the image's own pixels.
 
     Attributes:
-        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view. Pixels
-            of further images stand behind the image's own, here and in the rest.
-        replay: In joint attention, what `ovam.trace.replay.ImageStream` names, each with the batch before it: `key` and
+        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
+        replay: In joint attention, the fields of `ovam.trace.replay.ImageStream` with a batch axis in front: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
-        output: In joint attention, what attention gave the pixels, before any projection of it; else None.
-        key: In self-attention, keys of the same pixels, as the query; else None.
-        further: What else a backbone tells of a block, by part (`ovam.tracing.parts`), each with the batch before it.
+        output: In joint attention, the attention output of the pixels, before any projection; else None.
+        key: In self-attention, keys of the same pixels, with the axes of the query; else None.
+        further: More tensors of the block, by part (`ovam.tracing.parts`), with a batch axis in front.
     """
 
     query: Float[Tensor, "batch head pixel head_dim"]
@@ -107,23 +109,23 @@ Report = Callable[[str, Observation], None]
 
 
 class Backbone(ABC):
-    """Reads one family of pipelines. It observes and never changes a number.
+    """Adapter for one family of pipelines. It observes the model and changes no number.
 
-    A backbone holds no state of a run: everything it tells is read from the pipeline when it is asked.
-    Subclasses are final; what they share is a function, not a base method.
+    A backbone stores nothing about a run; its methods read the pipeline each time. Subclasses are final. Shared code
+    lives in functions, not in base methods.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
-    """Class names of the pipelines it reads."""
+    """Class names of the supported pipelines."""
 
     text_kind: ClassVar[Literal["static", "replayed"]]
-    """What its text side promises; see `ovam.trace.trace.TextSide`."""
+    """Kind of its text side; see `ovam.trace.trace.TextSide`."""
 
     unseeded: ClassVar[tuple[str, ...]] = ()
-    """Those of them that draw from torch's own generator besides the one they are given: its seed is not enough."""
+    """Pipelines that also draw from torch's global generator, so that the generator's seed is not enough."""
 
     flow: ClassVar[bool] = False
-    """Whether its models were trained on straight ways from image to noise and predict their velocity."""
+    """True for flow-matching models, which predict a velocity."""
 
     prompt_method: ClassVar[str] = "encode_prompt"
     """The pipeline's method that turns texts into embeddings, called once at the start of each run."""
@@ -133,12 +135,12 @@ class Backbone(ABC):
 
     @property
     def side_multiple(self) -> int:
-        """Height and width of images are multiples of it, in pixels; diffusers asks for 8 whatever the autoencoder."""
+        """Number that divides height and width of every image, in pixels; diffusers requires 8 for any autoencoder."""
         return 8
 
     @property
     def latent_multiple(self) -> int:
-        """Height and width of latents are multiples of it."""
+        """Number that divides height and width of every latent."""
         return 1
 
     @property
@@ -154,30 +156,34 @@ class Backbone(ABC):
 
     @abstractmethod
     def blocks(self) -> Mapping[str, BlockSpec]:
-        """Every block whose queries can be captured, in the order the model runs them."""
+        """Return all blocks whose queries can be captured, in the order the model runs them."""
 
     def self_blocks(self) -> Mapping[str, BlockSpec]:
-        """Every block whose self-attention can be kept, likewise, which `grids` and `watch` then know as well.
+        """Return all blocks whose self-attention can be captured, in running order.
 
-        A family has none where it can't be kept, as in joint attention, whose pixels attend to the text besides.
+        `grids` and `watch` accept them too. Families with joint attention have none, since their pixels also attend to
+        the text.
         """
         return {}
 
     @abstractmethod
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
-        """Height and width of every block's pixels for a latent of this size."""
+        """Return the grid of every block, for a latent of this size."""
 
     @abstractmethod
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
-        """Read one call of `prompt_method`: its arguments by name, and what it returned.
+        """Read prompts and guidance from one call of `prompt_method`.
 
-        `earlier` is the request of the same run where the pipeline calls the method more than once before
-        the denoiser (FLUX encodes the negative prompt by a second call).
+        Args:
+            arguments: Arguments of the call, by name.
+            result: The call's result.
+            earlier: Request of an earlier call in the same run, or None. FLUX encodes the negative prompt in a second
+                call.
         """
 
     @abstractmethod
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
-        """Read the arguments, by name, of one call of the denoiser; `request` is None in loops of the user's own.
+        """Read one call of the denoiser from its arguments, by name; `request` is None in custom loops.
 
         Raises:
             UnsupportedPipelineError: the batch does not fit the request.
@@ -185,51 +191,51 @@ class Backbone(ABC):
 
     @abstractmethod
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
-        """Install hooks that report each of these blocks whenever it has run; all are removed by their handles.
+        """Install hooks that report these blocks each time they run; return the handles that remove the hooks.
 
-        If a hook cannot be installed, those before it are removed again before the error leaves.
+        If a hook cannot be installed, the earlier ones are removed before the error is raised.
         """
 
     @abstractmethod
     def text_side(self, names: Sequence[str], request: Request | None = None) -> TextSide:
-        """The way from words to the keys of these blocks, as the weights stand now.
+        """Return the text side, which turns words into keys of these blocks, with the current weights.
 
-        `request` is that of the run whose words will be asked, None before one has begun. A replayed side is
-        returned with an empty replay, which the recorder fills in.
+        `request` is the run's, or None before a run has begun. In joint attention, the text side starts with an empty
+        replay, which the recorder fills.
         """
 
     @abstractmethod
     def reader(self, layer: str | None = None) -> TextReader:
-        """What reads texts; the pipeline may lack all parts but tokenizers and text encoders.
+        """Return the text reader. It needs only the pipeline's tokenizers and text encoders.
 
         Args:
-            layer: Output of the text encoders, as `Space.layer` names it; by default that of the pipeline's last run.
+            layer: Layer of the text encoders, as in `Space.layer`; by default the one of the pipeline's last run.
 
         Raises:
-            NoTextEncoderError: the pipeline has none.
+            NoTextEncoderError: the pipeline has no text encoder.
         """
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
-        """What `ovam.encode` tells the denoiser besides the noisy latent and the time step, by argument name.
+        """Return the denoiser's other arguments for `ovam.encode`, besides noisy latent and time step, by name.
 
-        An empty prompt is told as the pipeline tells it to its own unconditional half.
+        An empty prompt is encoded as in the pipeline's own unconditional half.
 
         Args:
             prompt: One text.
             size: (height, width) of the image in pixels, as the model sees it.
 
         Raises:
-            UnsupportedPipelineError: the family can't look at real images.
+            UnsupportedPipelineError: the family can't encode real images.
         """
         raise UnsupportedPipelineError(
-            f"{type(self.pipe).__name__} can't encode real images: expected a family that is run on one noisy latent "
-            "at a time step, such as Stable Diffusion, PixArt or FLUX.1; capture a run of the pipeline instead"
+            f"{type(self.pipe).__name__} can't encode real images: expected a family whose denoiser takes one noisy "
+            "latent and a time step, such as Stable Diffusion, PixArt or FLUX.1; capture a run of the pipeline instead"
         )
 
     def look(
         self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
     ) -> Float[Tensor, "1 channel height width"]:
-        """Let the denoiser look at a latent at a time step of its training, and tell what it predicts."""
+        """Run the denoiser on one latent at one training time step; return its prediction."""
         moment = torch.tensor([timestep], device=latent.device)
         predicted: Tensor = self.denoiser(latent, timestep=moment, **conditions)[0]
-        return predicted[:, : latent.shape[1]]  # some predict the variance besides
+        return predicted[:, : latent.shape[1]]  # some models also predict the variance

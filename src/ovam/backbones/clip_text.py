@@ -1,4 +1,4 @@
-"""Words as CLIP text encoders read them: tokens, spans by character offsets, vectors, and their space."""
+"""CLIP text encoders: from a text to tokens, to each word's tokens (by character offsets), and to vectors."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
 from ovam.trace.text_side import Space, TokenEmbedding
 
 _AT_ONCE = 32
-"""Texts in one run of an encoder."""
+"""Maximum number of texts in one run of an encoder."""
 
 log = logging.getLogger("ovam")
 _hashes: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
 def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
-    """Class of an encoder and hash of its weights as they stand, rounded to `dtype`; see `ovam.trace.trace.Space`.
+    """Return an encoder's class name and a hash of its current weights in `dtype`; see `ovam.trace.trace.Space`.
 
-    A compiled encoder is named as it is without its wrapper: words are read alike. The hash is computed again only
-    when the weights have changed.
+    A compiled encoder has the same name as the plain one, since it reads words alike. The hash is computed again only
+    if the weights have changed.
     """
     encoder = unwrapped(encoder)
     if dtype == torch.bfloat16:
@@ -40,15 +40,15 @@ def encoder_name(encoder: Any, dtype: torch.dtype = torch.float32) -> str:
 
 
 def check_tokens(plain: str, offsets: Sequence[Offsets], limit: int) -> None:
-    """Whether a text encoder reads all tokens of a text.
+    """Check that a text encoder reads all tokens of a text.
 
     Args:
         plain: The text.
-        offsets: Of each token its first character and its end.
-        limit: Most tokens it reads.
+        offsets: Position of each token: its first character, and the end (exclusive).
+        limit: Maximum number of tokens that the encoder reads.
 
     Raises:
-        PromptTooLongError: it does not.
+        PromptTooLongError: the text has more tokens.
     """
     count = len(offsets)
     if count <= limit:
@@ -56,16 +56,19 @@ def check_tokens(plain: str, offsets: Sequence[Offsets], limit: int) -> None:
     cut = plain[offsets[limit - 1][0] :]
     raise PromptTooLongError(
         f"prompt {plain[:40]!r}... has {count} tokens, special ones included, but the text encoder reads "
-        f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or ask for its parts one by one"
+        f"{limit}: {cut!r} would be cut; shorten it by {count - limit} tokens or query its parts one by one"
     )
 
 
 class ClipText:
-    """A CLIP tokenizer and text encoder, asked for the hidden states that a denoiser reads.
+    """A CLIP tokenizer and text encoder; gives the hidden states that a denoiser reads.
 
-    `layer` is `last`; or `skip-N`, N layers below the last and normalised like it (Stable Diffusion with clip-skip);
-    or `hidden-N`, the N-th hidden state from the end as it is (SDXL reads `hidden-2`). `read` are the tokens that a run
-    read of its texts, which are not cut into tokens again.
+    Args:
+        tokenizer: A fast tokenizer.
+        encoder: The text encoder.
+        layer: `last`; or `skip-N`, N layers below the last, with the final normalisation (Stable Diffusion with
+            clip-skip); or `hidden-N`, the N-th hidden state from the end, without it (SDXL reads `hidden-2`).
+        read: Tokens that a run read, by text; these texts are not tokenized again.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class ClipText:
         return replace(found, prompt=without_unread(found.prompt))
 
     def embed_all(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """As `embed`, with the words of which the run read nothing."""
+        """Like `embed`, but the prompt keeps words that the run did not read."""
         added = added_names(self.tokenizer)
         read = phrase(text, added) if as_phrase else parse(text, added)
         return self._embedded([self._located(*read, padded=padded)])[0]
@@ -101,7 +104,7 @@ class ClipText:
         return [found for i in range(0, len(read), _AT_ONCE) for found in self._embedded(read[i : i + _AT_ONCE])]
 
     def _located(self, plain: str, units: Sequence[Unit], *, padded: bool) -> tuple[list[int], AttributionPrompt]:
-        """Token numbers of a text, and which of its tokens are each unit's."""
+        """Return the token numbers of a text, and the prompt with each unit's tokens."""
         ids, offsets = self._tokens(plain)
         padding = self.limit - len(ids) if padded else 0
         inside = [plain[start:stop].lower() for start, stop in offsets[1:-1]]  # CLIP reads lower case
@@ -110,7 +113,7 @@ class ClipText:
         return [*ids, *[self.tokenizer.pad_token_id] * padding], prompt
 
     def _embedded(self, texts: Sequence[tuple[list[int], AttributionPrompt]]) -> list[TokenEmbedding]:
-        """Texts of one run of the encoder; the shorter ones are filled up at their end, which none of them reads."""
+        """Embed texts in one run of the encoder; shorter texts are padded at their end, which changes no vector."""
         longest, space = max(len(ids) for ids, _ in texts), self.space
         rows = [[*ids, *[self.tokenizer.pad_token_id] * (longest - len(ids))] for ids, _ in texts]
         states = self._hidden(torch.tensor(rows))
@@ -122,7 +125,7 @@ class ClipText:
         self._tokens(text)
 
     def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
-        """Tokens of the text as the pipeline reads it, and their places."""
+        """Return the tokens that the pipeline reads, and their positions in the text."""
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
         ids, offsets = with_all_vectors(self.tokenizer, plain, encoded)
         if plain in self.read:
@@ -133,9 +136,9 @@ class ClipText:
 
     @torch.no_grad()
     def _hidden(self, ids: Tensor) -> Tensor:
-        """What the pipeline hands to its denoiser, (text, token, width).
+        """Return the hidden states that the denoiser reads, (text, token, width).
 
-        CLIP is causal, so leaving padding out changes no token.
+        CLIP is causal, so leaving out the padding changes no token.
         """
         outputs = self.encoder(ids.to(device_of(self.encoder)), output_hidden_states=self.layer != "last")
         if self.layer == "last":
@@ -148,7 +151,7 @@ class ClipText:
 
 
 class ClipTexts:
-    """CLIP encoders side by side: each reads the whole text, and their vectors are joined along the channels."""
+    """Several CLIP encoders: each reads the whole text, and their vectors are concatenated along the channels."""
 
     def __init__(self, parts: Sequence[ClipText]) -> None:
         self.parts = tuple(parts)
@@ -170,14 +173,14 @@ class ClipTexts:
         """See `TextReader.embed`.
 
         Raises:
-            UnsupportedPipelineError: the tokenizers cut the text into other tokens, which no position joins.
+            UnsupportedPipelineError: the tokenizers give different tokens, so that vectors can't be joined by position.
         """
         read = [part.embed_all(text, as_phrase=as_phrase, padded=padded) for part in self.parts]
         found = self._joined(text, read)
         return replace(found, prompt=without_unread(found.prompt))
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """See `ovam.trace.phrases.ReadsMany`; it raises what `embed` does."""
+        """See `ovam.trace.phrases.ReadsMany`; raises the errors of `embed`."""
         of_parts = [part.embed_phrases(phrases, padded=padded) for part in self.parts]
         return [self._joined(text, read) for text, *read in zip(phrases, *of_parts, strict=True)]
 
@@ -186,8 +189,8 @@ class ClipTexts:
             cuts = " and ".join(str(len(embedding.prompt.tokens)) for embedding in read)
             raise UnsupportedPipelineError(
                 f"the tokenizers of this pipeline cut {text[:40]!r} in different ways, into {cuts} tokens: expected "
-                "the same tokens of each, as its text encoders' vectors are joined token by token; load added tokens "
-                "into every tokenizer"
+                "the same tokens from each, since the text encoders' vectors are joined token by token; load added "
+                "tokens into every tokenizer"
             )
         vectors = torch.cat([embedding.vectors.to(read[0].vectors.device) for embedding in read], dim=-1)
         return TokenEmbedding(vectors, read[0].prompt, self.space)

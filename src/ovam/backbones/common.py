@@ -1,4 +1,4 @@
-"""What all families read of a pipeline alike: its denoiser, its texts, the halves of a batch, and what they refuse."""
+"""Code that all families share: find the denoiser, read prompts, divide a batch into halves, refuse LoRA scales."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,28 +14,31 @@ from ovam.trace.calls import Half
 
 
 def plain_denoiser(pipe: Any, part: str, kind: str = "Module") -> Any:
-    """The pipeline's denoiser, without the wrapper that `torch.compile` puts around it.
+    """Return the pipeline's denoiser, without the wrapper of `torch.compile`.
 
     Args:
         pipe: The pipeline.
-        part: What it calls its denoiser.
-        kind: Class name that the denoiser has, or that its class is derived from.
+        part: Attribute name of the denoiser.
+        kind: Class name of the denoiser or of one of its parent classes.
 
     Raises:
-        UnsupportedPipelineError: it is of another kind, as a traced or a wrapped one.
+        UnsupportedPipelineError: the denoiser is of another class, for example traced or wrapped.
     """
     denoiser = unwrapped(getattr(pipe, part))
     if denoiser is not None and kind not in (cls.__name__ for cls in type(denoiser).__mro__):
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__}: its {part} is a {type(denoiser).__name__}, which has the blocks of a {kind} under "
-            f"other names, if at all: expected the {kind} itself, with its layers as modules; put back the model that "
-            f"was traced or wrapped for the capture, pipe.{part} = ..."
+            f"{type(pipe).__name__}: its {part} is a {type(denoiser).__name__}, whose blocks are not those of a "
+            f"{kind}: expected the {kind} itself, with its layers as modules; for the capture, put back the model "
+            f"that was traced or wrapped, pipe.{part} = ..."
         )
     return denoiser
 
 
 def text_request(arguments: Mapping[str, Any], result: Any, *, negative: int = 1) -> Request:
-    """Read a call of `encode_prompt` that returns the conditional half's vectors first, the others at `negative`."""
+    """Read a call of `encode_prompt`.
+
+    Its result has the conditional half's vectors first and the unconditional half's at position `negative`.
+    """
     images, guided = len(result[0]), bool(arguments.get("do_classifier_free_guidance", True))  # the default, if any
     return Request(
         images=images,
@@ -47,12 +50,12 @@ def text_request(arguments: Mapping[str, Any], result: Any, *, negative: int = 1
 
 
 def read_by(request: Request | None, encoder: str) -> Mapping[str, Sequence[int]]:
-    """Tokens that a text encoder, by its name in the pipeline, read of each text of a run."""
+    """Return the tokens that a run read, by text; `encoder` is the text encoder's name in the pipeline."""
     return {} if request is None else request.read.get(encoder, {})
 
 
 def per_image(texts: str | Sequence[str] | None, images: int) -> tuple[str, ...] | None:
-    """The text of each image: diffusers repeats each prompt's images side by side."""
+    """Return the text of each image; in diffusers, the images of one prompt are adjacent."""
     if texts is None:
         return None
     given = [texts] if isinstance(texts, str) else list(texts)
@@ -60,10 +63,10 @@ def per_image(texts: str | Sequence[str] | None, images: int) -> tuple[str, ...]
 
 
 def halved(pipe: Any, latent: Tensor, timestep: Any, request: Request | None, text: Tensor | None = None) -> Evaluation:
-    """A call of the denoiser with all parts of guidance in one batch, in the order that diffusers gives them.
+    """Read a call of the denoiser that has all parts of guidance in one batch, in diffusers' order.
 
-    Where guidance is switched off during the run, or a loop of the user's own runs each half by itself, the call has
-    some of the parts, which are told by the text that the denoiser gets.
+    Some calls have only some of the parts: guidance may be switched off during a run, and a custom loop may run each
+    half alone. The text vectors in the call then tell which parts it has.
 
     Raises:
         UnsupportedPipelineError: the batch does not fit the request.
@@ -74,13 +77,13 @@ def halved(pipe: Any, latent: Tensor, timestep: Any, request: Request | None, te
     rows = {part: slice(i * size, (i + 1) * size) for i, part in enumerate(parts)}
     return Evaluation(
         latent=(latent.shape[-2], latent.shape[-1]),
-        timestep=float(torch.as_tensor(timestep).flatten()[0]),  # loops may pass one an image
+        timestep=float(torch.as_tensor(timestep).flatten()[0]),  # loops may pass one per image
         halves={half: rows[half] for half in get_args(Half) if half in rows},
     )
 
 
 def _parts_there(pipe: Any, request: Request | None, batch: int, text: Tensor | None) -> tuple[str, ...]:
-    """What a batch consists of: all that the pipeline tells, or as the text in it tells."""
+    """Return the parts of a batch: all parts of guidance, or those that its text vectors show."""
     parts = _parts(pipe, request)
     if request is None or batch == request.images * len(parts):
         return parts
@@ -92,28 +95,28 @@ def _parts_there(pipe: Any, request: Request | None, batch: int, text: Tensor | 
     alone = batch == request.images and request.guided
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__}: the denoiser got a batch of {batch}, expected {expected}: {' and '.join(parts)} "
-        f"of {request.images} images, as the pipeline tells of its guidance; "
+        f"of {request.images} images, according to the pipeline's guidance; "
         + (
-            "its text is neither the prompt's nor the negative prompt's, as where a pipeline optimises the empty "
-            "prompt's vectors (NullTextPipeline) or mixes prompts, which is not supported: run the pipeline that this "
-            "one is derived from"
+            "its text vectors are neither the prompt's nor the negative prompt's. Pipelines that optimise the empty "
+            "prompt's vectors (NullTextPipeline) or mix prompts are not supported: run the pipeline that this one is "
+            "derived from"
             if alone
-            else "guidance by other parts is not supported, run it without"
+            else "guidance with other parts is not supported: run the pipeline without it"
         )
     )
 
 
 def _is_told(text: Tensor | None, vectors: Tensor | None) -> bool:
-    """Whether the first rows of what the denoiser gets are these vectors, which the pipeline made of a text."""
+    """Whether the first rows of the denoiser's text vectors are these vectors, which the pipeline made."""
     if text is None or vectors is None or text.shape[1:] != vectors.shape[1:] or len(text) < len(vectors):
         return False
     return torch.equal(text[: len(vectors)], vectors.to(text))
 
 
 def _parts(pipe: Any, request: Request | None) -> tuple[str, ...]:
-    """What a batch consists of, as the pipeline itself tells; in loops of the user's own, of one part.
+    """Return the parts of a batch according to the pipeline's guidance; custom loops have one part.
 
-    Perturbed-attention guidance adds rows of the same text whose attention is tampered with: they are no half.
+    Perturbed-attention guidance adds rows of the same text with changed attention; they belong to no half.
     """
     if request is None:
         return ("cond",)
@@ -122,15 +125,15 @@ def _parts(pipe: Any, request: Request | None) -> tuple[str, ...]:
 
 
 def heads_apart(projected: Tensor, heads: int) -> Tensor:
-    """A view (batch, head, pixel, head_dim) of what a layer projected to (batch, pixel, head * head_dim)."""
+    """Return (batch, pixel, head * head_dim) as a view (batch, head, pixel, head_dim)."""
     return projected.detach().unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def check_lora_scale(pipe: Any, scale: float | None, part: str, modules: Iterable[nn.Module | None]) -> None:
-    """Whether words will get the keys of the run: a scale given to a call is taken back at the call's end.
+    """Check that a LoRA scale does not change keys: it holds only during the call, but keys of words are made later.
 
     Raises:
-        UnsupportedPipelineError: it scales adapters that keys depend on.
+        UnsupportedPipelineError: the scale applies to adapters that keys depend on.
     """
     if scale is None or scale == 1:
         return
@@ -138,22 +141,22 @@ def check_lora_scale(pipe: Any, scale: float | None, part: str, modules: Iterabl
     if any(hasattr(layer, "scale_layer") for layer in layers):  # peft's method, which diffusers calls
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__}: this call has a LoRA scale of {scale:g}, but the keys of words are made "
-            f"outside of the call, where the adapters of the {part} have their own weight: expected no scale; call "
-            f"pipe.set_adapters(name, {scale:g}) before the capture, for the same images ({scale:g} times their "
-            "weight where it is not 1)"
+            f"after the call, when the adapters of the {part} have their own weight again: expected no scale; call "
+            f"pipe.set_adapters(name, {scale:g}) before the capture, which gives the same images (if an adapter's "
+            f"weight is not 1, {scale:g} times that weight)"
         )
 
 
 def require_text(pipe: Any, *parts: str) -> None:
-    """Whether the pipeline has these tokenizers and text encoders.
+    """Check that the pipeline has these tokenizers and text encoders.
 
     Raises:
-        NoTextEncoderError: it lacks one.
+        NoTextEncoderError: one is missing.
     """
     missing = [part for part in parts if getattr(pipe, part, None) is None]
     if missing:
         raise NoTextEncoderError(
-            f"this {type(pipe).__name__} has no {' and no '.join(missing)}, so that no word can be asked of its "
-            "runs: expected them to stay in it, also where prompt_embeds are passed; put them back before the capture, "
-            "or ask with vectors of the model's text encoder, maps(prompt_embeds[0])"
+            f"this {type(pipe).__name__} has no {' and no '.join(missing)}, so that its runs can't be queried with "
+            "words: expected them in the pipeline, even if prompt_embeds are passed; put them back before the "
+            "capture, or query with vectors of the model's text encoder, maps(prompt_embeds[0])"
         )

@@ -1,7 +1,7 @@
-"""What the families with cross attention to a fixed text share: queries and keys.
+"""Queries and keys of families with cross attention to a fixed text.
 
-Queries are the outputs of `to_q`, split into heads: what the attention kernel receives, whichever processor runs
-it. Keys are `to_k` of the text, so late words are exact.
+Queries are the outputs of `to_q`, split into heads. The attention kernel receives exactly these, whichever processor
+runs. Keys are `to_k` of the text, so words given after the run are exact.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,18 +22,18 @@ from ovam.trace.static_text import StaticText
 from ovam.trace.text_side import TextReader
 
 _PART, _LINEAR = 0.7, 0.02
-"""Of a vector, and how much of a layer's largest number rounding may make of it."""
+"""Test of linearity: factor on the unit vectors, and maximum error relative to the matrix's largest entry."""
 
 _copies: WeakKeyDictionary[nn.Linear, ref[Tensor]] = WeakKeyDictionary()
 
 
 def cross_attention(denoiser: nn.Module) -> dict[str, Any]:
-    """Cross-attention modules by path, found by type and attribute: names alone mislead in other models."""
+    """Return cross-attention modules by path, found by class and attribute; module names differ between models."""
     return attention(denoiser, lambda name, module: is_cross(module))
 
 
 def attention(denoiser: nn.Module, wanted: Callable[[str, Any], bool]) -> dict[str, Any]:
-    """Attention modules by path, those that are wanted, in one walk through a denoiser's thousands of modules."""
+    """Return the wanted attention modules by path, in one walk through the denoiser's thousands of modules."""
     return {
         name: module
         for name, module in denoiser.named_modules()
@@ -42,24 +42,24 @@ def attention(denoiser: nn.Module, wanted: Callable[[str, Any], bool]) -> dict[s
 
 
 def is_cross(module: Any) -> bool:
-    """Whether an attention module's keys are made of the text."""
+    """Whether an attention module makes its keys from the text."""
     return bool(module.is_cross_attention)
 
 
 def block_spec(name: str, module: Any, *, default: bool = True) -> BlockSpec:
-    """What one module tells before anything has run."""
+    """Return the description of one attention module."""
     return BlockSpec(name, module.heads, module.to_q.out_features // module.heads, module.scale, default)
 
 
 def check_key_scale(pipe: Any, arguments: Mapping[str, Any], denoiser: nn.Module) -> None:
-    """`check_lora_scale` of a call of the denoiser and the layers that make its keys."""
+    """Run `check_lora_scale` for a call of the denoiser and the layers that make its keys."""
     scale = (arguments.get("cross_attention_kwargs") or {}).get("scale")
-    if scale is not None:  # the modules are looked for then alone: every call comes by here
+    if scale is not None:  # this runs in every call, so search the modules only if needed
         check_lora_scale(pipe, scale, "denoiser", [module.to_k for module in cross_attention(denoiser).values()])
 
 
 def watch_queries(modules: Mapping[str, Any], names: Sequence[str], report: Report) -> list[RemovableHandle]:
-    """Hooks on `to_q`, and in self-attention on what makes the keys; see `Backbone.watch`."""
+    """Install hooks on `to_q`, and in self-attention also on the layer of the keys; see `Backbone.watch`."""
     handles: list[RemovableHandle] = []
     try:
         for name in names:
@@ -90,9 +90,9 @@ def static_text(
     reader: TextReader,
     shared: Mapping[str, Any] | None = None,
 ) -> StaticText:
-    """Text side with copies of the key projections of these blocks, and of layers that all of them read through."""
+    """Return a text side with copies of these blocks' key projections and of the `shared` layers before them."""
     weights: dict[str, Tensor] = {}
-    dtype = denoiser.dtype  # once: diffusers looks through all of the model's parts for it
+    dtype = denoiser.dtype  # read once: diffusers searches all parameters for it
     for name in names:
         weights[name], bias = key_projection(modules[name], dtype)
         weights |= {} if bias is None else {f"{name}.bias": bias}
@@ -104,16 +104,16 @@ def static_text(
 
 
 def key_projection(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Matrix and bias of the layer that makes a block's keys; fused with the values', it is the first half of that."""
+    """Return matrix and bias of a block's key projection; of a fused key-value layer, the first half."""
     layer, fused = _key_layer(module)
     matrix, bias = affine(layer, dtype, module.inner_kv_dim if fused else None)
     return matrix, bias
 
 
 def _key_layer(module: Any) -> tuple[Any, bool]:
-    """The layer that the block's processor asks for keys, and whether it makes values as well.
+    """Return the layer that makes a block's keys, and whether it is fused with the values.
 
-    The processor tells, not the module: after `unfuse_qkv_projections` the fused layer is still there.
+    The processor decides, not the module: after `unfuse_qkv_projections` the fused layer is still there.
     """
     fused = type(module.processor).__name__.startswith("Fused")
     return (module.to_kv if fused else module.to_k), fused
@@ -121,23 +121,23 @@ def _key_layer(module: Any) -> tuple[Any, bool]:
 
 @torch.no_grad()
 def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Matrix (out, in) and bias (out,) of a linear layer as the layer itself applies it.
+    """Return matrix (out, in) and bias (out,) of a linear layer, as the layer applies them.
 
-    A plain layer's are copied. Adapters and quantised layers are asked: what they make of unit vectors is their matrix.
-    One that rounds its input as it comes rounds none of those; its keys of a text may then differ from these by that
-    rounding.
+    From a plain layer both are copied. Layers with adapters or quantised weights are run on unit vectors, which gives
+    the matrix. A layer that rounds its input dynamically leaves unit vectors as they are, so keys of a text may differ
+    from the layer's by that rounding.
 
     Args:
         layer: The layer.
-        dtype: Type it is called with.
-        rows: Only so many of its outputs, the first ones.
+        dtype: Type of the layer's input.
+        rows: Number of outputs to return, from the first; None for all.
 
     Raises:
-        UnsupportedPipelineError: it is not linear, as one that cuts its input at scales that were calibrated before.
+        UnsupportedPipelineError: the layer is not linear, for example if it clips its input at calibrated scales.
     """
     if type(layer) is nn.Linear:
         weights = real_weights(layer)
-        if type(weights.get("weight")) in (Tensor, nn.Parameter):  # quantisers have tensors of other kinds or parts
+        if type(weights.get("weight")) in (Tensor, nn.Parameter):  # quantised weights are of other classes
             weight, bias = (_widened(weights.get(part), dtype) for part in ("weight", "bias"))
             assert weight is not None
             return _copy(layer, weight[:rows]), None if bias is None else bias[:rows].clone()
@@ -147,21 +147,21 @@ def affine(layer: Any, dtype: torch.dtype, rows: int | None = None) -> tuple[Ten
     less = unit * _PART
     if (matrix * less[0, 0] - (layer(less)[:, :rows] - offset)).abs().max() > _LINEAR * matrix.abs().max():
         raise UnsupportedPipelineError(
-            f"a {type(layer).__name__}, which makes keys, is not linear: what it makes of {_PART} of a vector is not "
-            f"{_PART} of what it makes of the vector, as where activations are rounded by scales that were calibrated "
-            "before; expected a layer with a matrix: quantise the weights alone, or activations as they come"
+            f"a {type(layer).__name__}, which makes keys, is not linear: its output for {_PART} times a vector is not "
+            f"{_PART} times its output for the vector, as if activations were rounded with calibrated scales; expected "
+            "a linear layer: quantise only the weights, or quantise activations dynamically"
         )
     return matrix.T.contiguous(), offset.clone() if offset.any() else None
 
 
 def _widened(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A weight in the type it is computed with, where it is a float of eight bits: layerwise casting stores it so."""
+    """Return a weight in the type it is computed in; layerwise casting stores weights as 8-bit floats."""
     stored_narrow = weight is not None and weight.is_floating_point() and weight.itemsize == 1
     return weight.to(dtype) if weight is not None and stored_narrow else weight
 
 
 def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:
-    """A copy of the matrix, one for all traces of runs that had the same: SDXL's take 340 MB in float16."""
+    """Return a copy of the matrix, shared by traces with the same matrix; SDXL's copies take 340 MB in float16."""
     made = _copies.get(layer)
     copy = made() if made else None
     if copy is None or (copy.dtype, copy.device) != (weight.dtype, weight.device) or not _alike(copy, weight):
@@ -171,7 +171,7 @@ def _copy(layer: nn.Linear, weight: Tensor) -> Tensor:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one type hold the same bits; read in words of eight bytes, several numbers at a time."""
+    """Whether two tensors of one type are equal; compares eight bytes at a time where it can, which is faster."""
     at_once = 8 // one.itemsize
     if one.shape[-1] % at_once or any(t.storage_offset() % at_once or not t.is_contiguous() for t in (one, other)):
         return torch.equal(one, other)
@@ -179,18 +179,18 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 class KeySource:
-    """Where a block's keys come from in the pipeline, which may change or be gone; it is not kept alive.
+    """A block's key projection in the pipeline, by weak reference: the pipeline may change or be deleted.
 
     Args:
         module: The block.
-        dtype: Type its layers are called with.
+        dtype: Type of its layers' input.
     """
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         self._module, self._dtype, self._seen = ref(module), dtype, _state(module)
 
     def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
-        """Whether the pipeline, if it is there, makes keys by these still; weighed anew only after something moved."""
+        """Whether the pipeline still has this key projection, or is gone; compares only after a change."""
         module = self._module()
         if module is None or _state(module) == self._seen:
             return True
@@ -199,7 +199,7 @@ class KeySource:
             _same(offset, bias) if offset is not None and bias is not None else offset is bias
         )
         if same:
-            self._seen = _state(module)  # moved to another device, or set back
+            self._seen = _state(module)  # moved to another device, or restored
         return same
 
 
@@ -208,7 +208,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _state(module: Any) -> object:
-    """Differs after whatever may have changed a block's keys: weights, adapters, and the adapters' settings."""
+    """Return a value that changes with a block's key projection: its weights, adapters and adapter settings."""
     layer, _ = _key_layer(module)
     settings = [
         str(getattr(layer, name, None)) for name in ("scaling", "active_adapters", "merged", "disable_adapters")

@@ -1,10 +1,13 @@
-"""FLUX.1: joint attention over text and image, in this order, in blocks of two streams and then of a single one.
+"""FLUX.1: joint attention over text, then image; first in blocks with two streams, then with a single stream.
 
-Latents are packed two by two, so that a pixel of a block's grid is four of the latent. Rotary embedding turns the
-image's queries and keys alone: all text stands at position zero, where it is the identity (text positions of a loop of
-one's own are not read). Words are T5's; CLIP gives only the pooled vector. Guidance is a number that the model was
-taught to read; true guidance is a second pass for the negative prompt, behind the conditional one. Kontext has the
-image that it changes behind the one that it makes, as further pixels, which texts meet as well and no map is of.
+* Latents are packed two by two: one pixel of a block's grid is four latent pixels.
+* Rotary embedding changes only the image's queries and keys. All text is at position zero, where it is the identity.
+  Text positions of a custom loop are not read.
+* Words are read by T5; CLIP gives only the pooled vector.
+* Guidance is a number that the model takes as input. True guidance is a second pass, after the conditional one, for the
+  negative prompt.
+* Kontext appends the reference image to the generated image, as further pixels. The text attends to them; maps do not
+  cover them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +36,18 @@ _T5_LENGTH = 512  # the pipeline's default max_sequence_length
 
 @dataclass(frozen=True)
 class FluxRequest(Request):
-    """Request of one run, with what tells its second pass from its first.
+    """Request of one run, with the tensor that identifies its second pass.
 
     Attributes:
-        negative: The negative prompt's vectors, the very tensor that the pipeline hands on; None without true guidance.
+        negative: The negative prompt's vectors, the same tensor object that the denoiser gets; None without true
+            guidance.
     """
 
     negative: Tensor | None = None
 
 
 class FluxBackbone(Backbone):
-    """FluxTransformer2DModel with T5 for the words and CLIP for the pooled vector."""
+    """FluxTransformer2DModel, with T5 for words and CLIP for the pooled vector."""
 
     pipelines: ClassVar[tuple[str, ...]] = (
         "FluxPipeline",
@@ -70,7 +74,7 @@ class FluxBackbone(Backbone):
 
     @property
     def latent_channels(self) -> int:
-        """A quarter of what the denoiser reads of four latent pixels."""
+        """A quarter of the denoiser's input channels, which hold four latent pixels."""
         return int(self.denoiser.config.in_channels) // 4
 
     @property
@@ -78,7 +82,7 @@ class FluxBackbone(Backbone):
         return plain_denoiser(self.pipe, "transformer", "FluxTransformer2DModel")
 
     def _modules(self) -> dict[str, Any]:
-        """Attention modules in running order."""
+        """Return the attention modules in running order."""
         return {
             f"{stack}.{i}.attn": block.attn
             for stack in ("transformer_blocks", "single_transformer_blocks")
@@ -86,7 +90,7 @@ class FluxBackbone(Backbone):
         }
 
     def blocks(self) -> Mapping[str, BlockSpec]:
-        """All joint-attention blocks, of two streams and of a single one."""
+        """Return all joint-attention blocks, with two streams and with one."""
         head_dim, width = self.denoiser.config.attention_head_dim, self.denoiser.inner_dim
         return {
             name: BlockSpec(name, module.heads, head_dim, head_dim**-0.5, conditioning=width)
@@ -94,7 +98,7 @@ class FluxBackbone(Backbone):
         }
 
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
-        """One pixel for four of the latent, in all blocks."""
+        """Return the same grid for all blocks: one pixel for four latent pixels."""
         return dict.fromkeys(self._modules(), (latent[0] // 2, latent[1] // 2))
 
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> FluxRequest:
@@ -128,33 +132,33 @@ class FluxBackbone(Backbone):
         )
 
     def _grid(self, count: int, positions: Tensor) -> Grid:
-        """Height and width of the image that is made, whose positions are the first; Kontext's images stand behind it.
+        """Return height and width of the generated image; Kontext's reference images follow it in the sequence.
 
         Raises:
-            UnsupportedPipelineError: the first positions are not those of one image.
+            UnsupportedPipelineError: the sequence does not begin with all positions of the generated image.
         """
         places = positions.reshape(-1, 3)[:count].int()
-        own = places[:, 0] == 0  # which image a position is of
+        own = places[:, 0] == 0  # the first coordinate numbers the images
         height, width = (places[own].amax(0)[1:] + 1).tolist()
         pixels = height * width
         if int(own.sum()) != pixels or not bool(own[:pixels].all()):
             raise UnsupportedPipelineError(
                 f"{type(self.pipe).__name__}: the denoiser got {count} image positions, {int(own.sum())} of them of "
-                f"the image that is made, expected its {height} x {width} before those of others: runs with further "
-                "images in the sequence are supported where they are numbered from 1, as FLUX Kontext numbers them"
+                f"the generated image, expected its {height} x {width} before those of others: runs with further "
+                "images in the sequence are supported if these are numbered from 1, as in FLUX Kontext"
             )
         return height, width
 
     def _timestep(self, found: float) -> float:
-        """The scheduler's own value: the denoiser is handed a thousandth of it, rounded to the latents' type.
+        """Return the scheduler's own time step for the one that the denoiser received.
 
-        That is too coarse to tell the steps of a long run apart: the scheduler says at which one it is.
+        The denoiser receives a thousandth of it, rounded to the latents' type, which is too coarse for long runs.
         """
         scheduler = self.pipe.scheduler
         planned = [float(t) for t in getattr(scheduler, "timesteps", ())]
         step = getattr(scheduler, "step_index", None)
         place = getattr(scheduler, "begin_index", None) if step is None else step
-        there = [] if place is None else planned[place : place + 1]  # which may be left from another run
+        there = [] if place is None else planned[place : place + 1]  # may be left over from another run
         nearest = (min(times, key=lambda t: abs(t - found)) for times in (there, planned) if times)
         return next((t for t in nearest if abs(t - found) <= 0.01 * max(1.0, found)), found)
 
@@ -168,11 +172,11 @@ class FluxBackbone(Backbone):
         return ReplayedText(words, denoiser, lambda vectors: JointStream(denoiser, vectors, _through))
 
     def reader(self, layer: str | None = None) -> JointText:
-        """Reads as many tokens as the pipeline does by default."""
+        """Return a reader with the pipeline's default number of tokens."""
         return _text(self.pipe, None)
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
-        """Models that read a guidance are told 1, which is none."""
+        """See `Backbone.conditions`; models that take a guidance value get 1, which means no guidance."""
         device, dtype = device_of(self.denoiser), self.denoiser.dtype
         vectors, pooled, places = self.pipe.encode_prompt(prompt, None, device)
         guided = self.denoiser.config.guidance_embeds
@@ -186,7 +190,7 @@ class FluxBackbone(Backbone):
     def look(
         self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
     ) -> Float[Tensor, "1 channel height width"]:
-        """Packed two by two, as the pipeline does, and a thousandth of the time step."""
+        """See `Backbone.look`; packs the latent two by two and passes a thousandth of the time step."""
         _, channels, height, width = latent.shape
         predicted = self.denoiser(
             hidden_states=self.pipe._pack_latents(latent, 1, channels, height, width),
@@ -200,7 +204,7 @@ class FluxBackbone(Backbone):
 
 
 def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
-    """One block for the text."""
+    """Run the text through one block."""
     if hasattr(owner, "norm1_context"):
         key, output, onward = through_double(owner, hidden, image, text_first=True)
         return key, output, None if onward is None else clipped(onward)
@@ -214,7 +218,7 @@ def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
 
 
 def _text(pipe: Any, request: Request | None) -> JointText:
-    """The pipeline's T5, reading as it did for this run."""
+    """Return a reader with the pipeline's T5 that reads texts as this run did."""
     require_text(pipe, "tokenizer_2", "text_encoder_2")
     length = _T5_LENGTH if request is None or request.tokens is None else request.tokens
     encoder = pipe.text_encoder_2

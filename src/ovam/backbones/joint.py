@@ -1,8 +1,8 @@
-"""What the joint-attention families share: running a text through the model again, against what was kept of the image.
+"""Replay for joint-attention families: run a text through the model again, against stored image keys and values.
 
-Text tokens meet the image only in attention, as its keys and values. With these kept, and the vector that modulates
-every block (time step, pooled text, embedded guidance), the text stream alone is run again through the model's own
-layers, for any text. The vector is the generation's own: a late word's pooled text never enters it.
+The text meets the image only in attention, as keys and values. A trace stores these, and the vector that modulates
+every block (time step, pooled text, embedded guidance). With them, any text can run through the model's own text layers
+again. The modulating vector is the run's own: it never contains the pooled vector of the new text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,17 +29,17 @@ from ovam.trace.quantised import named_tensors
 from ovam.trace.replay import ImageStream, Replay, TextRows, TextStream
 from ovam.trace.text_side import SavedText, Space, TokenEmbedding
 
-_LARGEST = 65504  # of float16; the models clip their streams there
+_LARGEST = 65504  # largest float16; the models clip their streams there
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was made with, as far as its words are concerned.
+    """Text encoders and denoiser that a run was made with.
 
     Attributes:
-        space: Where its text vectors come from.
+        space: Space of the text vectors.
         dtype: Type of the denoiser's weights.
-        weights: Hash of them, see `sampled_hash`.
+        weights: Hash of the denoiser's weights, see `sampled_hash`.
     """
 
     space: Space
@@ -48,15 +48,15 @@ class Origin:
 
 
 class ReplayedText:
-    """Text side of joint attention: a text's keys come from running its stream through the model again.
+    """Text side of joint attention: keys of a text come from running it through the model's text layers again.
 
-    The model's layers are used as they stand, not copied: they are half of the model. Weights that were changed since
-    the run are noticed and refused.
+    It uses the model's own layers, not copies, since they are half of the model. If weights have changed since the run,
+    it raises an error.
 
     Args:
-        words: Reads texts.
-        denoiser: The model whose layers the text stream passes.
-        start: Makes the text stream of vectors (token, width).
+        words: Text reader.
+        denoiser: The model whose layers are used.
+        start: Starts a text stream from vectors (token, width).
     """
 
     kind: Literal["replayed"] = "replayed"
@@ -69,43 +69,43 @@ class ReplayedText:
     ) -> None:
         self.words, self.denoiser, self.start = words, denoiser, start
         self.replay = Replay()
-        self._encoders, self._weights = words.space, sampled_hash(denoiser)  # as they stand now
+        self._encoders, self._weights = words.space, sampled_hash(denoiser)  # the current weights
         self.origin = Origin(self._encoders, denoiser.dtype, self._weights)
 
     @property
     def space(self) -> Space:
-        """Where the vectors of the run come from."""
+        """Space of the run's text vectors."""
         return self.origin.space
 
     def over(self, replay: Replay, origin: "Origin | None" = None) -> "ReplayedText":
-        """The same side against another run or a part of it, or against one made by a copy of the model."""
+        """Return this text side for another replay: another run, a part of it, or a run of a copy of the model."""
         other = copy(self)
         other.replay, other.origin = replay, origin or self.origin
         return other
 
     def in_type(self, dtype: torch.dtype) -> "Origin":
-        """What a run by a copy of the model in this type would be made with; float16 gives the hashes of float32."""
+        """Return the origin of a run with the model in this type; float16 gives the hashes of float32."""
         return Origin(self.words.space_in(dtype), dtype, sampled_hash(self.denoiser, dtype))
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         """See `JointText.embed`.
 
         Raises:
-            SpaceMismatchError: the text encoders' weights were changed since the run.
+            SpaceMismatchError: the text encoders' weights have changed since the run.
         """
         found = self.words.embed(text, as_phrase=as_phrase, padded=padded)
         if found.space != self._encoders:
             raise SpaceMismatchError(
                 f"the text encoders were changed since the run, from {self._encoders} to {found.space}: expected the "
-                "weights the run was made with; take adapters and training back, or run the pipeline again"
+                "weights the run was made with; undo training, remove adapters, or run the pipeline again"
             )
         return replace(found, space=self.space)
 
     def stream(self, embedding: Embedding) -> TextStream:
-        """Start the text stream of vectors (token, width); differentiable in them.
+        """Start a text stream from vectors (token, width); differentiable with respect to them.
 
         Raises:
-            SpaceMismatchError: the vectors have another width, or the model was changed since the run.
+            SpaceMismatchError: the vectors have another width, or the model has changed since the run.
         """
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
@@ -116,13 +116,13 @@ class ReplayedText:
         if found != self._weights:
             raise SpaceMismatchError(
                 f"the {type(self.denoiser).__name__} was changed since the run, from {self._weights} to {found}: words "
-                "are run again through its own layers, expected as they were; take adapters and training back, or run "
-                "the pipeline again"
+                "run through its own layers, so expected the weights of the run; undo training, remove adapters, or "
+                "run the pipeline again"
             )
         return self.start(embedding)
 
     def saved(self, blocks: Iterable[str], texts: Sequence[str]) -> SavedText:
-        """The text side of a trace: what is kept of the image, and by which model it is to be read."""
+        """Return header and tensors for a trace file: the stored image keys and values, and the hashes of the model."""
         read = tokens_read(self.words, texts)
         about = {
             "kind": self.kind,
@@ -144,7 +144,7 @@ class ReplayedText:
         return SavedText(about, tensors)
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Keys of the vectors in one block of one denoiser call, float32; those of all blocks cost no more.
+        """Return keys of the vectors in one block and one denoiser call, in float32.
 
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `Replay.image`.
@@ -154,11 +154,11 @@ class ReplayedText:
 
 
 class JointStream:
-    """A text on its way through a model's blocks, by the model's own layers; float32 rows come out.
+    """A text on its way through a model's blocks, in the model's own layers; its results are float32.
 
     Args:
         denoiser: The model.
-        embedding: What the pipeline would hand it, (token, width).
+        embedding: Text vectors as the pipeline would pass them, (token, width).
         advance: Runs one block: from (module, hidden, image) to `Passed`.
     """
 
@@ -175,8 +175,8 @@ class JointStream:
             self.hidden: Tensor | None = denoiser.context_embedder(vectors)
 
     def enter(self, block: str, image: ImageStream) -> TextRows:
-        """Pass the next block."""
-        assert self.hidden is not None  # only the last block gives no text on
+        """Run the next block."""
+        assert self.hidden is not None  # only the last block returns no text
         owner = self.denoiser.get_submodule(block.removesuffix(".attn"))
         here = ImageStream(*(part.to(self.hidden.device, self.hidden.dtype)[None] for part in vars(image).values()))
         with self._grad():
@@ -185,17 +185,17 @@ class JointStream:
 
     @contextmanager
     def _grad(self) -> Iterator[None]:
-        """Gradients only for vectors that ask for them: the model's own weights would ask as well."""
+        """Enable gradients only if the vectors require them; the model's weights may require them too."""
         with torch.set_grad_enabled(self.differentiable):
             yield
 
 
 Passed = tuple[Tensor, Tensor, Tensor | None]
-"""Of a text in one block: keys, attention outputs, both (1, head, token, head_dim), and the hidden state behind it."""
+"""A text's keys and attention outputs in one block, both (1, head, token, head_dim), and the hidden state after it."""
 
 
 def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first: bool) -> Passed:
-    """The text's side of a block with two streams, as `JointTransformerBlock` and `FluxTransformerBlock` run it."""
+    """Run the text's half of a block with two streams, as `JointTransformerBlock` and `FluxTransformerBlock` do."""
     attn = owner.attn
     last = bool(getattr(owner, "context_pre_only", False))
     if last:
@@ -215,7 +215,10 @@ def through_double(owner: Any, hidden: Tensor, image: ImageStream, *, text_first
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, image: ImageStream, *, text_first: bool) -> Tensor:
-    """What the text takes from itself and the image: (batch, head, token, head_dim). Order as the model has it."""
+    """Return the text's attention output over text and image, (batch, head, token, head_dim).
+
+    `text_first` is the model's own order of keys.
+    """
     keys, values = (key, image.key), (value, image.value)
     if not text_first:
         keys, values = keys[::-1], values[::-1]
@@ -223,10 +226,10 @@ def attended(query: Tensor, key: Tensor, value: Tensor, image: ImageStream, *, t
 
 
 def joined(rows: Tensor) -> Tensor:
-    """(batch, head, row, head_dim) as (batch, row, head * head_dim)."""
+    """Reshape (batch, head, row, head_dim) to (batch, row, head * head_dim)."""
     return rows.transpose(1, 2).flatten(2)
 
 
 def clipped(hidden: Tensor) -> Tensor:
-    """Kept within float16's range, where that is the type, as FLUX does behind every block."""
+    """Clip float16 values to the type's range, as FLUX does after every block."""
     return hidden.clip(-_LARGEST, _LARGEST) if hidden.dtype == torch.float16 else hidden

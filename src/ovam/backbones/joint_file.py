@@ -1,4 +1,4 @@
-"""The part of a trace's file that is joint attention's alone; see `ovam.trace.file` and docs/formats.md."""
+"""Read the joint-attention part of a trace file; see `ovam.trace.file` and docs/formats.md."""
 
 import itertools
 from collections.abc import Mapping
@@ -21,21 +21,21 @@ from ovam.trace.text_side import Space, TextFile, TextSide
 
 
 def replayed_side(file: TextFile, pipe: Any) -> TextSide:
-    """Text side of a joint-attention trace: words are run through a model.
+    """Return the text side of a joint-attention trace.
 
     Args:
         file: The trace's file.
         pipe: The model's pipeline, or None.
 
     Raises:
-        NoTextEncoderError: there is no model.
-        SpaceMismatchError: it is not the model that the trace was made with.
+        NoTextEncoderError: `pipe` is None.
+        SpaceMismatchError: the trace was made with another model.
     """
     header, tensors, path, about = file.header, file.tensors, file.path, file.about
     model = header["source"]["model"]
     if pipe is None:
         raise NoTextEncoderError(
-            f"{path} is a trace of joint attention, whose words are run through {model!r} itself: load it with "
+            f"{path} is a trace of joint attention, whose words run through {model!r} itself: load it with "
             "Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
         )
     backbone, layer = backbone_of(pipe), str(about["space"]["layer"])
@@ -45,8 +45,8 @@ def replayed_side(file: TextFile, pipe: Any) -> TextSide:
     side = backbone.text_side(names, request) if backbone.text_kind == "replayed" else None
     if not isinstance(side, ReplayedText):
         raise SpaceMismatchError(
-            f"{path} is a trace of joint attention by {header['source']['pipeline']}, the given pipeline is a "
-            f"{type(pipe).__name__} without it: load the trace with the model it was made with"
+            f"{path} is a trace of joint attention by {header['source']['pipeline']}, but the given pipeline, a "
+            f"{type(pipe).__name__}, has no joint attention: load the trace with the model it was made with"
         )
     dtype = getattr(torch, about["dtype"]) if about["dtype"] in ("bfloat16", "float16") else torch.float32
     origin, found = Origin(made(Space, about["space"]), dtype, about["projections_hash"]), side.in_type(dtype)
@@ -63,10 +63,10 @@ def replayed_side(file: TextFile, pipe: Any) -> TextSide:
 
 
 def _check_run(header: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> None:
-    """Whether the kept blocks are those that this model runs first, in its order, and of its sizes.
+    """Check that the stored blocks are the model's first ones, in its order and of its sizes.
 
     Raises:
-        ValueError: they are others.
+        ValueError: names, order or sizes differ.
     """
     specs, kept = backbone.blocks(), header["text"]["replay"]
     if kept != list(specs)[: len(kept)]:

@@ -1,7 +1,7 @@
-"""Words as the text encoders of joint-attention models read them: one padded sequence, made by several encoders.
+"""Text encoders of joint-attention models: one padded sequence of vectors, made by several encoders.
 
-Here a text is always read padded, as the pipeline reads it: T5 sees the padding, and so does the text stream, so that
-a token's keys depend on it. An attribution prompt's own tokens are told apart afterwards (`TokenEmbedding.own`).
+Texts are always padded here, as in the pipeline. T5 and the text stream see the padding, so a token's keys depend on
+it. `TokenEmbedding.own` lists the positions of the prompt's tokens, padding excluded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ class Reader:
     """A tokenizer and text encoder, and the positions of the sequence that they fill.
 
     Attributes:
-        tokenizer: A fast tokenizer, which tells each token's characters.
+        tokenizer: A fast tokenizer, which gives each token's characters.
         encoder: The text encoder.
         first: First position.
-        length: Number of positions; two encoders may fill the same ones, each some of the channels.
-        all_vectors: Whether the pipeline reads an added name of several vectors as all of them; see `learned`.
-        read: Tokens that a run read of its texts, padding included, which are not cut into tokens again.
+        length: Number of positions. Two encoders may fill the same positions, in different channels.
+        all_vectors: Whether the pipeline replaces an added name by all of its vectors; see `learned`.
+        read: Tokens that a run read, padding included, by text; these texts are not tokenized again.
     """
 
     tokenizer: Any
@@ -47,9 +47,14 @@ class Reader:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A text as one reader reads it: `names` and `offsets` of `length` tokens, and how many more there would be.
+    """A text as one reader reads it.
 
-    The first `count` are the text's own, the others padding.
+    Attributes:
+        ids: Token numbers (1, length), padding included.
+        count: Number of the text's own tokens, which come first; the others are padding.
+        names: Name of each token.
+        offsets: Position of each token in the text.
+        cut: Number of tokens that the reader leaves out at the end of the text.
     """
 
     ids: Tensor
@@ -60,13 +65,13 @@ class _Reading:
 
 
 class JointText:
-    """The text encoders of one pipeline, asked for the sequence that its denoiser is handed.
+    """The text encoders of one pipeline; gives the sequence of vectors that its denoiser reads.
 
     Args:
-        readers: Those that are there.
+        readers: The pipeline's tokenizers and text encoders.
         encode: From the token numbers (1, length) of each reader to the sequence (token, width).
-        layer: Which output of the encoders that is; see `Space.layer`.
-        length: Positions of the sequence; those that no reader fills are padding.
+        layer: Layer of the encoders; see `Space.layer`.
+        length: Length of the sequence; positions that no reader fills are padding.
         width: Channels of a vector.
     """
 
@@ -84,36 +89,36 @@ class JointText:
 
     @property
     def limit(self) -> int:
-        """Most tokens that one of the encoders reads; the others leave out the end of a longer text.
+        """Number of tokens that the encoder with the longest input reads; the others cut longer texts.
 
-        A blank encoder, whose tokenizer finds nothing in any text, counts as well: whether a text is read whole is
-        told by `check_length`.
+        An encoder whose tokenizer is empty counts as well, so use `check_length` to check a text.
         """
         return max(reader.length for reader in self.readers)
 
     @property
     def space(self) -> Space:
-        """Where the vectors come from."""
+        """Space of the vectors."""
         return self.space_in(torch.float32)
 
     def space_in(self, dtype: torch.dtype) -> Space:
-        """The space of a copy whose weights are rounded to `dtype`; float32 and float16 give the same."""
+        """Return the space of a copy with weights in `dtype`; float32 and float16 give the same."""
         encoders = [unwrapped(reader.encoder) for reader in self.readers]
         names = [f"{type(encoder).__name__}:{sampled_hash(encoder, dtype)}" for encoder in encoders]
         return Space(" + ".join(names), self.layer, self.width)
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """The padded sequence of a text, float32, and which of its positions are asked about.
+        """Return the padded sequence of a text, in float32, and the positions that get maps.
 
         Args:
             text: A prompt, or with `as_phrase` one unit.
             as_phrase: The whole text is one word or phrase.
-            padded: Ask about the padding as well. Without it the vectors are the same, and `own` leaves it out.
+            padded: Include the padding among the tokens. Without it the vectors are the same, but `own` excludes the
+                padding.
 
         Raises:
             EmptyWordsError: the text has no word.
-            PromptTooLongError: no encoder reads the whole text. Where one does, the others leave out the end of it,
-                as in the pipeline itself.
+            PromptTooLongError: no encoder reads the whole text. If one does, the others may cut its end, as in the
+                pipeline itself.
         """
         added = {name for reader in self.readers for name in added_names(reader.tokenizer)}
         plain, units = phrase(text, added) if as_phrase else parse(text, added)
@@ -140,16 +145,16 @@ class JointText:
         tell_of_unknown(spans, unknown, blanks)
 
     def _own(self, readings: Sequence[_Reading]) -> tuple[int, ...]:
-        """Positions that are no padding, told by their number: the text itself may have the word `<pad>` in it."""
+        """Return the positions without padding; uses counts, not names, since a text may contain the word `<pad>`."""
         filled = zip(self.readers, readings, strict=True)
         return tuple(sorted({reader.first + i for reader, reading in filled for i in range(reading.count)}))
 
     def check_length(self, text: str) -> None:
-        """Whether an encoder reads the whole text; see `TextReader.check_length`."""
+        """Check that an encoder reads the whole text; see `TextReader.check_length`."""
         self._check_read(text, [_read(reader, text) for reader in self.readers])
 
     def _located(self, plain: str, units: Sequence[Unit], readings: Sequence[_Reading]) -> AttributionPrompt:
-        """Each unit with its tokens of all readers, by character offsets: tokenizers need not cut words alike."""
+        """Return the prompt with each unit's tokens of all readers, by character offsets; tokenizers may differ."""
         tokens, places = [_PAD] * self.length, [set[int]() for _ in units]
         for reader, reading in zip(self.readers, readings, strict=True):
             for i, name in enumerate(reading.names, start=reader.first):
@@ -170,7 +175,7 @@ class JointText:
         limit = seen[cut]
         raise PromptTooLongError(
             f"prompt {plain[:40]!r}... has {limit + cut} tokens, special ones included, but the text encoders "
-            f"read {limit}: expected {cut} fewer; shorten it, ask for its parts one by one, or run the pipeline "
+            f"read {limit}: expected {cut} fewer; shorten it, query its parts one by one, or run the pipeline "
             "with a larger max_sequence_length"
         )
 
@@ -184,8 +189,8 @@ def _read(reader: Reader, plain: str) -> _Reading:
     if plain in reader.read:
         read = own_tokens(tokenizer, reader.read[plain])
         ids, offsets = read, places_of(read, ids, offsets)
-    whole, room = len(ids), reader.length - 1  # the last token is the end, which stays
-    ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # a blank reader has none
+    whole, room = len(ids), reader.length - 1  # the end token stays
+    ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # an empty tokenizer gives none
     names = []
     for token, (start, stop) in zip(ids, offsets, strict=True):
         special = "<start>" if token == tokenizer.bos_token_id else "<end>"

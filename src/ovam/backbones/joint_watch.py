@@ -1,4 +1,4 @@
-"""Watching blocks whose image and text attend to each other: the pixels' queries, keys, values and outputs."""
+"""Watch joint-attention blocks: record the pixels' queries, keys, values and attention outputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,19 +15,19 @@ _PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
 def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> list[RemovableHandle]:
-    """Report image queries, keys and values of joint-attention modules, from what their own projections put out.
+    """Report image queries, keys and values of joint-attention modules, from the outputs of their own projections.
 
-    Nothing is projected anew. Normalisation and rotary embedding are applied again: they are cheap, and row by row.
-    Attention outputs are what the output projection takes in; blocks of a single stream give them out as they are.
+    Nothing is projected twice. Normalisation and rotary embedding are applied again; they are cheap and work row by
+    row. Attention outputs are the inputs of the output projection; single-stream blocks return them directly.
     """
-    shared: dict[str, Any] = {}  # of the current denoiser call
+    shared: dict[str, Any] = {}  # for the current denoiser call
     handles: list[RemovableHandle] = []
 
     def note_conditioning(module: nn.Module, inputs: object, output: Tensor) -> None:
         shared["conditioning"] = output.detach()
 
     def note_tokens(module: nn.Module, inputs: object, output: Tensor) -> None:
-        shared.setdefault("tokens", output.shape[1])  # the run's come first; streamed words pass here within the call
+        shared.setdefault("tokens", output.shape[1])  # the run's text comes first, then words that stream their maps
 
     def forget(module: nn.Module, inputs: object) -> None:
         shared.clear()
@@ -47,16 +47,16 @@ def watch_joint(denoiser: Any, modules: Mapping[str, Any], report: Report) -> li
 
 
 def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Report) -> Iterator[RemovableHandle]:
-    seen: dict[str, list[Tensor]] = {}  # perturbed attention projects its rows apart, behind the others
+    seen: dict[str, list[Tensor]] = {}  # perturbed attention projects its rows separately, after the others
 
     def begin(layer: nn.Module, inputs: object) -> None:
-        seen.clear()  # words that are run through the same layers between two calls
+        seen.clear()  # replayed words may have run through these layers since the last call
 
     def note_output(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.setdefault("output", []).append(inputs[0].detach())
 
     def attended(layer: nn.Module, inputs: object, options: Mapping[str, Any], output: Any) -> None:
-        if seen:  # else the projections were passed by, and the block stays silent, which is noticed
+        if seen:  # else the projections did not run; the block reports nothing, which is checked elsewhere
             if not projects:
                 seen["output"] = [output.detach()]
             rows = {part: _joined(seen.pop(part)) for part in (*_PROJECTIONS, "output")}
@@ -68,7 +68,7 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
             report(name, Observation(query, {"key": key, "value": value, "conditioning": conditioning}, output))
 
     yield module.register_forward_pre_hook(begin)
-    for projection in (*_PROJECTIONS, "to_qkv"):  # fused projections are one layer beside the three
+    for projection in (*_PROJECTIONS, "to_qkv"):  # the fused layer exists besides the three
         if hasattr(module, projection):
             yield getattr(module, projection).register_forward_hook(_noting(seen, projection))
             if projection in ("to_q", "to_qkv"):
@@ -80,22 +80,22 @@ def _watch_block(name: str, module: Any, shared: Mapping[str, Any], report: Repo
 
 
 def _check_once(name: str, rows: Mapping[str, Tensor], batch: int) -> None:
-    """Whether each layer saw each row of the batch once.
+    """Check that each layer ran once for each row of the batch.
 
     Raises:
-        UnsupportedPipelineError: one did not.
+        UnsupportedPipelineError: a layer ran for more or fewer rows.
     """
     for part, found in rows.items():
         if len(found) != batch:
             raise UnsupportedPipelineError(
-                f"block {name!r} has {len(found)} rows of {part!r} in one call for a batch of {batch}, so that which "
-                "of them its attention used is not known: expected each row projected once; take off the attention "
-                "processor or patch that runs its layers again, or leave the block out by blocks=[...]"
+                f"block {name!r} has {len(found)} rows of {part!r} in one call for a batch of {batch}, so ovam does "
+                "not know which ones its attention used: expected each row projected once; remove the attention "
+                "processor or patch that runs its layers again, or leave the block out with blocks=[...]"
             )
 
 
 def _shares_output(module: Any, options: Mapping[str, Any]) -> bool:
-    """Whether an image prompt's attention was added before the output projection; FLUX's adapters add theirs behind."""
+    """Whether an image prompt's attention was added before the output projection; FLUX's adapters add it after."""
     processor = module.processor
     adapter = type(processor).__name__.startswith("SD3IPAdapter")
     return adapter and processor.scale != 0 and options.get("ip_hidden_states") is not None
@@ -115,7 +115,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:
-    """Image rows by head: (batch, head, pixel, head_dim). Blocks of a single stream have the text before the image."""
+    """Return the image rows by head, (batch, head, pixel, head_dim); single-stream blocks have the text first."""
     image = projected if module.added_kv_proj_dim is not None else projected[:, tokens:]
     return by_head(image, module.heads)
 
@@ -124,7 +124,7 @@ def _image_part(module: Any, projected: Tensor, tokens: int) -> Tensor:
 def _positioned(
     module: Any, query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor] | None, tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """After normalisation and rotary embedding, as attention takes them."""
+    """Return queries and keys after normalisation and rotary embedding, as attention receives them."""
     query, key = normed(module.norm_q, query), normed(module.norm_k, key)
     if rotary is None:
         return query, key
@@ -135,10 +135,10 @@ def _positioned(
 
 
 def by_head(rows: Tensor, heads: int) -> Tensor:
-    """(batch, row, head * head_dim) as (batch, head, row, head_dim)."""
+    """Reshape (batch, row, head * head_dim) to (batch, head, row, head_dim)."""
     return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def normed(norm: Any, rows: Tensor) -> Tensor:
-    """Through a normalisation that some models do not have."""
+    """Apply a normalisation, if the model has one."""
     return rows if norm is None else norm(rows)

@@ -1,29 +1,29 @@
-"""Words that were added to a tokenizer, as textual inversion does: one name, one or more tokens."""
+"""Words that textual inversion adds to a tokenizer: one name, one or more tokens."""
 
 from typing import Any
 
 Offsets = tuple[int, int]
-"""First character of a token and its end; equal for special tokens."""
+"""Position of a token in its text: first character and end (exclusive); equal for special tokens."""
 
 
 def added_names(tokenizer: Any) -> tuple[str, ...]:
-    """Names that were added and are typed as words, such as `<cat-toy>`; those of further vectors are left out."""
+    """Return the added names that a user types, such as `<cat-toy>`, without the tokens of their further vectors."""
     added = set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens)
     further = {sibling for name in added for sibling in _siblings(name, added)}
     return tuple(sorted(added - further))
 
 
 def with_all_vectors(tokenizer: Any, plain: str, encoded: Any) -> tuple[list[int], list[Offsets]]:
-    """Tokens of a text with a name of several vectors as all of its tokens, which stand where the name does.
+    """Return the tokens of a text and their positions; an added name becomes all of its tokens, at the same position.
 
-    Diffusers loads further vectors as tokens `<name>_1`, `<name>_2`..., and its pipelines put them behind `<name>`
-    where it is typed as the tokenizer spells it: CLIP's knows no capitals and finds `<Name>` as well, which stays one
-    token.
+    Diffusers loads further vectors as tokens `<name>_1`, `<name>_2`... Its pipelines insert them after `<name>`, but
+    only if the name has the spelling of the tokenizer. CLIP's tokenizer ignores case, so it also finds `<Name>`, which
+    stays one token.
 
     Args:
         tokenizer: The tokenizer.
         plain: The text.
-        encoded: What the tokenizer made of it, with offsets.
+        encoded: The tokenizer's output for the text, with offsets.
     """
     added = tokenizer.get_added_vocab()
     pairs = list[tuple[int, Offsets]]()

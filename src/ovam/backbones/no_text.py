@@ -1,4 +1,4 @@
-"""A pipeline without its text encoders, as where embeddings were made beforehand: its words are vectors alone."""
+"""A stand-in for the text reader of pipelines without text encoders, which can be queried only with vectors."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,12 +12,12 @@ ReaderT = TypeVar("ReaderT")
 
 
 class NoText:
-    """Stands in for what reads texts, and reads none.
+    """A text reader that raises an error for every text.
 
     Args:
-        reason: What is said to one who asks for words.
-        width: Of the vectors.
-        length: Positions of the sequence, in joint attention.
+        reason: The error message.
+        width: Channels of a vector.
+        length: Length of the text sequence, in joint attention.
     """
 
     limit = 0
@@ -40,7 +40,7 @@ class NoText:
 
 
 def reader_or_none(reader: Callable[[], ReaderT], width: Any, length: int | None = None) -> ReaderT | NoText:
-    """What reads the pipeline's texts, or if it lacks text encoders, what reads none."""
+    """Return the pipeline's text reader, or a `NoText` if the pipeline lacks text encoders."""
     try:
         return reader()
     except NoTextEncoderError as error:

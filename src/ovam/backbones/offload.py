@@ -1,8 +1,8 @@
-"""Weights and devices of models that are offloaded or quantised: a module's own weights may not be there, or not plain.
+"""Weights and devices of offloaded or quantised models.
 
-Model offload and group offload move weights, which stay real. Sequential offload (accelerate's `cpu_offload`) takes
-them away: the module holds tensors of the `meta` device, and its hook the numbers. Quantisers keep weights as tensor
-classes of their own, which consist of plain tensors, or packed in an object that unpacks a copy.
+Model offload and group offload move weights between devices. With sequential offload (accelerate's `cpu_offload`) the
+module has only `meta` tensors, and its hook has the numbers. Quantisers store weights in their own tensor classes,
+which consist of plain tensors, or in a packed object that unpacks a copy.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 
 def unwrapped(model: Any) -> Any:
-    """A model without the wrapper that `torch.compile` puts around it, whose class and weights have other names."""
+    """Return a model without the wrapper of `torch.compile`, which has other names for its class and weights."""
     return getattr(model, "_orig_mod", model)
 
 
 def real_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model by name as plain tensors, where its hooks hold it if it does not itself; not copied.
+    """Return a model's weights by name as plain tensors, without a copy; offloaded weights come from the hooks.
 
-    What a quantiser's tensor consists of stands behind its name; what it keeps packed is unpacked, as a copy.
+    A quantiser's tensor gives one entry for each plain tensor in it, named `<weight>.<part>`. Packed weights are
+    unpacked, which copies them.
     """
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
@@ -30,14 +31,14 @@ def real_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def marks(model: nn.Module) -> tuple[object, ...]:
-    """Differs after a weight was changed in place or exchanged, or packed anew; told without reading any."""
+    """Return a value that differs after a weight was changed in place, replaced or repacked; reads no numbers."""
     packed = [id(holder._packed_params) for holder in model.modules() if hasattr(holder, "_packed_params")]
     weights = real_weights(model).values()
     return (*((w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype) for w in weights), *packed)
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model computes: the device its hooks move it to, else the one it is on."""
+    """Return the device where a model computes: the one its hooks move it to, else the one it is on."""
     for hook in _hooks(model):
         if getattr(hook, "execution_device", None) is not None:
             return torch.device(hook.execution_device)
@@ -46,7 +47,7 @@ def device_of(model: Any) -> torch.device:
 
 
 def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The plain tensors in a value of a module's state, by name; types and sizes, which some keep there, have none."""
+    """Yield the plain tensors in a value of a module's state, by name; other values, such as sizes, give none."""
     if isinstance(value, list | tuple):
         for i, part in enumerate(value):
             yield from _plain(f"{name}.{i}", part)
@@ -58,7 +59,7 @@ def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _held(model: nn.Module, name: str) -> Tensor:
-    """A weight out of the hook of the module it belongs to; the stand-in itself where no hook holds it."""
+    """Return a weight from its module's hook, or the `meta` tensor if no hook has it."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     for hook in _hooks_of(module):
@@ -74,6 +75,6 @@ def _hooks(model: nn.Module) -> Iterator[Any]:
 
 
 def _hooks_of(module: nn.Module) -> tuple[Any, ...]:
-    """Accelerate's hooks of one module, which it holds alone or as one that goes through several."""
+    """Return accelerate's hooks of one module: a single hook, or the parts of a sequential one."""
     hook = getattr(module, "_hf_hook", None)
     return () if hook is None else tuple(getattr(hook, "hooks", (hook,)))

@@ -1,10 +1,12 @@
 """PixArt alpha and Sigma: a transformer over patches whose `attn2` modules attend to a T5 text encoder's output.
 
-The text goes through one projection that all blocks share, and then through each block's `to_k`. Padding is masked:
-the model divides its attention among the prompt's own tokens, the end token included. The pipeline lower-cases a
-prompt, and so are late words; with `clean_caption` and the packages for it, it also takes signs and addresses out,
-which is not done to late words: of its own prompt a run keeps the tokens that it read. Where `use_resolution_binning`
-makes the picture of another shape than was asked for, the pipeline crops it, and maps are stretched over what was left.
+* The text passes one projection that all blocks share, then each block's `to_k`.
+* Padding is masked: attention is divided among the prompt's own tokens, the end token included.
+* The pipeline converts a prompt to lower case, and ovam does the same with words given after the run. With
+  `clean_caption` and its packages, the pipeline also removes signs and addresses. ovam does not do this with later
+  words, but for the run's own prompt the trace stores the tokens that were read.
+* With `use_resolution_binning` the picture may be made in another shape and then cropped. Maps are stretched over the
+  cropped picture.
 """
 
 import inspect
@@ -33,7 +35,7 @@ class PixArtBackbone(Backbone):
 
     @property
     def latent_multiple(self) -> int:
-        """Whole patches."""
+        """Side of a patch."""
         return int(self.denoiser.config.patch_size)
 
     @property
@@ -44,7 +46,7 @@ class PixArtBackbone(Backbone):
         return {name: block_spec(name, module) for name, module in cross_attention(self.denoiser).items()}
 
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
-        """One grid, of whole patches."""
+        """Return the same grid for all blocks: one pixel per patch."""
         patch = self.denoiser.config.patch_size
         return dict.fromkeys(cross_attention(self.denoiser), (latent[0] // patch, latent[1] // patch))
 
@@ -71,11 +73,11 @@ class PixArtBackbone(Backbone):
         return static_text(self.denoiser, cross_attention(self.denoiser), names, reader, shared)
 
     def reader(self, layer: str | None = None) -> T5Text:
-        """Reads as many tokens as the pipeline does by default: 120 in alpha, 300 in Sigma."""
+        """Return a reader with the pipeline's default number of tokens: 120 in alpha, 300 in Sigma."""
         return self._reader(None)
 
     def _reader(self, request: Request | None) -> T5Text:
-        """Reads as many tokens as that run did, if it was told to read more than by default."""
+        """Return a reader with the default number of tokens, or the run's if that was larger."""
         require_text(self.pipe, "tokenizer", "text_encoder")
         default = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
         asked = request.tokens if request is not None and request.tokens is not None else 0

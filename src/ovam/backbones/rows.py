@@ -1,6 +1,6 @@
-"""Whether a block projects the rows of its batch as they came: a processor may repeat, merge or exchange them.
+"""Check that a block projects the rows of its batch in their order; a processor may repeat, merge or exchange rows.
 
-Which row is which half of guidance, and which image, is known of the batch that the denoiser gets.
+The order tells which row belongs to which image and which half of guidance.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ from ovam.errors import UnsupportedPipelineError
 
 
 class RowsGiven:
-    """The rows that a block gets in its current call, and how many of them its layer for queries has projected.
+    """The rows of a block's current call, and the number of rows that its query layer has projected.
 
     Args:
-        name: Of the block, for errors.
+        name: Name of the block, for errors.
         module: The block.
     """
 
@@ -27,7 +27,7 @@ class RowsGiven:
         self._done = 0
 
     def watch(self, layer: nn.Module) -> Iterator[RemovableHandle]:
-        """Hooks that check what this layer of the block projects, whenever the block is called."""
+        """Install hooks that check the rows projected by this layer, in each call of the block."""
         yield self._module.register_forward_pre_hook(self._note, with_kwargs=True)
         yield layer.register_forward_hook(self._check)
         yield self._module.register_forward_hook(self._forget)
@@ -40,13 +40,14 @@ class RowsGiven:
         self._given = None
 
     def _check(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        """Look at what the layer has projected: expected are the next rows of the block's, in their order.
+        """Check that the layer has projected the next rows of the block, in their order.
 
-        Some are left out or come by themselves under perturbed attention, and a processor may have changed them; they
-        are compared only where they are not the very tensor. Layers that run twice are told of elsewhere.
+        Perturbed attention leaves out some rows, or projects them in a separate call. A processor may have changed the
+        numbers of a row. Rows are compared only if the layer did not receive the block's own tensor. A layer that runs
+        twice is an error elsewhere.
 
         Raises:
-            UnsupportedPipelineError: there are more of them, or one is another row of the block's.
+            UnsupportedPipelineError: there are too many rows, or a row is at the place of another one.
         """
         given, first, projected = self._given, self._done, inputs[0]
         self._done += len(projected)
@@ -65,8 +66,8 @@ class RowsGiven:
 
     def _refused(self, does: str) -> UnsupportedPipelineError:
         return UnsupportedPipelineError(
-            f"block {self.name!r} {does}, so that which of them is which half of guidance, or which image, is not "
-            "known: expected every row once and in its place; take off the attention processor or patch that repeats "
-            "or reorders the batch, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by "
+            f"block {self.name!r} {does}, so ovam does not know which row belongs to which image and half of guidance: "
+            "expected every row once and in its place; remove the attention processor or patch that repeats or "
+            "reorders the batch, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out with "
             "blocks=[...]"
         )

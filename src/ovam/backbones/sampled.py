@@ -1,4 +1,4 @@
-"""A quick fingerprint of large models: of a sample of their weights, since reading all would take longer than a run."""
+"""A quick hash of large models from a sample of their weights; reading all of them would take longer than a run."""
 
 import hashlib
 from typing import Any
@@ -9,17 +9,17 @@ import torch
 from ovam.backbones.offload import marks, real_weights
 
 SAMPLES = 1024
-"""Most numbers that are read of one tensor, at even distances."""
+"""Approximate number of values that are read from each tensor, evenly spaced."""
 
 _hashes: WeakKeyDictionary[Any, dict[torch.dtype, tuple[object, str]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
 def sampled_hash(model: Any, dtype: torch.dtype = torch.float32) -> str:
-    """Hash of a sample of a model's weights, the same for float32 and float16 copies: 16 hexadecimal digits.
+    """Return a hash of a sample of a model's weights, 16 hexadecimal digits, equal for float32 and float16 copies.
 
-    Training and adapters change weights everywhere, so that a sample tells two models apart; it is no proof against
-    one who hides a change. Computed again only when a weight was changed in place or exchanged.
+    Training and adapters change weights everywhere, so a sample is enough to tell two models apart. It does not protect
+    against a hidden change. The hash is computed again only if a weight was changed in place or replaced.
 
     Args:
         model: A module.

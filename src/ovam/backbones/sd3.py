@@ -1,9 +1,11 @@
-"""Stable Diffusion 3 and 3.5: joint attention over image and text, in this order, in `transformer_blocks.*.attn`.
+"""Stable Diffusion 3 and 3.5: joint attention over image, then text, in `transformer_blocks.*.attn`.
 
-The text is 77 positions of CLIP, the channels of its two encoders side by side and zeros behind them, and then T5's, or
-zeros where the pipeline has no T5. Text has no position embedding. Under guidance the batch is the unconditional half
-and then the conditional one. `attn2` of 3.5 is attention among pixels alone and is not captured. The last block makes
-keys of the text but gives no text on.
+* The text sequence has 77 positions of CLIP and then those of T5, or zeros if the pipeline has no T5. The channels of
+  the two CLIP encoders are concatenated and filled up with zeros.
+* Text has no position embedding.
+* Under guidance the batch has the unconditional half first.
+* `attn2` of 3.5 is self-attention of the pixels and is not captured.
+* The last block makes keys of the text but returns no text.
 """
 
 import re
@@ -42,7 +44,7 @@ class SD3Backbone(Backbone):
         "StableDiffusion3PAGPipeline",
         "StableDiffusion3PAGImg2ImgPipeline",
     )
-    unseeded: ClassVar[tuple[str, ...]] = (  # they encode the control image with noise of their own
+    unseeded: ClassVar[tuple[str, ...]] = (  # they encode the control image with noise from the global generator
         "StableDiffusion3ControlNetPipeline",
         "StableDiffusion3ControlNetInpaintingPipeline",
     )
@@ -55,7 +57,7 @@ class SD3Backbone(Backbone):
 
     @property
     def latent_multiple(self) -> int:
-        """Whole patches."""
+        """Side of a patch."""
         return int(self.denoiser.config.patch_size)
 
     @property
@@ -66,7 +68,7 @@ class SD3Backbone(Backbone):
         return {f"transformer_blocks.{i}.attn": block.attn for i, block in enumerate(self.denoiser.transformer_blocks)}
 
     def blocks(self) -> Mapping[str, BlockSpec]:
-        """All joint-attention blocks."""
+        """Return all joint-attention blocks."""
         head_dim, width = self.denoiser.config.attention_head_dim, self.denoiser.inner_dim
         return {
             name: BlockSpec(name, module.heads, head_dim, head_dim**-0.5, conditioning=width)
@@ -74,7 +76,7 @@ class SD3Backbone(Backbone):
         }
 
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
-        """One pixel a patch, in all blocks."""
+        """Return the same grid for all blocks: one pixel per patch."""
         patch = self.denoiser.config.patch_size
         return dict.fromkeys(self._modules(), (latent[0] // patch, latent[1] // patch))
 
@@ -96,7 +98,7 @@ class SD3Backbone(Backbone):
         return replace(halved(self.pipe, sample, timestep, None, None), halves={})
 
     def _check_perturbed(self) -> None:
-        """Whether queries are normalised as the model does it: diffusers' perturbed attention leaves the norms out.
+        """Check that no block skips its query norm; diffusers' perturbed attention leaves the norms out.
 
         Raises:
             UnsupportedPipelineError: the model has norms, and a block is perturbed.
@@ -104,9 +106,9 @@ class SD3Backbone(Backbone):
         for name, module in self._modules().items():
             if module.norm_q is not None and type(module.processor).__name__.startswith("PAG"):
                 raise UnsupportedPipelineError(
-                    f"{type(self.pipe).__name__}: {name} runs without its norms under perturbed-attention guidance, as "
-                    "words that are asked later would not: expected a model without norms (Stable Diffusion 3), or "
-                    "blocks as they are; set pag_scale=0 for the capture"
+                    f"{type(self.pipe).__name__}: {name} runs without its norms under perturbed-attention guidance, "
+                    "but later words would run with them: expected a model without norms (Stable Diffusion 3), or "
+                    "unchanged blocks; set pag_scale=0 for the capture"
                 )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
@@ -125,7 +127,7 @@ class SD3Backbone(Backbone):
         return {"encoder_hidden_states": vectors.to(device, dtype), "pooled_projections": pooled.to(device, dtype)}
 
     def reader(self, layer: str | None = None) -> JointText:
-        """Reads as many tokens as the pipeline does by default; its own layer where another family's is named."""
+        """Return a reader with the default number of tokens; a `layer` other than hidden-N means the pipeline's own."""
         named = re.fullmatch(r"hidden-(\d+)", layer or "")
         skipped = int(named[1]) - 2 if named else getattr(self.pipe, "_clip_skip", None)
         return _text(self.pipe, Request(images=1, clip_skip=skipped))
@@ -136,7 +138,7 @@ def _through(owner: Any, hidden: Tensor, image: ImageStream) -> Passed:
 
 
 def _text(pipe: Any, request: Request | None) -> JointText:
-    """The pipeline's text encoders, reading as they did for this run."""
+    """Return a reader with the pipeline's text encoders that reads texts as this run did."""
     require_text(pipe, "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     clip_length = pipe.tokenizer_max_length
     length = clip_length + _T5_LENGTH if request is None or request.tokens is None else request.tokens
@@ -146,7 +148,7 @@ def _text(pipe: Any, request: Request | None) -> JointText:
         Reader(pipe.tokenizer_2, pipe.text_encoder_2, 0, clip_length, read=read_by(request, "text_encoder_2")),
     ]
     if pipe.text_encoder_3 is None:
-        require_text(pipe, "transformer")  # which alone tells the width that the pipeline fills with zeros
+        require_text(pipe, "transformer")  # needed for the width of the zeros in place of T5
         width = pipe.transformer.config.joint_attention_dim
     else:
         require_text(pipe, "tokenizer_3")

@@ -1,9 +1,9 @@
 """Stable Diffusion XL: a UNet whose `attn2` modules attend to two CLIP text encoders' outputs, joined by channels.
 
-Both encoders give their last hidden state but one, without the final normalisation, and are normally told the same
-prompt. Where a run tells the second one another, `prompt_2`, its late words are still told to both; the run's own
-keys come back from the vectors whose first channels are of one text's embedding and whose others are of the other's.
-With clip-skip the pipeline reads the unconditional half, and it alone, without.
+Both encoders give their second to last hidden state, without the final normalisation. Normally both read the same
+prompt. If a run gives the second encoder another text (`prompt_2`), later words still go through both encoders. To get
+the run's own keys then, join the first encoder's channels of one text's vectors with the second encoder's channels of
+the other's. With clip-skip, the pipeline skips layers in the conditional half only.
 """
 
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger("ovam")
 
 
 class SDXLBackbone(Backbone):
-    """UNet2DConditionModel with cross attention to two CLIP text encoders, or as in the refiner to the second alone."""
+    """UNet2DConditionModel with cross attention to two CLIP text encoders; in the refiner, to the second alone."""
 
     pipelines: ClassVar[tuple[str, ...]] = (
         "StableDiffusionXLPipeline",
@@ -73,7 +73,7 @@ class SDXLBackbone(Backbone):
         second = per_image(arguments.get("prompt_2"), asked.images)
         if second not in (None, asked.prompts):
             log.warning(
-                "prompt_2 differs from prompt: the trace names prompt alone, and words are asked of both text encoders"
+                "prompt_2 differs from prompt: the trace stores only prompt, and words are read by both text encoders"
             )
         return asked
 
@@ -98,7 +98,7 @@ class SDXLBackbone(Backbone):
         pipe = self.pipe
         require_text(pipe, "tokenizer_2", "text_encoder_2")
         parts = [(pipe.tokenizer_2, pipe.text_encoder_2, read_by(request, "text_encoder_2"))]
-        if pipe.tokenizer is not None:  # as the pipeline itself asks
+        if pipe.tokenizer is not None:  # the pipeline makes the same check
             require_text(pipe, "text_encoder")
             parts.insert(0, (pipe.tokenizer, pipe.text_encoder, read_by(request, "text_encoder")))
         own = f"hidden-{2 + (getattr(pipe, '_clip_skip', None) or 0)}"
@@ -109,14 +109,14 @@ class SDXLBackbone(Backbone):
         device = device_of(unet)
         if getattr(pipe.config, "requires_aesthetics_score", False):
             raise UnsupportedPipelineError(
-                f"{type(pipe).__name__} reads an aesthetic score, as SDXL's refiner does, which no real image has: "
-                "expected a model without one; encode the image with the base model"
+                f"{type(pipe).__name__} needs an aesthetic score, like SDXL's refiner, which real images don't have: "
+                "expected a model without it; encode the image with the base model"
             )
         cond, uncond, pooled_cond, pooled_uncond = pipe.encode_prompt(
             prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=not prompt
         )
-        # by its configuration, the pipeline tells zeros where there is no prompt
+        # the pipeline may be configured to use zeros for an empty prompt
         vectors, pooled = (cond, pooled_cond) if prompt else (uncond, pooled_uncond)
-        ids = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=device)  # nothing cut off
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=device)  # no crop
         added = {"text_embeds": pooled.to(device, unet.dtype), "time_ids": ids}
         return {"encoder_hidden_states": vectors.to(device, unet.dtype), "added_cond_kwargs": added}

@@ -1,7 +1,7 @@
-"""Self-attention of a denoiser's pixels, seen from the layers that make its queries and keys.
+"""Watch the self-attention of a denoiser's pixels, at the layers that make its queries and keys.
 
-What `to_q` and `to_k` put out is what the attention kernel receives, whichever processor runs it; where projections are
-fused, `to_qkv` puts out both, and values.
+The attention kernel receives the outputs of `to_q` and `to_k`, whichever processor runs. If projections are fused,
+`to_qkv` gives queries, keys and values.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 def is_self(name: str, module: Any) -> bool:
-    """Whether pixels attend to pixels alone in an attention module; adapters add others, of pixels and more."""
+    """Whether an attention module is self-attention of the pixels; adapters may add modules that mix in other rows."""
     return name.endswith(".attn1") and not module.is_cross_attention
 
 
@@ -30,11 +30,11 @@ def is_plain(module: Any) -> bool:
 
 
 def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:
-    """Layers to watch, and hooks for them that report the block's queries and keys together.
+    """Return layers to watch and hooks for them, which report the block's queries and keys together.
 
-    The processor tells whether they are fused, not the module: after `unfuse_qkv_projections` the layer is still there.
+    Projections are fused if the processor is: after `unfuse_qkv_projections` the module still has the fused layer.
     """
-    waiting: list[Tensor] = []  # the query of the block's current call whose key has not been made yet
+    waiting: list[Tensor] = []  # query of the current call, until its key is there
 
     def tell(query: Tensor, key: Tensor) -> None:
         report(name, Observation(heads_apart(query, module.heads), key=heads_apart(key, module.heads)))
@@ -63,7 +63,7 @@ def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Modul
 
 def _unpaired(name: str, made: str) -> UnsupportedPipelineError:
     return UnsupportedPipelineError(
-        f"block {name!r} made {made} in one call, so that which belong together is not known: expected one query, then "
-        "one key; take off the attention processor or patch that runs its layers again, "
+        f"block {name!r} made {made} in one call, so ovam does not know which belong together: expected one query, "
+        "then one key; remove the attention processor or patch that runs its layers again, "
         "pipe.unet.set_default_attn_processor(), or leave the block out of self_attention"
     )

@@ -1,4 +1,4 @@
-"""Words as a T5 text encoder reads them: in lower case, padding masked, one end token and no start token."""
+"""T5 text encoder of PixArt: text in lower case, masked padding, an end token but no start token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,19 @@ from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
 from ovam.trace.text_side import Space, TokenEmbedding
 
 _GAP = "▁"
-"""T5's sign for the blank before a word; a token of its own before words that are cut into pieces."""
+"""T5's sign for the space before a word; it can be a separate token, before words that are split into pieces."""
 
 
 class T5Text:
-    """A T5 tokenizer and encoder, asked for the hidden states that a denoiser reads.
+    """A T5 tokenizer and encoder; gives the hidden states that a denoiser reads.
 
-    Padding is masked in the encoder and in the denoiser, where it gets no attention: no prompt has `<pad>` tokens.
-    `read` are the tokens that a run read of its texts, which are neither cleaned nor cut into tokens again.
+    Padding is masked in the encoder and the denoiser and gets no attention, so prompts have no `<pad>` tokens here.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        encoder: The text encoder.
+        limit: Maximum number of tokens of a text.
+        read: Tokens that a run read, by text; these texts are not cleaned or tokenized again.
     """
 
     def __init__(
@@ -38,9 +43,9 @@ class T5Text:
 
     @torch.no_grad()
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """See `TextReader.embed`; `padded` lets the encoder run over masked padding, as the pipeline does.
+        """See `TextReader.embed`; with `padded`, the encoder also runs over the masked padding, as in the pipeline.
 
-        That changes the vectors by rounding only, and gives the pipeline's own bit by bit.
+        Then the vectors equal the pipeline's bit by bit. Without it they differ only by rounding.
         """
         added = added_names(self.tokenizer)
         plain, units = phrase(text, added) if as_phrase else parse(text, added)
@@ -64,7 +69,7 @@ class T5Text:
         self._tokens(text)
 
     def _tokens(self, plain: str) -> tuple[list[int], list[Offsets]]:
-        """Tokens of the text as the pipeline reads it, and their places in the text as it was typed."""
+        """Return the tokens that the pipeline reads, and their positions in the text as typed."""
         lowered = plain.lower()
         blanks = len(lowered) - len(lowered.lstrip())
         encoded = self.tokenizer(lowered.strip(), return_offsets_mapping=True, truncation=False, verbose=False)

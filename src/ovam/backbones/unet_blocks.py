@@ -1,4 +1,4 @@
-"""What the families with a UNet2DConditionModel share: the order of its blocks, and their grids."""
+"""Attention blocks of a UNet2DConditionModel: their order and grids."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from ovam.shapes import Grid
 
 
 def unet_modules(unet: Any) -> dict[str, Any]:
-    """Attention modules, those of either kind in running order."""
+    """Return cross- and self-attention modules by path, in running order."""
     order = ("down_blocks", "mid_block", "up_blocks")
     modules = attention(unet, lambda name, module: is_cross(module) or is_self(name, module))
     return dict(sorted(modules.items(), key=lambda item: order.index(item[0].split(".")[0])))
 
 
 def unet_specs(unet: Any) -> dict[str, BlockSpec]:
-    """All cross-attention blocks; the middle one, whose grid is coarse, only when it is named."""
+    """Return all cross-attention blocks; the middle one is not a default, since its grid is coarse."""
     return {
         name: block_spec(name, module, default=not name.startswith("mid_block"))
         for name, module in unet_modules(unet).items()
@@ -26,7 +26,7 @@ def unet_specs(unet: Any) -> dict[str, BlockSpec]:
 
 
 def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:
-    """All self-attention blocks; without a choice those on the way up, if a processor of diffusers' own runs them."""
+    """Return all self-attention blocks; by default those on the way up, if one of diffusers' processors runs them."""
     modules = unet_modules(unet)
     return {
         name: block_spec(name, module, default=name.startswith("up_blocks") and is_plain(module))
@@ -36,7 +36,7 @@ def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:
 
 
 def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:
-    """Each level halves the grid, rounding up, as the strided convolutions between levels do."""
+    """Return the grid of every block; each level halves it, rounding up, like the strided convolutions."""
     levels = [latent]
     for _ in range(len(unet.config.down_block_types) - 1):
         levels.append(((levels[-1][0] + 1) // 2, (levels[-1][1] + 1) // 2))
@@ -44,7 +44,7 @@ def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:
 
 
 def _level(name: str, levels: int) -> int:
-    """Level of a block, 0 the finest: down_blocks count up, up_blocks count down, the middle is the coarsest."""
+    """Return the level of a block; 0 is the finest, and the middle block has the coarsest."""
     part, index = name.split(".")[:2]
     if part == "mid_block":
         return levels - 1

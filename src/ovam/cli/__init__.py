@@ -1,6 +1,6 @@
-"""The command line: arguments in, one function called, mostly of `ovam.commands`, its result shown.
+"""The command line. Each command reads its arguments, calls one function (often in `ovam.commands`), prints the result.
 
-What loads torch is imported inside the commands, so that `ovam --help` is there at once.
+Modules that load torch are imported inside the commands, so that `ovam --help` is fast.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from ovam.errors import OvamError
 
 app = typer.Typer(
     cls=Commands,
-    help="Open-vocabulary attention maps: run a diffusion model once, ask its attention for any words afterwards.",
+    help="Open-vocabulary attention maps: run a diffusion model once, then query its attention with any words.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # its tables cut the names of options at 80 columns
@@ -53,9 +53,9 @@ def options(
 
 
 def main() -> None:
-    """The command, with errors of standard output, of which `--help` alone may be all that is printed."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # None where it is closed
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text in the terminal's encoding
+    """Run the command line; report errors of standard output, which even `--help` can cause."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None if it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid in the terminal's encoding
     try:
         app(prog_name="ovam")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From what is typed to what functions take: lists in one argument, files of tokens, types, options left out."""
+"""Convert typed arguments to the functions' arguments: lists, token files, types, options left out."""
 
 import csv
 import re
@@ -14,17 +14,17 @@ from ovam.errors import OptionError
 from ovam.input_file import is_tensor_file
 from ovam.prompt import listed
 
-_LONGEST_NAME = 200  # characters of a block's name
+_LONGEST_NAME = 200  # maximum number of characters of a block's name
 
 
 def words_of(text: str) -> list[str]:
-    """Words and phrases between commas; double quotes hold one with a comma in it together."""
+    """Split a text at commas into words and phrases; double quotes protect a comma."""
     entries = next(csv.reader([" ".join(text.split())], skipinitialspace=True), [])
     return [entry.strip() for entry in entries if entry.strip()]
 
 
 def blocks_of(text: str | None) -> list[str | int | tuple[int, int]] | None:
-    """Grid heights (16), grids (16x24) and names, between commas."""
+    """Read grid heights (16), grids (16x24) and block names, separated by commas."""
     if text is None:
         return None
     blocks: list[str | int | tuple[int, int]] = []
@@ -40,7 +40,7 @@ def blocks_of(text: str | None) -> list[str | int | tuple[int, int]] | None:
 
 
 def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
-    """Step numbers and ranges, both ends included; what is neither is a usage error of this option."""
+    """Read step numbers and ranges (both ends included), separated by commas; errors name the option."""
     if text is None:
         return None
     steps: list[int] = []
@@ -58,14 +58,14 @@ def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
 
 
 def asked_of(words: str | None, tokens: list[Path] | None) -> list[str]:
-    """Words, which may be left out where tokens are asked."""
+    """Return the words, which may be left out if tokens are given."""
     if words is None and not tokens:
         raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")
     return listed_words(words)
 
 
 def listed_words(words: str | None) -> list[str]:
-    """The words of the option, none where it was left out.
+    """Return the words of the option; an empty list if it was left out.
 
     Raises:
         EmptyWordsError: the option was given without a word.
@@ -74,7 +74,7 @@ def listed_words(words: str | None) -> list[str]:
 
 
 def with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
-    """Words, and the tokens of files after them."""
+    """Return the words, then the tokens of files."""
     if not files:
         return list(words)
     from ovam.tokens.token_set import TokenSet
@@ -83,25 +83,25 @@ def with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:
 
 
 def torch_type(named: DType | Storage | None) -> Any:
-    """The type that torch has by this name."""
+    """Return torch's type of this name."""
     import torch
 
     return None if named is None else getattr(torch, named.value)
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the others keep the function's own defaults."""
+    """Return the options that were given, so that the others keep the function's defaults."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_for_trace(source: Path, image_options: Mapping[str, Any]) -> None:
-    """Raises OptionError where an option that only an image needs was given for a trace."""
+    """Raise OptionError if an option for images was given for a trace."""
     given_ones = given(**image_options)
     if not given_ones or not (source.suffix == ".safetensors" or is_tensor_file(source)):
         return
     named = ", ".join(f"{name}={_shown(value)}" for name, value in given_ones.items())
     raise OptionError(
-        f"{named}: expected with an image file only, which the model looks at, but {source} is a trace, whose run is "
+        f"{named}: expected only with an image file, which the model encodes, but {source} is a trace, whose run is "
         f"over; leave {'it' if len(given_ones) == 1 else 'them'} out, or give an image file"
     )
 

@@ -1,4 +1,4 @@
-"""`ovam evaluate`: label maps compared with their truths."""
+"""`ovam evaluate`: compare label maps with their truths."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,32 +27,32 @@ def evaluate(
     scenes: Annotated[
         Path | None,
         typer.Option(
-            help="scenes.jsonl, for figures of slices; by default the one beside the truth's folder.",
+            help="scenes.jsonl, for figures of slices; by default the one next to the truth's folder.",
             callback=inputs.file,
         ),
     ] = None,
     scores: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with an NPY file for each PNG: floats (class, height, width), by rising number.",
+            help="Folder with an NPY file for each PNG: floats (class, height, width), classes by rising number.",
             callback=inputs.file,
         ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Name of the method, for a leaderboard.", callback=inputs.text)
     ] = None,
-    question: Annotated[Question | None, typer.Option(help="What was asked of each picture.")] = None,
+    question: Annotated[Question | None, typer.Option(help="Names that each picture was queried with.")] = None,
     model: Annotated[
-        str | None, typer.Option(help='Model the method reads, with its version, or "none".', callback=inputs.text)
+        str | None, typer.Option(help='Model that the method uses, with its version, or "none".', callback=inputs.text)
     ] = None,
     made_with: Annotated[
         str | None, typer.Option(help="Command that made the predictions.", callback=inputs.text)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare label maps with their truths: IoU, its means, outlines, slices; --scores for maps without a threshold.
+    """Compare label maps with their truths: IoU, boundaries and slices; soft maps with --scores.
 
-    --method, --question, --model and --made-with, given together, make the result an entry of a leaderboard.
+    Give --method, --question, --model and --made-with together to get an entry of a leaderboard.
     """
     entry = entry_of(method=method, question=question, model=model, made_with=made_with)
     with running() as progress:

@@ -1,4 +1,4 @@
-"""`ovam demo` and `ovam generate`: run a model, and ask its run."""
+"""`ovam demo` and `ovam generate`: run a model and query its run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ def demo(
     num_inference_steps: Steps = NUM_INFERENCE_STEPS,
     as_json: AsJson = False,
 ) -> None:
-    """Do the main job on the embedded model, offline: an image, its maps and masks, and a word asked afterwards."""
+    """Show what ovam does, offline with the embedded model: an image, its maps and masks, and a later query."""
     with running() as progress:
         from ovam.commands.demo import demo as run
 
@@ -56,10 +56,10 @@ def generate(
     tokens: Tokens = None,
     output_dir: OutputDir = Path("out"),
     model: Model = "mini",
-    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.", callback=inputs.text)] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.", callback=inputs.text)] = None,
     seed: Seed = 0,
     num_images: Annotated[
-        int, typer.Option(min=1, max=1000, help="Images; several go into folders of their own.", metavar="<int>")
+        int, typer.Option(min=1, max=1000, help="Number of images; several get a folder each.", metavar="<int>")
     ] = 1,
     num_inference_steps: Steps = NUM_INFERENCE_STEPS,
     guidance_scale: Guidance = GUIDANCE_SCALE,
@@ -68,7 +68,7 @@ def generate(
     width: Side = None,
     dtype: Weights = DType.float32,
     device: Device = "cpu",
-    save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, to ask more words of.")] = True,
+    save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, for later queries.")] = True,
     as_json: AsJson = False,
     *,
     capture: Mapping[str, Any],
@@ -77,7 +77,7 @@ def generate(
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not.
 
-    Without words the image and its trace are written, of which `ovam maps` and `ovam segment` ask words later.
+    Without words only the image and its trace are written; query the trace later with `ovam maps` and `ovam segment`.
     """
     asked = listed_words(words)
     with running() as progress:

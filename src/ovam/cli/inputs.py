@@ -1,6 +1,6 @@
-"""What options and arguments may be, told while they are read: before anything is loaded or made.
+"""Checks of options and arguments, which run before anything is loaded or written.
 
-Each function is a callback of one kind of parameter; None, where nothing was given, is let through.
+Each function is the callback of one kind of parameter. None, for an option left out, is returned unchanged.
 """
 
 import math
@@ -20,11 +20,11 @@ from ovam.output_folders import check_folder
 Given = TypeVar("Given", str, list[str], None)
 Files = TypeVar("Files", Path, list[Path], None)
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
-_UNIT = 8  # of every family's sides
+_UNIT = 8  # divides height and width in every family
 
 
 def text(value: Given) -> Given:
-    """Text that was typed in the terminal's encoding; bytes that are none reach Python as lone surrogates."""
+    """Check a text; bytes that are invalid in the terminal's encoding reach Python as lone surrogates."""
     for each in value if isinstance(value, list) else [value or ""]:
         if not is_text(each):
             raise typer.BadParameter("expected text in UTF-8")
@@ -32,28 +32,28 @@ def text(value: Given) -> Given:
 
 
 def prompt(value: str) -> str:
-    """What to generate."""
+    """Check that the prompt has a text."""
     if not value.strip():
         raise typer.BadParameter("it is empty: expected a text that says what to generate")
     return text(value)
 
 
 def finite(value: float | None) -> float | None:
-    """A number; NaN lies in every range, as comparisons of it are false."""
+    """Check that a number is finite; typer's own range check lets NaN pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value}: expected a finite number")
     return value
 
 
 def share(value: float | None) -> float | None:
-    """A number between 0 and 1, which it may not be itself."""
+    """Check that a number is between 0 and 1, exclusive."""
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter(f"{value:g}: expected a number between 0 and 1, exclusive")
     return value
 
 
 def side(value: int | None) -> int | None:
-    """Height or width of an image."""
+    """Check a height or width of an image."""
     if value is not None and value % _UNIT:
         nearest = max(2, round(value / _UNIT)) * _UNIT
         raise typer.BadParameter(f"{value}: expected a multiple of {_UNIT} pixels, for example {nearest}")
@@ -61,42 +61,42 @@ def side(value: int | None) -> int | None:
 
 
 def device(value: str | None) -> str | None:
-    """A device's name; whether torch finds it is told when torch is loaded."""
+    """Check the form of a device's name; torch itself checks later whether the device exists."""
     if value is not None and (not _DEVICE.fullmatch(value) or value in ("meta", "gpu")):
         raise typer.BadParameter(f"{value!r}: expected cpu, cuda, cuda:1, mps or another device of torch")
     return value
 
 
 def model(value: str | None) -> str | None:
-    """A model's name: mini, a folder that is there, or what may be an id."""
+    """Check a model's name: mini, an existing folder, or a possible id."""
     if value is not None:
         check_name(value)
     return value
 
 
 def file(value: Files) -> Files:
-    """Any file that is read, or folder of such files."""
+    """Check an input file, or a folder of input files."""
     for path in _listed(value):
         _opened(path, OptionError, "the name of a file")
     return value
 
 
 def trace(value: Files) -> Files:
-    """A trace's file."""
+    """Check a trace file."""
     for path in _listed(value):
-        _opened(path, TraceFileError, "a trace, as `ovam generate` writes run.safetensors", tensors=True)
+        _opened(path, TraceFileError, "a trace, such as the run.safetensors of `ovam generate`", tensors=True)
     return value
 
 
 def tokens(value: Files) -> Files:
-    """A file of tokens."""
+    """Check a token file."""
     for path in _listed(value):
-        _opened(path, TokenFileError, "a file of tokens, as `ovam optimize` writes it", tensors=True)
+        _opened(path, TokenFileError, "a file of tokens, such as one of `ovam optimize`", tensors=True)
     return value
 
 
 def source(value: Path) -> Path:
-    """A trace or an image."""
+    """Check a trace or image file."""
     if value.suffix == ".safetensors":
         return trace(value)
     _opened(value, ImageInputError, "the name of an image file or of a trace")
@@ -108,8 +108,8 @@ def _listed(value: Path | list[Path] | None) -> Iterable[Path]:
 
 
 def _opened(path: Path, error: type[Exception], expected: str, *, tensors: bool = False) -> None:
-    """Raises the error where a file is not there, can't be read, or is not of safetensors as it should be."""
-    if not os.path.exists(path):  # noqa: PTH110, Path.exists raises where a name is too long
+    """Raise the error if a file is missing or not readable, or, with `tensors`, not a safetensors file."""
+    if not os.path.exists(path):  # noqa: PTH110, Path.exists raises if a name is too long
         raise error(f"{path} can't be read, it is not there: expected {expected}")
     try:
         regular(path)
@@ -120,36 +120,34 @@ def _opened(path: Path, error: type[Exception], expected: str, *, tensors: bool 
     if tensors and path.is_dir():
         raise error(f"{path} is not a file, but a folder: expected {expected}")
     if tensors and not is_text(path):
-        raise error(f"{path} can't be read, its name is no UTF-8: rename it or its folder")
+        raise error(f"{path} can't be read, its name is not UTF-8: rename it or its folder")
     if tensors and not is_tensor_file(path):
-        raise error(f"{path} is damaged, cut short, or of another kind, and not a trace or tokens: expected {expected}")
+        raise error(f"{path} is damaged, cut short, or neither a trace nor a token file: expected {expected}")
 
 
 def output_folder(value: Path | None) -> Path | None:
-    """A folder that is written to."""
+    """Check an output folder."""
     if value is not None:
         check_folder(value)
     return value
 
 
 def output_file(value: Path) -> Path:
-    """A file that is written, into a folder that is there."""
+    """Check an output file; its folder must exist."""
     if not is_text(value):
-        raise OptionError(f"{value} can't be written, its name is no UTF-8: choose another one")
+        raise OptionError(f"{value} can't be written, its name is not UTF-8: choose another one")
     folder = value.absolute().parent
     if value.is_dir():
         raise OptionError(f"{value} can't be written, it is a folder: expected the name of a file; name a file in it")
     if os.path.lexists(value) and not value.is_file() and not value.is_symlink():
         raise OptionError(f"{value} can't be written, it is no file: expected a file or a new name")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(
-            f"{value} can't be written: expected a folder {folder} that is there and that you may write to"
-        )
+        raise OptionError(f"{value} can't be written: expected an existing folder {folder} that you may write to")
     return value
 
 
 def scratch_folder(value: Path | None) -> Path | None:
-    """A folder that is there, for what is kept while a command runs."""
+    """Check the folder for temporary files of a command; it must exist."""
     if value is not None and not (value.is_dir() and os.access(value, os.W_OK | os.X_OK)):
-        raise OptionError(f"--disk {value}: expected a folder that is there and that you may write to")
+        raise OptionError(f"--disk {value}: expected an existing folder that you may write to")
     return value

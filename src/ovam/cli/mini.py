@@ -1,4 +1,4 @@
-"""`ovam mini`: the embedded model's world."""
+"""`ovam mini`: the rendered scenes that the embedded model knows."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from ovam.cli.parameters import AsJson, OutputDir
 from ovam.cli.terminal import Summaries, running, show
 
 mini_app = typer.Typer(
-    cls=Summaries, help="The embedded model's world: its scenes.", no_args_is_help=True, rich_markup_mode=None
+    cls=Summaries, help="The rendered scenes of the embedded model.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -26,7 +26,7 @@ def scenes(
     size: Annotated[int, typer.Option(min=32, max=8192, help="Side of the pictures in pixels.", metavar="<int>")] = 128,
     as_json: AsJson = False,
 ) -> None:
-    """Write scenes of the rendered world, the benchmark, with exact maps, captions and slices."""
+    """Write rendered scenes for the benchmark, with exact maps, captions and slices."""
     with running() as progress:
         from ovam.commands.scenes import export_scenes as run
 

@@ -1,4 +1,4 @@
-"""`ovam info`, `ovam plan` and `ovam verify`: what is here, what a capture would keep, a model checked."""
+"""`ovam info`, `ovam plan` and `ovam verify`: show information, plan the memory of a capture, check a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,14 +40,14 @@ def plan(
     height: Side = None,
     width: Side = None,
     steps: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Denoiser calls to keep.", metavar="<int>")
+        int, typer.Option(min=1, max=10_000, help="Denoiser calls to capture.", metavar="<int>")
     ] = NUM_INFERENCE_STEPS,
-    images: Annotated[int, typer.Option(min=1, max=10_000, help="Images of a batch.", metavar="<int>")] = 1,
+    images: Annotated[int, typer.Option(min=1, max=10_000, help="Images in a batch.", metavar="<int>")] = 1,
     as_json: AsJson = False,
     *,
     capture: Mapping[str, Any],
 ) -> None:
-    """Tell what a capture would keep, block by block, from a model's configuration alone."""
+    """Show how much memory a capture would need, block by block, from the model's configuration alone."""
     with running():
         from ovam.commands.info import plan_capture
 
@@ -65,7 +65,7 @@ def verify(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Check a model's own weights: the image is untouched, queries and keys are the model's; a few words with it."""
+    """Check ovam on a model's own weights: image, queries and keys are the model's own. Also maps a few words."""
     options = {"height": height, "width": width, "num_inference_steps": num_inference_steps}
     with running():
         from ovam.commands.info import verify_model

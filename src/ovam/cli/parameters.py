@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, each with its help."""
+"""Arguments and options of several commands, each with its help."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ class DType(StrEnum):
 
 
 class Storage(StrEnum):
-    """Types that queries are kept in."""
+    """Types that queries are stored in."""
 
     float32 = "float32"
     float16 = "float16"
@@ -27,14 +27,14 @@ class Storage(StrEnum):
 
 
 class Strategy(StrEnum):
-    """What pixels and words are compared by."""
+    """How pixels and words are compared."""
 
     attention = "attention"
     output = "output"
 
 
 class EncodeMethod(StrEnum):
-    """What a model looks at of a real image."""
+    """How a real image becomes the model's input."""
 
     noise = "noise"
     inversion = "inversion"
@@ -42,7 +42,7 @@ class EncodeMethod(StrEnum):
 
 
 _SEEDS = 2**64 - 1
-_MANY = 100_000  # more pixels, vectors or scenes than anybody means, and few enough to be counted
+_MANY = 100_000  # more than anybody needs, and few enough to handle
 
 Words = Annotated[
     str | None,
@@ -51,7 +51,7 @@ Words = Annotated[
 Tokens = Annotated[
     list[Path] | None,
     typer.Option(
-        help="File of optimised tokens, asked beside the words; repeatable.", metavar="<file>", callback=inputs.tokens
+        help="File of optimised tokens, used like words; repeatable.", metavar="<file>", callback=inputs.tokens
     ),
 ]
 Model = Annotated[
@@ -60,7 +60,7 @@ Model = Annotated[
 TraceModel = Annotated[
     str | None,
     typer.Option(
-        help="The trace's model: mini, a folder or an id; needed unless the trace names mini.", callback=inputs.model
+        help="The trace's model: mini, a folder or an id; required unless the trace names mini.", callback=inputs.model
     ),
 ]
 NamedModel = Annotated[
@@ -71,7 +71,7 @@ Seed = Annotated[
 ]
 EncodeSeed = Annotated[
     int | None,
-    typer.Option(min=0, max=_SEEDS, help="Seed of the noises put on an image.", show_default="0", metavar="<int>"),
+    typer.Option(min=0, max=_SEEDS, help="Seed of the noise added to an image.", show_default="0", metavar="<int>"),
 ]
 Steps = Annotated[
     int, typer.Option("--num-inference-steps", min=1, max=10_000, help="Steps of the sampling loop.", metavar="<int>")
@@ -92,18 +92,18 @@ TrueGuidance = Annotated[
         "--true-cfg-scale",
         min=0,
         max=1000,
-        help="Weight of the prompt against the negative one; FLUX needs it there, above 1.",
+        help="Weight of the prompt against --negative-prompt, above 1; only FLUX, which needs it then.",
         metavar="<float>",
         callback=inputs.finite,
     ),
 ]
 OutputDir = Annotated[
     Path,
-    typer.Option(help="Folder to write to; files of the same names are written over.", callback=inputs.output_folder),
+    typer.Option(help="Folder to write to; files of the same names are overwritten.", callback=inputs.output_folder),
 ]
 Beside = Annotated[
     Path | None,
-    typer.Option(help="Folder to write to; by default one beside the file.", callback=inputs.output_folder),
+    typer.Option(help="Folder to write to; by default one next to the file.", callback=inputs.output_folder),
 ]
 OutputFile = Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.", callback=inputs.output_file)]
 Against = Annotated[
@@ -124,61 +124,63 @@ ByStrategy = Annotated[
 Blocks = Annotated[
     str | None,
     typer.Option(
-        help="Attention blocks, by commas: grid heights (16), grids (16x24), or names (up_blocks.1).",
+        help="Attention blocks, separated by commas: grid heights (16), grids (16x24), or names (up_blocks.1).",
         callback=inputs.text,
     ),
 ]
 KeptSteps = Annotated[
     str | None,
     typer.Option(
-        "--steps", help="Step numbers from 0, by commas; 10-19 is a range with both its ends.", callback=inputs.text
+        "--steps", help="Step numbers from 0, separated by commas; 10-19 includes both ends.", callback=inputs.text
     ),
 ]
 Weights = Annotated[DType, typer.Option(help="Type of the model's weights.")]
-Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.", callback=inputs.device)]
+Device = Annotated[str, typer.Option(help="Device of the model: cpu, cuda, cuda:1.", callback=inputs.device)]
 LimitGib = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1_000_000,
-        help="Most GiB of queries to keep; by default 80 % of the free memory.",
+        help="Maximum GiB of stored queries; by default 80 % of the free memory.",
         metavar="<float>",
         callback=inputs.finite,
     ),
 ]
 Stored = Annotated[
-    Storage | None, typer.Option("--capture-dtype", help="Type that queries are kept in.", show_default="float16")
+    Storage | None, typer.Option("--capture-dtype", help="Type that queries are stored in.", show_default="float16")
 ]
 Outputs = Annotated[
     bool | None,
     typer.Option(
         "--outputs",
-        help="Keep attention outputs as well (SD3, FLUX), which --strategy output compares.",
+        help="Also store attention outputs (SD3, FLUX), for --strategy output.",
         show_default=False,
     ),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(
-        help="Settings of the model's family for blocks, steps and type, such as small.", callback=inputs.text
-    ),
+    typer.Option(help="Preset of blocks, steps and type for the model's family, such as small.", callback=inputs.text),
 ]
 Disk = Annotated[
     Path | None,
     typer.Option(
-        help="Folder in whose files queries are kept while the command runs, not in memory.",
+        help="Folder to store queries in while the command runs, instead of memory.",
         callback=inputs.scratch_folder,
     ),
 ]
 EncodePrompt = Annotated[
     str | None,
-    typer.Option("--prompt", help="What the model reads with an image; nothing by default.", callback=inputs.text),
+    typer.Option("--prompt", help="Prompt for encoding an image; empty by default.", callback=inputs.text),
 ]
-Method = Annotated[EncodeMethod | None, typer.Option(help="What the model looks at of an image.", show_default="noise")]
+Method = Annotated[
+    EncodeMethod | None, typer.Option(help="How an image becomes the model's input.", show_default="noise")
+]
 TimeSteps = Annotated[
     str | None,
     typer.Option(
-        help="Time steps at which it looks, 0 to 999, by commas.", show_default="50 to 650", callback=inputs.text
+        help="Time steps for encoding an image, 0 to 999, separated by commas.",
+        show_default="50 to 650",
+        callback=inputs.text,
     ),
 ]
 _LARGEST = 100_000
@@ -186,21 +188,21 @@ FitAgainst = Annotated[
     str | None,
     typer.Option(
         "--against",
-        help="Words for what else is in pictures, further background rows.",
+        help="Words for other things in the pictures, which count as background.",
         show_default="sky, grass, ...",
         callback=inputs.text,
     ),
 ]
 Ignore = Annotated[
     int | None,
-    typer.Option(min=0, max=_LARGEST, help="Number of pixels that do not count.", show_default="255", metavar="<int>"),
+    typer.Option(min=0, max=_LARGEST, help="Label number of ignored pixels.", show_default="255", metavar="<int>"),
 ]
 MaskThreshold = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1,
-        help="Share of white above which a mask's pixel is the object's.",
+        help="Share of white above which a pixel of a mask belongs to the object.",
         show_default="0.5 of soft masks",
         metavar="<float>",
         callback=inputs.finite,
@@ -208,25 +210,25 @@ MaskThreshold = Annotated[
 ]
 MaskColour = Annotated[
     str | None,
-    typer.Option(help="The object's colour in masks of several, such as #ff0000 or red.", callback=inputs.text),
+    typer.Option(help="The object's colour in masks with several colours: #ff0000 or red.", callback=inputs.text),
 ]
 Rows = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Vectors of each class.", show_default="3", metavar="<int>")
+    int | None, typer.Option(min=1, max=1000, help="Vectors per class.", show_default="3", metavar="<int>")
 ]
 Evaluations = Annotated[
     int | None,
-    typer.Option(min=1, max=_LARGEST, help="Most evaluations of the loss.", show_default="20", metavar="<int>"),
+    typer.Option(min=1, max=_LARGEST, help="Maximum evaluations of the loss.", show_default="20", metavar="<int>"),
 ]
 Pull = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1_000_000,
-        help="Weight of staying near the word.",
+        help="Weight of the loss term that keeps a token near its word.",
         show_default="10",
         metavar="<float>",
         callback=inputs.finite,
     ),
 ]
-Licence = Annotated[str | None, typer.Option(help="Under which the tokens may be used.", callback=inputs.text)]
+Licence = Annotated[str | None, typer.Option(help="Licence of the tokens.", callback=inputs.text)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

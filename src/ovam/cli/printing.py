@@ -1,4 +1,4 @@
-"""Standard output, which may be closed, full, or of an encoding that has not every letter."""
+"""Print to standard output, which may be closed, full, or unable to encode every letter."""
 
 import contextlib
 import json
@@ -14,10 +14,10 @@ from ovam.json_text import json_text
 
 @contextmanager
 def printing(made: str | None = None) -> Iterator[None]:
-    """Around printing: it is done at the end, or told in one line why not. A reader that has gone is no error here.
+    """Flush standard output after printing, and turn its errors into one line. A closed pipe passes unchanged.
 
     Args:
-        made: Where the command's files are, which are whole.
+        made: Where the command's files are, for the message.
 
     Raises:
         OvamError: standard output is closed, or can't be written to.
@@ -34,17 +34,17 @@ def printing(made: str | None = None) -> Iterator[None]:
 
 
 def unprintable(error: OSError | None, made: str | None = None) -> str:
-    """Why nothing can be printed; what waits to be is given up, or Python would try and fail again at its end."""
+    """Return the message; discards buffered output, which Python would otherwise try to write again on exit."""
     if error is not None:
-        with contextlib.suppress(OSError, ValueError):  # no file behind it
+        with contextlib.suppress(OSError, ValueError):  # standard output may be no real file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     reason = "it is closed" if error is None else error.strerror or str(error)
-    files = f"; what the command made is whole, in {made}" if made else ""
-    return f"standard output can't be written to ({reason}): expected one that is open and has room{files}"
+    files = f"; the command's files are complete, in {made}" if made else ""
+    return f"standard output can't be written to ({reason}): expected one that is open and not full{files}"
 
 
 def write_json(content: Mapping[str, Any]) -> None:
-    """Print JSON in letters that standard output has, others as escapes."""
+    """Print JSON; if standard output can't encode a letter, print escapes."""
     text = json_text(content)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

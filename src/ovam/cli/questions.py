@@ -1,4 +1,4 @@
-"""`ovam maps` and `ovam segment`: ask a saved trace, or an image that the model looks at."""
+"""`ovam maps` and `ovam segment`: query a saved trace, or an image that the model encodes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ def maps(
     attribution_prompt: Annotated[
         str | None,
         typer.Option(
-            help="A text whose words share the attention; --words then picks some of them.", callback=inputs.text
+            help="A text whose words share the attention; --words then selects some of them.", callback=inputs.text
         ),
     ] = None,
     tokens: Tokens = None,
@@ -44,7 +44,7 @@ def maps(
     *,
     maps: Mapping[str, Any],
 ) -> None:
-    """Answer from a saved trace, without running the model."""
+    """Write the attention maps of words from a saved trace, without running the model."""
     asked = asked_of(words, tokens) if attribution_prompt is None else listed_words(words)
     with running() as progress:
         from ovam.commands.ask import maps as run
@@ -65,7 +65,7 @@ def maps(
 @taking(maps=MAPS, masks=MASKS, encoding=ENCODE)
 def segment(
     source: Annotated[
-        Path, typer.Argument(help="A trace, or an image file, which the model then looks at.", callback=inputs.source)
+        Path, typer.Argument(help="A trace, or an image file, which the model encodes.", callback=inputs.source)
     ],
     words: Words = None,
     tokens: Tokens = None,
@@ -77,7 +77,7 @@ def segment(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Where the model runs, for an image: cpu, cuda, cuda:1.", show_default="cpu", callback=inputs.device
+            help="Device of the model, for an image: cpu, cuda, cuda:1.", show_default="cpu", callback=inputs.device
         ),
     ] = None,
     as_json: AsJson = False,

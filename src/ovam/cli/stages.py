@@ -1,7 +1,7 @@
-"""The one table of options that belong to a stage, and how commands take them.
+"""Tables of the options of each stage, and a decorator that adds them to commands.
 
-A new option of a stage is a row here: its name in the options object, how it is typed, and how what is typed is read.
-Commands name the stages that they take; each then gets what was given, as one mapping by the stage's name.
+To add an option to a stage, add a row: its field in the options object, its parameter, and its converter. A command
+names its stages and gets one mapping per stage, with the options that were given.
 """
 
 import functools
@@ -20,8 +20,8 @@ class Row:
 
     Attributes:
         typed: Annotation of the command's parameter, with its help.
-        read: From what was typed to the options object's value; None leaves it as it is.
-        name: Of the parameter, where it is another than the object's field.
+        read: Converts the typed value to the options object's value; None keeps it.
+        name: Name of the parameter, if it differs from the object's field.
     """
 
     typed: Any
@@ -59,10 +59,9 @@ FIT = {
 
 
 def taking(**stages: Mapping[str, Row]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take the options of stages, each of which it gets as a mapping of what was given.
+    """Add the options of stages to a command, which gets one mapping per stage with the options that were given.
 
-    What was typed is looked over by the parameters' own checks and by `read`, before anything is loaded; types of
-    torch are read last.
+    The parameters' own checks and `read` run before the command.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -103,5 +102,5 @@ def _given(table: Mapping[str, Row], typed: Mapping[str, Any]) -> dict[str, Any]
 
 
 def typed_as(table: Mapping[str, Row], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given of a stage by the names of the command's parameters, for messages."""
+    """Return a stage's given options by the names of the command's parameters, for messages."""
     return {table[field].name or field: value for field, value in found.items()}

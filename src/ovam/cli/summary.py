@@ -1,4 +1,4 @@
-"""A command's result for people: tables of plain text on stdout, or the whole of it as JSON."""
+"""Print a command's result: tables of plain text for people, or the whole result as JSON."""
 
 import shlex
 import sys
@@ -15,18 +15,18 @@ from ovam.cli.tables import facts_table, line, table, value_text
 from ovam.cli.token_summary import tokens_shown
 from ovam.model_names import MINI
 
-_WIDE = 140  # columns where no terminal says how many there are
-_FORMED = 20  # steps after which most models have formed a picture
+_WIDE = 140  # columns if there is no terminal
+_FORMED = 20  # steps that most models need to form a picture
 
 
 def show(result: Mapping[str, Any], *, as_json: bool, details: bool = False, seconds: float = 0.0) -> None:
     """Print a result.
 
     Args:
-        result: What the command returned.
-        as_json: All of it as JSON, instead of tables of what matters most.
-        details: In tables, the rest as well where a command has more to tell.
-        seconds: Of the whole command, with the loading of libraries, which its own record does not have.
+        result: The command's result.
+        as_json: Print the whole result as JSON, instead of tables with the main facts.
+        details: Print more tables, if the command has them.
+        seconds: Seconds of the whole command; unlike the result's own, they include the loading of libraries.
 
     Raises:
         OvamError: standard output is closed or full.
@@ -64,7 +64,7 @@ def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
 
 def _shown(result: Mapping[str, Any]) -> list[Table | Text]:
     later = result["maps"]
-    asked = line("asked the saved trace for one more word, without running the model:")
+    asked = line("one more word, from the saved trace, without running the model:")
     return [*_images(result["generate"]), asked, *_answers(later, Path(later["output_dir"]))]
 
 
@@ -83,23 +83,23 @@ def _images(result: Mapping[str, Any]) -> list[Table | Text]:
 
 
 def _asked(result: Mapping[str, Any]) -> list[Table | Text]:
-    size = result.get("working_size")  # of an image alone
-    looked = f", which looked at it at {' x '.join(map(str, size))} pixels" if size else ""
+    size = result.get("working_size")  # only for an image
+    looked = f", encoded at {' x '.join(map(str, size))} pixels" if size else ""
     head = line(f"{result['source']} (model {result['model']}{looked})")
     return [head, *_answers(result, Path(result["output_dir"])), *(_hints(result) if looked else [])]
 
 
 def _hints(result: Mapping[str, Any]) -> list[Table | Text]:
-    """What somebody who sees the command for the first time should know of it."""
+    """Return hints for somebody who uses the command for the first time."""
     hints = []
     image = next(iter(result.get("images", ())), None)
     if image is not None and not image["words"] and "trace" in image["files"]:
         trace = Path(result["output_dir"]) / image["folder"] / image["files"]["trace"]
-        hints.append(f'words can be asked of it any time: ovam maps {shlex.quote(str(trace))} --words "..."')
+        hints.append(f'query it with words at any time: ovam maps {shlex.quote(str(trace))} --words "..."')
     if result["model"] == MINI:
         hints.append(
-            "mini is a small model to try things with, which knows drawn scenes of 20 things and no photographs: "
-            "--model takes the folder or the id of another"
+            "mini is a small model to try things with; it knows drawn scenes of 20 things, not photographs. "
+            "--model takes another model's folder or id"
         )
     return [line(hint) for hint in hints]
 
@@ -145,27 +145,27 @@ def _verified(result: Mapping[str, Any]) -> list[Table | Text]:
 
 
 def _of_words(result: Mapping[str, Any]) -> list[Table | Text]:
-    """What the words' numbers say, which decide nothing."""
+    """Return an explanation of the words' numbers, which do not decide the result."""
     lower = [thing for thing, each in result["words"].items() if each["own"] <= each["absent"]]
     steps = result["num_inference_steps"]
     told = [
-        "passed or failed are the checks alone. The last table shows whether pictures and words go together: a thing "
-        "that was drawn should reach more than a word for something absent"
+        "only the checks can pass or fail. The last table shows whether pictures and words go together: a thing "
+        "that was drawn should reach a higher value than a word for something absent"
     ]
     if lower:
         told.append(
-            f"of {', '.join(lower)} it does not: "
+            f"this is not so for {', '.join(lower)}: "
             + (
-                f"after {steps} steps pictures are hardly formed; --num-inference-steps 20 or more tells"
+                f"after {steps} steps pictures are hardly formed; try --num-inference-steps 20 or more"
                 if steps < _FORMED
-                else "the model may not know the thing, or have drawn something else"
+                else "the model may not know the thing, or may have drawn something else"
             )
         )
     return [line(each) for each in told]
 
 
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:
-    """A header may come from anywhere, so that nothing in it is taken for granted."""
+    """Return tables of a trace's header, which may come from anywhere: any part of it may be missing or wrong."""
     header = result["header"]
     source, calls, blocks = (header.get(name) or {} for name in ("source", "calls", "blocks"))
     facts = {

@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 def facts_table(facts: Mapping[str, Any]) -> list[Table | Text]:
-    """Names and values in two columns; a list of records becomes a table of its own."""
+    """Return a table with names and values in two columns; each list of records becomes a separate table."""
     rows = [[_name(name), value_text(value)] for name, value in facts.items() if not _records(value)]
     tables = [
         table(
@@ -21,7 +21,7 @@ def facts_table(facts: Mapping[str, Any]) -> list[Table | Text]:
 
 
 def _name(key: str) -> str:
-    """A key as words."""
+    """Return a key as words."""
     return key.replace("_", " ")
 
 
@@ -30,7 +30,7 @@ def _records(value: Any) -> bool:
 
 
 def value_text(value: Any) -> str:
-    """Any value of a record on one line."""
+    """Return any value of a record as one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -44,7 +44,7 @@ def value_text(value: Any) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without lines, whose heads are left out where all are empty."""
+    """Return a table without lines; if all heads are empty, they are left out."""
     made = Table(box=None, show_header=any(columns), header_style="dim", padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold")
@@ -54,5 +54,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def line(text: str) -> Text:
-    """Text as it is, without markup; what steers terminals is left out."""
+    """Return the text without markup, and with spaces in place of control characters."""
     return Text("".join(letter if letter.isprintable() else " " for letter in text))

@@ -1,4 +1,4 @@
-"""The terminal's side of a command: progress where someone looks on, other libraries kept quiet, one-line errors."""
+"""Terminal output of commands: progress bars, one-line errors, and silence from other libraries."""
 
 import logging
 import os
@@ -25,15 +25,15 @@ _begun: ContextVar[float] = ContextVar("begun")
 
 
 class PlainLists(TyperCommand):
-    """A command whose help names a repeatable argument by what each is, `<Path>`, and not by Python's list."""
+    """A command whose help shows a repeatable argument as `<Path>`, not as a Python list."""
 
     def get_help(self, ctx: Any) -> str:
-        """The help as it is printed."""
+        """Return the help text."""
         return re.sub(r"<list\[(\w+)\]>", r"<\1>", super().get_help(ctx))
 
 
 class Summaries(TyperGroup):
-    """A group whose help gives the whole first sentence of each command, on as many lines as it needs."""
+    """A group whose help shows the whole first sentence of each command, on several lines if needed."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -44,13 +44,13 @@ class Summaries(TyperGroup):
 
 
 class Commands(Summaries):
-    """A group whose commands, when they fail, end in one line on stderr and exit code 1.
+    """A group whose commands print an error as one line on stderr and exit with code 1.
 
-    `--debug` lets the error through, with its traceback.
+    With `--debug` the error is raised, with its traceback.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take `--debug` behind a command as well as before it."""
+        """Accept `--debug` before or after a command."""
         end = args.index("--") if "--" in args else len(args)
         if "--debug" in args[:end]:
             args = ["--debug", *(arg for arg in args[:end] if arg != "--debug"), *args[end:]]
@@ -75,10 +75,9 @@ class Commands(Summaries):
 
 @contextmanager
 def running() -> Iterator[Progress]:
-    """Around a command's work: gives what it tells its progress to, and puts back all it changed.
+    """Run a command's work: give it a progress function, silence other libraries, and restore all settings after it.
 
-    On a terminal a bar is drawn on stderr and what the library logs stands above it; otherwise nothing is
-    written. Other libraries are quiet.
+    On a terminal, a bar is drawn on stderr, with the library's log above it; otherwise nothing is written.
     """
     with quiet():
         if not sys.stderr.isatty():
@@ -89,19 +88,19 @@ def running() -> Iterator[Progress]:
 
 
 def show(result: Mapping[str, Any], as_json: bool, *, details: bool = False) -> None:
-    """Print a command's result: tables for people, with the seconds of the whole command, or the whole of it as JSON.
+    """Print a command's result: tables with the seconds of the whole command, or the whole result as JSON.
 
     Raises:
-        OvamError: it can't be printed, since standard output is closed or full.
+        OvamError: standard output is closed or full.
     """
-    from ovam.cli.summary import show  # rich's tables are loaded where there is a result
+    from ovam.cli.summary import show  # loads rich's tables only if there is a result
 
     show(result, as_json=as_json, details=details, seconds=time.monotonic() - _begun.get(time.monotonic()))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep notes, warnings and bars of other libraries back, except under `--debug`; put their settings back later."""
+    """Hide notes, warnings and bars of other libraries, except with `--debug`; restore their settings afterwards."""
     if _debug.get():
         _interruptible()
         yield
@@ -120,7 +119,7 @@ def quiet() -> Iterator[None]:
         for library in libraries:
             library.disable_progress_bar()
             library.set_verbosity_error()
-        if sys.stderr.isatty():  # a download of gigabytes is worth a bar
+        if sys.stderr.isatty():  # show a bar for downloads, which can be gigabytes
             enable_progress_bars()
         try:
             yield
@@ -133,7 +132,7 @@ def quiet() -> Iterator[None]:
 
 
 def _interruptible() -> None:
-    """Let Ctrl-C end what follows in an orderly way; while libraries were loaded it ended the process (`__main__`)."""
+    """Let Ctrl-C raise KeyboardInterrupt from here on; while libraries load, it ends the process (`__main__`)."""
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

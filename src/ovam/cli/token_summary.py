@@ -1,4 +1,4 @@
-"""Optimised tokens for people: what they reach first, how they were fitted on request."""
+"""Tables of optimised tokens: first their scores, and on request how they were fitted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _ALWAYS = ("rows", "model", "annotations", "loss", "licence")
 
 
 def tokens_shown(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
-    """IoU with the annotations where it was measured, then a line a class; each group's fit with `details`."""
+    """Return tables: IoU with the annotations if measured, one line per class; with `details`, each group's fit."""
     parts: list[Table | Text] = []
     reached = [
         [name, f"{iou:.3f}", each["source"]]
@@ -31,5 +31,5 @@ def tokens_shown(result: Mapping[str, Any], details: bool) -> list[Table | Text]
         return [*parts, *(each for group in result["groups"] for each in facts_table(group))]
     there = [name for name in _ALWAYS if any(name in group for group in result["groups"])]
     rows = [[group["classes"], *(str(group.get(name, "")) for name in there)] for group in result["groups"]]
-    more = line("--details tells how they were fitted, --json all of it in a form for programs")
+    more = line("--details shows how they were fitted, --json shows everything, for programs")
     return [*parts, table(("classes", *there), rows), more]

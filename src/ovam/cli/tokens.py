@@ -19,7 +19,7 @@ tokens_app = typer.Typer(
     rich_markup_mode=None,
 )
 TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.", callback=inputs.tokens)]
-Details = Annotated[bool, typer.Option("--details", help="Tell of each class how it was fitted, too.")]
+Details = Annotated[bool, typer.Option("--details", help="Also show how each class was fitted.")]
 _LARGEST = 100_000
 
 
@@ -35,7 +35,7 @@ def optimize(
     ],
     word: Annotated[
         list[str],
-        typer.Option(help="Class of each mask, or of all; repeatable.", metavar="<str>", callback=inputs.text),
+        typer.Option(help="Class of each mask, or one for all; repeatable.", metavar="<str>", callback=inputs.text),
     ],
     output: OutputFile,
     image: Annotated[
@@ -51,7 +51,7 @@ def optimize(
         typer.Option(
             min=0,
             max=_LARGEST,
-            help="Number of each word where masks are label maps; repeatable.",
+            help="Number of each word, if masks are label maps; repeatable.",
             metavar="<int>",
         ),
     ] = None,
@@ -64,7 +64,7 @@ def optimize(
     *,
     fit: Mapping[str, Any],
 ) -> None:
-    """Fit a token to annotated images or traces, one annotation a class at least, and write it to a file."""
+    """Fit tokens to annotated images or traces and write them to a file; each class needs at least one annotation."""
     with running() as progress:
         from ovam.commands.tokens import optimize as run
         from ovam.tokens.options import FitOptions
@@ -88,7 +88,7 @@ def optimize(
 
 @tokens_app.command("show")
 def show_tokens(file: TokenFile, details: Details = False, as_json: AsJson = False) -> None:
-    """Tell what a file of tokens is: its classes, text encoder, fit and licence."""
+    """Show the classes, text encoder, fit and licence of a token file."""
     with running():
         from ovam.commands.tokens import show as run
 
@@ -104,7 +104,7 @@ def merge_tokens(
     output: OutputFile,
     as_json: AsJson = False,
 ) -> None:
-    """Write several files' tokens as one; no class's map is changed."""
+    """Merge several token files into one; the maps of the classes do not change."""
     with running():
         from ovam.commands.tokens import merge_files as run
 
@@ -119,7 +119,7 @@ def check_tokens(
     trace: Annotated[Path | None, typer.Option(help="A trace, such as run.safetensors.", callback=inputs.trace)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether tokens are whole, and whether they can be used with a model or a trace."""
+    """Check that a token file is complete and that its tokens can be used with a model or a trace."""
     with running():
         from ovam.commands.tokens import check as run
 
@@ -130,16 +130,18 @@ def check_tokens(
 @tokens_app.command("import")
 def import_tokens(
     file: Annotated[
-        Path, typer.Argument(help="An .npy file as the paper's authors published them.", callback=inputs.file)
+        Path, typer.Argument(help="An .npy file in the format of the paper's authors.", callback=inputs.file)
     ],
     output: OutputFile,
-    model: Annotated[str, typer.Option(help="Model they were made for: a folder or an id.", callback=inputs.model)],
+    model: Annotated[
+        str, typer.Option(help="Model that the tokens were made for: a folder or an id.", callback=inputs.model)
+    ],
     word: Annotated[
-        str | None, typer.Option(help="Class, where the file has one and no name.", callback=inputs.text)
+        str | None, typer.Option(help="Name of the class, if the file has none.", callback=inputs.text)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write tokens that the paper's authors published as a file of tokens; nothing in theirs is run."""
+    """Convert tokens that the paper's authors published to a token file; no code in their file runs."""
     with running():
         from ovam.commands.tokens import import_file as run
 

@@ -1,4 +1,4 @@
-"""Errors in the words of the command line: the library names its arguments as Python does."""
+"""Rewrite error messages for the command line: options instead of the library's Python arguments."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from ovam.errors import CaptureTooLargeError, OvamError
 
 _SMALLER = (
-    "expected less, by --preset small, --capture-dtype int8, --blocks 16, --steps 0,5,10, or more room, by --disk "
-    "FOLDER or a higher --limit-gib; `ovam plan` tells what each block takes"
+    "capture less with --preset small, --capture-dtype int8, --blocks 16 or --steps 0,5,10, or make room with --disk "
+    "FOLDER or a higher --limit-gib; `ovam plan` shows the size of each block"
 )
 _VALUE = r"""(?:\[[^\]]*\]|\([^)]*\)|'[^']*'|"[^"]*"|\.\.\.|[^\s,;:()]+)"""
 _PHRASES = (
@@ -24,17 +24,17 @@ _PHRASES = (
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
     (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
     (r" \(on the command line --[\w-]+\)", ""),
-    (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with what is to be asked"),
+    (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with the steps, blocks or halves that you need"),
 )
-"""What has no option to stand for it, and how the command line says it."""
+"""Phrases for Python code that are not just an argument's name, and their replacements on the command line."""
 
 
 def in_one_line(error: Exception, options: Mapping[str, str]) -> str:
-    """Message of an error, without what steers terminals; one that was not foreseen comes with its class.
+    """Return an error's message on one line, without control characters; unexpected errors include their class.
 
     Args:
-        error: What was raised.
-        options: By the name of a parameter, its option, as `--limit-gib`.
+        error: The error.
+        options: Options by parameter name, such as `--limit-gib`.
     """
     message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     if isinstance(error, CaptureTooLargeError):
@@ -45,7 +45,7 @@ def in_one_line(error: Exception, options: Mapping[str, str]) -> str:
 
 
 def as_typed(message: str, options: Mapping[str, str]) -> str:
-    """A message of the library as for somebody who types options.
+    """Return a message of the library with options in place of Python arguments.
 
     Example:
         >>> as_typed("steps=[0, 99]: expected `blocks`, for example ['a', 'b']", {"steps": "--steps"})
@@ -59,7 +59,7 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
 
     names = "|".join(map(re.escape, options))
     message = re.sub(rf"(?<![\w./-])(?P<name>{names})=(?P<value>{_VALUE})", option, message)
-    long = "|".join(name for name in options if "_" in name) or names  # such as num_images, which is no English
+    long = "|".join(name for name in options if "_" in name) or names  # such as num_images, never an English word
     message = re.sub(rf"`(?P<name>{names})`", lambda found: options[found["name"]], message)
     message = re.sub(rf"\b(?P<name>{long})\b", lambda found: options[found["name"]], message)
     message = re.sub(r"\btorch\.(?=(?:b?float|int)\d)", "", message)
@@ -67,7 +67,7 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
 
 
 def _plain(value: str) -> str:
-    """A value as it is typed: no quotes where there is no blank, no brackets, no name of a library."""
+    """Return a value as typed on the command line: no brackets, no library name, quotes only around spaces."""
     if value in ("True", "..."):
         return ""
     if value[:1] in "[(":
@@ -80,7 +80,7 @@ def _plain(value: str) -> str:
 
 
 def options_of(command: Any) -> dict[str, str]:
-    """Of a command and those below it: by a parameter's name its longest option."""
+    """Return the longest option of each parameter, by its name, for a command and its subcommands."""
     found = {
         parameter.name: max(parameter.opts, key=len)
         for parameter in command.params

@@ -1,4 +1,4 @@
-"""What the command line does, as functions: each command calls one of them, and so can Python."""
+"""The commands of the command line as Python functions; each command calls one of them."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ NUM_INFERENCE_STEPS = 30
 GUIDANCE_SCALE = 7.5
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done, and of how much; 0 of 0 where that is not known."""
+"""Called with the name of the work, the amount done and the total; both are 0 if unknown."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Asking for words later: of a saved trace without running the model, or of an image file by encoding it."""
+"""Query a saved trace with words, without running the model; or an image file, by encoding it."""
 
 import time
 from collections.abc import Sequence
@@ -43,27 +43,27 @@ def maps(
     options: MapOptions | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write the attention maps of words, asked of a saved trace, without running the denoiser.
+    """Write the attention maps of words from a saved trace, without running the denoiser.
 
-    Nor is it loaded, unless the file refers to its key projections or the model is given by an id.
+    The denoiser is loaded only if the file refers to its key projections or the model is given by an id.
 
     Args:
         trace_file: A file that `ovam.Trace.save` or `generate` wrote.
-        words: Words and phrases, each an attribution prompt of its own, and fitted tokens.
-        attribution_prompt: A text whose words share the attention; then `words` are some of its words, or
-            none for all of them.
-        output_dir: Gets `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` beside the file.
-        model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id.
-            Needed unless the file names mini: nothing else is loaded at a file's word.
+        words: Words and phrases, each a separate attribution prompt, and fitted tokens.
+        attribution_prompt: A text whose words share the attention. Then `words` select some of its words; with none,
+            all of them get maps.
+        output_dir: Folder for `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` next to the file.
+        model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id. It may be
+            left out only if the file names mini, since a file alone never causes another model to be loaded.
         options: As in `Trace.maps`.
-        progress: Told what is being done.
+        progress: Called with the progress of the work.
 
     Returns:
-        The content of `result.json`; the names of files are relative to `output_dir`.
+        The content of `result.json`; file names are relative to `output_dir`.
 
     Raises:
         TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: the text encoder is not at hand.
+        ModelNotFoundError: the text encoder is not available.
         The errors of `Trace.maps`.
     """
     begun = time.monotonic()
@@ -72,8 +72,8 @@ def maps(
         entries_of(words)
     elif fitted_in(list(words)):
         raise OptionError(
-            "fitted tokens were asked together with an attribution prompt, whose words alone share the attention: "
-            "expected one of the two; ask the tokens by themselves"
+            "fitted tokens were given together with an attribution prompt, but only the prompt's words share the "
+            "attention: expected one of the two; query the tokens alone"
         )
     folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
     trace = open_trace(path, model, progress)
@@ -101,11 +101,11 @@ def maps(
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How the model is loaded that looks at an image.
+    """How to load the model that encodes an image.
 
     Attributes:
-        dtype: Type of its weights.
-        device: Where it runs.
+        dtype: Type of the weights.
+        device: Device of the model.
     """
 
     dtype: torch.dtype = torch.float32
@@ -126,24 +126,24 @@ def segment_file(
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
 
     Args:
-        source: A trace file, or an image, which the model then looks at by `ovam.encode`.
+        source: A trace file, or an image, which is encoded with `ovam.encode`.
         words: Words and phrases, and fitted tokens.
-        output_dir: Gets `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, for an image also
-            `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` beside the file.
+        output_dir: Folder for `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, and for an image also
+            `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` next to the file.
         model: For a trace as in `maps`; for an image mini by default.
         options: As in `Trace.segment`.
-        encoding: How the model looks at an image, as in `ovam.encode`; attention outputs are kept as well where the
-            strategy needs them, and blocks that are not named here are those of `options`.
-        loading: How the model is loaded, for an image.
-        progress: Told what is being done.
+        encoding: As in `ovam.encode`, for an image. If the strategy needs attention outputs, they are captured too. If
+            no blocks are given here, those of `options` are used.
+        loading: How to load the model, for an image.
+        progress: Called with the progress of the work.
 
     Returns:
-        The content of `result.json`; the names of files are relative to `output_dir`; for an image, `working_size` is
-        the (height, width) in pixels at which the model looked at it.
+        The content of `result.json`; file names are relative to `output_dir`. For an image, `working_size` is the
+        (height, width) in pixels at which the model encoded it.
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
-        OptionError: the file is a trace, and it was said how to look at an image.
+        OptionError: the file is a trace, but options for images were given.
         The errors of `Trace.segment` and, for an image, of `ovam.encode`.
     """
     begun = time.monotonic()
@@ -191,7 +191,7 @@ def _looked_at(
     loading: Loading | None,
     progress: Progress,
 ) -> tuple[Trace, tuple[int, int]]:
-    """The trace of a picture, and the size at which the model looked at it."""
+    """Encode a picture; return its trace and the size at which the model encoded it."""
     looks, loading = encoding or EncodeOptions(), loading or Loading()
     pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
     size = native_size(backbone_of(pipe), picture) if looks.size is None else looks.size
@@ -207,7 +207,7 @@ def _looked_at(
 
 
 def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None) -> None:
-    """Raises OptionError where an option that only an image needs was given."""
+    """Raise OptionError if an option for images was given."""
     given = [
         f"{field.name}={getattr(options, field.name)!r}"
         for options in image_options
@@ -217,19 +217,19 @@ def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None
     ]
     if any(options is not None for options in image_options):
         raise OptionError(
-            f"options of how the model looks at an image were given{': ' if given else ''}{', '.join(given)}, but "
-            f"{path} is a trace, whose run is over: leave them out, or give an image file"
+            f"options for encoding an image were given{': ' if given else ''}{', '.join(given)}, but {path} is a "
+            "trace, whose run is over: leave them out, or give an image file"
         )
 
 
 def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:
-    """Read a trace with the text encoder of `model`, or of mini where the trace names it.
+    """Read a trace with the text encoder of `model`, or of mini if the trace names mini.
 
-    No other model is taken at the file's word: a folder of that name may be anybody's.
+    The file alone causes no other model to be loaded, since a folder of that name may contain anything.
 
     Raises:
         TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: no model was given, and the one it names is not mini.
+        ModelNotFoundError: no model was given, and the trace names another one than mini.
         SpaceMismatchError: the trace was made with another model.
     """
     named = read_header(path).get("source")
@@ -237,16 +237,15 @@ def open_trace(path: Path, model: str | Path | None, progress: Progress = no_pro
         model = str(named.get("model")) if isinstance(named, dict) else ""
         if model != MINI:
             raise ModelNotFoundError(
-                f"{path} says that it was made with the model {model!r}, and a file's word loads none but 'mini': "
-                "expected the model whose text encoder is to be loaded, with model=... (--model on the command line), "
-                "its folder or its id"
+                f"{path} names the model {model!r}, but a file alone loads no model except 'mini': expected the model "
+                "for its text encoder, its folder or its id, with model=... (--model on the command line)"
             )
     progress("loading the text encoder", 0, 0)
     return load_trace(path, model)
 
 
 def is_trace(path: Path) -> bool:
-    """Whether a file is meant as a trace: by its name, or by how it begins."""
+    """Whether a file is a trace, by its name or its first bytes."""
     return path.suffix == ".safetensors" or is_tensor_file(path)
 
 

@@ -1,4 +1,4 @@
-"""The main job on the embedded model, offline: one run, words in the prompt and not, and a word asked later."""
+"""A demo on the embedded model, offline: one run, maps of words in the prompt and not, and a query of the trace."""
 
 import time
 from pathlib import Path
@@ -25,17 +25,17 @@ def demo(
     num_inference_steps: int = NUM_INFERENCE_STEPS,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Generate an image, write the maps and masks of words, then ask the saved trace for another word.
+    """Generate an image, write the maps and masks of words, then query the saved trace with another word.
 
     Args:
-        output_dir: Gets what `generate` writes, and in `later/` what `maps` writes.
+        output_dir: Folder for the files of `generate`, and in `later/` those of `maps`.
         model: "mini", the folder of a pipeline, or a model id.
         seed: Seed of the image.
         num_inference_steps: Steps of the sampling loop.
-        progress: Told of each denoising step.
+        progress: Called after each denoising step.
 
     Returns:
-        The results of `generate` and `maps`, and all seconds together.
+        The results of `generate` and `maps`, and the total seconds.
     """
     begun = time.monotonic()
     folder = check_folder(output_dir)

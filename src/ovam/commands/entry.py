@@ -1,4 +1,4 @@
-"""What a leaderboard must know of a method beside its figures."""
+"""A leaderboard entry: facts about a method besides its scores."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from ovam.errors import OptionError
 
 
 class Question(StrEnum):
-    """What a method was asked of each picture."""
+    """Which names a method was queried with for each picture."""
 
     all_names = "all names"
     list_given = "list given"
@@ -15,12 +15,12 @@ class Question(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """A method, so that its figures can be made again.
+    """A method, with the facts needed to reproduce its scores.
 
     Attributes:
-        method: Its name.
-        question: Whether every name was asked of every picture, or those of its true list alone.
-        model: The model whose maps it reads, with its version; "none" where there is none.
+        method: Name of the method.
+        question: Whether each picture was queried with all names, or only with those of its true list.
+        model: The model whose maps it uses, with its version; "none" if there is none.
         made_with: The command that made the predictions.
     """
 
@@ -33,10 +33,10 @@ class Entry:
 def entry_of(
     *, method: str | None, question: Question | None, model: str | None, made_with: str | None
 ) -> Entry | None:
-    """The entry of a leaderboard, or None where nothing was given.
+    """Return the entry of a leaderboard, or None if nothing was given.
 
     Raises:
-        OptionError: some of it was given and some was not.
+        OptionError: only some of the facts were given.
     """
     if method and question and model and made_with:
         return Entry(method, question, model, made_with)
@@ -45,6 +45,6 @@ def entry_of(
     if len(missing) < len(given):
         raise OptionError(
             f"the entry for a leaderboard lacks {', '.join(missing)}: "
-            f"expected all of {', '.join(given)}, or none of them to print the figures alone"
+            f"expected all of {', '.join(given)}, or none of them to print only the figures"
         )
     return None

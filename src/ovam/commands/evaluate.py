@@ -1,4 +1,4 @@
-"""Label maps, and soft maps where there are some, against exact truths: a table, or an entry of a leaderboard."""
+"""Compare label maps, and optionally soft maps, with exact truths: a table, or an entry of a leaderboard."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from ovam.input_file import regular
 from ovam.json_text import parsed, read_json
 from ovam.picture_formats import FORMATS
 
-_MOST_NUMBER = 4095  # of a class: pairs of all numbers are counted, 128 MB each time
+_MOST_NUMBER = 4095  # maximum class number: the counts of all pairs take 128 MB
 
 
 def evaluate(
@@ -35,30 +35,30 @@ def evaluate(
     """Compare label maps with their truths.
 
     Args:
-        predicted: A PNG of label numbers, or a folder of them; 255 is undecided, and counts as wrong.
-        truth: A PNG or a folder with files of the same names; 255 counts for nothing.
-        names: JSON file of label numbers and names, as `names.json` of `ovam mini scenes`; Pascal VOC's 20 classes
-            when None. Numbers of the truth that have no name are background.
-        scenes: `scenes.jsonl` with the slices of each file's objects; when None, the one beside the truth's folder
-            where there is one.
+        predicted: A PNG of label numbers, or a folder of them; 255 is undecided and counts as wrong.
+        truth: A PNG or a folder with files of the same names; pixels with 255 are ignored.
+        names: JSON file of label numbers and names, like `names.json` of `ovam mini scenes`; None for Pascal VOC's 20
+            classes. Numbers of the truth without a name count as background.
+        scenes: `scenes.jsonl` with the slices of each file's objects; None for the one next to the truth's folder, if
+            it exists.
         scores: Folder with an NPY file for each PNG: floats (class, height, width) of any range, classes by rising
             number.
         entry: The method, for a leaderboard.
-        progress: Told of each file.
+        progress: Called for each file.
 
     Returns:
         The method, the figures (means over classes and files), a record for each class, a record for each slice.
-        The keys are those of docs/benchmark.md.
+        docs/benchmark.md lists the keys.
 
     Raises:
-        GroundTruthError: a truth, a scene or a soft map is missing, of another size, or not what it should be.
+        GroundTruthError: a truth, a scene or a soft map is missing, invalid, or of another size.
         NotFiniteError: a soft map contains NaN or infinity.
     """
     classes, split = _names(names)
     if entry is not None and split is None:
         raise GroundTruthError(
-            f"names {'of Pascal VOC' if names is None else names} tell no split: expected for an entry of a "
-            "leaderboard the names.json that `ovam mini scenes` writes; give it with --names"
+            f"names {'of Pascal VOC' if names is None else names} have no split: an entry of a leaderboard needs the "
+            "names.json that `ovam mini scenes` writes; give it with --names"
         )
     pairs = _pairs(Path(predicted), Path(truth))
     things = _things(scenes, Path(truth), classes, [right for _, right in pairs])
@@ -74,7 +74,7 @@ def evaluate(
             soft.add(_scores(Path(scores) / f"{guess.stem}.npy", (len(classes), *expected.shape)), expected)
     if black_and_white:
         raise GroundTruthError(
-            f"{truth} holds 0 and {IGNORE} alone, as black-and-white masks do, and {IGNORE} counts for nothing: "
+            f"{truth} contains only 0 and {IGNORE}, like black-and-white masks, and {IGNORE} is ignored: "
             "expected label numbers; write each object as the number of its class"
         )
     figures, rows = tally.figures(), tally.of_classes()
@@ -108,7 +108,7 @@ def _about(entry: Entry | None) -> dict[str, str | None]:
 
 
 def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
-    """Names by rising number, and the split of the scenes they were written with."""
+    """Return the names by rising number, and the split of the scenes they belong to."""
     if names is None:
         return VOC, None
     try:
@@ -124,13 +124,13 @@ def _names(names: str | Path | None) -> tuple[dict[int, str], str | None]:
             raise ValueError(f"split {split!r}")
     except (OSError, ValueError, OverflowError, AttributeError, TypeError) as error:
         raise GroundTruthError(
-            f'names file {names} can\'t be read ({error}): expected JSON as {{"1": "aeroplane", ...}}'
+            f'names file {names} can\'t be read ({error}): expected JSON like {{"1": "aeroplane", ...}}'
         ) from error
     return dict(sorted(numbers.items())), split
 
 
 def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
-    """Files of equal names; every prediction needs its truth, a truth without a prediction is named too."""
+    """Return pairs of files with equal names; a file without its partner, in either folder, is an error."""
     if predicted.is_file():
         return [(predicted, truth / predicted.name if truth.is_dir() else truth)]
     guesses, rights = (
@@ -146,34 +146,34 @@ def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
 
 
 def _labels(path: Path) -> np.ndarray:
-    """Label numbers of a PNG with a palette or a single channel: (height, width) int64."""
+    """Read the label numbers of a PNG with a palette or a single channel: (height, width) int64."""
     try:
         with Image.open(regular(path), formats=FORMATS) as picture:
             form, mode, values = picture.format, picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise GroundTruthError(f"label map {path} can't be read ({error}): expected a PNG file") from error
     if form != "PNG":
-        raise GroundTruthError(f"label map {path} is a {form}: expected a PNG file, which keeps numbers as they are")
+        raise GroundTruthError(f"label map {path} is a {form}: expected a PNG file, which stores numbers exactly")
     if mode not in ("P", "L", "I", "I;16", "1"):
         raise GroundTruthError(
-            f"label map {path} has several channels (mode {mode}): expected one number a pixel; save one channel, or a "
-            "palette"
+            f"label map {path} has several channels (mode {mode}): expected one number per pixel; save one channel, or "
+            "a palette"
         )
     return values.astype(np.int64)
 
 
 def _scores(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Soft maps of one picture: floats of `shape`."""
+    """Read the soft maps of one picture: floats of `shape`."""
     try:
-        # Mapped, so that a wrong header can't fill memory; refuses pickles and archives, and leaves no file open.
+        # a memory map can't fill memory with a wrong header, refuses pickles and archives, and leaves no file open
         values = np.lib.format.open_memmap(regular(path), mode="r")
-    # a broken header is read as Python's own: it raises what the compiler does, and sums that are too large
+    # numpy parses the header as Python code, so a damaged one can raise the compiler's errors, or overflow
     except (OSError, ValueError, EOFError, ArithmeticError, LookupError, SyntaxError, TokenError, TypeError) as error:
         raise GroundTruthError(f"scores {path} can't be read ({error}): expected an NPY file for each PNG") from error
     if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
         raise GroundTruthError(
             f"scores {path} are {values.dtype} of shape {values.shape}: expected floats of shape {shape}, "
-            "(class, height, width), with a map for each number of the names file but 0, by rising number, "
+            "(class, height, width), with a map for each number of the names file except 0, by rising number, "
             "at the truth's size"
         )
     if not np.isfinite(values).all():
@@ -191,7 +191,7 @@ def _check_sizes(file: Path, found: np.ndarray, expected: np.ndarray) -> None:
 def _things(
     scenes: str | Path | None, truth: Path, classes: Mapping[int, str], files: Sequence[Path]
 ) -> dict[str, list[Thing]]:
-    """Objects of each file with their slices; none where no scenes are given and none lie beside the truth's folder."""
+    """Return each file's objects with their slices; empty if there is no scenes file."""
     beside = (truth if truth.is_dir() else truth.parent).resolve().parent / "scenes.jsonl"
     if scenes is None and not beside.is_file():
         return {}
@@ -220,12 +220,12 @@ def _read_scenes(path: Path) -> dict[str, list[Thing]]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GroundTruthError(
-            f"scenes {path} can't be read ({error}): expected lines as `ovam mini scenes` writes them"
+            f"scenes {path} can't be read ({error}): expected lines like those of `ovam mini scenes`"
         ) from error
 
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Four digits for every float, None for NaN."""
+    """Round every float to four digits; NaN becomes None."""
     return {
         name: value if not isinstance(value, float) else None if np.isnan(value) else round(value, 4)
         for name, value in record.items()

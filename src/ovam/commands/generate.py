@@ -1,4 +1,4 @@
-"""From a prompt to images with the maps and masks of any words, all in one folder."""
+"""Generate images from a prompt and write them to a folder, with the maps and masks of any words."""
 
 import inspect
 import time
@@ -29,8 +29,8 @@ from ovam.tracing.noise import check_seed
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.plan import native_side
 
-_MOST_SIDES = 8  # of the model's own, or their eighth: far beyond what models make, and short of taking all memory
-_LEAST_MULTIPLE = 8  # of every family's sides, so that most mistakes are found before a model is loaded
+_MOST_SIDES = 8  # maximum ratio to the model's own side, up or down: far beyond useful sizes, but fits in memory
+_LEAST_MULTIPLE = 8  # divides the sides in every family, so that most mistakes are found before a model is loaded
 
 
 def generate(
@@ -56,39 +56,39 @@ def generate(
 ) -> dict[str, Any]:
     """Generate images, and write them with the maps and masks of words, which may be in the prompt or not.
 
-    Words and prompts are checked before the model runs. Files of the same names are written over, others stay.
+    Words and prompts are checked before the model runs. Files of the same names are overwritten, others stay.
 
     Args:
         prompt: What to generate.
-        words: Words and phrases to map and segment, and fitted tokens; without any, the image and its trace are
-            written, which can be asked later.
-        output_dir: Gets `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
-            `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on. It is made when
-            the run is over.
+        words: Words and phrases to map and segment, and fitted tokens. Without words, only the image and its trace are
+            written; the trace can be queried later.
+        output_dir: Folder for `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
+            `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on. It is created
+            after the run.
         model: "mini", the folder of a pipeline, a model id, or a pipeline object.
-        negative_prompt: What to keep away from.
+        negative_prompt: What to avoid.
         seed: Seed of the first image; the next images have the next seeds.
         num_images: Number of images.
         num_inference_steps: Steps of the sampling loop.
-        guidance_scale: Weight of the prompt, from 0; 1 and below is without guidance.
-        true_cfg_scale: Weight of the prompt against the negative one, above 1, in pipelines that take it apart from
-            `guidance_scale` (FLUX), and there needed with a negative prompt.
-        height: In pixels; the model's own by default, and from an eighth to eight times that.
-        width: Likewise.
-        dtype: Type of the weights, when the model is loaded here.
-        device: Where the model runs, when it is loaded here.
-        keeping: As in `ovam.capture`; attention outputs are kept as well where the strategy needs them.
-        options: As in `Trace.segment`; with the strategy "output" the words in `against` share the pixels of the maps,
-            too.
-        save_trace: Whether to write `run.safetensors`, from which more words can be asked.
-        progress: Told of each denoising step.
+        guidance_scale: Weight of the prompt, from 0; there is no guidance at 1 or below.
+        true_cfg_scale: Weight of the prompt against the negative prompt, above 1; only in pipelines that have it
+            besides `guidance_scale` (FLUX), and required there with a negative prompt.
+        height: Height in pixels; the model's own by default, and from an eighth to eight times that.
+        width: Width, likewise.
+        dtype: Type of the weights, if the model is loaded here.
+        device: Device of the model, if it is loaded here.
+        keeping: As in `ovam.capture`. If the strategy needs attention outputs, they are captured too.
+        options: As in `Trace.segment`. With the strategy "output", the words in `against` also share the pixels of the
+            maps.
+        save_trace: Whether to write `run.safetensors`, which can be queried with more words later.
+        progress: Called after each denoising step.
 
     Returns:
-        The content of `result.json`; the names of files are relative to `output_dir`.
+        The content of `result.json`; file names are relative to `output_dir`.
 
     Raises:
         EmptyWordsError, PromptTooLongError, OptionError: words, prompt or options can't be used.
-        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
         The errors of `ovam.capture`.
     """
     begun = time.monotonic()
@@ -148,10 +148,10 @@ def generate(
 
 
 def _asked(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
-    """Words and contrast words; none are right where nothing else needs them.
+    """Return words and contrast words; both may be empty.
 
     Raises:
-        OptionError: contrast words stand alone.
+        OptionError: there are contrast words but no words.
         The errors of `SegmentOptions.check`.
     """
     rivals = contrast_of(options.against)
@@ -161,7 +161,7 @@ def _asked(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, 
     if rivals:
         raise OptionError(
             f"against={list(names_of(rivals))!r} was given without words: expected the words that they compete with; "
-            "leave it out to ask them later"
+            "leave it out to query the trace later"
         )
     return (), ()
 
@@ -175,7 +175,7 @@ def _check_numbers(num_images: int, num_inference_steps: int, guidance: float, t
 
 
 def check_steps(pipe: Any, num_inference_steps: int) -> None:
-    """Raises OptionError where there are more steps than the scheduler was trained with, which none of them takes."""
+    """Raise OptionError if there are more steps than the scheduler was trained with; no scheduler accepts that."""
     most = int(getattr(pipe.scheduler.config, "num_train_timesteps", None) or 1000)
     if num_inference_steps > most:
         raise OptionError(
@@ -185,7 +185,7 @@ def check_steps(pipe: Any, num_inference_steps: int) -> None:
 
 
 def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, progress: Progress) -> Any:
-    """The pipeline of a name, without a progress bar of its own; a pipeline object is taken as it is."""
+    """Load a pipeline by name and disable its progress bar; a pipeline object is returned unchanged."""
     if not isinstance(model, str | Path):
         return model
     progress(f"loading {model}", 0, 0)
@@ -195,7 +195,7 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
 
 
 def check_sides(pipe: Any, **sides: int | None) -> None:
-    """Raises OptionError where a pipeline's images can't be of these sides; None is its own."""
+    """Raise OptionError if the pipeline can't make images of these sides; None means the model's own."""
     native = native_side(pipe) * pipe.vae_scale_factor
     for name, side in sides.items():
         if side is not None and side * _MOST_SIDES < native:
@@ -207,7 +207,7 @@ def check_sides(pipe: Any, **sides: int | None) -> None:
 
 
 def _check_size(unit: int, largest: int | None = None, **sides: int | None) -> None:
-    """Raises OptionError where the pipeline would refuse a side, make the image of another size (FLUX) or never end."""
+    """Raise OptionError for a side that the pipeline would refuse, round (FLUX), or need too much memory for."""
     for name, side in sides.items():
         if side is not None and side < 1:
             raise OptionError(f"{name}={side}: expected a positive multiple of {unit} pixels")
@@ -222,16 +222,16 @@ def _check_size(unit: int, largest: int | None = None, **sides: int | None) -> N
 
 
 def _negative(pipe: Any, prompt: str | None, scale: float | None) -> dict[str, Any]:
-    """What the pipeline's call is told of the negative prompt; no argument without one, since PixArt takes no None.
+    """Return the call's arguments for the negative prompt; none without one, since PixArt does not accept None.
 
     Raises:
-        OptionError: the pipeline would leave the prompt or its weight out without a word.
+        OptionError: the pipeline would silently ignore the prompt or its weight.
     """
     takes_scale = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
     if scale is not None and (not takes_scale or prompt is None or scale <= 1):
         raise OptionError(
             f"true_cfg_scale={scale:g}: expected a number above 1, together with negative_prompt, and a pipeline that "
-            f"takes it, as FLUX does; this is a {type(pipe).__name__}"
+            f"has this option, such as FLUX; this is a {type(pipe).__name__}"
         )
     if prompt is None:
         return {}
@@ -239,15 +239,15 @@ def _negative(pipe: Any, prompt: str | None, scale: float | None) -> dict[str, A
         return {"negative_prompt": prompt}
     if scale is None:
         raise OptionError(
-            f"negative_prompt={prompt[:40]!r}: {type(pipe).__name__} leaves it out but for true_cfg_scale (on the "
-            "command line --true-cfg-scale): expected that above 1, for example 4; guidance_scale is told to the model "
-            "itself there"
+            f"negative_prompt={prompt[:40]!r}: {type(pipe).__name__} ignores it without true_cfg_scale (on the "
+            "command line --true-cfg-scale): expected that above 1, for example 4; guidance_scale is only an input of "
+            "the model there"
         )
     return {"negative_prompt": prompt, "true_cfg_scale": scale}
 
 
 def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | Fitted]) -> None:
-    """What is too long or foreign is refused before the model runs: the pipeline itself would cut it and go on.
+    """Check prompts and words before the model runs; the pipeline itself would cut long ones.
 
     Raises:
         PromptTooLongError: a prompt or a word is longer than the text encoder reads.

@@ -1,4 +1,4 @@
-"""What is installed, what a model offers, what a capture of it would keep, what a trace holds."""
+"""Information about the installation, a model, the memory of a capture, and a trace file."""
 
 import platform
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from ovam.tracing.source import versions
 
 
 def installation() -> dict[str, Any]:
-    """Versions, supported pipelines, devices, and whether the embedded model is there."""
+    """Return versions, supported pipelines, devices, and whether the embedded model is installed."""
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "pipelines": list(supported()),
@@ -27,7 +27,7 @@ def installation() -> dict[str, Any]:
 
 
 def describe_trace(path: str | Path) -> dict[str, Any]:
-    """Header of a trace file, without its queries.
+    """Return the header of a trace file, without its queries.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.
@@ -37,10 +37,10 @@ def describe_trace(path: str | Path) -> dict[str, Any]:
 
 
 def describe_model(model: str | Path = MINI) -> dict[str, Any]:
-    """A model's pipeline, sizes, text encoder and blocks, with their grids at the model's own size.
+    """Return a model's pipeline, sizes, text encoder and blocks, with their grids at the model's own size.
 
     Raises:
-        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
     """
     pipe = load(model)
     backbone = backbone_of(pipe)
@@ -68,7 +68,9 @@ def describe_model(model: str | Path = MINI) -> dict[str, Any]:
 
 
 def plan_capture(model: str | Path = MINI, **options: Any) -> dict[str, Any]:
-    """Bytes that a capture would keep, from the model's configuration alone; `options` are those of `ovam.plan`.
+    """Return the bytes that a capture would store, from the model's configuration alone.
+
+    `options` are those of `ovam.plan`.
 
     Raises:
         The errors of `ovam.plan`.
@@ -81,7 +83,7 @@ def verify_model(model: str | Path = MINI, *, dtype: torch.dtype, device: str, *
     """Check a model with its own weights; `options` are those of `ovam.testing.verify`.
 
     Raises:
-        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or read.
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
         OptionError: its images can't be of this size.
     """
     from ovam.testing.verify import verify

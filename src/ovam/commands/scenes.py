@@ -1,4 +1,4 @@
-"""The benchmark as files that anything can open: pictures, label, part and instance maps, captions, slices."""
+"""Write the benchmark as common files: pictures, label, part and instance maps, captions, slices."""
 
 import json
 from collections.abc import Sequence
@@ -30,20 +30,21 @@ def export_scenes(
     size: int = 128,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write scenes of a split with all that is known of them.
+    """Write scenes of a split, with their exact truths.
 
     Args:
         split: "train", "validation", "test", "hard", "judging" or "domain b".
         count: Number of scenes.
-        output_dir: Gets `images/`, `labels/`, `parts/` and `instances/` with a PNG for each scene, `scenes.jsonl`
-            with a line for each, `names.json` with the names of the numbers in the maps, `part-names.json` with
-            those of the part maps alone, for `evaluate`, and `words.json` with what can be asked of the pictures.
+        output_dir: Folder for `images/`, `labels/`, `parts/` and `instances/` with a PNG for each scene,
+            `scenes.jsonl` with a line for each scene, `names.json` with the names of the numbers in the maps,
+            `part-names.json` with those of the part maps alone (for `evaluate`), and `words.json` with words to query
+            the pictures with.
         start: Number of the first scene.
         size: Side of the pictures in pixels, at least 32.
-        progress: Told of each scene.
+        progress: Called for each scene.
 
     Returns:
-        What was written where.
+        The split, the number of scenes, the first seed and the folder.
 
     Raises:
         SplitError: the split is unknown, or has no such scenes.

@@ -1,4 +1,4 @@
-"""What is counted over the files of a comparison: label maps, soft maps, and the slices of their objects."""
+"""Scores over the files of a comparison: for label maps, soft maps, and the slices of their objects."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ import numpy as np
 from ovam.evaluate import Confusion, average_precision, boundary_band, boundary_f, presence_auroc
 
 IGNORE = 255
-_BAND = 2  # pixels on each side of an outline that the boundary-excluded figure leaves out
+_BAND = 2  # pixels on each side of an outline that one of the scores leaves out
 
 Thing = tuple[str, tuple[str, ...]]
 """An object of a scene: its class and its slices."""
 
 
 class LabelTally:
-    """Label maps against their truths.
+    """Scores of label maps against their truths.
 
     Args:
         classes: Numbers and names, without the background.
@@ -24,7 +24,7 @@ class LabelTally:
 
     def __init__(self, classes: Mapping[int, str]) -> None:
         self._classes = classes
-        self._labels = max(classes) + 2  # the last one stands for what was left undecided
+        self._labels = max(classes) + 2  # the last one is for undecided pixels
         self._confusion, self._inner = Confusion.empty(self._labels), Confusion.empty(self._labels)
         self._per_image: dict[str, np.ndarray] = {}
         self._outlines: list[float] = []
@@ -35,9 +35,9 @@ class LabelTally:
         """Count one file.
 
         Args:
-            name: Of the file.
+            name: Name of the file.
             found: Label numbers, (height, width); 255 is undecided.
-            expected: Numbers of classes, 0 or 255, (height, width); 255 counts for nothing.
+            expected: Numbers of classes, 0 or 255, (height, width); 255 is ignored.
 
         Raises:
             GroundTruthError: the sizes differ.
@@ -58,11 +58,11 @@ class LabelTally:
 
     @property
     def truth_hash(self) -> str:
-        """Equal where names, files and truths are: only then do two results compare."""
+        """Hash of names, files and truths; only results with equal hashes can be compared."""
         return self._seen.hexdigest()[:16]
 
     def figures(self) -> dict[str, float]:
-        """Means over classes and files, in [0, 1]; NaN where there is nothing to take a mean of."""
+        """Return means over classes and files, in [0, 1]; NaN if there are no values."""
         counts, ignored = self._confusion.counts, self._confusion.ignored
         per_image = np.array(list(self._per_image.values()))
         true_somewhere = [number for number in self._classes if counts[number].any()]
@@ -78,7 +78,7 @@ class LabelTally:
         }
 
     def of_classes(self) -> list[dict[str, Any]]:
-        """A record for the background and each class: IoU over all files, and in how many it is true or predicted."""
+        """Return a record for the background and each class: IoU over all files, and the number of files with it."""
         iou, there = self._confusion.iou(), np.isfinite(list(self._per_image.values())).sum(0)
         return [
             {"class": name, "iou": float(iou[number]), "images": int(there[number])}
@@ -86,10 +86,10 @@ class LabelTally:
         ]
 
     def slices(self, things: Mapping[str, Iterable[Thing]]) -> list[dict[str, Any]]:
-        """Mean over a slice's objects of the IoU of their class in their image, and the number of objects.
+        """Return for each slice the number of its objects, and the mean IoU of their class in their image.
 
         Args:
-            things: Objects of each file; those of classes without a number are left out.
+            things: Objects of each file; objects of classes without a number are left out.
         """
         numbers = {name: number for number, name in self._classes.items()}
         values: dict[str, list[float]] = {}
@@ -103,7 +103,7 @@ class LabelTally:
 
 
 class ScoreTally:
-    """Soft maps against the same truths, without a threshold.
+    """Scores of soft maps against the same truths, without a threshold.
 
     Args:
         classes: Numbers of the classes, in the order of the maps.
@@ -119,7 +119,7 @@ class ScoreTally:
 
         Args:
             scores: (class, height, width), any range.
-            expected: (height, width); pixels of 255 count for nothing.
+            expected: (height, width); pixels with 255 are ignored.
         """
         counted = expected != IGNORE
         if not counted.any():
@@ -132,7 +132,7 @@ class ScoreTally:
             (self._present if own.any() else self._absent).append(highest)
 
     def figures(self) -> dict[str, float]:
-        """Average precision, mean over images and then over classes; AUROC of the maps' highest scores."""
+        """Return average precision (mean over images, then over classes) and AUROC of the maps' highest scores."""
         known = bool(self._present and self._absent)
         return {
             "average_precision": _mean(map(_mean, self._precision.values())),
@@ -140,11 +140,11 @@ class ScoreTally:
         }
 
     def of_classes(self) -> list[dict[str, float]]:
-        """A record for the background, which has no map, and each class: mean over the images that show it."""
+        """Return a record for each class, with the mean over the images that show it; the background has no map."""
         return [{"average_precision": _mean(values)} for values in ((), *self._precision.values())]
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Mean of those that are numbers, NaN where none is."""
+    """Return the mean without NaN; NaN if there are no values."""
     kept = [value for value in values if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")

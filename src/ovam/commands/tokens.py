@@ -1,4 +1,4 @@
-"""Tokens on the command line: fit them to annotated images or traces, show, merge, check and import them."""
+"""Fit tokens to annotated images or traces; show, merge, check and import them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -44,29 +44,29 @@ def optimize(
 ) -> dict[str, Any]:
     """Fit tokens to annotated images and traces, and write them to a file.
 
-    Sources, first images and then traces, masks and words go in pairs. A source that is named again has a further
-    class; a word alone is meant for all masks.
+    Each mask and word belongs to the source at the same position; sources are the images, then the traces. Repeat a
+    source to give it another class. A single word applies to all masks.
 
     Args:
-        masks: Pictures, or JSON of COCO or labelme, at the size of their images. Out of a file of many objects the
-            image's file name and the word pick the mask.
+        masks: Pictures, or JSON of COCO or labelme, at the size of their images. In a file with many objects, the
+            image's file name and the word select the mask.
         words: Names of the classes.
         output: File to write.
-        images: Image files, which the model looks at by `ovam.encode`.
+        images: Image files, which are encoded with `ovam.encode`.
         traces: Trace files.
-        labels: Where masks are label maps, the number of each word in them.
+        labels: If masks are label maps, the number of each word in them.
         model: For images mini by default; for traces as in `maps`.
         options: As in `ovam.optimize_tokens`.
-        seed: Seed of the noises put on images.
+        seed: Seed of the noise that is added to images.
         dtype: Type of the model's weights, for images.
-        device: Where the model runs, for images.
-        progress: Told what is being done.
+        device: Device of the model, for images.
+        progress: Called with the progress of the work.
 
     Returns:
-        What was fitted: the set's facts, and the IoU of each annotation with its own mask.
+        The fitted set's facts, and for each source the IoU of its annotation with the masks that the tokens give.
 
     Raises:
-        OptionError: sources, masks and words do not go in pairs.
+        OptionError: the numbers of sources, masks and words differ.
         TokenFileError: the output can't be written.
         The errors of `ovam.optimize_tokens`, `ovam.encode` and `ovam.Trace.load`.
     """
@@ -80,7 +80,7 @@ def optimize(
     sizes |= {path: trace.size for path, trace in opened.items()}
     marks = []
     for path, own in named.items():  # before a model is loaded
-        name = path.name if path in pictures else None  # a trace's own name tells nothing of its picture's
+        name = path.name if path in pictures else None  # a trace's file name is not its picture's
         marks.append(_annotated(path, own, sizes[path], {**options.reading, "image": name}))
     if pictures:
         pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
@@ -105,7 +105,7 @@ def optimize(
 
 
 Masks = dict[str, tuple[Path, int | None]]
-"""Of one source: by class the mask's file, and the class's number in it where it is a label map."""
+"""Masks of one source, by class: the file, and the class's number in it if the file is a label map."""
 
 
 def _by_source(
@@ -118,7 +118,7 @@ def _by_source(
         raise OptionError(
             f"{len(sources)} images and traces, {len(masks)} masks, {len(words)} words and {len(labels)} labels: "
             "expected as many masks and words as images and traces, in the same order (images first), or one word for "
-            "all; name an image once for each of its masks"
+            "all; repeat an image for each of its masks"
         )
     named: dict[Path, Masks] = {}
     for source, mask, word, number in zip(sources, masks, words, numbers, strict=True):
@@ -127,8 +127,8 @@ def _by_source(
         clash = [other for other, (_, taken) in named[source].items() if taken == number and number is not None]
         if clash:
             raise OptionError(
-                f"label {number} of {source} is given to {clash[0]!r} and to {word!r}: expected a number of its "
-                "own for each class; give --label once for each --mask"
+                f"label {number} of {source} is given to {clash[0]!r} and to {word!r}: expected a different number "
+                "for each class; give --label once for each --mask"
             )
         named[source][word] = (Path(mask), number)
     return named
@@ -148,18 +148,18 @@ def _annotation(masks: Masks, size: tuple[int, int], reading: Mapping[str, Any])
         return annotation_of({word: mask for word, (mask, _) in masks.items()}, size, **reading)
     given = [f"{name}={reading[name]!r}" for name in ("mask_threshold", "mask_colour") if reading[name] is not None]
     if given:
-        raise OptionError(f"{given[0]} with labels: expected masks of one object, label maps are read by their numbers")
+        raise OptionError(f"{given[0]} with labels: expected masks of one object; label maps are read by their numbers")
     if len(files) > 1:
         raise AnnotationError(
-            f"{len(files)} label maps are given for one image: expected one that holds all its classes, named with "
-            "--mask once for each"
+            f"{len(files)} label maps are given for one image: expected one that contains all its classes; repeat it "
+            "with --mask for each class"
         )
     names = {int(number): word for word, (_, number) in masks.items() if number is not None}
     return annotation_from_labels(files.pop(), names, size, ignore=reading["ignore"], others=True)
 
 
 def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:
-    """IoU of the annotation with the masks that the tokens give on its own image."""
+    """Return the IoU of an annotation with the masks that the tokens give on its image."""
     labels, counted = trace.segment(tokens).labels.numpy(), mark.labels != IGNORE
     found = dict[str, float]()
     for name in mark.classes:
@@ -170,7 +170,7 @@ def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> di
 
 
 def show(path: str | Path) -> dict[str, Any]:
-    """Facts of a file of tokens.
+    """Return the facts of a token file.
 
     Raises:
         TokenFileError: the file can't be read.
@@ -179,11 +179,11 @@ def show(path: str | Path) -> dict[str, Any]:
 
 
 def merge_files(paths: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
-    """Write several files' tokens as one set; no class's map is changed.
+    """Merge several token files into one set; the maps of the classes do not change.
 
     Raises:
         TokenFileError: a file can't be read or written.
-        SpaceMismatchError, OptionError: the sets are of several text encoders, or have a class in common.
+        SpaceMismatchError, OptionError: the sets belong to different text encoders, or share a class.
     """
     merged = merge([TokenSet.load(path) for path in paths])
     merged.save(output)
@@ -191,11 +191,11 @@ def merge_files(paths: Sequence[str | Path], output: str | Path) -> dict[str, An
 
 
 def check(path: str | Path, *, model: str | Path | None = None, trace: str | Path | None = None) -> dict[str, Any]:
-    """Whether tokens can be used with a model or a trace, and what differs from their fit.
+    """Check that tokens can be used with a model or a trace; return the differences from their fit as notes.
 
     Raises:
         TokenFileError, TraceFileError: a file can't be read.
-        SpaceMismatchError: they can't, they were fitted for another text encoder.
+        SpaceMismatchError: the tokens were fitted for another text encoder.
     """
     tokens, notes = TokenSet.load(path), list[str]()
     if trace is not None:
@@ -210,11 +210,11 @@ def check(path: str | Path, *, model: str | Path | None = None, trace: str | Pat
 
 
 def import_file(path: str | Path, output: str | Path, *, model: str | Path, word: str | None = None) -> dict[str, Any]:
-    """Write the tokens of an `.npy` file that the paper's authors published as a set.
+    """Convert an `.npy` file of tokens, as published by the paper's authors, into a token set.
 
     Raises:
-        TokenFileError: the file can't be read as such, or the output not be written.
-        SpaceMismatchError: its vectors have another width than those of the model's text encoder.
+        TokenFileError: the file is not in that format, or the output can't be written.
+        SpaceMismatchError: its vectors have another width than the model's text encoder.
     """
     tokens = import_tokens(path, text_of(model), word=word)
     tokens.save(output)

@@ -1,4 +1,4 @@
-"""What a trace answers for words, written as pictures, with a record of the numbers and file names."""
+"""Write maps and masks as pictures, and return a record of their numbers and file names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ TRACE_FILE = "run.safetensors"
 
 
 def write_maps(trace: Trace, maps: AttentionMaps, folder: Path) -> dict[str, Any]:
-    """Write `maps/<word>.png`, each map over its image, and `sheet.png`, all of them in one picture.
+    """Write `maps/<word>.png`, each map over its image, and `sheet.png` with all of them.
 
-    A trace without a picture, of a run that ended with latents, has its maps drawn on black.
+    If the run ended with latents, the trace has no image, and maps are drawn on black.
 
     Returns:
-        `files`, and for each of the `words` its range, its presence and its file, names relative to `folder`.
+        `files`, and for each of the `words` its range, presence and file; file names are relative to `folder`.
     """
     words, image, found = [], _picture(trace), presences(maps)
     for i, (word, name) in enumerate(zip(maps.words, safe_names(maps.words), strict=True)):
@@ -64,10 +64,10 @@ def write_all(
 
 
 def write_run(trace: Trace, folder: Path, *, save_trace: bool = True) -> dict[str, Any]:
-    """Write the image and the trace, of which words can be asked later.
+    """Write the image and the trace, which can be queried later.
 
     Returns:
-        `seed`, `size`, `files`, and `words`, which are none.
+        `seed`, `size`, `files`, and an empty list of `words`.
     """
     files = {"image": "image.png"}
     assert trace.image_png is not None  # generating and encoding both give a picture
@@ -79,6 +79,6 @@ def write_run(trace: Trace, folder: Path, *, save_trace: bool = True) -> dict[st
 
 
 def notes_of(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:
-    """What differs between the fits of tokens and this trace, where tokens are asked."""
+    """Return notes on differences between this trace and the runs that tokens were fitted on; empty without tokens."""
     tokens = fitted_in(list(words))
     return {"notes": [note for one in tokens for note in one.notes(trace)]} if tokens else {}

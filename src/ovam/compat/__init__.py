@@ -1,1 +1,1 @@
-"""Calls that users of other libraries remember, answered by this one."""
+"""The calls of other libraries, implemented with ovam."""

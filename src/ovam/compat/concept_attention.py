@@ -1,7 +1,7 @@
-"""ConceptAttention's maps (helblazer811/ConceptAttention) of a FLUX run, with its numbers.
+"""ConceptAttention's maps (helblazer811/ConceptAttention) of a FLUX run, with the same numbers.
 
-A concept is the first T5 vector of its word; all concepts are run through the text's layers together, against the
-image, and read each other; the maps are shares of the concepts in the output space of the blocks of two streams.
+A concept is the first T5 vector of its word. All concepts pass the text layers together, against the image, and attend
+to each other. The maps are the shares of the concepts in the output space of the two-stream blocks.
 """
 
 from collections.abc import Sequence
@@ -31,28 +31,28 @@ def concept_maps(
     pooled: Pooled = "zeros",
     blocks: BlockChoice = "transformer_blocks",
 ) -> AttentionMaps:
-    """How the concepts share every pixel.
+    """Return the share of each concept in every pixel.
 
     Args:
-        trace: Of a run of FLUX, captured with `outputs=True`.
+        trace: Trace of a FLUX run, captured with `outputs=True`.
         pipe: The pipeline of the run.
-        concepts: Words, two or more, whether they are in the prompt or not.
-        pooled: What modulates the concepts' layers besides the time step: "zeros", as in ConceptAttention, or the
-            prompt's pooled CLIP vector, as everywhere else in this library.
-        blocks: By default all of two streams.
+        concepts: Two or more words, in the prompt or not.
+        pooled: Pooled vector that modulates the concepts' layers, besides the time step: "zeros", as in
+            ConceptAttention, or "prompt", the prompt's pooled CLIP vector, as in the rest of this library.
+        blocks: By default all two-stream blocks.
 
     Returns:
-        Maps whose words are the concepts, in [0, 1]: the mean over steps and blocks. Those of all concepts sum to 1.
+        Maps of the concepts, in [0, 1]: the mean over steps and blocks. All concepts sum to 1 in each pixel.
 
     Raises:
-        OptionError: the pipeline is no FLUX, `pooled` is another one, or the run's prompt is not known.
+        OptionError: the pipeline is not FLUX, `pooled` is neither of the two, or the run's prompt is unknown.
         EmptyWordsError: there is no concept.
         The errors of `Trace.maps`.
     """
     text = trace.text
     if not isinstance(backbone_of(pipe), FluxBackbone) or not isinstance(text, ReplayedSide):
         raise OptionError(
-            f"concept maps were asked of a {type(pipe).__name__}: expected FLUX.1, whose layers they are made in"
+            f"concept maps of a {type(pipe).__name__}: expected FLUX.1, since they are made in its layers"
         )
     if pooled not in ("zeros", "prompt"):
         raise OptionError(f"pooled={pooled!r}: expected 'zeros' or 'prompt'")
@@ -65,11 +65,11 @@ def concept_maps(
 
 
 def _without_pooled(trace: Trace, text: ReplayedSide, pipe: Any) -> Trace:
-    """The trace with zeros in place of the prompt's pooled vector, where late words are run through the layers."""
+    """Return the trace with zeros in place of the prompt's pooled vector, for the replay of words."""
     if trace.source.prompt is None:
         raise OptionError(
-            "pooled='zeros' of a run from embeddings: expected a run from a prompt, whose pooled vector is taken out; "
-            "pooled='prompt' leaves it in"
+            "pooled='zeros' of a run from embeddings: expected a run from a prompt, whose pooled vector is replaced by "
+            "zeros; pooled='prompt' keeps it"
         )
     read = pipe.transformer.time_text_embed.text_embedder
     with torch.no_grad():

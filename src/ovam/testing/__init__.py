@@ -1,6 +1,6 @@
-"""The contract test class for backbones: what every one of them must prove, on a pipeline small enough to run often.
+"""The contract test class for backbones: the tests that every backbone must pass, on a small pipeline.
 
-Subclass it in a test file, say how a pipeline is made and run, and pytest collects the tests:
+Subclass it in a test file and define how the pipeline is made and run. Pytest then collects the tests:
 
     class TestMyBackbone(BackboneContract):
         def make_pipe(self):
@@ -9,12 +9,12 @@ Subclass it in a test file, say how a pipeline is made and run, and pytest colle
         def run_arguments(self):
             return {"prompt": "a dog on the grass", "num_inference_steps": 3, "height": 32, "width": 32}
 
-Random weights attend to everything alike, which hides swapped heads and wrong scales. The pipeline's queries
-and keys must therefore be scaled up until its attention is sharp; one that is not sharp is refused.
+With random weights, attention is almost uniform, which hides swapped heads and wrong scales. Scale up the pipeline's
+queries and keys until its attention is sharp; if it is not, tests fail.
 
-Families of joint attention subclass `JointContract`; others whose attention is not diffusers' `Attention` override
-`recorded_attention`. For readable failures,
-call `pytest.register_assert_rewrite("ovam.testing")` before this module is imported.
+Families with joint attention subclass `JointContract`. Other families whose attention is not diffusers' `Attention`
+override `recorded_attention`. For readable failures, call `pytest.register_assert_rewrite("ovam.testing")` before you
+import this module.
 
 `verify` runs part of the contract on a model with its own weights; `ovam verify MODEL` calls it.
 """

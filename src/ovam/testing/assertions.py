@@ -1,6 +1,6 @@
-"""What a pipeline does, seen without the library's hooks, and the comparisons that the contract is made of."""
+"""Record what a pipeline does without the library's hooks, and compare it with what the library captured."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +18,20 @@ from ovam.trace.quantised import Quantised, Stored, floats
 from ovam.trace.trace import Trace
 
 SHARP = 0.5
-"""Median, over all pixels, of the largest attention weight among the text that a pipeline must exceed."""
+"""Lower limit for sharp attention: the median, over all pixels, of the largest attention weight in the text."""
 
 SHARE = 0.1
-"""Mean, over all pixels, of the text's share in the attention that a pipeline must exceed."""
+"""Lower limit for the text's share in the attention: the mean over all pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """What one block did in one denoiser call, seen without any hook of the library.
+    """Attention of one block in one denoiser call, recorded without the library's hooks.
 
     Attributes:
-        weights: Its attention probabilities.
-        text: The text vectors it attended to; they tell which rows of the batch are conditional.
-        attended: Which of them are not masked.
+        weights: Attention probabilities.
+        text: Text vectors that the block attended to; they show which rows of the batch are conditional.
+        attended: Whether each text vector is not masked.
     """
 
     weights: Float[Tensor, "batch head pixel token"]
@@ -40,7 +40,7 @@ class Attended:
 
 
 class ExplicitSoftmax:
-    """Attention processor for diffusers' `Attention`: plain matrix products, and the probabilities are kept."""
+    """Attention processor for diffusers' `Attention`, with plain matrix products; it records the probabilities."""
 
     def __init__(self) -> None:
         self.seen: list[Attended] = []
@@ -65,19 +65,15 @@ class ExplicitSoftmax:
         return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
 
 
-class BreakdownError(Exception):
-    """Raised by the contract inside a run, to see what is left behind."""
-
-
 def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Shapes are equal and no element differs by more than the tolerance."""
+    """Assert that shapes are equal and that no element differs by more than the tolerance."""
     assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     worst = (found.float() - expected.float()).abs().max().item()
     assert worst <= tolerance, f"{what}: largest difference {worst:.3g}, expected at most {tolerance:.3g}"
 
 
 def assert_same_image(found: Any, expected: Any) -> None:
-    """Two pictures are equal bit by bit."""
+    """Assert that two pictures are equal bit by bit."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"image shape {found.shape}, expected {expected.shape}"
     different = int((found != expected).sum())
@@ -85,25 +81,25 @@ def assert_same_image(found: Any, expected: Any) -> None:
 
 
 def assert_sharp(blocks: Mapping[str, Sequence[Attended]]) -> None:
-    """The attention is sharp enough that an error in it shows; text of zeros, as SDXL may have, draws an even one."""
+    """Assert that attention is sharp enough to show errors; text of zeros, as in SDXL, is ignored."""
     seen = [one for calls in blocks.values() for one in calls]
     every = [one.weights[one.text.flatten(1).any(1)] for one in seen]
     shares = [weights.sum(-1) for weights in every]  # 1, unless the text shares the attention with the image
     largest = [(weights.amax(-1) / share).flatten() for weights, share in zip(every, shares, strict=True)]
     median = torch.cat(largest).nanmedian().item()
     assert median > SHARP, (
-        f"median largest attention weight {median:.2f}, expected over {SHARP}: so even an attention hides errors; "
+        f"median largest attention weight {median:.2f}, expected over {SHARP}: uniform attention hides errors; "
         "scale up the weights of the blocks' to_q and to_k in make_pipe"
     )
     mean = torch.cat([share.flatten() for share in shares]).mean().item()
     assert mean > SHARE, (
-        f"mean share of the text in the attention {mean:.2f}, expected over {SHARE}: what the image takes is not seen; "
-        "scale up the text keys, or the image keys less, in make_pipe"
+        f"mean share of the text in the attention {mean:.2f}, expected over {SHARE}: the image takes most of it, which "
+        "hides errors; scale up the text keys, or the image keys less, in make_pipe"
     )
 
 
 def snapshot(pipe: Any) -> dict[str, object]:
-    """Everything that watching could leave behind: attributes, hooks and processors, and versions of weights."""
+    """Return everything that a capture could change: attributes, hooks, processors, and versions of weights."""
     owners: dict[str, Any] = {"pipe": pipe, "image_processor": pipe.image_processor}
     for part, component in pipe.components.items():
         if isinstance(component, nn.Module):
@@ -112,7 +108,7 @@ def snapshot(pipe: Any) -> dict[str, object]:
 
 
 def _pinned(value: object) -> object:
-    """A value that a later change of the original does not reach."""
+    """Return a copy that later changes of the original do not affect."""
     if isinstance(value, Tensor):
         return id(value), value._version
     if isinstance(value, dict):
@@ -123,7 +119,7 @@ def _pinned(value: object) -> object:
 
 
 def assert_restored(pipe: Any, before: Mapping[str, object], occasion: str, notes: Collection[str] = ()) -> None:
-    """The pipeline is as it was when the snapshot was taken, but for attributes in which it notes where its run is."""
+    """Assert that the pipeline equals its snapshot, except for attributes in `notes`."""
     after = snapshot(pipe)
     changed = [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
     changed = [key for key in changed if key.removeprefix("pipe: ") not in notes]
@@ -138,7 +134,7 @@ def assert_reproduced(
     tolerance: float,
     softmax_over: SoftmaxOver = "padded",
 ) -> None:
-    """The trace's weights over the padded prompt are these, per block."""
+    """Assert that the trace gives the expected weights over the padded prompt, for each block."""
     for name, own in expected.items():
         asked = trace.maps(prompt, guidance=half, blocks=[name], keep=("head", "step"), softmax_over=softmax_over)
         maps = asked.token_maps  # (head, step, token, height, width)
@@ -147,7 +143,7 @@ def assert_reproduced(
 
 
 def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
-    """Two traces hold equal queries of one half."""
+    """Assert that two traces have equal queries in one half."""
     assert [*found.blocks] == [*expected.blocks], f"blocks {[*found.blocks]}, expected {[*expected.blocks]}"
     for name, block in found.blocks.items():
         same = torch.equal(floats(block.query[half]), floats(expected.blocks[name].query[half]))
@@ -155,21 +151,24 @@ def assert_same_queries(found: Trace, expected: Trace, half: Half) -> None:
 
 
 def assert_rounded(found: Stored, expected: Tensor, dtype: torch.dtype, what: str) -> None:
-    """Queries are float32 ones in this type, rounded once: in eight bits by half of 1/127 of the channel's greatest."""
+    """Assert that queries are the float32 ones, rounded once to this type.
+
+    In int8 the error is at most half a step; a step is 1/127 of the channel's largest value.
+    """
     if dtype != torch.int8:
         same = isinstance(found, Tensor) and torch.equal(found, expected.to(dtype))
         assert same, f"{what}: {dtype} queries are not the float32 ones, rounded once"
         return
-    assert isinstance(found, Quantised), f"{what}: queries are in {found.dtype}, asked was {dtype}"
+    assert isinstance(found, Quantised), f"{what}: queries are in {found.dtype}, expected {dtype}"
     steps = (found.float() - expected).abs() / (expected.abs().amax(2, keepdim=True) / 127)
     worst = steps.nan_to_num().max().item()
     assert worst <= 0.5001, f"{what}: a query in eight bits is off by {worst:.3g} steps, expected at most 0.5"
 
 
 def assert_received(trace: Trace, received: Mapping[str, Sequence[Tensor]]) -> None:
-    """The conditional queries of a run without guidance are bit by bit those that the kernel received."""
+    """Assert that a run's conditional queries equal the kernel's bit by bit; the run has no guidance."""
     for name, block in trace.blocks.items():
-        kernel = torch.cat([*received[name]]).transpose(0, 1)  # without guidance the batch is the one image
+        kernel = torch.cat([*received[name]]).transpose(0, 1)  # without guidance the batch is one image
         kept = floats(block.query["cond"])
         pixels = kept.shape[2]
         image_parts = (kernel[:, :, :pixels], kernel[:, :, -pixels:])  # joint attention has text at one end
@@ -180,7 +179,10 @@ def assert_received(trace: Trace, received: Mapping[str, Sequence[Tensor]]) -> N
 def rows_of(
     half: Half, calls: Sequence[Attended], prompt_text: Float[Tensor, "token width"]
 ) -> Float[Tensor, "step head pixel attended"]:
-    """One row a call, masked tokens left out: the one whose text is the prompt's, or the one whose text is not."""
+    """Return the weights of one half, without masked tokens: one row of the batch per call.
+
+    The conditional row is the one whose text is nearest to the prompt's; the unconditional row is the farthest.
+    """
     rows = []
     for seen in calls:
         distances = [(text - prompt_text).abs().max().item() for text in seen.text]
@@ -192,7 +194,7 @@ def rows_of(
 
 @contextmanager
 def spatial_shapes(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, tuple[int, int]]]:
-    """Fill in each block's (height, width), from what any module took or gave last in the shape of an image."""
+    """Fill in each block's (height, width): the size of the last image-shaped input or output before the block."""
     shapes: dict[str, tuple[int, int]] = {}
     seen: list[tuple[int, int]] = []
 
@@ -221,7 +223,7 @@ def spatial_shapes(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mappin
 
 @contextmanager
 def spied_kernel(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, list[tuple[Tensor, Tensor]]]]:
-    """Fill in, per block, the queries and keys that torch's attention kernel is called with."""
+    """Fill in, for each block, the queries and keys that torch's attention kernel receives."""
     received: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     running: list[str] = []
     kernel = F.scaled_dot_product_attention
@@ -238,16 +240,3 @@ def spied_kernel(denoiser: nn.Module, names: Sequence[str]) -> Iterator[Mapping[
             installed.callback(block.register_forward_hook(lambda *_: running.clear()).remove)
         installed.enter_context(patch.object(F, "scaled_dot_product_attention", spy))
         yield received
-
-
-def breaking(owner: Any, method: str, when: Callable[..., bool] = lambda *_: True) -> Any:
-    """A context in which a method raises at its first call that fits, and works at all others."""
-    whole, armed = getattr(owner, method), [True]
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        if armed and when(*args):
-            armed.clear()
-            raise BreakdownError
-        return whole(*args, **kwargs)
-
-    return patch.object(owner, method, broken)

@@ -1,25 +1,18 @@
-"""The contract test class for backbones; `ovam.testing` says how it is used."""
+"""The contract test class for backbones; see `ovam.testing` for how to use it."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, ClassVar, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 from unittest import SkipTest
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError
 from ovam.maps.options import SoftmaxOver
-from ovam.shapes import Grid
 from ovam.testing.assertions import (
-    Attended,
-    BreakdownError,
-    ExplicitSoftmax,
     assert_close,
     assert_received,
     assert_reproduced,
@@ -28,41 +21,41 @@ from ovam.testing.assertions import (
     assert_same_image,
     assert_same_queries,
     assert_sharp,
-    breaking,
     rows_of,
     snapshot,
-    spatial_shapes,
     spied_kernel,
 )
+from ovam.testing.breakdowns import BreakdownError, breakdowns, breaking, raises
+from ovam.testing.pipeline_under_test import PipelineUnderTest
 from ovam.testing.planted import assert_recovered
 from ovam.trace.calls import Half
 from ovam.trace.quantised import floats
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import capture, stream
 from ovam.tracing.session import Session
-from ovam.tracing.watch import Watch
 
 
-class BackboneContract(ABC):
-    """Proves a backbone on one pipeline. A subclass writes two methods and may adjust the class variables.
+class BackboneContract(PipelineUnderTest):
+    """Tests of a backbone on one pipeline. A subclass writes two methods and may change the class variables.
+
+    The two methods, `make_pipe` and `run_arguments`, are those of `PipelineUnderTest`.
 
     Attributes:
-        guidance_scale: Used where guidance is on.
-        other_prompt: A second prompt, with other words than that of `run_arguments`.
-        tolerance: Most by which a weight of the trace may differ from the pipeline's own. Text vectors and keys
-            are computed anew, in float32, and sharp attention magnifies their rounding.
-        batch_tolerance: Most by which a map may differ between a batch and single runs, which round differently.
-        key_tolerance: Most by which a key of the run's own prompt may differ from the kernel's, in float32.
-        noise_floor: Most by which a map may differ when queries are stored in a narrower type.
-        bfloat16_tolerance: Most by which a map may differ when the whole pipeline runs in bfloat16.
-        softmax_over: The choice of `Trace.maps` that gives the model's own attention.
-        has_halves: Whether guidance runs an unconditional half at all.
-        notes: Attributes in which the pipeline itself notes where its run stands, also when that breaks off.
+        guidance_scale: Guidance scale of runs with guidance.
+        other_prompt: A second prompt, with other words than the one in `run_arguments`.
+        tolerance: Maximum difference between a weight of the trace and the pipeline's own. Text vectors and keys are
+            computed again, in float32, and sharp attention magnifies their rounding.
+        batch_tolerance: Maximum difference of a map between a batch and single runs, which round differently.
+        key_tolerance: Maximum difference between a key of the run's own prompt and the kernel's, in float32.
+        noise_floor: Maximum difference of a map if queries are stored in a smaller type, by type.
+        bfloat16_tolerance: Maximum difference of a map if the whole pipeline runs in bfloat16.
+        softmax_over: The option of `Trace.maps` that gives the model's own attention.
+        has_halves: Whether guidance runs an unconditional half.
+        notes: Attributes in which the pipeline itself stores the state of its run, even if the run fails.
     """
 
-    guidance_scale: ClassVar[float] = 3.0
     other_prompt: ClassVar[str] = "red boat"
-    # measured over 8 tiny pipelines, in this order: 1e-5, 8e-5, 3.4e-4, 3.4e-3 and, in eight bits, 1.3e-2
+    # measured over 8 tiny pipelines: 1e-5 (tolerance), 8e-5 (batch), and by type 3.4e-4, 3.4e-3, 1.3e-2 (int8)
     tolerance: ClassVar[float] = 1e-4
     batch_tolerance: ClassVar[float] = 1e-3
     key_tolerance: ClassVar[float] = 0.0
@@ -72,37 +65,6 @@ class BackboneContract(ABC):
     softmax_over: ClassVar[SoftmaxOver] = "padded"
     has_halves: ClassVar[bool] = True
     notes: ClassVar[Collection[str]] = ()
-
-    @abstractmethod
-    def make_pipe(self) -> Any:
-        """A pipeline that a registered backbone reads, with sharp attention; each test asks for one."""
-
-    @abstractmethod
-    def run_arguments(self) -> dict[str, Any]:
-        """Arguments of one run: a prompt, a height and a width, and three or more steps."""
-
-    def guidance(self, scale: float, prompts: int) -> dict[str, Any]:
-        """Arguments of a run of so many prompts that turn guidance on, or off at a scale of 1."""
-        return {"guidance_scale": scale}
-
-    def uneven(self, pipe: Any) -> dict[str, Any]:
-        """Arguments of a run whose grids have an odd height or width somewhere."""
-        return {"latents": F.pad(self._latents(pipe, images=1), (0, 1, 0, 3), mode="reflect")}
-
-    def observed_grids(self, pipe: Any, names: Sequence[str]) -> AbstractContextManager[Mapping[str, Grid]]:
-        """Fill in each block's grid while the pipeline runs, from what passes through the model."""
-        return spatial_shapes(backbone_of(pipe).denoiser, names)
-
-    @contextmanager
-    def recorded_attention(self, pipe: Any, names: Sequence[str]) -> Iterator[Mapping[str, Sequence[Attended]]]:
-        """Fill in what these blocks attend to while the pipeline runs, by attention of the contract's own."""
-        with ExitStack() as installed:
-            processors = {name: ExplicitSoftmax() for name in names}
-            for name, processor in processors.items():
-                block: Any = backbone_of(pipe).denoiser.get_submodule(name)
-                installed.callback(block.set_processor, block.processor)
-                block.set_processor(processor)
-            yield {name: processor.seen for name, processor in processors.items()}
 
     def test_capture_does_not_touch_the_image(self) -> None:
         pipe = self.make_pipe()
@@ -117,11 +79,11 @@ class BackboneContract(ABC):
 
     def test_pipeline_is_restored_after_a_run(self) -> None:
         pipe = self.make_pipe()
-        self._run(pipe)  # a pipeline keeps some arguments of its last run
+        self._run(pipe)  # pipelines store some arguments of their last run
         before = snapshot(pipe)
         with capture(pipe, blocks=self._names(pipe)):
             self._run(pipe)
-            assert snapshot(pipe) != before, "nothing is being watched inside the capture"
+            assert snapshot(pipe) != before, "the capture has no hooks"
         assert_restored(pipe, before, "after a capture")
         with stream(pipe, self.other_prompt):
             self._run(pipe)
@@ -132,10 +94,10 @@ class BackboneContract(ABC):
         plain = self._run(pipe)
         before = snapshot(pipe)
         names = self._names(pipe)
-        for occasion, broken in [*self._breakdowns(pipe, names), ("in _on_end", breaking(Session, "_on_end"))]:
+        for occasion, broken in [*breakdowns(pipe, names), ("in _on_end", breaking(Session, "_on_end"))]:
             with broken:
-                came_out = self._raises(lambda: self._captured(pipe, names), BreakdownError)
-                assert came_out, f"the error {occasion} did not come out"
+                came_out = raises(lambda: self._captured(pipe, names), BreakdownError)
+                assert came_out, f"the error {occasion} was not raised"
             assert_restored(pipe, before, f"after an error {occasion}", self.notes)
         assert_same_image(self._run(pipe), plain)
 
@@ -143,11 +105,11 @@ class BackboneContract(ABC):
         pipe = self.make_pipe()
         names = self._names(pipe)
         expected = self._captured(pipe, names)
-        for occasion, broken in self._breakdowns(pipe, names):
+        for occasion, broken in breakdowns(pipe, names):
             if occasion == "while installing":
                 continue  # there is no next run in that capture
             with broken, capture(pipe, blocks=names, dtype=torch.float32) as traces:
-                assert self._raises(lambda: self._run(pipe), BreakdownError), f"the error {occasion} did not come out"
+                assert raises(lambda: self._run(pipe), BreakdownError), f"the error {occasion} was not raised"
                 self._run(pipe)
             assert len(traces) == 1, f"{len(traces)} traces after an error {occasion} and one complete run, expected 1"
             assert_same_queries(traces[0], expected[0], "cond")
@@ -162,7 +124,7 @@ class BackboneContract(ABC):
         plain = self._run(pipe)
         with self.recorded_attention(pipe, self._names(pipe)):
             explicit = self._run(pipe)
-        # tiny pipelines: 9e-6; keys of slightly other text differ by more than the tolerance
+        # tiny pipelines: 9e-6; a slightly different text differs by more than the tolerance
         assert_close(torch.tensor(explicit), torch.tensor(plain), 1e-3, "image of the recording run")
 
     def test_halves_of_guidance(self) -> None:
@@ -174,21 +136,21 @@ class BackboneContract(ABC):
         both = self._captured(pipe, self._names(pipe), "both", **guided)[0]
         for half in both.halves:
             alone = self._captured(pipe, self._names(pipe), half, **guided)[0]
-            assert alone.halves == (half,), f"halves {alone.halves} were kept, asked was {half!r}"
+            assert alone.halves == (half,), f"halves {alone.halves} were captured, expected {half!r}"
             assert_same_queries(alone, both, half)
 
     def test_a_broken_run_gives_no_trace(self) -> None:
         pipe = self.make_pipe()
         names = self._names(pipe)
-        for occasion, broken in self._breakdowns(pipe, names):
+        for occasion, broken in breakdowns(pipe, names):
             if "_on_denoiser" in occasion or "hook of" in occasion:
                 with broken, capture(pipe, blocks=names) as traces:
-                    self._raises(lambda: self._run(pipe), BreakdownError)
-                assert not len(traces), f"a run that broke off {occasion} gave a trace of incomplete queries"
+                    raises(lambda: self._run(pipe), BreakdownError)
+                assert not len(traces), f"a run that failed {occasion} gave a trace with incomplete queries"
 
     def test_without_guidance_there_is_no_unconditional_half(self) -> None:
         pipe = self.make_pipe()
-        refused = self._raises(
+        refused = raises(
             lambda: self._captured(pipe, self._names(pipe), "uncond", guidance_scale=1.0), NothingCapturedError
         )
         assert refused, "a run without guidance gave unconditional queries"
@@ -223,7 +185,7 @@ class BackboneContract(ABC):
     def test_a_pipeline_in_bfloat16(self) -> None:
         pipe = self.make_pipe()
         names, prompt = self._names(pipe), self.run_arguments()["prompt"]
-        noise = self._latents(pipe, images=1).to(torch.bfloat16)  # each type would draw its own
+        noise = self._latents(pipe, images=1).to(torch.bfloat16)  # each type would draw other noise
         wide = self._captured(pipe, names, latents=noise.float())[0].maps(prompt).token_maps
         pipe = pipe.to(torch.bfloat16)
         plain = self._run(pipe, latents=noise)
@@ -240,7 +202,7 @@ class BackboneContract(ABC):
             trace = self._captured(pipe, names, guidance_scale=1.0)[0]
         vectors = trace.text.embed(self.run_arguments()["prompt"], padded=True).vectors
         tokens, masked = len(vectors), 0
-        if trace.text.kind == "static":  # rows for masked padding: products of another height round differently
+        if trace.text.kind == "static":  # add the rows of masked padding: rounding depends on the number of rows
             masked = received[names[0]][0][1].shape[2] - tokens
         rows = F.pad(vectors, (0, 0, 0, masked))
         for name in names:
@@ -278,41 +240,13 @@ class BackboneContract(ABC):
             assert_close(maps[0].token_maps, expected, 1e-5, f"streamed maps of the {half!r} half")
 
     def test_a_planted_token_is_recovered(self) -> None:
-        """In one denoiser call; where keys are replayed, gradients go through the replay of every block."""
+        """For one denoiser call; if keys are replayed, gradients pass through the replay of every block."""
         pipe = self.make_pipe()
         trace = self._captured(pipe, self._names(pipe))[0]
         assert_recovered(trace.select(steps=[1]), self.other_prompt)
 
-    def _names(self, pipe: Any) -> list[str]:
-        return list(backbone_of(pipe).blocks())
-
-    def _run(self, pipe: Any, guidance_scale: float | None = None, **changes: Any) -> Any:
-        """Images of one run, as numbers, from a fixed seed and with guidance."""
-        prompt = changes.get("prompt")
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        fixed = self.guidance(scale, len(prompt) if isinstance(prompt, list) else 1)
-        fixed |= {"generator": torch.Generator().manual_seed(0), "output_type": "np"}
-        return pipe(**{**self.run_arguments(), **fixed, **changes}).images
-
-    def _latents(self, pipe: Any, images: int) -> Tensor:
-        """Noise to start from, in the shape that the pipeline works in."""
-        shape = self._run(pipe, num_inference_steps=2, output_type="latent").shape[1:]
-        return torch.randn(images, *shape, generator=torch.Generator().manual_seed(1))
-
-    def _captured(
-        self,
-        pipe: Any,
-        names: Sequence[str],
-        guidance: Literal["cond", "uncond", "both"] = "cond",
-        dtype: torch.dtype = torch.float32,
-        **changes: Any,
-    ) -> Sequence[Trace]:
-        with capture(pipe, blocks=names, guidance=guidance, dtype=dtype) as traces:
-            self._run(pipe, **changes)
-        return traces
-
     def _assert_reproduced(self, pipe: Any, **changes: Any) -> Trace:
-        """The padded weights of the run's own prompts are the model's, per half, block, head, step and pixel."""
+        """Assert that weights of the run's own padded prompts are the model's, in each half, block, head and step."""
         guided = self.has_halves and changes.get("guidance_scale", self.guidance_scale) > 1
         names = self._names(pipe)
         prompt_text = self._text_of_prompt(pipe)
@@ -331,36 +265,12 @@ class BackboneContract(ABC):
         return trace
 
     def _assert_kernels_queries(self, pipe: Any) -> None:
-        """The queries of a run, kept in the denoiser's own type, are bit by bit those that attention was given."""
+        """Assert that the queries of a run, in the denoiser's type, equal those of the attention kernel bit by bit."""
         names, denoiser = self._names(pipe), backbone_of(pipe).denoiser
         dtype = next(denoiser.parameters()).dtype
         with spied_kernel(denoiser, names) as received:
             trace = self._captured(pipe, names, dtype=dtype, guidance_scale=1.0)[0]
         assert_received(trace, {name: [query for query, _ in pairs] for name, pairs in received.items()})
-
-    def _text_of_prompt(self, pipe: Any) -> Float[Tensor, "token width"]:
-        """What the blocks attend to for the prompt, from a run that has no other half."""
-        with self.recorded_attention(pipe, self._names(pipe)) as own:
-            self._run(pipe, guidance_scale=1.0, num_inference_steps=2)
-        return next(iter(own.values()))[0].text[0]
-
-    def _raises(self, action: Callable[[], object], expected: type[Exception]) -> bool:
-        try:
-            action()
-        except expected:
-            return True
-        return False
-
-    def _breakdowns(self, pipe: Any, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """Each place where a run can break, in words, and a context in which it does so once."""
-        yield "while installing", breaking(type(backbone_of(pipe).denoiser), "register_forward_pre_hook")
-        for hook in ("_on_start", "_on_prompt", "_on_latents", "_on_pictures"):
-            yield f"in {hook}", breaking(Session, hook)
-        # the other hooks break in the second call of the denoiser, when something is kept already
-        yield "in _on_denoiser", breaking(Watch, "_on_denoiser", lambda watch, *_: len(watch.run.calls) == 1)
-        for target in names:
-            broken = breaking(Watch, "_on_block", _in_second_call_of(target))
-            yield f"in the hook of {target!r}", broken
 
 
 def _all_maps(trace: Trace, prompt: str) -> Tensor:
@@ -369,7 +279,3 @@ def _all_maps(trace: Trace, prompt: str) -> Tensor:
 
 def _picture(trace: Trace) -> Tensor:
     return torch.tensor(np.asarray(trace.image), dtype=torch.float32)
-
-
-def _in_second_call_of(target: str) -> Callable[..., bool]:
-    return lambda watch, name, _: name == target and len(watch.run.calls) == 2

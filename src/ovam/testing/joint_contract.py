@@ -1,4 +1,4 @@
-"""The backbone contract where image and text share the attention, and words are run again."""
+"""The backbone contract for joint attention, where text is replayed through the model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,10 +17,10 @@ from ovam.tracing.capture import capture
 
 
 class ExplicitJointSoftmax:
-    """Attention processor for the joint attention of SD3 and FLUX: plain matrix products, and the weights are kept.
+    """Attention processor for the joint attention of SD3 and FLUX, with plain matrix products; it records the weights.
 
-    `call` tells of the current denoiser call: `text`, the vectors the denoiser was handed, and its `timestep`. A second
-    pass at the same time step is the other half of guidance and joins the first as further rows of the batch.
+    `call` has the arguments of the current denoiser call: the `text` vectors and the `timestep`. A second pass at the
+    same time step is the other half of guidance; its rows are appended to the batch of the first.
     """
 
     def __init__(self, call: Mapping[str, Tensor]) -> None:
@@ -70,23 +70,23 @@ class ExplicitJointSoftmax:
 
 
 def _projected(attn: Any, rows: Tensor, names: Sequence[str], norms: Sequence[Any]) -> list[Tensor]:
-    """Query, key and value (batch, head, row, head_dim), the first two normalised where the model does."""
+    """Return query, key and value (batch, head, row, head_dim); the first two normalised if the model does it."""
     parts = [getattr(attn, name)(rows).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for name in names]
     return [part if norm is None else norm(part) for part, norm in zip(parts, (*norms, None), strict=True)]
 
 
 def _turned(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding written out: channels in pairs, each turned by the angle of its position."""
+    """Apply rotary embedding: each pair of channels is rotated by the angle of its position."""
     first, second = rows[..., ::2], rows[..., 1::2]
     cos, sin = cos[:, ::2], sin[:, ::2]
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
 
 
 class JointContract(BackboneContract):
-    """Proves a backbone of joint attention; see `BackboneContract`."""
+    """Tests of a backbone with joint attention; see `BackboneContract`."""
 
     softmax_over: ClassVar[SoftmaxOver] = "joint"
-    key_tolerance: ClassVar[float] = 1e-5  # measured: 0; the text alone has fewer rows, which may round otherwise
+    key_tolerance: ClassVar[float] = 1e-5  # measured: 0; but replay has fewer rows, which may round differently
 
     @contextmanager
     def recorded_attention(self, pipe: Any, names: Sequence[str]) -> Iterator[Mapping[str, Sequence[Attended]]]:
@@ -106,7 +106,7 @@ class JointContract(BackboneContract):
 
     @contextmanager
     def observed_grids(self, pipe: Any, names: Sequence[str]) -> Iterator[Mapping[str, Grid]]:
-        """Half the height and width of what the decoder gets, for all blocks."""
+        """Fill in the same grid for all blocks: half the height and width of the decoder's input."""
         grids: dict[str, Grid] = {}
 
         def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -137,7 +137,7 @@ class JointContract(BackboneContract):
         chosen = names[len(names) // 2]
         with capture(pipe, blocks=[chosen], steps=[1], dtype=torch.float32) as traces:
             self._run(pipe)
-        assert [*traces[0].replay.blocks] == names[: names.index(chosen) + 1], "blocks behind the chosen one were kept"
+        assert [*traces[0].replay.blocks] == names[: names.index(chosen) + 1], "blocks after the chosen one were stored"
         found = traces[0].maps(self.other_prompt).token_maps
         expected = whole.maps(self.other_prompt, blocks=[chosen], steps=[1]).token_maps
-        assert torch.equal(found, expected), "keys differ when fewer blocks and steps are kept"
+        assert torch.equal(found, expected), "keys differ if fewer blocks and steps are captured"

@@ -1,4 +1,4 @@
-"""The contract on a model's own weights: a user who has them runs it, and posts the result."""
+"""Run the contract on a model's own weights; users with large models run it and post the result."""
 
 import inspect
 import time
@@ -22,34 +22,34 @@ CHECKS = (
     "test_keys_of_the_prompt_are_those_the_kernel_receives",
     "test_stream_equals_the_maps_of_a_capture",
 )
-"""What is asked of real weights: what fits beside them in memory and needs no sharpened attention or other type."""
+"""Tests that also work with real weights: they need little memory, no sharpened attention and no other type."""
 
 SUBJECTS = {"cat": "aeroplane", "dog": "bicycle", "car": "horse", "bird": "train"}
-"""Things to draw, and for each a word that is not in the picture."""
+"""Things to draw; for each, a word that is not in the picture."""
 
 _STEPS_OF_A_CHECK = 3
 _KEY_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-1}
-"""Keys of late words are computed in float32, the model's own in its type: rounding of numbers up to about ten."""
+"""By the model's type, since ovam computes keys in float32: rounding errors of numbers up to about ten."""
 
 
 def verify(
     pipe: Any, *, height: int | None = None, width: int | None = None, num_inference_steps: int = 20
 ) -> dict[str, Any]:
-    """Run the backbone contract's checks, and a few words whose answer is known, on a pipeline with its weights.
+    """Run checks of the backbone contract, and maps of a few words, on a pipeline with its own weights.
 
     Args:
-        pipe: A pipeline that a backbone reads.
-        height: Of the images, in pixels; the model's own by default.
-        width: Likewise.
-        num_inference_steps: Steps of the pictures whose words are asked. The checks run 3.
+        pipe: A supported pipeline.
+        height: Height of the images in pixels; the model's own by default.
+        width: Width of the images, likewise.
+        num_inference_steps: Steps of the pictures for the words; the checks run 3 steps.
 
     Returns:
-        What can be posted: `model` and `pipeline`, `versions`, `device`, `dtype`, `size`; `checks`, for each whether it
-        `passed`, its `seconds` and the `message` of a failure; `words`, for each thing drawn the highest value of its
-        map (`own`) and of an absent word's (`absent`), both in [0, 1]; and `passed`, whether every check did.
+        A record to post: `model` and `pipeline`, `versions`, `device`, `dtype`, `size`; `checks`, for each whether it
+        `passed`, its `seconds` and the `message` of a failure; `words`, for each drawn thing the highest value of its
+        map (`own`) and of an absent word's map (`absent`), both in [0, 1]; and `passed`, whether all checks passed.
 
     Raises:
-        UnsupportedPipelineError: no backbone reads it.
+        UnsupportedPipelineError: no backbone supports the pipeline.
     """
     side = native_side(pipe) * pipe.vae_scale_factor
     size = {"height": height or side, "width": width or side}
@@ -70,7 +70,7 @@ def verify(
 
 def _contract(pipe: Any, size: Mapping[str, int], dtype: torch.dtype) -> BackboneContract:
     base = JointContract if backbone_of(pipe).text_kind == "replayed" else BackboneContract
-    guided = "true_cfg_scale" not in inspect.signature(pipe.__call__).parameters  # a distilled scale has no halves
+    guided = "true_cfg_scale" not in inspect.signature(pipe.__call__).parameters  # distilled guidance has no halves
 
     class OwnWeights(base):  # type: ignore[valid-type, misc]
         has_halves = guided

@@ -1,8 +1,8 @@
-"""DAAM's calls (castorini/daam), answered from a trace with DAAM's numbers: code moves here by its import alone.
+"""DAAM's calls (castorini/daam) with DAAM's numbers, computed from a trace: to use it, change only the import.
 
-Where DAAM can't answer or goes wrong, this does not follow: pictures that are not square, maps at (height, width),
-runs without guidance, of which DAAM drops half of the heads, words that were not in the prompt, and every family of
-models. Parsed and syntactic maps, which need spaCy, and evaluation against masks are not here.
+It also works where DAAM fails or is wrong: pictures that are not square (maps are (height, width)), runs without
+guidance (DAAM drops half of the heads), words that were not in the prompt, and every model family of ovam. Not
+included: parsed and syntactic maps, which need spaCy, and evaluation against masks.
 """
 
 from ovam.compat.daam.errors import ExperimentFileError, NoHeatMapsError, WordNotFoundError

@@ -1,15 +1,15 @@
-"""Errors that are also those which DAAM's callers catch: `ValueError`, `RuntimeError`, `FileNotFoundError`."""
+"""Errors derived from those that DAAM's callers catch: `ValueError`, `RuntimeError`, `FileNotFoundError`."""
 
 from ovam.errors import MissingBlockError, OvamError, UnknownWordError
 
 
 class WordNotFoundError(UnknownWordError, ValueError):
-    """A word was asked of the maps of a prompt in which it does not stand."""
+    """The prompt of the maps does not contain the word."""
 
 
 class NoHeatMapsError(MissingBlockError, RuntimeError):
-    """No block or head fits the factors, head and layer that were asked for."""
+    """No block or head fits the given factors, head and layer."""
 
 
 class ExperimentFileError(OvamError, FileNotFoundError):
-    """A folder has no experiment that can be read."""
+    """A folder has no readable experiment."""

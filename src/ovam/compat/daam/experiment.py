@@ -1,8 +1,8 @@
-"""DAAM's experiments: a run's picture and maps in a folder, laid out as DAAM does but for the pickle.
+"""DAAM's experiments: a run's picture and maps in a folder with DAAM's layout, but without its pickle.
 
-DAAM writes `generation.pt`, which is a program that runs when it is read. Here the maps are in `generation.safetensors`
-and the picture is `output.png`, which is read back; `prompt.txt`, `seed.txt`, `annotations.json` and a picture for each
-word are DAAM's.
+DAAM writes `generation.pt`, a pickle, which can run code when it is read. Here the maps are in `generation.safetensors`
+and the picture in `output.png`. As in DAAM, there are `prompt.txt`, `seed.txt`, `annotations.json` and a picture for
+each word.
 """
 
 import json
@@ -38,12 +38,12 @@ class GenerationExperiment:
 
     Attributes:
         image: The picture.
-        maps: Of the prompt's tokens.
-        seed: Of the run, where it was told.
-        id: Name of the experiment's folder in the one that was named.
+        maps: Maps of the prompt's tokens.
+        seed: Seed of the run, if known.
+        id: Name of the experiment's folder in its parent folder.
         path: The experiment's folder.
-        annotations: What was noted of it, for JSON.
-        subtype: Name of the folder in it that has the picture and maps.
+        annotations: Notes about it, as JSON values.
+        subtype: Name of its subfolder with the picture and maps.
     """
 
     image: Image.Image
@@ -61,15 +61,15 @@ class GenerationExperiment:
 
     @property
     def global_heat_map(self) -> Float[Tensor, "token height width"]:
-        """The maps of its tokens."""
+        """The maps of the prompt's tokens."""
         return self.maps.heat_maps
 
     def heat_map(self, tokenizer: object = None) -> GlobalHeatMap:
-        """The maps, which answer for words; a tokenizer, which DAAM asks for, is not needed."""
+        """Return the maps; DAAM's tokenizer argument is accepted but not needed."""
         return self.maps
 
     def annotate(self, key: str, value: Any) -> "GenerationExperiment":
-        """Note something that JSON can hold; `save` writes it."""
+        """Add a note, as a JSON value; `save` writes it."""
         self.annotations = {**(self.annotations or {}), key: value}
         return self
 
@@ -77,12 +77,12 @@ class GenerationExperiment:
         """Write everything to the experiment's folder.
 
         Args:
-            path: Another folder, in which one by the experiment's id is made.
-            heat_maps: Write a picture of each word's map as well.
+            path: Another parent folder; the experiment goes into a subfolder named by its id.
+            heat_maps: Whether to write a picture of each word's map too.
 
         Raises:
-            OptionError: no folder was named, or it can't be made.
-            ExperimentFileError: it can't be written to.
+            OptionError: no folder was given, or it can't be created.
+            ExperimentFileError: the folder can't be written to.
         """
         home = self.path if path is None else Path(path) / self.id
         if home is None:
@@ -108,10 +108,10 @@ class GenerationExperiment:
             self._draw(word, folder)
 
     def save_heat_map(self, word: str, absolute: bool = False) -> Path:
-        """Write a word's map over the picture to `<word>.heat_map.png`, which is returned.
+        """Write a word's map over the picture to `<word>.heat_map.png`; return its path.
 
         Raises:
-            OptionError: the experiment has no folder, or it can't be made.
+            OptionError: the experiment has no folder, or it can't be created.
             WordNotFoundError: the prompt does not have the word.
         """
         if self.path is None:
@@ -129,17 +129,17 @@ class GenerationExperiment:
         """Read an experiment back.
 
         Args:
-            path: The experiment's folder: that which was named, and the id in it where one was given.
-            subtype: As it was given.
+            path: The experiment's folder: the parent folder and the id, if one was given.
+            subtype: The subtype that was given.
 
         Raises:
-            ExperimentFileError: it is not there, damaged, or DAAM's own pickle.
+            ExperimentFileError: the experiment is missing, damaged, or DAAM's own pickle.
         """
         home = Path(path)
         file = home / subtype / _NAME
         if not file.is_file() and file.with_name("generation.pt").is_file():
             raise ExperimentFileError(
-                f"{file.with_name('generation.pt')} is DAAM's pickle, a program that runs when it is read: expected "
+                f"{file.with_name('generation.pt')} is DAAM's pickle, which can run code when it is read: expected "
                 f"{_NAME}; run the pipeline again under ovam.compat.daam.trace, and save that"
             )
         header, tensors = read_file(file, _FORMAT)
@@ -151,17 +151,17 @@ class GenerationExperiment:
             annotations = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else None
         except (OSError, SyntaxError, KeyError, TypeError, ValueError, Image.DecompressionBombError) as error:
             raise ExperimentFileError(
-                f"{home / subtype} is no whole experiment ({error}): expected what GenerationExperiment.save wrote; "
-                f"{_FORMAT.advice}"
+                f"{home / subtype} is not a complete experiment ({error}): expected the files of "
+                f"GenerationExperiment.save; {_FORMAT.advice}"
             ) from error
         return cls(image, maps, header.get("seed"), str(header.get("id", ".")), home, annotations, subtype)
 
 
 def _maps_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GlobalHeatMap:
-    """The maps that a file holds.
+    """Return the maps of a file.
 
     Raises:
-        KeyError, TypeError, ValueError: it does not hold them.
+        KeyError, TypeError, ValueError: the file does not contain valid maps.
     """
     tokens = tuple(str(token) for token in header["tokens"])
     words = tuple(Span(str(span["text"]), tuple(int(i) for i in span["tokens"])) for span in header["words"])
@@ -176,5 +176,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{folder} can't be made ({error.strerror}): expected a new or an existing folder") from error
+        raise OptionError(
+            f"{folder} can't be created ({error.strerror}): expected a new or an existing folder"
+        ) from error
     return folder

@@ -1,4 +1,4 @@
-"""DAAM's maps: of a word, and of all tokens of a prompt."""
+"""DAAM's maps of a word and of all tokens of a prompt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ class WordHeatMap:
 
     Attributes:
         heatmap: Mean of its tokens' maps, not their sum as in `ovam.AttentionMaps`.
-        word: As it was asked.
-        word_idx: Number of its token, where it was asked by that.
+        word: The word as it was given.
+        word_idx: Number of its token, if it was selected by number.
     """
 
     heatmap: Float[Tensor, "height width"]
@@ -42,14 +42,14 @@ class WordHeatMap:
         plot: bool = False,
         **plot_options: Any,
     ) -> Float[Tensor, "rows columns"]:
-        """The map at the image's size, bicubic.
+        """Return the map at the image's size, by bicubic interpolation.
 
         Args:
-            image: Gives the size.
-            absolute: Leave the values as they are; by default they are stretched to [0, 1].
-            threshold: Give 1 above it and 0 below instead of the values.
-            plot: Call `plot_overlay` as well.
-            plot_options: For `plot_overlay`.
+            image: The image.
+            absolute: Keep the values; by default they are stretched to [0, 1].
+            threshold: Return 1 above it and 0 below, instead of the values.
+            plot: Also call `plot_overlay`.
+            plot_options: Options of `plot_overlay`.
         """
         size = (image.height, image.width)
         values = F.interpolate(self.heatmap[None, None], size, mode="bicubic")[0, 0]
@@ -60,7 +60,7 @@ class WordHeatMap:
         return values if threshold is None else (values > threshold).float()
 
     def overlay(self, image: Image.Image, color_normalize: bool = True, **expand_options: Any) -> Image.Image:
-        """The map in colours over the image, as a picture; arguments as in `plot_overlay`."""
+        """Return a picture of the map in colours over the image; arguments as in `plot_overlay`."""
         return laid_over(image, self.expand_as(image, **expand_options), normalize=color_normalize)
 
     def plot_overlay(
@@ -71,27 +71,27 @@ class WordHeatMap:
         ax: Any = None,
         **expand_options: Any,
     ) -> None:
-        """Show the map in colours over the image: in matplotlib's current figure where that is in use, or a notebook.
+        """Show the map in colours over the image, in matplotlib's current figure (if matplotlib is used) or a notebook.
 
         Args:
             image: The picture.
-            out_file: Where the picture is written besides, a PNG file for example.
+            out_file: File to write the picture to, for example a PNG.
             color_normalize: Spread the colours over the map's own range, not over [0, 1].
             ax: Axes of matplotlib to draw on.
-            expand_options: For `expand_as`: `absolute` and `threshold`.
+            expand_options: Options of `expand_as`: `absolute` and `threshold`.
         """
         show(self.overlay(image, color_normalize, **expand_options), self.word, out_file=out_file, axes=ax)
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalHeatMap:
-    """Maps of every token of a prompt.
+    """Maps of all tokens of a prompt.
 
     Attributes:
         heat_maps: (token, height, width): the start token, the prompt's own tokens, the end token.
         prompt: The prompt.
         tokens: The tokens as readable text.
-        words: Its words with their positions in `heat_maps`.
+        words: The prompt's words with their positions in `heat_maps`.
     """
 
     heat_maps: Float[Tensor, "token height width"]
@@ -100,17 +100,17 @@ class GlobalHeatMap:
     words: tuple[Span, ...]
 
     def compute_word_heat_map(self, word: str, word_idx: int | None = None, offset_idx: int = 0) -> WordHeatMap:
-        """Map of a word, or of several that follow each other, wherever they stand in the prompt.
+        """Return the map of a word, or of several consecutive words, at all their places in the prompt.
 
-        A word is what the prompt has as a word, or as tokens in a row: "," and the "dog" of "dog's" are found.
+        The text may also be a sequence of tokens: "," and the "dog" of "dog's" are found.
 
         Args:
-            word: Compared without regard to capitals.
-            word_idx: Number of the token to take instead, 0 for the first behind the start.
-            offset_idx: Added to the place of every token that was found.
+            word: The word; case is ignored.
+            word_idx: Number of a token to use instead; 0 is the first one after the start token.
+            offset_idx: Added to the position of every token that was found.
 
         Raises:
-            WordNotFoundError: the prompt does not have it.
+            WordNotFoundError: the prompt does not contain the word.
         """
         first = int(self.tokens[:1] == SPECIAL[:1])
         places = self._places(word) if word_idx is None else {first + word_idx}
@@ -118,13 +118,13 @@ class GlobalHeatMap:
         if not rows or rows[0] < 0 or rows[-1] >= len(self.tokens):
             raise WordNotFoundError(
                 f"word {word!r} is not in the prompt {self.prompt!r} (word_idx={word_idx}, offset_idx={offset_idx}): "
-                f"expected some of {', '.join(span.text for span in self.words)}; other words need no new run, "
-                "compute_global_heat_map(prompt='...') takes any text"
+                f"expected some of {', '.join(span.text for span in self.words)}; for other words, call "
+                "compute_global_heat_map(prompt='...') with any text, without a new run"
             )
         return WordHeatMap(self.heat_maps[rows].mean(0), word, word_idx)
 
     def _places(self, word: str) -> set[int]:
-        """Tokens of the word: by the words of the prompt, and by tokens in a row that are written as it is."""
+        """Return the tokens of a word: those of equal words in the prompt, and consecutive tokens that spell it."""
         asked = [folded(part) for part in word.split()]
         typed = [folded(span.text) for span in self.words]
         places = set[int]()
@@ -134,8 +134,8 @@ class GlobalHeatMap:
         return places | self._written("".join(asked))
 
     def _written(self, letters: str) -> set[int]:
-        """Tokens in a row that have these letters together."""
-        written = ["\0" if token in SPECIAL else folded(token) for token in self.tokens]  # no word has a \0 in it
+        """Return all tokens in consecutive runs that spell these letters."""
+        written = ["\0" if token in SPECIAL else folded(token) for token in self.tokens]  # no word contains \0
         places = set[int]()
         for start in range(len(written) if letters else 0):
             stop = start + 1

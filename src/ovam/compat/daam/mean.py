@@ -1,7 +1,7 @@
-"""DAAM's mean: each head's map is enlarged bicubically to one lattice and clamped, then all heads count the same.
+"""DAAM's mean: each head's map is enlarged to one lattice (bicubic), clamped at 0, and all heads have equal weight.
 
-Weights are over all positions that the text encoder reads, and summed over the denoiser calls. Sizes are told by
-factors: by how much a block's grid is smaller than the lattice.
+Attention weights include padding and are summed over the denoiser calls. DAAM selects blocks by factors: the ratio of
+the lattice's side to that of the block's grid.
 """
 
 import math
@@ -20,30 +20,30 @@ from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
 
 _FACTORS = frozenset({0, 1, 2, 4, 16, 32, 64})
-"""Those that DAAM takes by default; it leaves blocks of factor 8 out whatever is asked."""
+"""DAAM's default factors; it never uses blocks of factor 8."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where DAAM's maps lie.
+    """The common grid of DAAM's maps.
 
     Attributes:
         size: Height and width.
-        pixels: Those that factors are counted from.
+        pixels: Number of pixels that factors are computed from.
     """
 
     size: Grid
     pixels: int
 
     def factor(self, grid: Grid) -> int:
-        """By how much a grid's side is smaller than the lattice's, rounded down; 0 for a grid that is finer."""
+        """Return the ratio of the lattice's side to a grid's, rounded down; 0 for a finer grid."""
         return int(math.sqrt(self.pixels // (grid[0] * grid[1])))
 
 
 def lattice_of(pipe: Any, trace: Trace) -> Lattice:
-    """DAAM's: 64 x 64 for UNets of 512 or 1024 pixels, 96 x 96 for 768, whatever the size of a square picture.
+    """Return DAAM's lattice: 64 x 64 for UNets of 512 or 1024 pixels, 96 x 96 for 768, for any square picture.
 
-    Where DAAM has none, for other proportions and other families, it is the finest grid.
+    DAAM has none for other shapes and other families; then it is the finest grid.
     """
     unet = getattr(pipe, "unet", None)
     if unet is not None and trace.size[0] == trace.size[1]:
@@ -55,17 +55,17 @@ def lattice_of(pipe: Any, trace: Trace) -> Lattice:
 
 
 def layers_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Blocks in DAAM's order, by which its `layer_idx` counts: those on the way up come first."""
+    """Return blocks in the order of DAAM's `layer_idx`: blocks on the way up come first."""
     return tuple(sorted(names, key=lambda name: not name.startswith("up_blocks")))
 
 
 def chosen(
     trace: Trace, lattice: Lattice, *, factors: Collection[int] | None, head: int | None, layer: int | None
 ) -> tuple[str, ...]:
-    """Blocks that have what is asked for.
+    """Return the blocks that fit factors, head and layer.
 
     Raises:
-        NoHeatMapsError: there is none.
+        NoHeatMapsError: no block fits.
     """
     layers = layers_of(trace.blocks)
     found = {name: lattice.factor(trace.blocks[name].grid) for name in layers}
@@ -87,19 +87,19 @@ def chosen(
 def heat_maps(
     trace: Trace, text: TokenEmbedding, own: Sequence[int], names: Sequence[str], size: Grid, head: int | None
 ) -> Float[Tensor, "token height width"]:
-    """The mean over heads of blocks, summed over denoiser calls.
+    """Return the mean over the heads of all blocks, summed over denoiser calls.
 
     Args:
-        trace: Of one run.
+        trace: Trace of one run.
         text: A prompt with its padding.
-        own: The tokens to give.
-        names: Blocks.
+        own: Positions of the tokens to return.
+        names: Names of the blocks.
         size: Height and width of the maps.
-        head: The one to take; None takes all.
+        head: The head to use; None for all.
     """
     rows, total, count = list(own), torch.zeros(len(own), *size), 0
     as_they_are = [name for name in names if trace.blocks[name].grid == size and head is None]
-    if as_they_are:  # nothing to enlarge: the mean is the same, and far smaller than the heads one by one
+    if as_they_are:  # nothing to enlarge, so the mean over heads is enough and needs far less memory
         count = sum(trace.blocks[name].heads for name in as_they_are)
         total += count * trace.maps(text, blocks=as_they_are).token_maps[rows]
     for name in names:

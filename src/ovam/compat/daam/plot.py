@@ -1,4 +1,4 @@
-"""Maps laid over their picture, and shown where the caller looks: in its figure, or in its notebook."""
+"""Draw maps over their picture, and show them in a matplotlib figure or a notebook."""
 
 import sys
 from pathlib import Path
@@ -13,11 +13,11 @@ from ovam.pictures import colourised, drawable
 
 
 def laid_over(image: Image.Image, heat: Float[Tensor, "height width"], *, normalize: bool) -> Image.Image:
-    """A map in colours over its image, which shows through where the map is low.
+    """Return a map in colours over its image; the image shows through where the map is low.
 
     Args:
         image: The picture.
-        heat: At the image's size; what lies outside [0, 1] is cut.
+        heat: Map at the image's size; values are clamped to [0, 1].
         normalize: Spread the colours over the map's own range, not over [0, 1].
     """
     share = heat.clamp(0, 1).numpy()
@@ -28,10 +28,10 @@ def laid_over(image: Image.Image, heat: Float[Tensor, "height width"], *, normal
 
 
 def show(picture: Image.Image, title: str, *, out_file: str | Path | None, axes: Any) -> None:
-    """Write the picture where a file is named, and show it.
+    """Write the picture to a file, if one is given, and show it.
 
-    On `axes` where they are given; else in the current figure of matplotlib, where that is in use, as DAAM does; else
-    in the notebook that this runs in. A plain program without matplotlib shows nothing.
+    It is shown on `axes`, if given; else in matplotlib's current figure, if the program has imported it, as in DAAM;
+    else in the notebook. A program without matplotlib and notebook shows nothing.
     """
     if out_file is not None:
         picture.save(out_file)
@@ -48,7 +48,7 @@ def show(picture: Image.Image, title: str, *, out_file: str | Path | None, axes:
 
 
 def _notebook() -> Any:
-    """IPython's display function, where this runs in one of its shells."""
+    """Return IPython's display function, or None outside of IPython."""
     shell = sys.modules.get("IPython")
     if shell is None or shell.get_ipython() is None:
         return None

@@ -1,4 +1,4 @@
-"""One seed for everything that draws."""
+"""One seed for all random generators."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 
 
 def set_seed(seed: int) -> torch.Generator:
-    """Seed Python, numpy and torch, and give a generator with that seed: on the GPU where there is one."""
+    """Seed Python, numpy and torch; return a generator with that seed, on the GPU if there is one."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""DAAM's `trace`: follows a pipeline, and answers with DAAM's maps."""
+"""DAAM's `trace`: captures a pipeline's runs and computes DAAM's maps."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,20 +21,21 @@ from ovam.tracing.capture import Captured, capture
 
 
 class DiffusionHeatMapHooker:
-    """Follows a pipeline inside a `with` block; the maps can be asked for there and afterwards.
+    """Captures a pipeline's runs inside a `with` block; compute maps there or afterwards.
 
-    Each run of the pipeline takes the place of the one before, and has one prompt, as in DAAM.
+    Each run replaces the one before, and must have one prompt, as in DAAM.
 
     Args:
-        pipeline: Of a supported family.
-        low_memory: Keep the first attention layer of each of the UNet's blocks alone.
-        options: Of `ovam.capture`, such as `disk` or `dtype`; by default queries are kept in the model's own type.
+        pipeline: A supported pipeline.
+        low_memory: Capture only the first attention layer of each of the UNet's blocks.
+        options: Options of `ovam.capture`, such as `disk` or `dtype`; by default queries are stored in the model's own
+            type.
 
     Raises:
-        The errors of `ovam.capture`, when the block is entered; in it an OptionError for a run of several prompts.
+        The errors of `ovam.capture`, at the start of the block; inside it, an OptionError for a run of several prompts.
 
     Attributes:
-        traces: What was captured: the last run's, one an image.
+        traces: Traces of the last run, one per image.
     """
 
     def __init__(self, pipeline: Any, low_memory: bool = False, **options: Any) -> None:
@@ -59,17 +60,17 @@ class DiffusionHeatMapHooker:
         self._entered.__exit__(kind, error, traceback)
 
     def _begin(self, prompt: object) -> None:
-        """Make room for another run."""
+        """Drop the traces of the run before."""
         if not isinstance(prompt, str) and isinstance(prompt, Collection) and len(prompt) > 1:
             raise OptionError(
-                f"a run of {len(prompt)} prompts: expected one, as DAAM takes; run them one after the other, or use "
-                "ovam.capture, which keeps a trace of each"
+                f"a run of {len(prompt)} prompts: expected one, as in DAAM; run them one after the other, or use "
+                "ovam.capture, which gives a trace for each"
             )
         self.traces.clear()
 
     @property
     def layer_names(self) -> list[str]:
-        """The captured blocks, by which `layer_idx` counts; module paths, where DAAM has names of its own.
+        """The captured blocks in the order of `layer_idx`, as module paths; DAAM has its own names.
 
         Raises:
             NothingCapturedError: no run was completed.
@@ -83,7 +84,7 @@ class DiffusionHeatMapHooker:
 
     @property
     def last_prompt(self) -> str:
-        """The prompt of the last run, or nothing where embeddings were passed."""
+        """The prompt of the last run; empty if embeddings were passed."""
         return self.traces[-1].source.prompt or ""
 
     def compute_global_heat_map(
@@ -94,20 +95,20 @@ class DiffusionHeatMapHooker:
         layer_idx: int | None = None,
         normalize: bool = False,
     ) -> GlobalHeatMap:
-        """Maps of a prompt's tokens: DAAM's mean over blocks and heads of sums over calls, see `ovam.compat.daam.mean`.
+        """Return the maps of a prompt's tokens, by DAAM's mean; see `ovam.compat.daam.mean`.
 
         Args:
-            prompt: Any text; by default the prompt of the last run. DAAM cuts another text's words out of the run's own
-                maps; here they are looked up.
-            factors: By how much a grid's side is smaller than the lattice's: 1, 2 and 4 are the grids of 64, 32 and 16
-                in Stable Diffusion 1. By default DAAM's, the powers of two but 8.
-            head_idx: The head to take of each block; by default all.
-            layer_idx: The block to take, by its place in `layer_names`; by default all.
+            prompt: Any text; by default the prompt of the last run. For another text, DAAM takes its words from the
+                run's own maps; ovam computes new maps.
+            factors: Ratios of the lattice's side to a grid's: 1, 2 and 4 are the grids of 64, 32 and 16 in Stable
+                Diffusion 1. By default DAAM's own, which leave out 8.
+            head_idx: The head to use in each block; by default all.
+            layer_idx: The block to use, by its position in `layer_names`; by default all.
             normalize: Divide by the sum over the prompt's own tokens.
 
         Raises:
             NothingCapturedError: no run was completed.
-            NoHeatMapsError: no grid, head or layer fits what was asked.
+            NoHeatMapsError: no grid, head or layer fits.
         """
         trace, text = self.traces[-1], self.last_prompt if prompt is None else prompt
         asked = trace.text.embed(text)
@@ -123,14 +124,14 @@ class DiffusionHeatMapHooker:
     def to_experiment(
         self, path: str | Path, seed: int | None = None, id: str = ".", subtype: str = ".", **options: Any
     ) -> GenerationExperiment:
-        """The last run's picture and maps, to be written to a folder by `save`.
+        """Return the last run's picture and maps as an experiment; its `save` writes them to a folder.
 
         Args:
-            path: The folder.
-            seed: Of the run, written along.
-            id: Name of a folder in it.
-            subtype: Name of a folder in that.
-            options: Of `compute_global_heat_map`.
+            path: The parent folder.
+            seed: Seed of the run, written too.
+            id: Name of the experiment's folder in `path`.
+            subtype: Name of a subfolder in that.
+            options: Options of `compute_global_heat_map`.
         """
         found = self.compute_global_heat_map(**options)
         return GenerationExperiment(self.last_image, found, seed, id, Path(path) / id, None, subtype)
@@ -141,7 +142,7 @@ trace = DiffusionHeatMapHooker
 
 @contextmanager
 def _before_each_run(pipe: Any, begin: Callable[[object], None]) -> Iterator[None]:
-    """Call `begin(prompt)` when the pipeline checks what it was given, before anything runs."""
+    """Call `begin(prompt)` when the pipeline checks its inputs, before anything runs."""
     original, attributes = pipe.check_inputs, vars(pipe)
     own = attributes.get("check_inputs")
 
@@ -161,7 +162,7 @@ def _before_each_run(pipe: Any, begin: Callable[[object], None]) -> Iterator[Non
 
 
 def _first_of_each(names: Iterable[str]) -> list[str]:
-    """The first attention layer of each block of the UNet, such as `up_blocks.1`."""
+    """Return the first attention layer of each block of the UNet, such as `up_blocks.1`."""
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(".".join(name.split(".")[:2]), name)
@@ -169,6 +170,6 @@ def _first_of_each(names: Iterable[str]) -> list[str]:
 
 
 def _lossless(denoiser: Any) -> torch.dtype:
-    """A storage type that holds the queries of a model as it computes them."""
+    """Return a storage type that stores a model's queries without rounding."""
     dtype: torch.dtype = denoiser.dtype
     return dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
