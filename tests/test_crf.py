@@ -145,7 +145,7 @@ class TestProperties:
     def test_height_and_width_are_told_apart(self):
         probabilities, picture = random_case(5, 2, 26, 14)
         tall = dense_crf(probabilities, picture, CrfOptions())
-        wide = dense_crf(probabilities.mT.contiguous(), picture.transpose(1, 0, 2), CrfOptions())
+        wide = dense_crf(probabilities.mT, picture.transpose(1, 0, 2), CrfOptions())
         assert (tall - wide.mT).abs().max() < 0.05  # measured 0.009: the lattice's axes are not all alike
 
     def test_a_blurred_mask_snaps_to_the_colours_border(self):
@@ -166,14 +166,14 @@ class TestProperties:
         mask[10:12, 10:12] = 0.45  # a hole, which the smoothness fills
         every, smooth = (
             dense_crf(two_classes(mask), picture, CrfOptions(**changed))[1] > 0.5
-            for changed in ({}, {"colour_weight": 0})
+            for changed in ({}, {"colour_weight": 0.0})
         )
         assert torch.equal(every, torch.arange(40).expand(40, -1) < 20)
         assert torch.equal(every, smooth)
 
     def test_a_picture_without_kernels_changes_nothing(self):
         probabilities, picture = random_case(6, 3, 12, 12)
-        found = dense_crf(probabilities, picture, CrfOptions(smooth_weight=0, colour_weight=0))
+        found = dense_crf(probabilities, picture, CrfOptions(smooth_weight=0.0, colour_weight=0.0))
         assert (found - probabilities).abs().max() < 1e-6  # measured 1.2e-7
 
     def test_certain_probabilities_stay_finite(self):

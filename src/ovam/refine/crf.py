@@ -1,6 +1,6 @@
 """Let class probabilities follow the picture's edges: the mean field of a CRF in which all pixels are neighbours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,17 @@ from torch import Tensor
 
 from ovam.errors import ImageInputError, NotFiniteError, ProbabilityError
 from ovam.refine.crf_options import CrfOptions
-from ovam.refine.lattice import Lattice, lattice
+from ovam.refine.lattice import lattice
 from ovam.refine.pydensecrf import authors_mean_field
 
 Probabilities = Float32[Tensor, "class height width"]
 Picture = UInt8[np.ndarray, "height width 3"]
 Rows = Float32[np.ndarray, "class pixel"]
+Points = Float32[np.ndarray, "dimension pixel"]
 Some = Float32[np.ndarray, "some pixel"]
+
+Blur = Callable[[Some], Some]
+"""Sums up values around each pixel, weighed by a gaussian, up to a common factor."""
 
 _TOLERANCE = 1e-3  # of sums of probabilities
 
@@ -50,10 +54,15 @@ def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions)
         roots of both pixels' sums, and a pixel is its own neighbour too.
     """
     _check(probabilities, image)
-    given = probabilities.detach().cpu().numpy()
+    given = probabilities.detach().float().cpu().numpy()
     energies = -np.log(given.clip(options.clip, 1.0)).reshape(len(given), -1)
-    infer = authors_mean_field if options.backend == "pydensecrf" else _mean_field
-    found = infer(energies, np.ascontiguousarray(image), options)
+    if options.backend == "pydensecrf":
+        found = authors_mean_field(energies, np.ascontiguousarray(image), options)
+    else:
+        kernels = [
+            Kernel.around(lattice(points).blur, points.shape[1], weight) for points, weight in features(image, options)
+        ]
+        found = mean_field(energies, kernels, options.iterations)
     return torch.from_numpy(found.reshape(given.shape)).to(probabilities.device)
 
 
@@ -83,25 +92,31 @@ def _check(probabilities: Tensor, image: np.ndarray) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kernel:
+class Kernel:
     """A gaussian between all pixels, normalised, with what agreement by it is worth."""
 
-    lattice: Lattice
+    blur: Blur
     factor: Float32[np.ndarray, " pixel"]
     weight: float
 
+    @classmethod
+    def around(cls, blur: Blur, pixels: int, weight: float) -> "Kernel":
+        """Normalise a blur by the square roots of both pixels' sums."""
+        sums = blur(np.ones((1, pixels), np.float32))[0]
+        return cls(blur, 1 / np.sqrt(sums), weight)
+
     def support(self, shares: Some) -> Some:
         """How much of each class is around each pixel, times the weight."""
-        spread = self.lattice.blur(shares * self.factor)
+        spread = self.blur(shares * self.factor)
         spread *= self.factor * np.float32(self.weight)
         return spread
 
 
-def _mean_field(energies: Rows, image: Picture, options: CrfOptions) -> Rows:
-    kernels = list(_kernels(image, options))
+def mean_field(energies: Rows, kernels: Sequence[Kernel], iterations: int) -> Rows:
+    """Return the class probabilities of each pixel, from minus the logarithms of those before."""
     everything = _support(kernels, np.ones((1, energies.shape[1]), np.float32))[0]
     shares = _softmax(-energies)
-    for _ in range(options.iterations):
+    for _ in range(iterations):
         support = _support(kernels, shares[:-1])  # the last class has what the others leave
         scores = -energies
         scores[:-1] += support
@@ -110,27 +125,20 @@ def _mean_field(energies: Rows, image: Picture, options: CrfOptions) -> Rows:
     return shares
 
 
-def _support(
-    kernels: Sequence[_Kernel], shares: Float32[np.ndarray, "some pixel"]
-) -> Float32[np.ndarray, "some pixel"]:
+def _support(kernels: Sequence[Kernel], shares: Some) -> Some:
     return sum((kernel.support(shares) for kernel in kernels), np.zeros_like(shares))
 
 
-def _kernels(image: Picture, options: CrfOptions) -> Iterator[_Kernel]:
+def features(image: Picture, options: CrfOptions) -> Iterator[tuple[Points, float]]:
+    """Yield where each kernel sees the pixels, in widths of its gaussian, and what its agreement is worth."""
     height, width, _ = image.shape
     places = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
     colours = image.reshape(-1, 3).T.astype(np.float32)
     if options.smooth_weight:
-        yield _kernel(places / np.float32(options.smooth_width), options.smooth_weight)
+        yield places / np.float32(options.smooth_width), options.smooth_weight
     if options.colour_weight:
         near, alike = places / np.float32(options.reach), colours / np.float32(options.colour_width)
-        yield _kernel(np.concatenate([near, alike]), options.colour_weight)
-
-
-def _kernel(points: Float32[np.ndarray, "dimension pixel"], weight: float) -> _Kernel:
-    found = lattice(points)
-    sums = found.blur(np.ones((1, points.shape[1]), np.float32))[0]
-    return _Kernel(found, 1 / np.sqrt(sums), weight)
+        yield np.concatenate([near, alike]), options.colour_weight
 
 
 def _softmax(scores: Rows) -> Rows:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int8, Int32, Int64
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
 from ovam.errors import OptionError
 
@@ -33,7 +33,7 @@ class Lattice:
             of corners.
     """
 
-    give: csr_array
+    give: csc_array
     take: csr_array
     neighbours: Int32[np.ndarray, "axis 2 corner"]
 
