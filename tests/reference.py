@@ -251,3 +251,67 @@ def packed(runs):
             if last:
                 break
     return text
+
+
+def refined(maps, affinity, *, method, products, exponent=1.0, spread=0.85, sharpness=0.1):
+    """Maps (map, pixel) after products with an affinity (pixel, pixel), whose row is the pixel that attends."""
+    pixels = len(affinity)
+    weights = [[float(affinity[row, column]) for column in range(pixels)] for row in range(pixels)]
+    if method == "powers":
+        weights = [[weight**exponent for weight in row] for row in weights]
+    if method == "sharpened":
+        greatest = [max(row[column] for row in weights) for column in range(pixels)]
+        shares = [[row[column] / greatest[column] for column in range(pixels)] for row in weights]
+        weights = [[max(0.0, s + sharpness * math.log10(math.e * s)) if s > 0 else 0.0 for s in row] for row in shares]
+    weights = [[weight / sum(row) for weight in row] for row in weights]
+    found = []
+    for first in maps:
+        values = [float(value) for value in first]
+        for _ in range(products):
+            values = [sum(weights[row][column] * values[column] for column in range(pixels)) for row in range(pixels)]
+            if method == "restart":
+                values = [spread * new + (1 - spread) * float(old) for new, old in zip(values, first, strict=True)]
+            if method == "sharpened":
+                values = [value - min(values) for value in values]
+                values = [value / sum(values) for value in values]
+        if method == "sharpened":
+            low, high = min(map(float, first)), max(map(float, first))
+            values = [low + (high - low) * value / max(values) for value in values]
+        found.append(values)
+    return np.array(found)
+
+
+def dense_crf(probabilities, image, iterations, kernels, clip):
+    """Mean field of a dense CRF on (class, height, width), with exact kernels between every two pixels.
+
+    `kernels` are triples: width in the plane, width in colour or None where colour does not matter, and weight.
+    """
+    classes, height, width = probabilities.shape
+    pixels = list(product(range(height), range(width)))
+    links = np.zeros((len(pixels), len(pixels)))
+    for reach, colour_width, weight in kernels:
+        links += weight * normalised_links(image, pixels, reach, colour_width)
+    beliefs = {
+        c: [math.log(min(max(float(probabilities[c, y, x]), clip), 1.0)) for y, x in pixels] for c in range(classes)
+    }
+    shares = np.array([softmax([beliefs[c][i] for c in range(classes)]) for i in range(len(pixels))])
+    for _ in range(iterations):
+        around = links @ shares
+        shares = np.array([softmax([beliefs[c][i] + around[i, c] for c in range(classes)]) for i in range(len(pixels))])
+    return shares.T.reshape(classes, height, width)
+
+
+def normalised_links(image, pixels, reach, colour_width):
+    """Gaussians between all pixels, each divided by the root of both pixels' sums, which include the pixel itself."""
+    links = np.zeros((len(pixels), len(pixels)))
+    for (i, (y, x)), (j, (row, column)) in product(enumerate(pixels), enumerate(pixels)):
+        squares = ((y - row) ** 2 + (x - column) ** 2) / reach**2
+        if colour_width is not None:
+            squares += sum((float(a) - float(b)) ** 2 for a, b in zip(image[y, x], image[row, column], strict=True)) / (
+                colour_width**2
+            )
+        links[i, j] = math.exp(-squares / 2)
+    sums = [sum(row) for row in links]
+    for i, j in product(range(len(pixels)), range(len(pixels))):
+        links[i, j] /= math.sqrt(sums[i] * sums[j])
+    return links

@@ -24,7 +24,7 @@ from ovam.commands.evaluate import evaluate
 from ovam.commands.generate import generate
 from ovam.errors import AnnotationError, GroundTruthError, ImageInputError, OptionError, TokenFileError
 from ovam.masks.annotations import annotation_of
-from ovam.models import text_of
+from ovam.text_sides import text_of
 from ovam.tokens.legacy import import_tokens
 from ovam.tracing.encode import read_image
 from ovam.tracing.options import CaptureOptions

@@ -23,6 +23,7 @@ from ovam.trace.static_text import StaticText
 from ovam.tracing.keep_queries import QueryRecorder
 from ovam.tracing.session import Session
 from ovam.tracing.stream_maps import MapRecorder
+from ovam.tracing.watch import Watch
 
 
 class Contract(BackboneContract):
@@ -302,14 +303,14 @@ def test_a_broken_run_that_is_not_forgotten_fails(monkeypatch):
 def test_a_trace_of_a_broken_run_fails(monkeypatch):
     def close(self):
         if self.run.calls:
-            self._finish(self._no_pictures(), self._size())
+            self.finish(self.no_pictures(), self.size())
 
-    monkeypatch.setattr(Session, "_close", close)
+    monkeypatch.setattr(Watch, "close", close)
     assert_contract_fails("test_a_broken_run_gives_no_trace", "gave a trace of incomplete queries")
 
 
 def test_an_invented_unconditional_half_fails(monkeypatch):
-    monkeypatch.setattr("ovam.tracing.session.check_halves", lambda *given: None)
+    monkeypatch.setattr("ovam.tracing.watch.check_halves", lambda *given: None)
     assert_contract_fails(
         "test_without_guidance_there_is_no_unconditional_half", "a run without guidance gave unconditional queries"
     )

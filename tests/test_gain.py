@@ -14,7 +14,7 @@ from lab.gain.finding import KINDS, REST, WHOLE, Detail, Finding, detail_of, kin
 from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.mini.scenes.vocabulary import PARTS, UNKNOWN_PART
-from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.objective import Objective, target_on
 from synthetic import make_trace
 from test_tokens import planted_mask
 

@@ -22,8 +22,8 @@ from ovam.backbones.sd3 import SD3Backbone
 from ovam.commands.generate import generate as generate_files
 from ovam.commands.info import describe_model
 from ovam.maps.attention import weight_sums
-from ovam.models import text_of
 from ovam.prompt import with_phrases
+from ovam.text_sides import text_of
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.text_side import TextReader
 

@@ -9,7 +9,8 @@ import torch
 import ovam
 import tiny
 from ovam.errors import ModelNotFoundError
-from ovam.models import load, outline, text_of
+from ovam.models import load, outline
+from ovam.text_sides import text_of
 
 BROKEN = {
     "no tokenizer": ("tokenizer", None, "its vocabulary is missing"),

@@ -15,7 +15,7 @@ from lab.performance.narrowed import narrowed
 from lab.rivals import authors
 from ovam.masks.annotations import annotation_of
 from ovam.tokens.loss import Target
-from ovam.tokens.optimize import target_on
+from ovam.tokens.objective import target_on
 from synthetic import make_trace
 from test_tokens import planted_mask
 

@@ -211,7 +211,7 @@ def test_the_legend_tells_each_words_share_of_the_image(monkeypatch):
     labels = np.zeros((8, 8), dtype=np.int64)
     labels[:2], labels[2] = 1, 2
     legend = []
-    monkeypatch.setattr(pictures, "_with_legend", lambda picture, entries: legend.extend(entries) or picture)
+    monkeypatch.setattr(pictures, "with_legend", lambda picture, entries: legend.extend(entries) or picture)
     pictures.label_map_picture(Image.new("RGB", (8, 8)), segmentation(labels, ("dog", "sky", "sea")))
     assert [text for text, _ in legend] == ["background 62%", "dog 25%", "sky 12%", "sea 0%"]
 

@@ -11,12 +11,12 @@ import ovam
 import reference
 import tiny
 from ovam import errors
-from ovam.maps.calibration import Calibration
-from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, target_of
-from ovam.tokens import optimize
+from ovam.maps.calibration import Calibration, stretched
+from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of, target_of
 from ovam.tokens.class_maps import class_maps, share_sums
 from ovam.tokens.loss import Target, loss_of
-from ovam.tokens.optimize import Objective, optimize_tokens
+from ovam.tokens.objective import Objective, start_of, target_on
+from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.options import AGAINST, PHRASES
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.quantised import quantised
@@ -108,7 +108,7 @@ class TestObjective:
         assert torch.autograd.gradcheck(lambda logits: loss_of([logits], [target]), logits)
 
     def test_the_pull_is_on_the_mean_square_of_all_steps_calibrations_ten_times(self, trace, mask):
-        target = optimize.target_on(trace, optimize.annotation_of({"sky": mask}, trace.size), ("sky",))
+        target = target_on(trace, annotation_of({"sky": mask}, trace.size), ("sky",))
         objective = Objective([trace], [target], ("sky",), against=("dog",))
         steps = 0.1 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(0))
         vectors, scales, offsets = objective.split(steps)
@@ -125,7 +125,7 @@ class TestObjective:
         labels = np.zeros(trace.size, dtype=np.uint8)
         labels[2:9, 3:8], labels[0] = 1, IGNORE
         annotation = Annotation(labels, ("sky",))
-        objective = Objective([trace], [optimize.target_on(trace, annotation, ("sky",))], ("sky",))
+        objective = Objective([trace], [target_on(trace, annotation, ("sky",))], ("sky",))
         steps = 0.1 * torch.randn(objective.parameters, generator=torch.Generator().manual_seed(1))
         shares, weight = objective.targets[0].shares.double().numpy(), objective.targets[0].weight.double().numpy()
 
@@ -162,10 +162,10 @@ class TestFit:
         (usual,) = optimize_tokens(trace, {"sky": mask}, evaluations=1).groups
         others = len(AGAINST)  # the start token's, and all but the class
         assert Counter(usual.rows) == {BACKGROUND: others, "sky": len(PHRASES)}
-        target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        target = target_on(trace, annotation_of({"whisker": mask}, trace.size), ("whisker",))
         objective = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"), distance=1.0)
         words = ("sky", "hot dog", "whisker", "a photograph of the whisker", "the whisker")
-        starts = [optimize.start_of(trace, [word])[0] for word in words]
+        starts = [start_of(trace, [word])[0] for word in words]
         assert torch.allclose(objective.start, torch.stack([starts[0][0], *(rows[1] for rows in starts)]))
         nearer = Objective([trace], [target], ("whisker",), against=("sky", "hot dog"), distance=0.25)
         assert torch.allclose(nearer.start, starts[0][0] + 0.25 * (objective.start - starts[0][0]))
@@ -184,23 +184,21 @@ class TestFit:
 
     def test_the_best_is_kept_and_not_the_last(self, trace, mask, monkeypatch):
         """From the ninth evaluation on the loss rises; what came before is returned, with what it says of itself."""
-        good, tried = optimize.loss_of, []
+        good, tried = loss_of, []
 
         def rising(logits, targets):
             tried.append(float(good(logits, targets).detach()))
             return good(logits, targets) + 10.0 * (len(tried) > 8)
 
-        monkeypatch.setattr(optimize, "loss_of", rising)
+        monkeypatch.setattr("ovam.tokens.objective.loss_of", rising)
         tokens = optimize_tokens(trace, {"whisker": mask}, against=(), evaluations=12, pull=0.0)
         monkeypatch.undo()
         group = tokens.groups[0]
         assert group.fit.loss == min(tried[:8])
         again = class_maps(trace, group.vectors).sum(0, keepdim=True)
-        target = optimize.target_on(trace, optimize.annotation_of({"whisker": mask}, trace.size), ("whisker",))
+        target = target_on(trace, annotation_of({"whisker": mask}, trace.size), ("whisker",))
         one = group.calibrations["whisker"]
-        fine = torch.nn.functional.interpolate(
-            optimize.stretched(again)[None], tuple(target.weight.shape), mode="bilinear"
-        )
+        fine = torch.nn.functional.interpolate(stretched(again)[None], tuple(target.weight.shape), mode="bilinear")
         found = loss_of([one.scale * fine[0] + one.offset], [target])
         assert abs(float(found) - group.fit.loss) < 1e-5  # measured: 1e-7
 
@@ -211,13 +209,13 @@ class TestFit:
         assert fits[0].fit.stopped == f"after {most} evaluations"
 
     def test_a_loss_that_ceases_to_be_finite(self, trace, mask, monkeypatch, caplog):
-        good, calls = optimize.loss_of, []
+        good, calls = loss_of, []
 
         def breaking(logits, targets):
             calls.append(1)
             return good(logits, targets) * (float("nan") if len(calls) == 5 else 1.0)
 
-        monkeypatch.setattr(optimize, "loss_of", breaking)
+        monkeypatch.setattr("ovam.tokens.objective.loss_of", breaking)
         with caplog.at_level(logging.WARNING, logger="ovam"):
             group = optimize_tokens(trace, {"whisker": mask}).groups[0]
         assert group.fit.stopped == "not finite in the loss of finite maps, at evaluation 5"

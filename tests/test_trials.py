@@ -13,7 +13,7 @@ from lab.fits.trials import Trial, TrialObjective
 from lab.rivals.spread import spread
 from ovam.evaluate import average_precision
 from ovam.masks.annotations import annotation_of
-from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.objective import Objective, target_on
 from ovam.tokens.options import AGAINST, PULL
 from ovam.trace.trace import BlockPart
 from synthetic import HEADS, make_trace

@@ -14,13 +14,14 @@ from torch import Tensor
 from lab.rivals.harness import Fitted, Mask
 from lab.rivals.spread import spread
 from ovam.evaluate import average_precision
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import stretched
-from ovam.maps.compute import key_groups, keys_of
+from ovam.maps.keys import key_groups, keys_of
+from ovam.maps.resize import resize
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt
 from ovam.tokens.class_maps import ClassMaps, share_sums
-from ovam.tokens.optimize import Objective, descend, target_on
+from ovam.tokens.objective import Objective, target_on
+from ovam.tokens.optimize import descend
 from ovam.tokens.options import AGAINST, EVALUATIONS, PHRASES, PULL
 from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
@@ -119,14 +120,14 @@ def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> list[Tensor]:
     """
     prompt = AttributionPrompt("", tuple(f"row {i}" for i in range(len(vectors))), ())
     embedding = TokenEmbedding(vectors, prompt, trace.text.space)
-    found: dict[tuple[str, int], Tensor | float] = {}
+    found: dict[tuple[str, int], Tensor] = {}
     for entries, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
             block = trace.blocks[name]
             for head in range(block.heads):
                 own = slice(head, head + 1)
                 sums = share_sums(block.query["cond"][own, entries], key[own], block.scale)[rivals:].sum(0)
-                found[name, head] = found.get((name, head), 0.0) + sums / len(trace.calls)
+                found[name, head] = found.get((name, head), torch.zeros(())) + sums / len(trace.calls)
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     return [resize(each.unflatten(-1, trace.blocks[name].grid)[None], finest)[0] for (name, _), each in found.items()]
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -24,7 +25,7 @@ from lab.gain.table import table
 from lab.measure import stamp
 from ovam.mini.scenes import CLASSES
 
-QUICK = {"classes": ["car", "dog"], "draws": 1, "scenes": 20}
+QUICK: dict[str, Any] = {"classes": ["car", "dog"], "draws": 1, "scenes": 20}
 
 Findings = dict[str, dict[str, list[Finding]]]
 
@@ -32,7 +33,7 @@ Findings = dict[str, dict[str, list[Finding]]]
 def main(given: list[str] | None = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(sys.argv[1:] if given is None else given)
-    asked = QUICK if arguments.quick else {"classes": list(CLASSES), "draws": DRAWS, "scenes": SCENES}
+    asked: dict[str, Any] = QUICK if arguments.quick else {"classes": list(CLASSES), "draws": DRAWS, "scenes": SCENES}
     traces, _ = open_mini(arguments.work_dir)
     chosen = read_chosen(arguments.chosen, traces)
     if WORD not in chosen:

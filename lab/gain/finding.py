@@ -76,6 +76,7 @@ def find(method: Method, task: Task, traces: Traces) -> Finding:
     own = [row_of(fitted(traces(scene)), scene, task.name) for scene in task.annotated]
     rows, details = [], []
     for scene in task.scored:
+        assert isinstance(scene, Scene)  # of a generated picture it is not known what its pixels show
         scores = fitted(traces(scene))
         rows.append(row_of(scores, scene, task.name))
         details.append(detail_of(scores > BORDER, scene, task.name))

@@ -16,7 +16,8 @@ from lab.mini.measures.choices import DEVELOPMENT
 from lab.rivals.harness import Fitted, Mask, bordered
 from ovam.maps.compute import half_of
 from ovam.masks.annotations import annotation_of
-from ovam.tokens.optimize import Objective, descend, target_on
+from ovam.tokens.objective import Objective, target_on
+from ovam.tokens.optimize import descend
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.trace import Trace
@@ -125,7 +126,7 @@ def _against(word: str) -> tuple[str, ...]:
 
 def _scores_of(objective: Objective, steps: Tensor) -> Fitted:
     vectors, calibrations = objective.unpacked(steps)
-    rows = (*[BACKGROUND] * (len(vectors) - objective.rows), *objective.classes * objective.rows)
+    rows = (*[BACKGROUND] * (len(vectors) - objective.rows), *tuple(objective.classes) * objective.rows)
     group = TokenGroup(rows, vectors, calibrations, Fit("mini"))
     tokens = TokenSet((group,), objective.traces[0].text.space)
     return partial(_scores, tokens)

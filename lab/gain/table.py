@@ -70,10 +70,7 @@ def _pixels(rows: np.ndarray, classes: np.ndarray, resamples: int) -> dict[str, 
     """The gain by what its pixels show, and of every kind the share that is taken for the class."""
     if not len(rows):
         return {"scenes": 0}
-    made = {
-        name: _interval(rows, classes, lambda sums, i=i: components(sums)[i], resamples)
-        for i, name in enumerate(COMPONENTS)
-    }
+    made = {name: _interval(rows, classes, _component(i), resamples) for i, name in enumerate(COMPONENTS)}
     false = {}
     for kind, name in enumerate(KINDS):
         columns = [_WORD + 1 + kind, _TOKEN + 1 + kind, _THERE + kind, -1]
@@ -86,6 +83,10 @@ def _pixels(rows: np.ndarray, classes: np.ndarray, resamples: int) -> dict[str, 
         "components": made,
         "false": false,
     }
+
+
+def _component(index: int) -> Statistic:
+    return lambda sums: components(sums)[index]
 
 
 def _shares(rows: np.ndarray, classes: np.ndarray, resamples: int) -> dict[str, Any]:
@@ -110,10 +111,7 @@ def _class(word: OfClass, token: OfClass) -> dict[str, Any]:
     return {
         WORD: mean_over_cells(rows, classes, lambda sums: iou(sums, _WORD)),
         DEFAULT: mean_over_cells(rows, classes, lambda sums: iou(sums, _TOKEN)),
-        "components": {
-            name: mean_over_cells(rows, classes, lambda sums, i=i: components(sums)[i])
-            for i, name in enumerate(COMPONENTS)
-        },
+        "components": {name: mean_over_cells(rows, classes, _component(i)) for i, name in enumerate(COMPONENTS)},
     }
 
 

@@ -24,11 +24,14 @@ def run(options: Options) -> dict[str, Any]:
 
 def _weigh(model: Model) -> dict[str, Any]:
     from ovam import capture
+    from ovam.trace.quantised import floats
+    from ovam.trace.static_text import StaticText
 
     with capture(model.pipe) as traces:
         model.run()
     trace = traces[0]
-    queries = [query for block in trace.blocks.values() for query in block.query.values()]
+    queries = [floats(query) for block in trace.blocks.values() for query in block.query.values()]  # no copies
+    assert isinstance(trace.text, StaticText)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.safetensors"
         trace.save(file)

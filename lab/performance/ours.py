@@ -9,9 +9,10 @@ from torch import Tensor
 from lab.performance.queries import HEADS, WIDTH, Block, make_vectors
 from ovam.masks.annotations import annotation_of
 from ovam.prompt import AttributionPrompt, Span
-from ovam.tokens.optimize import Objective, target_on
+from ovam.tokens.objective import Objective, target_on
 from ovam.tokens.options import PULL
 from ovam.trace.calls import Call
+from ovam.trace.quantised import Stored
 from ovam.trace.static_text import StaticText
 from ovam.trace.text_side import Space, TokenEmbedding
 from ovam.trace.trace import BlockTrace, Source, Trace
@@ -29,6 +30,10 @@ class _Reader:
         vectors = make_vectors(0, self.limit)
         vectors[1] = make_vectors(zlib.crc32(text.encode()), 1)[0]
         return TokenEmbedding(vectors, prompt, SPACE)
+
+    def space_in(self, dtype: torch.dtype) -> Space:
+        """There are no weights that could be rounded."""
+        return SPACE
 
     def check_length(self, text: str) -> None:
         """Every text is one word."""
@@ -53,7 +58,7 @@ class Subject:
             size=(8 * side, 8 * side),
         )
 
-    def stored(self) -> list[Tensor]:
+    def stored(self) -> list[Stored]:
         """The queries as they are kept."""
         return [block.query["cond"] for block in self.trace.blocks.values()]
 

@@ -5,11 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Self
 
 
-class Process(AbstractContextManager["Process"]):
+class Process:
     """The parent's end.
 
     Args:

@@ -32,7 +32,8 @@ from ovam.masks.annotations import annotation_of
 from ovam.mini.scenes import CLASSES
 from ovam.tokens.class_maps import class_maps
 from ovam.tokens.loss import Target
-from ovam.tokens.optimize import Objective, optimize_tokens, target_on
+from ovam.tokens.objective import Objective, target_on
+from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.options import AGAINST, EVALUATIONS, PULL
 from ovam.trace.trace import Trace
 
@@ -75,8 +76,8 @@ class Reached:
 def run(options: Options) -> dict[str, Any]:
     """Both sizes."""
     tuned = authors.Settings(**json.loads(CHOSEN.read_text())[TUNED])
-    shorter = {"iterations": QUICK_ITERATIONS} if options.quick else {}
-    rivals = {TUNED: tuned, PUBLISHED: replace(authors.PUBLISHED, **shorter)}
+    published = replace(authors.PUBLISHED, iterations=QUICK_ITERATIONS) if options.quick else authors.PUBLISHED
+    rivals = {TUNED: tuned, PUBLISHED: published}
     given = QUICK_GIVEN if options.quick else GIVEN
     problems = {"mini": on_mini(rivals, given, options), "full_size": at_full_size(rivals, given, options)}
     return {
@@ -227,7 +228,10 @@ def _drawing(contenders: Mapping[str, Callable[[Drawn], Reached]], calls: int) -
             held[seed] = Drawn.of(seed, calls)
         return held[seed]
 
-    return {name: lambda seed, contender=contender: contender(drawn(seed)) for name, contender in contenders.items()}
+    def by_seed(contender: Callable[[Drawn], Reached]) -> Callable[[int], Reached]:
+        return lambda seed: contender(drawn(seed))
+
+    return {name: by_seed(contender) for name, contender in contenders.items()}
 
 
 def start_ours(drawn: Drawn) -> Reached:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,14 @@ def _status(entry: str) -> int:
     return 1024 * int(found.group(1))
 
 
-_TASKS = {"maps": _maps, "floor": _floor, "size": _size, "peak": _peak, "fit": _fit, "iteration": _iteration}
+_TASKS: Mapping[str, Callable[..., Any]] = {
+    "maps": _maps,
+    "floor": _floor,
+    "size": _size,
+    "peak": _peak,
+    "fit": _fit,
+    "iteration": _iteration,
+}
 
 if __name__ == "__main__":
     _serve(Setting(**json.loads(sys.argv[1])))

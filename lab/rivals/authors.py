@@ -41,7 +41,7 @@ from lab.rivals.harness import (
     target_of,
     unwatched,
 )
-from ovam.maps.aggregate import resize
+from ovam.maps.resize import resize
 from ovam.tokens.class_maps import class_maps
 from ovam.trace.calls import Half
 from ovam.trace.trace import Trace

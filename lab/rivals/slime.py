@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from lab.rivals.harness import Fitted, Keep, Mask, Watch, bordered, descend, target_of, unwatched
 from lab.rivals.spread import spread
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import stretched
-from ovam.maps.compute import key_groups, keys_of
+from ovam.maps.keys import key_groups, keys_of
+from ovam.maps.resize import resize
 from ovam.prompt import AttributionPrompt
 from ovam.trace.quantised import floats
 from ovam.trace.text_side import TokenEmbedding
@@ -152,13 +152,13 @@ def mean_scores(trace: Trace, rows: Tensor, size: tuple[int, int]) -> Tensor:
     """Scaled dot products of queries and keys, (row, *size): mean over heads and steps, then over blocks."""
     names = tuple(f"row {i}" for i in range(len(rows)))
     embedding = TokenEmbedding(rows, AttributionPrompt("", names, ()), trace.text.space)
-    found: dict[str, Tensor | float] = {}
+    found: dict[str, Tensor] = {}
     for entries, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
             block = trace.blocks[name]
             query = floats(block.query["cond"][:, entries]).float().sum(1)  # the dot product is linear
             sums = (key @ query.mT).mean(0) * block.scale
-            found[name] = found.get(name, 0.0) + sums / len(trace.calls)
+            found[name] = found.get(name, torch.zeros(())) + sums / len(trace.calls)
     maps = [resize(each.unflatten(-1, trace.blocks[name].grid), size) for name, each in found.items()]
     return torch.stack(maps).mean(0)
 

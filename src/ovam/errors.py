@@ -100,5 +100,9 @@ class TokenFileError(OvamError, ValueError):
     """A file holds no tokens, is damaged, or is of a newer format."""
 
 
+class ProbabilityError(OvamError, ValueError):
+    """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
+
+
 class MissingPackageError(OvamError, ImportError):
     """A package that ovam does not depend on is needed, and is not installed."""

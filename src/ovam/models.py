@@ -10,22 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
-from ovam.backbones.clip_text import ClipText
-from ovam.backbones.joint_file import replayed_side
 from ovam.backbones.offload import real_weights
 from ovam.backbones.registry import backbone_of
-from ovam.errors import ModelNotFoundError, NoTextEncoderError, OptionError, OvamError, SpaceMismatchError
-from ovam.header import made
-from ovam.json_text import read_json
+from ovam.errors import ModelNotFoundError, OptionError, OvamError
 from ovam.model_names import MINI as MINI
 from ovam.model_names import check_name, not_found, offline_reason
 from ovam.tensor_file import fingerprint
-from ovam.trace.as_read import give_tokens_read
-from ovam.trace.header import damage_told
-from ovam.trace.static_text import StaticText, heads_in, opened
-from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
 
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),
@@ -39,7 +30,7 @@ def mini_folder() -> Path:
     return Path(str(resources.files("ovam.mini") / "weights"))
 
 
-def _folder_of(name: str | Path) -> Path:
+def folder_of(name: str | Path) -> Path:
     """Folder of the embedded model, or the name as a path."""
     return mini_folder() if str(name) == MINI else Path(name)
 
@@ -62,20 +53,20 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         raise OptionError(f"dtype={dtype!r}: expected a type of torch, such as torch.float16")
     _check_device(device)
     check_name(name)
-    folder = _folder_of(name)
+    folder = folder_of(name)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").is_file():
         raise ModelNotFoundError(
             f"folder {folder} is not a pipeline: expected a model_index.json in it, as pipe.save_pretrained writes"
         )
-    with _at_hand(name, local) as only_here:
-        pipe = _pretrained(folder if local else str(name), dtype=dtype, local_files_only=only_here)
+    with at_hand(name, local) as only_here:
+        pipe = pretrained(folder if local else str(name), dtype=dtype, local_files_only=only_here)
     backbone_of(pipe)
     return _moved(pipe, device)
 
 
 @contextmanager
-def _at_hand(name: str | Path, local: bool) -> Iterator[bool]:
+def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
     """Around the reading of a model: whether to read what is on this machine alone, and a named error where it fails.
 
     Raises:
@@ -111,14 +102,15 @@ def _no_word_of_torchvision() -> Iterator[None]:
         log.removeFilter(told)
 
 
-def _pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
+def pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
+    """A pipeline as diffusers reads it, with tokenizers that fit their text encoders; `options` are diffusers' own."""
     from diffusers import DiffusionPipeline
 
     with warnings.catch_warnings():
         # diffusers calls the argument dtype in newer versions and warns of the old name, its only one before
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, **options)
-        _check_tokenizers(pipe.components)
+        check_tokenizers(pipe.components)
         return pipe
 
 
@@ -132,7 +124,7 @@ def _check_device(device: str | torch.device) -> None:
         raise _unusable(device, "it has shapes and no numbers")
 
 
-def _check_tokenizers(parts: Mapping[str, Any]) -> None:
+def check_tokenizers(parts: Mapping[str, Any]) -> None:
     """Whether each tokenizer knows the words of its text encoder: of a folder without files transformers makes one.
 
     Raises:
@@ -188,9 +180,9 @@ def outline(name: str | Path) -> Any:
     import diffusers
 
     check_name(name)
-    source = _folder_of(name)
+    source = folder_of(name)
     local = source.is_dir()
-    with _at_hand(name, local) as only_here:
+    with at_hand(name, local) as only_here:
         where = source if local else str(name)
         index = diffusers.DiffusionPipeline.load_config(where, local_files_only=only_here)
         options = {option: value for option, value in index.items() if not option.startswith("_")}
@@ -222,114 +214,3 @@ def model_hash(pipe: Any) -> str:
     """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in real_weights(part).items()})
-
-
-def text_of(source: object, layer: str | None = None) -> TextReader:
-    """Tokenizers and text encoders of a pipeline object, a pipeline's folder, or a model name.
-
-    Args:
-        source: Of a folder they alone are read; one without a model_index.json is taken for Stable Diffusion 1 or 2.
-        layer: Output of the text encoders, as a `Space` names it; by default that of the pipeline's last run.
-
-    Raises:
-        ModelNotFoundError: a folder without a tokenizer and a text encoder.
-        UnsupportedPipelineError: a pipeline that no backbone reads.
-    """
-    if not isinstance(source, str | Path):
-        return backbone_of(source).reader(layer)
-    check_name(source)
-    folder = _folder_of(source)
-    if not folder.is_dir():
-        return backbone_of(load(source)).reader(layer)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        return _clip_in(folder, layer or "last")
-    return backbone_of(_text_parts(folder, index)).reader(layer)
-
-
-def _text_parts(folder: Path, file: Path) -> Any:
-    """The folder's pipeline with its text encoders and tokenizers alone, which its file names."""
-    with _at_hand(folder, local=True):
-        index = read_json(file)
-        if not isinstance(index, dict):
-            raise ValueError(f"{file} is no index of parts")
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0]]
-    left_out = {name: None for name in parts if not name.startswith(("tokenizer", "text_encoder"))}
-    with _at_hand(folder, local=True):
-        return _pretrained(folder, dtype=torch.float32, local_files_only=True, **left_out)
-
-
-def _clip_in(folder: Path, layer: str) -> ClipText:
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    if not all((folder / part).is_dir() for part in ("tokenizer", "text_encoder")):
-        raise ModelNotFoundError(
-            f"folder {folder} has no CLIP text encoder: expected a model_index.json, as pipe.save_pretrained writes, "
-            "or the folders tokenizer and text_encoder of Stable Diffusion"
-        )
-    with _at_hand(folder, local=True):
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
-        _check_tokenizers({"tokenizer": tokenizer, "text_encoder": encoder})
-    return ClipText(tokenizer, encoder.eval(), layer)
-
-
-def read_text_side(file: TextFile) -> TextSide:
-    """The text side of a trace's file, by the model that the user gave.
-
-    Raises:
-        NoTextEncoderError: the file needs the model, and there is none.
-        SpaceMismatchError: it is not the model that the trace was made with.
-        ModelNotFoundError: the user's name is no model's.
-    """
-    return replayed_side(file, _opened(file.text)) if file.about["kind"] == "replayed" else _static_side(file)
-
-
-def _opened(text: object) -> Any:
-    """A pipeline, as it was given or by its name."""
-    return load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
-
-
-def _static_side(file: TextFile) -> TextSide:
-    about, text = file.about, file.text
-    space, reader = made(Space, about["space"]), None
-    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
-    inside = about["projections"] == "inside"
-    if not inside:
-        text = _opened(text)
-    if text is not None:
-        reader = text_of(text, space.layer)
-        _check_encoder(reader, space, dtype, file.path)
-        with damage_told(file.path, file.header):
-            give_tokens_read(reader, about.get("read", []))
-    if inside:
-        return opened(file, reader)
-    heads = heads_in(file)
-    return StaticText(_projections_of(text, list(heads), dtype, file), heads, reader, space)
-
-
-def _check_encoder(reader: TextReader, space: Space, dtype: torch.dtype, path: Path) -> None:
-    if reader.space_in(dtype) != space:
-        raise SpaceMismatchError(
-            f"{path} was made with the text encoder {space}, the given one is {reader.space}: "
-            "load the trace with the model it was made with"
-        )
-
-
-def _projections_of(pipe: object, names: list[str], dtype: torch.dtype, file: TextFile) -> dict[str, Tensor]:
-    """Key projections from the model the trace was made with."""
-    expected, model, path = file.about["projections_hash"], file.header["source"]["model"], file.path
-    if pipe is None:
-        raise NoTextEncoderError(
-            f"{path} refers to the key projections of {model!r} instead of holding them, they are too large: "
-            "load it with Trace.load(path, text=pipe), where pipe is that model's pipeline, its folder or its id"
-        )
-    side = backbone_of(pipe).text_side(tuple(names))
-    projections = side.projections if isinstance(side, StaticText) else {}
-    found = fingerprint(projections, dtype)
-    if found != expected:
-        raise SpaceMismatchError(
-            f"{path} was made with key projections {expected} of {model!r}, the given pipeline has {found}: "
-            "load the trace with the model it was made with, without other adapters"
-        )
-    return projections

@@ -4,17 +4,16 @@ Everything here takes an image and numbers and gives a new `PIL.Image`, without 
 on one machine (letters beyond English come from its fonts). Small images are enlarged by a whole factor.
 """
 
-import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ovam.colours import Colour, colours_of, label_colours, voc_palette
+from ovam.colours import colours_of, label_colours, voc_palette
 from ovam.errors import NotFiniteError, OptionError
-from ovam.lettering import lettered
+from ovam.page import grid, with_legend
 
 if TYPE_CHECKING:
     from ovam.maps.result import AttentionMaps
@@ -26,9 +25,6 @@ SHORT_SIDE = 256
 _LONG_SIDE = 512  # a contact sheet's tiles are made no longer than this, unless the image is a strip
 _ROUNDING = 1e-5  # as in ovam.maps.calibration: a smaller share is float32 rounding, which would be drawn as a pattern
 _MAGMA = ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
-_PAPER, _INK, _FAINT = (250, 250, 250), (25, 25, 30), (115, 115, 125)
-_LETTERS = 4000  # of a text on one line: no picture has room for more
-_MARGIN, _CAPTION = 12, 28
 _LEFT, _RIGHT = np.s_[:, :-1], np.s_[:, 1:]
 _ABOVE, _BELOW = np.s_[:-1], np.s_[1:]
 _NEIGHBOURS = ((_LEFT, _RIGHT), (_RIGHT, _LEFT), (_ABOVE, _BELOW), (_BELOW, _ABOVE))
@@ -120,7 +116,7 @@ def contact_sheet(
         values = np.asarray(word_map, dtype=np.float32)
         tile = overlay(picture, values, short_side=1)
         tiles.append((word, f"{values.min():#.2g} to {values.max():#.2g}", tile))
-    return _grid(tiles, min(columns, count))
+    return grid(tiles, min(columns, count))
 
 
 def label_map_picture(
@@ -169,7 +165,7 @@ def label_map_picture(
     shares = [float((labels == label).mean()) for label in range(len(segmentation.words) + 1)]
     words = ("background", *segmentation.words)
     texts = [f"{word} {share:.0%}" for word, share in zip(words, shares, strict=True)]
-    return _with_legend(_image(shown), list(zip(texts, colours, strict=True)))
+    return with_legend(_image(shown), list(zip(texts, colours, strict=True)))
 
 
 def mask_picture(mask: Any) -> Image.Image:
@@ -239,34 +235,6 @@ def framed(image: Image.Image) -> Image.Image:
     return large if factor == 1 else large.resize(size, Image.Resampling.LANCZOS)
 
 
-def _grid(tiles: Sequence[tuple[str, str, Image.Image]], columns: int) -> Image.Image:
-    width, height = tiles[0][2].size
-    cell = (width + _MARGIN, height + _CAPTION + _MARGIN)
-    rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _MARGIN), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    range_font = ImageFont.load_default(13)
-    for i, (name, note, tile) in enumerate(tiles):
-        left, top = _MARGIN + i % columns * cell[0], _MARGIN + i // columns * cell[1]
-        sheet.paste(tile, (left, top))
-        baseline = top + height + 20
-        note_width = draw.textlength(note, range_font)
-        draw.text((left + width - note_width, baseline), note, _FAINT, range_font, anchor="ls")
-        name, font = lettered(name, 17)
-        draw.text((left, baseline), _fitting(draw, name, font, width - note_width - 8), _INK, font, "ls")
-    return sheet
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int | float) -> str:
-    """The text on one line, cut with three dots where it is too wide."""
-    text = " ".join(text[:_LETTERS].split())
-    if draw.textlength(text, font) <= width:
-        return text
-    lengths = range(1, len(text) + 1)
-    fitting = bisect.bisect_right(lengths, width, key=lambda length: draw.textlength(text[:length] + "...", font))
-    return text[:fitting].rstrip() + "..."
-
-
 def _outlines(labels: np.ndarray, width: int) -> np.ndarray:
     """Pixels of a word that are fewer than `width` steps away from another label; the picture's edge is none."""
     inside = labels > 0
@@ -277,27 +245,3 @@ def _outlines(labels: np.ndarray, width: int) -> np.ndarray:
             grown[here] |= (labels[here] != labels[there]) | apart[there]
         apart = grown & inside
     return apart
-
-
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The picture on paper, and below it swatches with their texts, in as many lines as they need."""
-    line, swatch, ruler = 24, 14, ImageDraw.Draw(picture)
-    room = picture.width - swatch - 6
-    drawn = [lettered(text, 15) for text, _ in entries]
-    texts = [(_fitting(ruler, text, font, room), font) for text, font in drawn]
-    places, left, row = list[tuple[int, int]](), 0, 0
-    for text, font in texts:
-        width = swatch + 6 + math.ceil(ruler.textlength(text, font)) + 16
-        if left and left + width - 16 > picture.width:
-            left, row = 0, row + 1
-        places.append((left, row))
-        left += width
-    height = picture.height + 2 * _MARGIN + (row + 1) * line + 6
-    page = Image.new("RGB", (picture.width + 2 * _MARGIN, height), _PAPER)
-    page.paste(picture, (_MARGIN, _MARGIN))
-    draw = ImageDraw.Draw(page)
-    for (text, font), (_, colour), (left, row) in zip(texts, entries, places, strict=True):
-        x, y = _MARGIN + left, _MARGIN + picture.height + 10 + row * line
-        draw.rectangle((x, y, x + swatch, y + swatch), colour)
-        draw.text((x + swatch + 6, y + swatch - 2), text, _INK, font, anchor="ls")
-    return page

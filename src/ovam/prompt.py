@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from ovam.errors import EmptyWordsError, OptionError
 
+BAR = "|"
+"""Stands between synonyms in an entry of a list."""
 _WEIGHT = re.compile(r":\d+(?:\.\d+)?(?=\))")
 """As in "(cat:1.3)": a part of the text that the encoder reads, but no word that anybody asks for."""
 
@@ -89,6 +91,23 @@ def _emoji(text: str) -> list[str]:
 def folded(word: str) -> str:
     """What words are compared by: neither capitals count, nor whether accents are typed apart from their letters."""
     return unicodedata.normalize("NFC", word.casefold())
+
+
+def synonyms_of(word: str) -> tuple[str, ...]:
+    """Return the synonyms in an entry of a list, stripped; one alone without a bar.
+
+    Raises:
+        EmptyWordsError: there is nothing on one side of a bar.
+    """
+    parts = tuple(part.strip() for part in word.split(BAR))
+    if not all(parts) and BAR in word:
+        raise EmptyWordsError(f"word {word!r} has a bar with nothing beside it: expected synonyms, as in 'dog|puppy'")
+    return parts
+
+
+def is_name(word: str, name: str) -> bool:
+    """Return whether a word is this name, or one of the synonyms in it, ignoring capitals."""
+    return folded(word) in {folded(each) for each in (name, *name.split(BAR))}
 
 
 def phrase(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]]:

@@ -9,9 +9,9 @@ import torch
 
 from ovam.mini.scenes import GROUNDS
 from ovam.mini.scenes.captions import with_article
-from ovam.models import text_of
 from ovam.prompt import with_phrases
 from ovam.shapes import Axis
+from ovam.text_sides import text_of
 from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
 

@@ -13,6 +13,8 @@ from ovam.backbones.base import Observation, Report
 from ovam.backbones.common import heads_apart
 from ovam.errors import UnsupportedPipelineError
 
+_PLAIN = {"AttnProcessor", "AttnProcessor2_0", "FusedAttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor"}
+
 Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 """A forward hook."""
 
@@ -20,6 +22,11 @@ Watcher = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 def is_self(name: str, module: Any) -> bool:
     """Whether pixels attend to pixels alone in an attention module; adapters add others, of pixels and more."""
     return name.endswith(".attn1") and not module.is_cross_attention
+
+
+def is_plain(module: Any) -> bool:
+    """Return whether a processor runs an attention module whose queries and keys are known to be made once a call."""
+    return type(module.processor).__name__ in _PLAIN
 
 
 def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:

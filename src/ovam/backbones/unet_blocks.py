@@ -5,7 +5,7 @@ from typing import Any
 
 from ovam.backbones.base import BlockSpec
 from ovam.backbones.cross_attention import attention, block_spec, is_cross
-from ovam.backbones.self_attention import is_self
+from ovam.backbones.self_attention import is_plain, is_self
 from ovam.shapes import Grid
 
 
@@ -26,9 +26,13 @@ def unet_specs(unet: Any) -> dict[str, BlockSpec]:
 
 
 def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:
-    """All self-attention blocks."""
+    """All self-attention blocks; without a choice those on the way up, if a processor of diffusers' own runs them."""
     modules = unet_modules(unet)
-    return {name: block_spec(name, module) for name, module in modules.items() if not module.is_cross_attention}
+    return {
+        name: block_spec(name, module, default=name.startswith("up_blocks") and is_plain(module))
+        for name, module in modules.items()
+        if not module.is_cross_attention
+    }
 
 
 def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:

@@ -19,10 +19,11 @@ from ovam.errors import OptionError
 from ovam.maps.options import check_joint
 from ovam.maps.words import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
 from ovam.masks.options import SegmentOptions
-from ovam.models import MINI, load, text_of
+from ovam.models import MINI, load
 from ovam.output_files import write_json
 from ovam.output_folders import check_folder
 from ovam.run_folder import RECORD, run_folder
+from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
 from ovam.tracing.noise import check_seed
 from ovam.tracing.options import CaptureOptions

@@ -14,8 +14,9 @@ from ovam.commands.generate import pipeline
 from ovam.errors import AnnotationError, OptionError
 from ovam.maps.words import check_space_of
 from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
-from ovam.models import MINI, short_name, text_of
+from ovam.models import MINI, short_name
 from ovam.tensor_file import check_writable
+from ovam.text_sides import text_of
 from ovam.tokens.card import facts
 from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import fit_tokens

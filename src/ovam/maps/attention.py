@@ -76,24 +76,35 @@ def weight_sums(
     return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
 
 
-def self_weights(
-    query: Float[Tensor, "head pixel head_dim"], key: Float[Tensor, "head pixel head_dim"], *, scale: float
-) -> Float32[Tensor, "pixel pixel"]:
-    """Return the self-attention of one block in one denoiser call, averaged over heads.
+def add_self_weights(
+    mean: Float32[Tensor, "pixel pixel"],
+    query: Float[Tensor, "head pixel head_dim"],
+    key: Float[Tensor, "head pixel head_dim"],
+    *,
+    scale: float,
+    share: float,
+) -> None:
+    """Move a running mean towards the self-attention of one block in one denoiser call, averaged over heads.
 
-    It handles some pixels at a time: all heads at once would take half a GiB at Stable Diffusion 1's finest grid.
+    Some pixels are handled at a time, so the whole matrix of a call never exists.
 
     Args:
+        mean: Changed in place. Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
         query: Queries of the block's pixels.
         key: Keys of the same pixels.
         scale: Factor on the scores.
-
-    Returns:
-        Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+        share: Weight of the new weights in the mean, in (0, 1]; with 1 they replace it.
     """
     scaled = key.float() * scale
-    parts = query.split(_rows_beside(key), dim=1)
-    return torch.cat([torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0) for rows in parts])
+    first = 0
+    for rows in query.split(_rows_beside(key), dim=1):
+        weights = torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0).to(mean.device)
+        part = mean[first : first + len(weights)]
+        if share == 1:
+            part.copy_(weights)  # the memory may not be initialised
+        else:
+            part.lerp_(weights, share)
+        first += len(weights)
 
 
 def _asks_gradients(query: Stored) -> bool:

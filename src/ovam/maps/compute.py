@@ -1,25 +1,37 @@
-"""Compute attention maps from a trace and any words: keys, weights, and the mean over steps, blocks and heads."""
+"""Compute attention maps from a trace and any words: the mean of the weights over steps, blocks and heads."""
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import NotFiniteError, NothingCapturedError
-from ovam.maps.aggregate import Accumulator
 from ovam.maps.attention import weight_sums
+from ovam.maps.keys import key_groups, keys_of, rows_of
 from ovam.maps.options import MapOptions, SoftmaxOver, Strategy, check_joint, check_rivals
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
-from ovam.maps.result import AttentionMaps
-from ovam.maps.words import Words, calibrations_of, embed_words, fitted_in, lengths_of, merge_prompts, tell_of_skipped
+from ovam.maps.resize import resize
+from ovam.maps.result import AttentionMaps, SelfAttention
+from ovam.maps.synonyms import merged
+from ovam.maps.words import (
+    Words,
+    calibrations_of,
+    embed_words,
+    fitted_in,
+    lengths_of,
+    merge_prompts,
+    synonyms_in,
+    tell_of_skipped,
+)
 from ovam.precision import float32
 from ovam.prompt import Span
-from ovam.shapes import Key
+from ovam.shapes import Axis, Grid, TokenMaps
 from ovam.trace.calls import Call, Half
 from ovam.trace.quantised import Stored, floats, is_finite
-from ovam.trace.replay import TextRows
-from ovam.trace.text_side import ReplayedSide, TextSide, TokenEmbedding
+from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import BlockTrace, Trace
 
 log = logging.getLogger("ovam")
@@ -71,11 +83,20 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     maps = flat.result(chosen.calls)
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
-    return AttentionMaps(maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, trace.image_png)
+    among_pixels = _self_attention(chosen, half)
+    found = AttentionMaps(
+        maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels, trace.image_png
+    )
+    return merged(found, synonyms_in(words), summed=options.strategy == "output")
+
+
+def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:
+    kept = {name: part for name, part in trace.self_attention.items() if half in part.values}
+    return {name: SelfAttention(part.grid, floats(part.values[half])) for name, part in kept.items()}
 
 
 def _add_weights(
-    flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
+    flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
 ) -> None:
     """Add the attention weights of all blocks and steps over each attribution prompt's tokens."""
     lengths = lengths_of(prompts)
@@ -98,11 +119,11 @@ def _add_weights(
 
 
 def _add_shares(
-    flat: Accumulator, trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
+    flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
 ) -> None:
     """Add the words' shares in the attention outputs of all blocks and steps."""
     for entries, call in key_groups(trace.text, trace.calls):
-        for name, rows in _rows(trace.text, prompts, tuple(trace.blocks), call, half):
+        for name, rows in rows_of(trace.text, prompts, tuple(trace.blocks), call, half):
             outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
             image = _outputs_of(trace.blocks[name], half)[:, entries]
             words = word_outputs(outputs, spans).to(image.device)
@@ -116,6 +137,66 @@ def _outputs_of(block: BlockTrace, half: Half) -> Stored:
             "capture with outputs=True (--outputs on the command line), or ask for strategy='attention'"
         )
     return block.output[half]
+
+
+class Accumulator:
+    """The mean over all (step, block, head) triples, each counting the same, built block by block or call by call.
+
+    Args:
+        grids: Height and width of every block's pixels.
+        keep: Axes to keep apart instead of averaging over them.
+    """
+
+    def __init__(self, grids: Mapping[str, Grid], keep: Sequence[Axis]) -> None:
+        self.grids, self.keep = grids, frozenset(keep)
+        self.grid: Grid = max(grids.values(), key=lambda grid: grid[0] * grid[1])
+        self.heads: dict[str, int] = {}
+        self.sums: dict[str, list[Tensor]] = {}
+
+    @property
+    def keep_head(self) -> bool:
+        return "head" in self.keep
+
+    @property
+    def keep_step(self) -> bool:
+        return "step" in self.keep
+
+    def add(self, block: str, sums: Float[Tensor, "kept_head kept_step token pixel"], heads: int) -> None:
+        """Add the values of a block at some steps, summed over its `heads` and these steps unless they are kept."""
+        parts = self.sums.setdefault(block, [])
+        self.heads[block] = heads
+        if self.keep_step or not parts:
+            parts.append(sums)
+        else:
+            parts[0] += sums
+
+    def result(self, calls: Sequence[Call]) -> TokenMaps:
+        """Return the mean at the finest grid, (block or head, step, token, height, width); only kept axes are there."""
+        rows = (
+            resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
+            for block, parts in self.sums.items()
+        )
+        steps = 1 if self.keep_step else len(calls)
+        if self.keep_head:
+            maps = torch.cat(list(rows)) / steps
+        elif "block" in self.keep:
+            counts = [self.heads[block] * steps for block in self.sums]
+            maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
+        else:
+            total = functools.reduce(torch.add, rows)  # one at a time: they are large
+            maps = total[0] / (sum(self.heads.values()) * steps)
+        return maps if self.keep_step else maps.squeeze(-4)
+
+    def labels(self, calls: Sequence[Call]) -> dict[Axis, tuple[object, ...]]:
+        """Return the labels along each kept axis: block names, (block, head) pairs, calls."""
+        named: dict[Axis, tuple[object, ...]] = {}
+        if "block" in self.keep:
+            named["block"] = tuple(self.sums)
+        if self.keep_head:
+            named["head"] = tuple((block, head) for block in self.sums for head in range(self.heads[block]))
+        if self.keep_step:
+            named["step"] = tuple(calls)
+        return named
 
 
 def half_of(trace: Trace, guidance: Half | None) -> Half:
@@ -137,37 +218,6 @@ def half_of(trace: Trace, guidance: Half | None) -> Half:
             "capture with guidance='both' under a guidance scale above 1 to have both halves"
         )
     return guidance
-
-
-def keys_of(
-    text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
-) -> Iterator[tuple[str, Key]]:
-    """Yield each block's keys of all prompts, one prompt after the other along `token`."""
-    if isinstance(text, ReplayedSide):
-        for name, rows in _rows(text, prompts, blocks, call, half):
-            keys = [prompt.taken(each.key) for prompt, each in zip(prompts, rows, strict=True)]
-            yield name, torch.cat(keys, dim=1)
-        return
-    vectors = torch.cat([prompt.vectors for prompt in prompts])
-    for name in blocks:
-        yield name, text.keys(vectors, name, call)
-
-
-def _rows(
-    text: TextSide, prompts: Sequence[TokenEmbedding], blocks: Sequence[str], call: int, half: Half
-) -> Iterator[tuple[str, list[TextRows]]]:
-    """Yield each block of joint attention with every prompt's rows in it."""
-    assert isinstance(text, ReplayedSide)  # see `check_joint`
-    streams = [text.replay.rows(text.stream(prompt.vectors), blocks, call, half) for prompt in prompts]
-    for found in zip(*streams, strict=True):
-        yield found[0][0], [rows for _, rows in found]
-
-
-def key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
-    """Return groups of step entries that share their keys, with a call index: one group, or one per replayed call."""
-    if text.kind == "static":
-        return [(slice(None), calls[0].index)]
-    return [(slice(i, i + 1), call.index) for i, call in enumerate(calls)]
 
 
 def _check_finite(maps: Tensor, blocks: Mapping[str, BlockTrace], half: Half, strategy: Strategy) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from ovam.checks import integer, listed, size_of
 from ovam.errors import AmbiguousWordError, NothingCapturedError, UnknownWordError
 from ovam.keywords import of_one
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import Calibration
+from ovam.maps.resize import resize
 from ovam.masks.options import MaskOptions
-from ovam.prompt import Span, folded
+from ovam.prompt import Span, is_name
+from ovam.refine.options import RefineOptions
 from ovam.shapes import Axis, Grid, Map, TokenMaps
 from ovam.stored_picture import decoded
 
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<start>", "<end>", "<pad>")
 """Names of the special tokens, which belong to no word."""
+
+
+@dataclass(frozen=True, eq=False)
+class SelfAttention:
+    """Mean self-attention of the image's pixels in one block, or over several blocks of one grid.
+
+    Attributes:
+        grid: Height and width of the pixels.
+        weights: (pixel, pixel) in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+    """
+
+    grid: Grid
+    weights: Float[Tensor, "pixel pixel"] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +56,7 @@ class AttentionMaps:
         kept: Labels along each leading axis that was kept apart, by the name of the axis.
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
         calibrations: Calibrations of the words that are fitted tokens.
+        self_attention: Self-attention of the same run, by block, with which the maps can be refined.
         image_png: The run's picture as PNG, or None if the run ended with latents.
     """
 
@@ -52,6 +67,7 @@ class AttentionMaps:
     kept: Mapping[Axis, tuple[object, ...]]
     prompts: int = 1
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
     image_png: bytes | None = field(default=None, repr=False)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -89,7 +105,7 @@ class AttentionMaps:
             return self.spans[number].tokens
         if not isinstance(word, str):
             raise UnknownWordError(f"{word!r} is neither a word nor the number of one: expected maps['dog'] or maps[0]")
-        places = [i for i, span in enumerate(self.spans) if folded(span.text) == folded(word)]
+        places = [i for i, span in enumerate(self.spans) if is_name(word, span.text)]
         if len(places) > 1:
             raise AmbiguousWordError(
                 f"word {word!r} stands {len(places)} times in the prompt: ask by position, "
@@ -172,6 +188,13 @@ class AttentionMaps:
         names = tuple(word if isinstance(word, str) else self.words[int(word)] for word in words)
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         return replace(self, token_maps=chosen, tokens=names, spans=spans)
+
+    @of_one(RefineOptions)
+    def refine(self, options: RefineOptions) -> "AttentionMaps":
+        """Return the maps spread over the image by its self-attention; see `ovam.refine.self_attention.refined`."""
+        from ovam.refine.self_attention import refined
+
+        return refined(self, options)
 
     @of_one(MaskOptions)
     def segment(self, options: MaskOptions) -> "Segmentation":

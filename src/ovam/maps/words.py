@@ -11,7 +11,7 @@ from torch import Tensor
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.maps.calibration import Calibration
 from ovam.maps.options import SoftmaxOver
-from ovam.prompt import AttributionPrompt, Span, folded, listed, with_phrases
+from ovam.prompt import BAR, AttributionPrompt, Span, folded, listed, synonyms_of, with_phrases
 from ovam.shapes import Embedding
 from ovam.trace.calls import Half
 from ovam.trace.phrases import embed_phrases
@@ -108,7 +108,9 @@ def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
         OptionError: an entry is something else, such as vectors, or the words are one text with a comma.
     """
     parts = _parts_of(words)
-    return tuple(part if isinstance(part, Fitted) else listed([part])[0] for part in parts) or listed(())
+    return tuple(part if isinstance(part, Fitted) else BAR.join(listed(synonyms_of(part))) for part in parts) or listed(
+        ()
+    )
 
 
 def _parts_of(words: object) -> list[str | Fitted]:
@@ -145,12 +147,12 @@ def _described(entry: object) -> str:
 
 def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:
     """Return the attribution prompts: one for each listed word, and one for each group of a `TokenSet`."""
-    words = [entry for entry in entries if isinstance(entry, str)]
+    words = [word for entry in entries if isinstance(entry, str) for word in synonyms_of(entry)]
     of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
     prompts = list[TokenEmbedding]()
     for entry in entries:
         if isinstance(entry, str):
-            prompts.append(next(of_words))
+            prompts += [next(of_words) for _ in synonyms_of(entry)]
         else:
             check_space_of(entry, text.space)
             prompts += entry.prompts()
@@ -213,6 +215,17 @@ def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
     return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
 
 
+def synonyms_in(words: Words) -> list[tuple[str, ...]]:
+    """Return the synonyms of each listed word, and each class of fitted tokens alone; empty if nothing is listed."""
+    if isinstance(words, str | TokenEmbedding | Tensor | Fitted):
+        return []
+    return [
+        names
+        for entry in entries_of(words)
+        for names in ([synonyms_of(entry)] if isinstance(entry, str) else [(name,) for name in entry.classes])
+    ]
+
+
 def calibrations_of(words: Words) -> dict[str, Calibration]:
     """Return the calibrations of the fitted tokens among the words, by class."""
     return {name: one for tokens in fitted_in(words) for name, one in tokens.calibrations.items()}
@@ -237,8 +250,9 @@ def check_different(words: Sequence[str]) -> None:
     Raises:
         OptionError: a word is listed twice, or differs from another only in capitals or in how accents are encoded.
     """
-    for i, word in enumerate(words):
-        same = [other for other in words[:i] if folded(other) == folded(word)]
+    single = [synonym for word in words for synonym in synonyms_of(word)]
+    for i, word in enumerate(single):
+        same = [other for other in single[:i] if folded(other) == folded(word)]
         if same:
             also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
             raise OptionError(

@@ -1,34 +1,21 @@
-"""Read annotations of several kinds (PNG, arrays, COCO, label maps) into one form: a label for every pixel."""
+"""Make one annotation, a label for every pixel of an image, from a mask for each class or from a label map."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Integer
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ovam.errors import AnnotationError
-from ovam.input_file import regular
-from ovam.json_text import read_json
-from ovam.masks.coco import is_polygons, segmentation_mask
-from ovam.masks.pictures import Colour, Reading, cut, levels_of, of_colour, reading_of, softened
-from ovam.masks.whole_files import is_whole_file, object_mask
-from ovam.picture_formats import FORMATS
+from ovam.masks.mask_like import IGNORE as IGNORE
+from ovam.masks.mask_like import MaskLike as MaskLike
+from ovam.masks.mask_like import binary_of, label_numbers, mask_numbers, some_of
+from ovam.masks.pictures import Colour, reading_of
 from ovam.trace.trace import Trace
-
-IGNORE = 255
-"""The label of ignored pixels, as in Pascal VOC."""
-
-MaskLike = Any
-"""A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number a
-pixel; COCO's RLE (a dictionary) or polygons (a list); a whole file of COCO or labelme, in which the class name selects
-the objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +76,7 @@ def annotation_of(
     classes = tuple(_names(masks))
     labels = np.zeros(size, dtype=np.uint8)
     for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
-        values = _binary(_of_one(mask, name, size, reading), ignore, reading, f"mask of {name!r}")
+        values = binary_of(mask_numbers(mask, name, size, reading), ignore, reading, f"mask of {name!r}")
         _check_size(values, size, f"mask of {name!r}")
         _check_share(values, f"mask of {name!r}")
         clash = (values == 1) & (labels > 0) & (labels != IGNORE)
@@ -124,7 +111,7 @@ def annotation_from_labels(
     Raises:
         AnnotationError: see `annotation_of`; or a class has the number of ignored pixels or of the background.
     """
-    values = _label_numbers(labels)
+    values = label_numbers(labels)
     _check_size(values, size, "label map")
     if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also true for NaN
         raise AnnotationError(
@@ -141,8 +128,8 @@ def annotation_from_labels(
     unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]
     if unknown and not others:
         raise AnnotationError(
-            f"label map holds {_some(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
-            f"{_some(list(names))}; name the other numbers as well, or set their pixels to one of these"
+            f"label map holds {some_of(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
+            f"{some_of(list(names))}; name the other numbers as well, or set their pixels to one of these"
         )
     classes = tuple(_names(names.values()))
     found = np.zeros(size, dtype=np.uint8)
@@ -176,105 +163,10 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
     unknown = [int(value) for value in np.unique(annotation.labels) if value not in (*known, IGNORE)]
     if unknown:
         raise AnnotationError(
-            f"label map holds {_some(unknown)}: expected 0 for background, 1 to {len(annotation.classes)} for the "
+            f"label map holds {some_of(unknown)}: expected 0 for background, 1 to {len(annotation.classes)} for the "
             f"classes {', '.join(annotation.classes)}, and {IGNORE} for what is ignored"
         )
     _check_share(annotation.labels, "label map")
-
-
-def _of_one(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
-    """Return the numbers (height, width) of a mask of one object; the mask is of any kind in `MaskLike`."""
-    what = f"mask of {name!r}"
-    if isinstance(mask, str | Path):
-        mask = _file(Path(mask), what)
-    if is_whole_file(mask):
-        return object_mask(mask, name, reading.image, size, what)
-    if isinstance(mask, Mapping) and "segmentation" in mask:
-        mask = mask["segmentation"]  # one entry of COCO's annotations
-    rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
-    if rows:
-        mask = np.asarray(mask)  # no polygons: as many as the image has rows is not realistic
-    if isinstance(mask, Mapping) or is_polygons(mask):
-        return segmentation_mask(mask, size, what)
-    if not isinstance(mask, Image.Image):
-        return _numbers(mask, what)
-    picture = ImageOps.exif_transpose(mask)  # turned as EXIF says
-    if reading.colour is not None:
-        return of_colour(picture, reading.colour, what)
-    return levels_of(picture, what, by_number=reading.threshold is None)
-
-
-def _numbers(mask: MaskLike, what: str) -> np.ndarray:
-    """Return the numbers (height, width) of a mask or label map in one channel."""
-    if isinstance(mask, Tensor):
-        mask = mask.detach().cpu()
-        # numpy has no bfloat16 and no eight-bit floats
-        mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
-    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
-        told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
-        raise AnnotationError(
-            f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
-            "pixel, or of one object COCO's RLE or polygons"
-        )
-    return mask
-
-
-def _label_numbers(labels: MaskLike) -> np.ndarray:
-    """Return the numbers (height, width) of a label map of any kind; of a palette picture these are the indices."""
-    what = "label map"
-    if isinstance(labels, str | Path):
-        labels = _file(Path(labels), what)
-    if isinstance(labels, Image.Image):
-        picture = ImageOps.exif_transpose(labels)
-        if picture.mode == "P":
-            return np.asarray(picture)
-        if picture.has_transparency_data:
-            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it without")
-        return levels_of(picture, what)
-    return _numbers(labels, what)
-
-
-def _is_row(row: object, width: int) -> bool:
-    return isinstance(row, list) and len(row) == width and all(isinstance(number, int | float) for number in row)
-
-
-def _file(path: Path, what: str) -> Any:
-    try:
-        if path.suffix == ".json":
-            return read_json(regular(path))
-        with Image.open(regular(path), formats=FORMATS) as picture:
-            picture.load()
-            return picture.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise AnnotationError(
-            f"{what}, {path}, can't be read ({error}): expected a picture such as PNG, or JSON of COCO or labelme"
-        ) from error
-
-
-def _binary(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
-    """Return 0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or from a mask with grey levels."""
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    if reading.threshold is not None:
-        if ignore != IGNORE:
-            raise AnnotationError(f"{what} is cut at mask_threshold and ignores {ignore}: expected one of the two")
-        return cut(values, reading.threshold, what).astype(np.uint8)
-    found = {value.item() for value in np.unique(values)}
-    object_at = next((at for at in (1, 65535) if at in found), 255)
-    unknown = sorted((v for v in found if v not in (0, object_at, ignore)), key=str)
-    if unknown and ignore == IGNORE and (soft := softened(values, what)) is not None:
-        return soft.astype(np.uint8)
-    if unknown:
-        raise AnnotationError(
-            f"{what} holds {_some(unknown)}: expected 0 and one number for the object, 1, 255 or 65535, and "
-            f"{ignore} at most for what is ignored beside a 1; cut levels with mask_threshold=0.5, on the command line "
-            "--mask-threshold 0.5, and give the names of a label map's numbers"
-        )
-    binary = np.zeros(values.shape, dtype=np.uint8)
-    if ignore != object_at:
-        binary[values == ignore] = IGNORE
-    binary[values == object_at] = 1
-    return binary
 
 
 def _check_size(values: np.ndarray, size: tuple[int, int], what: str) -> None:
@@ -293,10 +185,6 @@ def _check_share(labels: np.ndarray, what: str) -> None:
             f"{what} is {told}: expected pixels of a class and pixels of something else, from which the difference is "
             "learned"
         )
-
-
-def _some(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more numbers" if len(values) > 5 else "")
 
 
 def target_of(annotation: Annotation, classes: Sequence[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:

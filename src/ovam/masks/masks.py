@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import EmptyWordsError, OptionError, UnknownWordError
-from ovam.maps.aggregate import resize
 from ovam.maps.calibration import stretched
 from ovam.maps.compute import attention_maps
+from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.masks.options import MaskOptions, SegmentOptions

@@ -18,7 +18,7 @@ from ovam.masks.label_studio import Tool, label_studio_of
 from ovam.masks.outlines import Polygon, polygons_of
 from ovam.masks.regions import Box, box_of
 from ovam.masks.run_lengths import Rle, rle_of
-from ovam.prompt import folded
+from ovam.prompt import is_name
 from ovam.shapes import LabelMap, Mask
 
 
@@ -53,7 +53,7 @@ class Segmentation:
         Raises:
             UnknownWordError: the word was not segmented.
         """
-        places = [i for i, name in enumerate(self.words) if folded(name) == folded(word)]
+        places = [i for i, name in enumerate(self.words) if is_name(word, name)]
         if not places:
             raise UnknownWordError(
                 f"word {word!r} was not segmented, but {', '.join(map(repr, self.words))} were: "

@@ -40,6 +40,7 @@ from ovam.trace.quantised import floats
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import capture, stream
 from ovam.tracing.session import Session
+from ovam.tracing.watch import Watch
 
 
 class BackboneContract(ABC):
@@ -356,9 +357,9 @@ class BackboneContract(ABC):
         for hook in ("_on_start", "_on_prompt", "_on_latents", "_on_pictures"):
             yield f"in {hook}", breaking(Session, hook)
         # the other hooks break in the second call of the denoiser, when something is kept already
-        yield "in _on_denoiser", breaking(Session, "_on_denoiser", lambda session, *_: len(session.run.calls) == 1)
+        yield "in _on_denoiser", breaking(Watch, "_on_denoiser", lambda watch, *_: len(watch.run.calls) == 1)
         for target in names:
-            broken = breaking(Session, "_on_block", _in_second_call_of(target))
+            broken = breaking(Watch, "_on_block", _in_second_call_of(target))
             yield f"in the hook of {target!r}", broken
 
 
@@ -371,4 +372,4 @@ def _picture(trace: Trace) -> Tensor:
 
 
 def _in_second_call_of(target: str) -> Callable[..., bool]:
-    return lambda session, name, _: name == target and len(session.run.calls) == 2
+    return lambda watch, name, _: name == target and len(watch.run.calls) == 2

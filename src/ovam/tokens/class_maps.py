@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovam.maps.aggregate import resize
 from ovam.maps.attention import pieces, rows_at_once
-from ovam.maps.compute import key_groups, keys_of
+from ovam.maps.keys import key_groups, keys_of
+from ovam.maps.resize import resize
 from ovam.prompt import AttributionPrompt
 from ovam.shapes import Embedding, Key
 from ovam.trace.calls import Half

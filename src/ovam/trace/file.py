@@ -38,7 +38,7 @@ def _read(file: TextFile) -> TextSide:
     """Read a text side of ovam's own families; model libraries are imported only if a model is given or needed."""
     if file.text is None and file.about["projections"] == "inside":
         return opened(file)
-    from ovam.models import read_text_side
+    from ovam.text_sides import read_text_side
 
     return read_text_side(file)
 

@@ -40,7 +40,7 @@ class BlockBytes:
 
 
 def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
-    """Return the tensors that are kept of one image and half, without memory, by block and part."""
+    """Return the tensors that are kept of one image and half, without memory, by their name and part."""
     return {
         (name, part): PARTS[part].room(each, shape.calls, dtype)
         for part, shapes in shape.parts.items()
@@ -49,11 +49,15 @@ def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Store
 
 
 def bytes_of(shape: RunShape, dtype: torch.dtype) -> tuple[BlockBytes, ...]:
-    """Return the bytes of each watched block, in the order the model runs them."""
+    """Return the bytes of each watched block, in the order the model runs them.
+
+    The mean of several blocks' self-attention is counted at the first of them.
+    """
     rooms, times = rooms_of(shape, dtype), shape.images * len(shape.halves)
     rows = {name: dict[str, int]() for name in shape.watched}
-    for (name, part), room in rooms.items():
+    for (kept, part), room in rooms.items():
         label = PARTS[part].label
+        name = next(block for block, under in shape.sources[part].items() if under == kept)  # a mean: of its first
         rows[name][label] = rows[name].get(label, 0) + room.nbytes * times
     return tuple(BlockBytes(name, shape.grids[name], parts) for name, parts in rows.items())
 

@@ -8,15 +8,15 @@ from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
 from ovam.keywords import of_one, of_two
-from ovam.maps.options import MapOptions
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Words
 from ovam.trace.trace import Trace
 from ovam.tracing.coverage import Coverage, RunCoverage
 from ovam.tracing.keep_queries import QueryRecorder
-from ovam.tracing.options import CaptureOptions
+from ovam.tracing.options import CaptureOptions, StreamOptions
 from ovam.tracing.parts import PARTS
 from ovam.tracing.presets import with_preset
+from ovam.tracing.self_attention import self_specs
 from ovam.tracing.session import Session
 from ovam.tracing.storage import storage_of
 from ovam.tracing.stream_maps import MapRecorder
@@ -106,9 +106,9 @@ capture = of_one(CaptureOptions, name="capture")(captured)
 """`captured` with its options as keywords."""
 
 
-@of_two(MapOptions)
+@of_two(StreamOptions)
 @contextmanager
-def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[AttentionMaps]]:
+def stream(pipe: Any, words: Words, options: StreamOptions) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of given words while `pipe` runs; no queries are kept, whatever the number of steps.
 
     The maps equal those of a float32 capture within 1e-6; only the order of additions differs.
@@ -116,7 +116,7 @@ def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[At
     Args:
         pipe: A pipeline of a supported family.
         words: As in `Trace.maps`.
-        options: See `MapOptions`; the default blocks are those of `capture`.
+        options: See `StreamOptions`; the default blocks are those of `capture`.
 
     Yields:
         The maps, one entry per image; they are added when a pipeline call is complete.
@@ -132,7 +132,9 @@ def stream(pipe: Any, words: Words, options: MapOptions) -> Iterator[Captured[At
         steps=options.steps,
         guidance=options.guidance or "cond",
         outputs=options.strategy == "output",
+        self_attention=options.self_attention,
     )
+    check_offered(backbone, watched)
     with Session(backbone, watched, recorder).installed() as session:
         yield Captured(maps, session.covered)
 
@@ -152,8 +154,8 @@ def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
             f"outputs=True on a {pipeline}, whose words have no attention outputs: expected joint attention "
             "of image and text (SD3, FLUX); leave the option out"
         )
-    if options.self_attention is not None and not backbone.self_blocks():
+    if options.self_attention not in (None, False) and not self_specs(backbone):
         raise OptionError(
             f"self_attention={options.self_attention!r} on a {pipeline}, of which none can be kept: expected "
-            "a UNet (Stable Diffusion 1, 2 or XL); leave the option out"
+            "a UNet (Stable Diffusion 1, 2 or XL) or joint attention (SD3, FLUX); leave the option out"
         )

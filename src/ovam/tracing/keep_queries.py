@@ -1,6 +1,7 @@
 """The recorder of `capture`: it stores queries and other parts, and makes one trace per image."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,14 @@ from torch import Tensor
 from ovam.backbones.base import Backbone
 from ovam.errors import NotFiniteError
 from ovam.precision import float32
+from ovam.shapes import Grid
 from ovam.trace.calls import Half
 from ovam.trace.quantised import Stored, put
 from ovam.trace.replay import BlockReplay, Replay
 from ovam.trace.text_side import ReplayedSide, TextSide
 from ovam.trace.trace import BlockPart, BlockTrace, Trace
 from ovam.tracing.budget import check_limit, rooms_of, summary_of
-from ovam.tracing.parts import PARTS
+from ovam.tracing.parts import PARTS, Part, PixelPairs, Taken
 from ovam.tracing.run import Place, Run, RunShape
 from ovam.tracing.source import source_of
 from ovam.tracing.storage import Storage
@@ -41,6 +43,7 @@ class QueryRecorder:
         self.backbone, self.traces, self.storage = backbone, traces, storage
         self.shape: RunShape | None = None
         self.buffers: dict[Slot, Stored] = {}
+        self.counts: Counter[Slot] = Counter()
         self.text: TextSide | None = None
 
     @float32()  # some layers have no weight matrix; it is computed here
@@ -51,7 +54,7 @@ class QueryRecorder:
         self._check_limit(shape)
         self.shape = shape
         self.text = self.backbone.text_side(shape.chosen, shape.request)
-        self.buffers = {}
+        self.buffers, self.counts = {}, Counter()
         for image in range(shape.images):
             self.buffers |= self._reserved(shape, image)
 
@@ -64,15 +67,22 @@ class QueryRecorder:
     def _check_limit(self, shape: RunShape) -> None:
         check_limit(shape, self.storage, self.backbone, before=sum(trace.nbytes for trace in self.traces))
 
-    def observe(self, place: Place, parts: Mapping[str, Tensor]) -> None:
-        """Store each part by one copy, which casts, transfers and lays it out."""
+    def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
+        """Store each part by one copy, which casts, transfers and lays it out, or add it to its mean."""
         assert self.shape is not None
         if place.entry == self.shape.calls:  # more calls than the scheduler has time steps
             self._make_room(2 * place.entry)
-        for name, tensor in parts.items():
+        for name, taken in parts.items():
+            slot = (place.image, place.half, self.shape.sources[name][place.block], name)
+            room = self.buffers[slot]
+            if PARTS[name].averaged:
+                self.counts[slot] += 1
+                _average(room, taken, 1 / self.counts[slot])
+                continue
+            assert isinstance(taken, Tensor)
             if name == "query" and place.entry == 0:
-                check_finite(place.block, tensor)
-            PARTS[name].add(self.buffers[place.image, place.half, place.block, name], place.entry, tensor)
+                check_finite(place.block, taken)
+            put(_calls_of(PARTS[name], room, place.entry), taken)
 
     @torch.inference_mode(False)
     def _make_room(self, calls: int) -> None:
@@ -84,7 +94,7 @@ class QueryRecorder:
         for image in range(shape.images):
             for slot, room in self._reserved(shape, image).items():
                 part = PARTS[slot[-1]]
-                put(part.calls_of(room, kept), part.calls_of(self.buffers[slot], kept))
+                put(_calls_of(part, room, kept), _calls_of(part, self.buffers[slot], kept))
                 self.buffers[slot] = room
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
@@ -125,19 +135,31 @@ class QueryRecorder:
         """Return the kept parts other than queries, outputs and the data for a replay."""
         assert self.shape is not None
         apart = {name: shapes for name, shapes in self.shape.parts.items() if name not in _OF_BLOCKS}
-        return {
+        found = {
             part: {
-                name: BlockPart(name, self.shape.grids[name], self._kept(image, name, part), PARTS[part].averaged)
+                name: BlockPart(name, self._grid_of(name, part), kept, PARTS[part].averaged)
                 for name in shapes
+                if (kept := self._kept(image, name, part))
             }
             for part, shapes in apart.items()
         }
+        return {part: kept for part, kept in found.items() if kept}
+
+    def _grid_of(self, name: str, part: str) -> Grid:
+        """Return the grid of the blocks whose tensors are kept under a name."""
+        assert self.shape is not None
+        return next(self.shape.grids[block] for block, kept in self.shape.sources[part].items() if kept == name)
 
     def _kept(self, image: int, block: str, part: str) -> dict[Half, Any]:
-        """Return the stored tensors of a part of a block, per half; empty if the part is not kept."""
+        """Return the stored tensors of a part of a block, per half; empty if the part is not kept, or never came."""
         assert self.shape is not None
         slots = {half: (image, half, block, part) for half in self.shape.halves}
-        return {half: self.buffers[slot] for half, slot in slots.items() if slot in self.buffers}
+        averaged = PARTS[part].averaged
+        return {
+            half: self.buffers[slot]
+            for half, slot in slots.items()
+            if slot in self.buffers and (self.counts[slot] or not averaged)
+        }
 
     def _text(self, run: Run, image: int) -> TextSide:
         """Return the text side of one image; a replayed one uses the keys and values of this image."""
@@ -155,6 +177,24 @@ class QueryRecorder:
 
 _OF_BLOCKS = ("query", "output", "key", "value", "conditioning")
 """Parts that a `BlockTrace` or the text side holds."""
+
+
+def _average(room: Stored, taken: Taken, share: float) -> None:
+    """Move a running mean towards what was taken, whose weight in it is `share`; with 1 it replaces the mean."""
+    assert isinstance(room, Tensor)
+    if isinstance(taken, PixelPairs):
+        taken.add_to(room, share)
+    elif share == 1:
+        room.copy_(taken)  # the memory is not initialised
+    else:
+        room.lerp_(taken.to(room), share)
+
+
+def _calls_of(part: Part, room: Stored, entries: int | slice) -> Stored:
+    """Return the part of `room` that belongs to one call or several; an average is returned whole."""
+    if part.averaged:
+        return room
+    return room[:, entries] if room.ndim == 4 else room[entries]
 
 
 def check_finite(block: str, query: Tensor) -> None:

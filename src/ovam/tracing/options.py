@@ -10,6 +10,7 @@ import torch
 
 from ovam.checks import number
 from ovam.errors import OptionError
+from ovam.maps.options import MapOptions
 from ovam.trace.blocks import BlockChoice, checked_blocks
 from ovam.trace.calls import Half, StepChoice, step_numbers
 
@@ -34,8 +35,11 @@ class KeepOptions:
         limit_gib: Maximum GiB to keep in total; by default 80 % of the free memory of the device, or of the free disk.
         outputs: Keep the attention outputs of the pixels as well, for output-space maps of joint attention
             (`Trace.maps(..., strategy="output")`). They take as many bytes as the queries.
-        self_attention: Self-attention blocks of a UNet, chosen as in `blocks`. Their weights are kept as well, averaged
-            over heads and kept denoiser calls: `Trace.self_attention`. None of them by default.
+        self_attention: Self-attention to keep, by which maps are refined: weights averaged over heads, kept denoiser
+            calls, and the blocks of one grid on the way up (`Trace.self_attention`). By default, for a UNet, the grids
+            of up to 64 x 64 pixels, the coarsest first, that cost less than a fifth of the queries. True keeps all of
+            these, and in joint attention the middle third of the blocks; False keeps none. Blocks, chosen as in
+            `blocks`, are kept each by itself.
         also: Further kinds of tensors to keep, by name (`ovam.tracing.parts`), each with its blocks: `Trace.parts`.
 
     Raises:
@@ -48,12 +52,13 @@ class KeepOptions:
     disk: str | Path | None = None
     limit_gib: float | None = None
     outputs: bool = False
-    self_attention: BlockChoice = None
+    self_attention: BlockChoice | bool = None
     also: Mapping[str, BlockChoice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", checked_blocks(self.blocks))
-        object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
+        if not isinstance(self.self_attention, bool):
+            object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
         if not isinstance(self.also, Mapping):
             raise OptionError(
                 f"also={self.also!r}: expected names of parts, each with its blocks: {{'self_attention': [16]}}"
@@ -116,6 +121,22 @@ class CaptureOptions(KeepOptions):
     def halves(self) -> tuple[Half, ...]:
         """The halves of guidance to keep."""
         return _HALVES[self.guidance]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(MapOptions):
+    """Options of `stream`: how maps are made during a run.
+
+    Attributes:
+        self_attention: Self-attention to keep, by which the maps can be refined; as in `CaptureOptions`.
+    """
+
+    self_attention: BlockChoice | bool = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.self_attention, bool):
+            object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
 
 
 def of_calls(options: KeepOptions, steps: Sequence[int] | None) -> CaptureOptions:

@@ -10,47 +10,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovam.backbones.base import Backbone, BlockSpec, Observation
+from ovam.backbones.base import BlockSpec, Observation
 from ovam.errors import UnsupportedPipelineError
-from ovam.maps.attention import self_weights
+from ovam.maps.attention import add_self_weights
 from ovam.precision import float32
-from ovam.shapes import Grid
-from ovam.trace.blocks import choose_blocks
-from ovam.trace.quantised import Quantised, Stored, put
-from ovam.tracing.options import CaptureOptions
+from ovam.trace.quantised import Quantised, Stored
+from ovam.tracing.self_attention import self_attention_of
+from ovam.tracing.wanted import Wanted
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-"""Shape of one image's tensor in one denoiser call, by block."""
+"""Shape of one image's tensor in one denoiser call, by the name under which it is kept: a block's, or a grid's."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What decides which parts a run keeps.
+@dataclass(frozen=True, eq=False)
+class PixelPairs:
+    """Queries and keys of one image's pixels in one block: self-attention whose weights are not computed yet.
 
     Attributes:
-        backbone: Reads the pipeline.
-        options: Options of the capture.
-        grids: Height and width of every block's pixels.
-        chosen: Names of the blocks whose queries are kept.
-        further: Number of pixels of reference pictures, which follow the grid's in the image stream (FLUX Kontext).
+        query: (head, pixel, head_dim).
+        key: (head, pixel, head_dim).
+        scale: Factor on the scores.
     """
 
-    backbone: Backbone
-    options: CaptureOptions
-    grids: Mapping[str, Grid]
-    chosen: tuple[str, ...]
-    further: int = 0
+    query: Tensor
+    key: Tensor
+    scale: float
 
-    def pixels(self, name: str) -> int:
-        """Return the number of pixels of a block's grid."""
-        height, width = self.grids[name]
-        return height * width
+    @float32()
+    def add_to(self, mean: Tensor, share: float) -> None:
+        """Move a running mean (pixel, pixel) towards these weights; `share` is their weight in it, in (0, 1]."""
+        add_self_weights(mean, self.query, self.key, scale=self.scale, share=share)
 
-    def passed(self) -> tuple[str, ...]:
-        """Return the blocks that a text runs through up to the last chosen one; none without joint attention."""
-        names = list(self.backbone.blocks())
-        return tuple(names[: names.index(self.chosen[-1]) + 1]) if self.backbone.text_kind == "replayed" else ()
+
+Taken = Tensor | PixelPairs
+"""What is taken of one image from an observation."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +54,27 @@ class Part:
     Attributes:
         name: Name in buffers and files.
         label: Name in tables and messages; parts with the same label are counted together.
-        shapes: Returns the shapes of one call's tensors, by block, for the blocks that keep this part.
+        shapes: Returns the shapes of one call's tensors, by the name under which each is kept.
         of: Takes one image's tensor, by its row of the batch, from the observation of a block.
-        pixel_axes: Axes of the shape that are the grid's pixels; their size is checked.
+        pixel_axes: Axes that are the grid's pixels; their size is checked.
         exact: Whether it is kept in float32, whatever the storage type.
-        averaged: Whether only the mean over the calls is kept.
+        averaged: Whether only the mean over the calls is kept; if not, every call's tensor is.
+        sources: Returns the name under which each block's tensor is kept; several blocks may share the mean of a
+            grid. By default each block is kept under its own name.
     """
 
     name: str
     label: str
     shapes: Callable[[Wanted], Shapes]
-    of: Callable[[str, Observation, int, BlockSpec], Tensor]
+    of: Callable[[str, Observation, int, BlockSpec], Taken]
     pixel_axes: tuple[int, ...] = ()
     exact: bool = False
     averaged: bool = False
+    sources: Callable[[Wanted], Mapping[str, str]] | None = None
+
+    def sources_of(self, wanted: Wanted) -> dict[str, str]:
+        """Return the name under which the tensor of each block is kept, for the blocks that keep this part."""
+        return {name: name for name in self.shapes(wanted)} if self.sources is None else dict(self.sources(wanted))
 
     def room(self, shape: Shape, calls: int, dtype: torch.dtype) -> Stored:
         """Return a tensor without memory for all calls; the step axis comes after the heads, if any."""
@@ -84,23 +85,6 @@ class Part:
         if dtype != torch.int8:
             return values
         return Quantised(values, torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.float32, device="meta"))
-
-    def add(self, room: Stored, entry: int, tensor: Tensor) -> None:
-        """Store the tensor of a call in `room`, which has `entry` calls already."""
-        if not self.averaged:
-            put(self.calls_of(room, entry), tensor)
-            return
-        assert isinstance(room, Tensor)
-        if entry == 0:
-            room.copy_(tensor)  # the memory is not initialised
-        else:
-            room.lerp_(tensor.to(room.device), 1 / (entry + 1))
-
-    def calls_of(self, room: Stored, entries: int | slice) -> Stored:
-        """Return the part of `room` that belongs to one call or several; an average is returned whole."""
-        if self.averaged:
-            return room
-        return room[:, entries] if room.ndim == 4 else room[entries]
 
 
 def _queries(wanted: Wanted) -> Shapes:
@@ -123,11 +107,8 @@ def _conditioning(wanted: Wanted) -> Shapes:
 
 
 def _self_attention(wanted: Wanted) -> Shapes:
-    if wanted.options.self_attention is None:
-        return {}
-    own = {name: wanted.grids[name] for name in wanted.backbone.self_blocks()}
-    names = choose_blocks(own, wanted.options.self_attention)
-    return {name: (wanted.pixels(name), wanted.pixels(name)) for name in names}
+    pixels = {kept: wanted.pixels(block) for block, kept in self_attention_of(wanted).items()}
+    return {name: (count, count) for name, count in pixels.items()}
 
 
 def _query_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
@@ -149,10 +130,9 @@ def _replayed(name: str) -> Callable[[str, Observation, int, BlockSpec], Tensor]
     return lambda block, seen, row, spec: seen.replay[name][row]
 
 
-@float32()
-def _self_weights(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
-    assert seen.key is not None
-    return self_weights(seen.query[row], seen.key[row], scale=spec.scale)
+def _pairs(block: str, seen: Observation, row: int, spec: BlockSpec) -> PixelPairs:
+    key = seen.replay["key"] if seen.key is None else seen.key
+    return PixelPairs(seen.query[row], key[row], spec.scale)
 
 
 _ENTRIES = (
@@ -165,10 +145,11 @@ _ENTRIES = (
         "self_attention",
         "self-attention",
         _self_attention,
-        _self_weights,
-        pixel_axes=(0, 1),
+        _pairs,
+        pixel_axes=(1,),
         exact=True,
         averaged=True,
+        sources=self_attention_of,
     ),
 )
 PARTS: Mapping[str, Part] = {part.name: part for part in _ENTRIES}

@@ -12,8 +12,9 @@ from ovam.trace.blocks import choose_blocks
 from ovam.trace.calls import Call, Half
 from ovam.tracing.coverage import RunCoverage
 from ovam.tracing.options import CaptureOptions
-from ovam.tracing.parts import PARTS, Shapes, Wanted
+from ovam.tracing.parts import PARTS, Shapes, Taken
 from ovam.tracing.schedule import Level
+from ovam.tracing.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class RunShape:
         halves: The halves of guidance to keep.
         images: Number of images in the batch.
         calls: Number of denoiser calls to keep, as the scheduler lists them.
-        parts: Shapes of the tensors kept per call, image and half, by part (`ovam.tracing.parts`) and block.
+        parts: Shapes of the tensors kept per call, image and half, by part (`ovam.tracing.parts`) and the name under
+            which each is kept.
+        sources: The names under which the blocks' tensors are kept, by part and block.
+        optional: Blocks whose self-attention is kept if it can be read, because nobody asked for it.
         request: Prompts and guidance, if known.
     """
 
@@ -39,6 +43,8 @@ class RunShape:
     images: int
     calls: int
     parts: Mapping[str, Shapes]
+    sources: Mapping[str, Mapping[str, str]]
+    optional: frozenset[str] = frozenset()
     request: Request | None = None
 
     @property
@@ -67,10 +73,12 @@ def shape_of_run(
         chosen = tuple(name for name, spec in specs.items() if spec.default)
     else:
         chosen = choose_blocks({name: grids[name] for name in specs}, options.blocks)
-    wanted = Wanted(backbone, options, grids, chosen, further)
+    wanted = Wanted(backbone, options, grids, chosen, calls, further)
     parts = {part.name: shapes for part in PARTS.values() if (shapes := part.shapes(wanted))}
+    sources = {name: PARTS[name].sources_of(wanted) for name in parts}
     every = {**specs, **backbone.self_blocks()}
-    kept = {name for shapes in parts.values() for name in shapes}
+    kept = {block for names in sources.values() for block in names}
+    asked = {block for part, names in sources.items() for block in names if part != "self_attention"}
     return RunShape(
         blocks={name: spec for name, spec in every.items() if name in kept},
         chosen=chosen,
@@ -79,6 +87,8 @@ def shape_of_run(
         images=images,
         calls=calls,
         parts=parts,
+        sources=sources,
+        optional=frozenset(kept - asked) if options.self_attention is None else frozenset(),
         request=request,
     )
 
@@ -167,8 +177,8 @@ class Recorder(Protocol):
     def begin(self, shape: RunShape) -> None:
         """Prepare for a run; called just before its first denoiser call."""
 
-    def observe(self, place: Place, parts: Mapping[str, torch.Tensor]) -> None:
-        """Receive the tensors of one image in one block at one kept call, by part (`ovam.tracing.parts`).
+    def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
+        """Receive what was taken of one image in one block at one kept call, by part (`ovam.tracing.parts`).
 
         Blocks come in the order they run. Averages come when the call is over.
         """

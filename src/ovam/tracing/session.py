@@ -1,6 +1,8 @@
-"""Watch a pipeline: install wrappers and hooks, tell runs apart, and restore everything at the end."""
+"""Follow a pipeline from call to call: where its runs begin and end, what they were asked for, and their pictures.
 
-import inspect
+The denoiser calls of a run, and the blocks' queries, are followed by `ovam.tracing.watch`.
+"""
+
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,37 +15,40 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from ovam.backbones.base import Backbone, Evaluation, Observation, Request
+from ovam.backbones.base import Backbone, Request
 from ovam.backbones.registry import read_as
-from ovam.errors import NestedCaptureError, UnsupportedPipelineError
-from ovam.trace.calls import Call
-from ovam.tracing.chosen import check_halves, chosen_steps
-from ovam.tracing.coverage import RunCoverage, gap
+from ovam.errors import NestedCaptureError
+from ovam.tracing.coverage import RunCoverage
 from ovam.tracing.decoded import pictures_of, png
-from ovam.tracing.expected import OneThread, check_call
-from ovam.tracing.observed import parts_of, pass_on
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.others import others_refused
 from ovam.tracing.patched import check_watchable, run_uncompiled
 from ovam.tracing.pipeline_hooks import wrapped
-from ovam.tracing.run import Recorder, Run, RunShape, shape_of_run
-from ovam.tracing.schedule import Level, is_new_step, levels_from, sigma_at
+from ovam.tracing.run import Recorder, Run
+from ovam.tracing.schedule import Level
 from ovam.tracing.tokens_read import TextsRead, encoders_watched
+from ovam.tracing.watch import Watch
 
 log = logging.getLogger("ovam")
 _watched: WeakSet[nn.Module] = WeakSet()
 
 
 class Session:
-    """Follows the runs of one pipeline and passes the chosen tensors to a recorder."""
+    """Follows the runs of one pipeline, each from its prompt to its pictures."""
 
     def __init__(self, backbone: Backbone, options: CaptureOptions, recorder: Recorder) -> None:
-        self.backbone, self.options, self.recorder = backbone, options, recorder
-        self.run = Run()
-        self.covered: list[RunCoverage] = []
-        self._watchers = ExitStack()
+        self.backbone = backbone
+        self._watch = Watch(backbone, options, recorder)
         self._texts = TextsRead()
-        self._thread = OneThread(backbone.pipe, lambda: self.run, self._drop)
+
+    @property
+    def run(self) -> Run:
+        return self._watch.run
+
+    @property
+    def covered(self) -> Sequence[RunCoverage]:
+        """Which blocks ran in which calls of the runs that are over; it grows."""
+        return self._watch.covered
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
@@ -61,11 +66,10 @@ class Session:
         check_watchable(pipe, denoiser)
         if read_as(pipe) != type(pipe).__name__:
             log.warning("%s is read as the %s it is derived from", type(pipe).__name__, read_as(pipe))
-        thread = self._thread
+        thread = self._watch.thread
         with ExitStack() as installed:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
-            installed.callback(self._unwatch)
             installed.enter_context(others_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(encoders_watched(pipe, self.backbone.prompt_method, self._texts))
@@ -76,11 +80,9 @@ class Session:
             installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.going_on(self._on_end)))
             if hasattr(pipe, "mask_processor"):  # inpainting only
                 installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
-            handle = denoiser.register_forward_pre_hook(thread.going_on(self._on_denoiser), with_kwargs=True)
-            installed.callback(handle.remove)
-            installed.callback(denoiser.register_forward_hook(thread.inside(self._on_evaluated)).remove)
+            installed.enter_context(self._watch.installed())
             yield self
-            self._close()
+            self._watch.close()
 
     def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
         """Start a run by hand, for a loop that does not use the pipeline's own call.
@@ -91,16 +93,16 @@ class Session:
             levels: Time step and sigma of each denoiser call; the scheduler is bypassed.
             kept: Number of calls that will be kept.
         """
-        self._drop()
-        self.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
+        self._watch.drop()
+        self._watch.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
         """End a run that was started by hand."""
-        self._finish(pictures, size)
+        self._watch.finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Handle the start of the pipeline's own call, which checks its inputs first."""
-        self._close()
+        self._watch.close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
         self.run.thread = get_ident()
 
@@ -112,17 +114,17 @@ class Session:
         """
         run = self.run
         if not run.by_pipeline:
-            self._close()
+            self._watch.close()
         elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # it failed
-            self._drop()
+            self._watch.drop()
         elif run.pictures is None:
-            self._finish(self._no_pictures(), self._size())
+            self._watch.finish(self._watch.no_pictures(), self._watch.size())
         else:
-            self._finish(run.pictures, run.size)
+            self._watch.finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
         if self.run.calls:  # custom loop: the next run begins
-            self._close()
+            self._watch.close()
         self.run.thread = get_ident()
         before = self.run.request
         request = self.backbone.request(arguments, result, before)
@@ -160,184 +162,11 @@ class Session:
         before = list(run.pictures or ())
         if run.by_pipeline or run.shape is None or len(before) >= run.shape.images:
             before = []
-        run.pictures = [*before, *(png(picture) for picture in pictures)] or self._no_pictures()
-        run.size = (pictures[0].height, pictures[0].width) if pictures else self._size()
+        run.pictures = [*before, *(png(picture) for picture in pictures)] or self._watch.no_pictures()
+        run.size = (pictures[0].height, pictures[0].width) if pictures else self._watch.size()
         every = run.shape is not None and len(run.pictures) >= run.shape.images
         if not run.by_pipeline and every and len(run.calls) >= len(run.levels):
-            self._close()
-
-    def _size(self) -> tuple[int, int]:
-        """Return height and width of the image to which the run's latent decodes."""
-        factor = self.backbone.pipe.vae_scale_factor
-        return self.run.latent[0] * factor, self.run.latent[1] * factor
-
-    def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        evaluation = self.backbone.evaluation(arguments, self.run.request)
-        if self.run.planned_calls is not None:
-            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
-        self._tell_loops_apart(evaluation)
-        run, last, text = (
-            self.run,
-            self.run.calls[-1] if self.run.calls else None,
-            arguments.get("encoder_hidden_states"),
-        )
-        run.thread = get_ident()
-        other_half = last is not None and last.timestep == evaluation.timestep
-        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # second half of the same call (FLUX)
-        if last is None:
-            self._begin(evaluation)
-        elif not other_half:
-            check_call(self.backbone.pipe, run, evaluation, text)
-            self._leave_out_if_half()
-        run.evaluation, run.evaluating, run.pictures, run.reported, run.text = evaluation, True, None, set(), text
-        if other_half:
-            run.halves_seen |= set(evaluation.halves)
-            return
-        run.halves_seen = set(evaluation.halves)
-        run.pairs.clear()
-        level = run.level(len(run.calls), evaluation.timestep)
-        step = 0 if last is None or run.last_level is None else last.step + is_new_step(run.last_level, level)
-        run.last_level = level
-        sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level.sigma is None else level.sigma
-        call = Call(len(run.calls), step, evaluation.timestep, sigma)
-        run.calls.append(call)
-        run.keeping = run.steps is None or step in run.steps
-        if run.keeping:
-            run.kept.append(call)
-
-    def _tell_loops_apart(self, evaluation: Evaluation) -> None:
-        """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
-        run = self.run
-        if run.by_pipeline or not run.calls:
-            return
-        if run.evaluating:
-            self._drop()
-            self.run.request = run.request
-        elif run.pictures is not None and evaluation.timestep > run.calls[-1].timestep:
-            self._close()
-            self.run.request = run.request
-
-    def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        run = self.run
-        run.evaluating = False
-        if run.shape is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.shape.halves):
-            return
-        silent = run.note_seen(run.shape.watched)
-        if not run.keeping:
-            return
-        if not silent:
-            self._tell_averages(run.shape)
-        elif self.options.strict:
-            raise gap(silent, run.shape.watched, f"in denoiser call {len(run.calls) - 1}")
-        else:
-            run.leave_out()
-
-    def _begin(self, evaluation: Evaluation) -> None:
-        """Compute the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
-        run, positions = self.run, next(iter(evaluation.halves.values()))
-        run.latent = evaluation.latent
-        run.steps, calls = chosen_steps(run, self.options, self.backbone.pipe.scheduler, evaluation)
-        check_halves(run, self.options, evaluation)
-        images = positions.stop - positions.start
-        shape = shape_of_run(
-            self.backbone,
-            self.options,
-            evaluation.latent,
-            images=images,
-            calls=calls,
-            request=run.request,
-            further=evaluation.further,
-        )
-        self.recorder.begin(shape)
-        run.shape, run.levels = shape, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
-        for handle in self.backbone.watch(shape.watched, self._thread.inside(self._on_block)):
-            self._watchers.callback(handle.remove)
-
-    def _no_pictures(self) -> list[bytes | None]:
-        return [None] * (self.run.shape.images if self.run.shape else 0)
-
-    def _on_block(self, name: str, observation: Observation) -> None:
-        run = self.run
-        if not run.evaluating:  # the call is over: gradient checkpointing runs its layers again
-            return
-        if name in run.reported:
-            raise _repeated(name, len(run.calls) - 1)
-        run.reported.add(name)
-        if not run.keeping or run.shape is None or run.evaluation is None:
-            return
-        if parts_of(
-            run.shape, name, averaged=True
-        ):  # wait: the call may still be left out, and an average can't be undone
-            run.pairs.append((name, observation, run.evaluation.halves))
-        others = parts_of(run.shape, name, averaged=False)
-        if others:
-            pass_on(run, self.recorder, name, observation, run.evaluation.halves, others)
-
-    def _tell_averages(self, shape: RunShape) -> None:
-        """Update the averages, if the call has all kept halves."""
-        if not self.run.halves_seen.issuperset(shape.halves):
-            return
-        for name, seen, halves in self.run.pairs:
-            pass_on(self.run, self.recorder, name, seen, halves, parts_of(shape, name, averaged=True))
-        self.run.pairs.clear()
-
-    def _leave_out_if_half(self) -> None:
-        """Leave out a finished call that lacks a kept half, because guidance was switched off."""
-        run = self.run
-        if run.shape is None or not run.keeping or run.halves_seen.issuperset(run.shape.halves):
-            return
-        run.leave_out()
-        if not run.warned_of_halves:
-            run.warned_of_halves = True
-            log.warning(
-                "guidance was switched off at denoiser call %d of this run: its traces, which keep %s queries, leave "
-                "such calls out; capture with guidance='cond' to keep all of them",
-                len(run.calls) - 1,
-                " and ".join(run.shape.halves),
-            )
-
-    def _close(self) -> None:
-        """Finish the run of a custom loop; drop a run that failed, and a pipeline's run that did not reach its end.
-
-        Pictures of a pipeline's run that did not reach its end may be a callback's preview.
-        """
-        run = self.run
-        if run.by_pipeline or not run.calls:
-            self._drop()
-        elif run.pictures is not None:
-            self._finish(run.pictures, run.size)
-        elif not run.evaluating:
-            self._finish(self._no_pictures(), self._size())
-        else:
-            self._drop()
-
-    def _finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        run = self.run
-        self._leave_out_if_half()
-        self._drop(complete=True)
-        if run.shape is not None and run.seen and not run.kept:
-            silent = [name for name in run.shape.watched if any(name not in seen for seen in run.seen.values())]
-            if silent:
-                raise gap(silent, run.shape.watched, "in at least one call each, and no call had all of them")
-        self.recorder.finish(run, pictures, size)
-
-    def _drop(self, *, complete: bool = False) -> None:
-        self._unwatch()
-        if self.run.seen:
-            self.covered.append(self.run.coverage(complete=complete))
-        self.run = Run()
-
-    def _unwatch(self) -> None:
-        self._watchers.close()
-
-
-def _repeated(name: str, call: int) -> UnsupportedPipelineError:
-    return UnsupportedPipelineError(
-        f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
-        "known: expected one projection a block and call; take off the attention processor or patch that runs its "
-        "layers again, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by blocks=[...]"
-    )
+            self._watch.close()
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:

@@ -1,5 +1,6 @@
 """The recorder of `stream`: it makes maps of given words during the run and keeps nothing else."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,16 +8,18 @@ from torch import Tensor
 
 from ovam.backbones.base import Backbone
 from ovam.errors import NotFiniteError
-from ovam.maps.aggregate import Accumulator
 from ovam.maps.attention import weight_sums
+from ovam.maps.compute import Accumulator
 from ovam.maps.options import MapOptions, check_joint, check_rivals
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
-from ovam.maps.result import AttentionMaps
-from ovam.maps.words import Words, calibrations_of, embed_words, lengths_of, merge_prompts, tell_of_skipped
+from ovam.maps.result import AttentionMaps, SelfAttention
+from ovam.maps.synonyms import merged
+from ovam.maps.words import Words, calibrations_of, embed_words, lengths_of, merge_prompts, synonyms_in, tell_of_skipped
 from ovam.precision import float32
 from ovam.trace.replay import ImageStream, TextStream
 from ovam.trace.text_side import ReplayedSide, TextSide
 from ovam.tracing.keep_queries import check_finite
+from ovam.tracing.parts import PixelPairs, Taken
 from ovam.tracing.run import Place, Run, RunShape
 
 
@@ -39,6 +42,8 @@ class MapRecorder:
         self.keys: dict[str, Tensor] = {}  # by block; with strategy="output" the words' outputs
         self.image_keys: dict[str, Tensor] = {}  # of the last observed image, for softmax_over="joint"
         self.streams: dict[int, list[TextStream]] = {}
+        self.means: dict[tuple[int, str], Tensor] = {}  # self-attention by image and name
+        self.counts: Counter[tuple[int, str]] = Counter()
 
     def _embed(self, text: TextSide) -> None:
         self.prompts = embed_words(text, self.words, self.options.softmax_over, self.options.phrases)
@@ -59,20 +64,41 @@ class MapRecorder:
             self.keys = {name: self.text.keys(vectors, name, 0) for name in shape.chosen}
         grids = {name: shape.grids[name] for name in shape.chosen}
         self.sums = [Accumulator(grids, self.options.axes) for _ in range(shape.images)]
+        self.means, self.counts = {}, Counter()
 
     @float32()
-    def observe(self, place: Place, parts: Mapping[str, Tensor]) -> None:
-        """Run the words through the block, and add its weights or shares."""
-        if "conditioning" in parts:
-            self._move_on(place, ImageStream(parts["key"], parts["value"], parts["conditioning"]))
-        if "query" not in parts:
+    def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
+        """Run the words through the block, and add its weights or shares; or add its self-attention to the mean."""
+        pairs = parts.get("self_attention")
+        if isinstance(pairs, PixelPairs):
+            self._add_pairs(place, pairs)
+            return
+        tensors = {name: taken for name, taken in parts.items() if isinstance(taken, Tensor)}
+        if "conditioning" in tensors:
+            self._move_on(place, ImageStream(tensors["key"], tensors["value"], tensors["conditioning"]))
+        if "query" not in tensors:
             return
         if place.entry == 0:
-            check_finite(place.block, parts["query"])
+            check_finite(place.block, tensors["query"])
         if self.options.strategy == "output":
-            self._add_shares(place, parts["output"])
+            self._add_shares(place, tensors["output"])
         else:
-            self._add_weights(place, parts["query"])
+            self._add_weights(place, tensors["query"])
+
+    def _add_pairs(self, place: Place, pairs: PixelPairs) -> None:
+        """Add the self-attention of one call to its mean."""
+        assert self.shape is not None
+        slot = (place.image, self.shape.sources["self_attention"][place.block])
+        if slot not in self.means:
+            self.means[slot] = torch.empty(pairs.query.shape[1], pairs.key.shape[1])
+        self.counts[slot] += 1
+        pairs.add_to(self.means[slot], 1 / self.counts[slot])
+
+    def _self_attention(self, image: int) -> dict[str, SelfAttention]:
+        assert self.shape is not None
+        names = self.shape.sources.get("self_attention", {})
+        grids = {kept: self.shape.grids[block] for block, kept in names.items()}
+        return {name: SelfAttention(grids[name], mean) for (of, name), mean in self.means.items() if of == image}
 
     def _add_weights(self, place: Place, query: Tensor) -> None:
         """Add the weights of one call."""
@@ -124,7 +150,13 @@ class MapRecorder:
             )
         apart, calibrations = self.sums[0].labels(run.kept), calibrations_of(self.words)
         self.maps += [
-            AttentionMaps(maps, tokens, spans, size, apart, len(self.prompts), calibrations, png)
-            for maps, png in zip(results, pictures, strict=True)
+            merged(
+                AttentionMaps(
+                    maps, tokens, spans, size, apart, len(self.prompts), calibrations, self._self_attention(image), png
+                ),
+                synonyms_in(self.words),
+                summed=self.options.strategy == "output",
+            )
+            for image, (maps, png) in enumerate(zip(results, pictures, strict=True))
         ]
         self.sums = []

@@ -1,0 +1,125 @@
+"""Read the numbers of a mask or label map of any kind: file, picture, array, tensor, or COCO's RLE and polygons."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ovam.errors import AnnotationError
+from ovam.input_file import regular
+from ovam.json_text import read_json
+from ovam.masks.coco import is_polygons, segmentation_mask
+from ovam.masks.pictures import Reading, cut, levels_of, of_colour, softened
+from ovam.masks.whole_files import is_whole_file, object_mask
+from ovam.picture_formats import FORMATS
+
+IGNORE = 255
+"""The label of ignored pixels, as in Pascal VOC."""
+
+MaskLike = Any
+"""A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number a
+pixel; COCO's RLE (a dictionary) or polygons (a list); a whole file of COCO or labelme, in which the class name selects
+the objects."""
+
+
+def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
+    """Return the numbers (height, width) of a mask of one object; the mask is of any kind in `MaskLike`."""
+    what = f"mask of {name!r}"
+    if isinstance(mask, str | Path):
+        mask = _file(Path(mask), what)
+    if is_whole_file(mask):
+        return object_mask(mask, name, reading.image, size, what)
+    if isinstance(mask, Mapping) and "segmentation" in mask:
+        mask = mask["segmentation"]  # one entry of COCO's annotations
+    rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
+    if rows:
+        mask = np.asarray(mask)  # no polygons: as many as the image has rows is not realistic
+    if isinstance(mask, Mapping) or is_polygons(mask):
+        return segmentation_mask(mask, size, what)
+    if not isinstance(mask, Image.Image):
+        return _numbers(mask, what)
+    picture = ImageOps.exif_transpose(mask)  # turned as EXIF says
+    if reading.colour is not None:
+        return of_colour(picture, reading.colour, what)
+    return levels_of(picture, what, by_number=reading.threshold is None)
+
+
+def label_numbers(labels: MaskLike) -> np.ndarray:
+    """Return the numbers (height, width) of a label map of any kind; of a palette picture these are the indices."""
+    what = "label map"
+    if isinstance(labels, str | Path):
+        labels = _file(Path(labels), what)
+    if isinstance(labels, Image.Image):
+        picture = ImageOps.exif_transpose(labels)
+        if picture.mode == "P":
+            return np.asarray(picture)
+        if picture.has_transparency_data:
+            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it without")
+        return levels_of(picture, what)
+    return _numbers(labels, what)
+
+
+def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
+    """Return 0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or from a mask with grey levels."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if reading.threshold is not None:
+        if ignore != IGNORE:
+            raise AnnotationError(f"{what} is cut at mask_threshold and ignores {ignore}: expected one of the two")
+        return cut(values, reading.threshold, what).astype(np.uint8)
+    found = {value.item() for value in np.unique(values)}
+    object_at = next((at for at in (1, 65535) if at in found), 255)
+    unknown = sorted((v for v in found if v not in (0, object_at, ignore)), key=str)
+    if unknown and ignore == IGNORE and (soft := softened(values, what)) is not None:
+        return soft.astype(np.uint8)
+    if unknown:
+        raise AnnotationError(
+            f"{what} holds {some_of(unknown)}: expected 0 and one number for the object, 1, 255 or 65535, and "
+            f"{ignore} at most for what is ignored beside a 1; cut levels with mask_threshold=0.5, on the command line "
+            "--mask-threshold 0.5, and give the names of a label map's numbers"
+        )
+    binary = np.zeros(values.shape, dtype=np.uint8)
+    if ignore != object_at:
+        binary[values == ignore] = IGNORE
+    binary[values == object_at] = 1
+    return binary
+
+
+def _numbers(mask: MaskLike, what: str) -> np.ndarray:
+    """Return the numbers (height, width) of a mask or label map in one channel."""
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu()
+        # numpy has no bfloat16 and no eight-bit floats
+        mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
+        told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
+        raise AnnotationError(
+            f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
+            "pixel, or of one object COCO's RLE or polygons"
+        )
+    return mask
+
+
+def _is_row(row: object, width: int) -> bool:
+    return isinstance(row, list) and len(row) == width and all(isinstance(number, int | float) for number in row)
+
+
+def _file(path: Path, what: str) -> Any:
+    try:
+        if path.suffix == ".json":
+            return read_json(regular(path))
+        with Image.open(regular(path), formats=FORMATS) as picture:
+            picture.load()
+            return picture.copy()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AnnotationError(
+            f"{what}, {path}, can't be read ({error}): expected a picture such as PNG, or JSON of COCO or labelme"
+        ) from error
+
+
+def some_of(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more numbers" if len(values) > 5 else "")

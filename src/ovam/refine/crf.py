@@ -1,0 +1,139 @@
+"""Let class probabilities follow the picture's edges: the mean field of a CRF in which all pixels are neighbours."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from ovam.errors import ImageInputError, NotFiniteError, ProbabilityError
+from ovam.refine.crf_options import CrfOptions
+from ovam.refine.lattice import Lattice, lattice
+from ovam.refine.pydensecrf import authors_mean_field
+
+Probabilities = Float32[Tensor, "class height width"]
+Picture = UInt8[np.ndarray, "height width 3"]
+Rows = Float32[np.ndarray, "class pixel"]
+Some = Float32[np.ndarray, "some pixel"]
+
+_TOLERANCE = 1e-3  # of sums of probabilities
+
+
+def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions) -> Probabilities:
+    """Return the class probabilities of each pixel after asking all others, the near and alike most.
+
+    Each pixel is for its own class by the logarithm of its probability, and gains for each class by how much of it is
+    around: within `smooth_width`, and within `reach` among pixels of its colour. It is not differentiable. The result
+    is on the device of `probabilities`, the work is done on the CPU.
+
+    Args:
+        probabilities: Of at least two classes, of which the background is one; each pixel's sum to 1.
+        image: The picture, at the size of `probabilities`.
+        options: See `CrfOptions`.
+
+    Returns:
+        Probabilities in [0, 1], which sum to 1 at each pixel.
+
+    Raises:
+        ProbabilityError: there are fewer than two classes, a pixel's probabilities are negative or do not sum to 1, or
+            their size is not the picture's.
+        NotFiniteError: a probability is NaN or infinite.
+        ImageInputError: the picture is not of uint8, or not (height, width, 3).
+        OptionError: the picture is too large for widths as small as those of `options`.
+        MissingPackageError: `pydensecrf` was asked for and is not installed.
+
+    Source:
+        Kraehenbuehl and Koltun 2011, Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials,
+        algorithm 1 with Potts compatibility; as in the authors' released code, kernels are normalised by the square
+        roots of both pixels' sums, and a pixel is its own neighbour too.
+    """
+    _check(probabilities, image)
+    given = probabilities.detach().cpu().numpy()
+    energies = -np.log(given.clip(options.clip, 1.0)).reshape(len(given), -1)
+    infer = authors_mean_field if options.backend == "pydensecrf" else _mean_field
+    found = infer(energies, np.ascontiguousarray(image), options)
+    return torch.from_numpy(found.reshape(given.shape)).to(probabilities.device)
+
+
+def _check(probabilities: Tensor, image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageInputError(
+            f"image is a {image.dtype} array of shape {image.shape}: expected uint8 of (height, width, 3)"
+        )
+    if probabilities.ndim != 3 or len(probabilities) < 2:
+        raise ProbabilityError(
+            f"probabilities are of shape {tuple(probabilities.shape)}: expected (class, height, width) with at least "
+            "two classes; the background is one, torch.stack([1 - p, p])"
+        )
+    if probabilities.shape[1:] != image.shape[:2] or not image.size:
+        raise ProbabilityError(
+            f"probabilities are of {tuple(probabilities.shape[1:])} pixels, the picture is of {image.shape[:2]}: "
+            "expected equal (height, width) of one pixel at least; resize the probabilities"
+        )
+    if not bool(torch.isfinite(probabilities).all()):
+        raise NotFiniteError("probabilities contain NaN or infinity")
+    off = float((probabilities.sum(0) - 1).abs().max())
+    if off > _TOLERANCE or float(probabilities.min()) < 0:
+        raise ProbabilityError(
+            f"probabilities are {float(probabilities.min()):.3g} or more, and a pixel's sum is off 1 by up to "
+            f"{off:.3g}: expected none below 0, and sums of 1; divide by the sum, or take a softmax over the classes"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """A gaussian between all pixels, normalised, with what agreement by it is worth."""
+
+    lattice: Lattice
+    factor: Float32[np.ndarray, " pixel"]
+    weight: float
+
+    def support(self, shares: Some) -> Some:
+        """How much of each class is around each pixel, times the weight."""
+        spread = self.lattice.blur(shares * self.factor)
+        spread *= self.factor * np.float32(self.weight)
+        return spread
+
+
+def _mean_field(energies: Rows, image: Picture, options: CrfOptions) -> Rows:
+    kernels = list(_kernels(image, options))
+    everything = _support(kernels, np.ones((1, energies.shape[1]), np.float32))[0]
+    shares = _softmax(-energies)
+    for _ in range(options.iterations):
+        support = _support(kernels, shares[:-1])  # the last class has what the others leave
+        scores = -energies
+        scores[:-1] += support
+        scores[-1] += everything - support.sum(0)
+        shares = _softmax(scores)
+    return shares
+
+
+def _support(
+    kernels: Sequence[_Kernel], shares: Float32[np.ndarray, "some pixel"]
+) -> Float32[np.ndarray, "some pixel"]:
+    return sum((kernel.support(shares) for kernel in kernels), np.zeros_like(shares))
+
+
+def _kernels(image: Picture, options: CrfOptions) -> Iterator[_Kernel]:
+    height, width, _ = image.shape
+    places = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
+    colours = image.reshape(-1, 3).T.astype(np.float32)
+    if options.smooth_weight:
+        yield _kernel(places / np.float32(options.smooth_width), options.smooth_weight)
+    if options.colour_weight:
+        near, alike = places / np.float32(options.reach), colours / np.float32(options.colour_width)
+        yield _kernel(np.concatenate([near, alike]), options.colour_weight)
+
+
+def _kernel(points: Float32[np.ndarray, "dimension pixel"], weight: float) -> _Kernel:
+    found = lattice(points)
+    sums = found.blur(np.ones((1, points.shape[1]), np.float32))[0]
+    return _Kernel(found, 1 / np.sqrt(sums), weight)
+
+
+def _softmax(scores: Rows) -> Rows:
+    powers = np.exp(scores - scores.max(0))
+    powers /= powers.sum(0)
+    return powers

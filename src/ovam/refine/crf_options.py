@@ -1,0 +1,48 @@
+"""Options for the dense CRF."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ovam.checks import number, whole
+from ovam.errors import OptionError
+
+Backend = Literal["lattice", "pydensecrf"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrfOptions:
+    """Options for the dense CRF: the paper's settings unless told. Values are checked when the object is made.
+
+    Attributes:
+        iterations: Steps of the mean field, at least 1.
+        smooth_width: Standard deviation of the smoothness kernel, in pixels, at least 1.
+        smooth_weight: What a neighbourhood of one class is worth by that kernel, in nats; 0 leaves the kernel out.
+        reach: Standard deviation of the appearance kernel in the picture's plane, in pixels, at least 1.
+        colour_width: Its standard deviation in each of red, green and blue, of 255, at least 1.
+        colour_weight: What a neighbourhood of one class and colour is worth, in nats; 0 leaves the kernel out.
+        clip: Least probability that is believed, in [1e-30, 0.5): what is less could never win, whatever the picture.
+        backend: "lattice" is our own, of numpy and scipy. "pydensecrf" is the authors' C++, which the extra
+            `ovam[crf]` installs; it needs a compiler.
+
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    iterations: int = 5
+    smooth_width: float = 3.0
+    smooth_weight: float = 3.0
+    reach: float = 80.0
+    colour_width: float = 13.0
+    colour_weight: float = 10.0
+    clip: float = 1e-5
+    backend: Backend = "lattice"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "iterations", whole("iterations", self.iterations, least=1))
+        for name in ("smooth_width", "reach", "colour_width"):
+            object.__setattr__(self, name, number(name, getattr(self, name), least=1.0))
+        for name in ("smooth_weight", "colour_weight"):
+            object.__setattr__(self, name, number(name, getattr(self, name), least=0.0))
+        object.__setattr__(self, "clip", number("clip", self.clip, least=1e-30, below=0.5))
+        if self.backend not in get_args(Backend):
+            raise OptionError(f"backend={self.backend!r}: expected one of {', '.join(map(repr, get_args(Backend)))}")

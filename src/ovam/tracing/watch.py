@@ -1,0 +1,289 @@
+"""Follow the denoiser calls of a run, and pass what its blocks show to the recorder.
+
+Each block's hook ends here, in `_on_block`. Each image's row of each half is then read by its part's entry
+(`ovam.tracing.parts`), cut to the pixels of the block's grid, and handed over.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from threading import get_ident
+from typing import Any
+
+from torch import Tensor, nn
+
+from ovam.backbones.base import Backbone, Evaluation, Observation
+from ovam.errors import UnsupportedPipelineError
+from ovam.shapes import Grid
+from ovam.trace.calls import Call, Half
+from ovam.tracing.chosen import check_halves, chosen_steps
+from ovam.tracing.coverage import RunCoverage, gap
+from ovam.tracing.expected import OneThread, check_call
+from ovam.tracing.options import CaptureOptions
+from ovam.tracing.parts import PARTS, Part, PixelPairs, Taken
+from ovam.tracing.run import Place, Recorder, Run, RunShape, shape_of_run
+from ovam.tracing.schedule import is_new_step, levels_from, sigma_at
+
+log = logging.getLogger("ovam")
+
+
+class Watch:
+    """Follows the current run of one pipeline, call by call, and passes the chosen tensors to a recorder.
+
+    Attributes:
+        run: The current run; a new one takes its place when it ends.
+        covered: Which blocks ran in which calls of the runs that are over.
+        thread: Refuses calls of other threads.
+    """
+
+    def __init__(self, backbone: Backbone, options: CaptureOptions, recorder: Recorder) -> None:
+        self.backbone, self.options, self.recorder = backbone, options, recorder
+        self.run = Run()
+        self.covered: list[RunCoverage] = []
+        self.thread = OneThread(backbone.pipe, lambda: self.run, self.drop)
+        self._watchers = ExitStack()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Watch the denoiser inside the `with` block, and the blocks of each run as soon as they are known."""
+        denoiser, thread = self.backbone.denoiser, self.thread
+        with ExitStack() as installed:
+            installed.callback(self._unwatch)
+            handle = denoiser.register_forward_pre_hook(thread.going_on(self._on_denoiser), with_kwargs=True)
+            installed.callback(handle.remove)
+            installed.callback(denoiser.register_forward_hook(thread.inside(self._on_evaluated)).remove)
+            yield
+
+    def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        evaluation = self.backbone.evaluation(arguments, self.run.request)
+        if self.run.planned_calls is not None:
+            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
+        self._tell_loops_apart(evaluation)
+        run, last, text = (
+            self.run,
+            self.run.calls[-1] if self.run.calls else None,
+            arguments.get("encoder_hidden_states"),
+        )
+        run.thread = get_ident()
+        other_half = last is not None and last.timestep == evaluation.timestep
+        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # second half of the same call (FLUX)
+        if last is None:
+            self._begin(evaluation)
+        elif not other_half:
+            check_call(self.backbone.pipe, run, evaluation, text)
+            self._leave_out_if_half()
+        run.evaluation, run.evaluating, run.pictures, run.reported, run.text = evaluation, True, None, set(), text
+        if other_half:
+            run.halves_seen |= set(evaluation.halves)
+            return
+        run.halves_seen = set(evaluation.halves)
+        run.pairs.clear()
+        level = run.level(len(run.calls), evaluation.timestep)
+        step = 0 if last is None or run.last_level is None else last.step + is_new_step(run.last_level, level)
+        run.last_level = level
+        sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level.sigma is None else level.sigma
+        call = Call(len(run.calls), step, evaluation.timestep, sigma)
+        run.calls.append(call)
+        run.keeping = run.steps is None or step in run.steps
+        if run.keeping:
+            run.kept.append(call)
+
+    def _tell_loops_apart(self, evaluation: Evaluation) -> None:
+        """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
+        run = self.run
+        if run.by_pipeline or not run.calls:
+            return
+        if run.evaluating:
+            self.drop()
+            self.run.request = run.request
+        elif run.pictures is not None and evaluation.timestep > run.calls[-1].timestep:
+            self.close()
+            self.run.request = run.request
+
+    def _on_evaluated(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        run = self.run
+        run.evaluating = False
+        if run.shape is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.shape.halves):
+            return
+        silent = [name for name in run.note_seen(run.shape.watched) if name not in run.shape.optional]
+        if not run.keeping:
+            return
+        if not silent:
+            self._tell_averages(run.shape)
+        elif self.options.strict:
+            raise gap(silent, run.shape.watched, f"in denoiser call {len(run.calls) - 1}")
+        else:
+            run.leave_out()
+
+    def _begin(self, evaluation: Evaluation) -> None:
+        """Compute the run's shape, let the recorder accept or refuse it, and only then watch the blocks."""
+        run, positions = self.run, next(iter(evaluation.halves.values()))
+        run.latent = evaluation.latent
+        run.steps, calls = chosen_steps(run, self.options, self.backbone.pipe.scheduler, evaluation)
+        check_halves(run, self.options, evaluation)
+        images = positions.stop - positions.start
+        shape = shape_of_run(
+            self.backbone,
+            self.options,
+            evaluation.latent,
+            images=images,
+            calls=calls,
+            request=run.request,
+            further=evaluation.further,
+        )
+        self.recorder.begin(shape)
+        run.shape, run.levels = shape, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
+        for handle in self.backbone.watch(shape.watched, self.thread.inside(self._on_block)):
+            self._watchers.callback(handle.remove)
+
+    def _on_block(self, name: str, observation: Observation) -> None:
+        run = self.run
+        if not run.evaluating:  # the call is over: gradient checkpointing runs its layers again
+            return
+        if name in run.reported:
+            raise _repeated(name, len(run.calls) - 1)
+        run.reported.add(name)
+        if not run.keeping or run.shape is None or run.evaluation is None:
+            return
+        halves = run.evaluation.halves
+        if _parts_of(run.shape, name, averaged=True):  # they wait: the call may still be left out
+            run.pairs.append((name, observation, halves))
+        others = _parts_of(run.shape, name, averaged=False)
+        if others:
+            self._pass_on(name, observation, halves, others)
+
+    def _tell_averages(self, shape: RunShape) -> None:
+        """Update the averages, if the call has all kept halves."""
+        if not self.run.halves_seen.issuperset(shape.halves):
+            return
+        for name, seen, halves in self.run.pairs:
+            self._pass_on(name, seen, halves, _parts_of(shape, name, averaged=True))
+        self.run.pairs.clear()
+
+    def _pass_on(self, block: str, seen: Observation, halves: Mapping[Half, slice], parts: Sequence[Part]) -> None:
+        """Pass parts of a block's observation to the recorder, image by image; `halves` are rows of the batch.
+
+        Raises:
+            UnsupportedPipelineError: a tensor has other pixels than the block's grid.
+        """
+        run, rows = self.run, range(len(seen.query))
+        shape, further = run.shape, 0 if run.evaluation is None else run.evaluation.further
+        assert shape is not None
+        for half in (half for half in halves if half in shape.halves):
+            for image, row in enumerate(rows[halves[half]]):
+                taken = {part.name: part.of(block, seen, row, shape.blocks[block]) for part in parts}
+                try:
+                    own = {
+                        part.name: _own_pixels(block, part, taken[part.name], shape.grids[block], further)
+                        for part in parts
+                    }
+                except UnsupportedPipelineError:
+                    if block not in shape.optional:
+                        raise
+                    continue
+                self.recorder.observe(Place(block, half, image, len(run.kept) - 1), own)
+
+    def _leave_out_if_half(self) -> None:
+        """Leave out a finished call that lacks a kept half, because guidance was switched off."""
+        run = self.run
+        if run.shape is None or not run.keeping or run.halves_seen.issuperset(run.shape.halves):
+            return
+        run.leave_out()
+        if not run.warned_of_halves:
+            run.warned_of_halves = True
+            log.warning(
+                "guidance was switched off at denoiser call %d of this run: its traces, which keep %s queries, leave "
+                "such calls out; capture with guidance='cond' to keep all of them",
+                len(run.calls) - 1,
+                " and ".join(run.shape.halves),
+            )
+
+    def close(self) -> None:
+        """Finish the run of a custom loop; drop a run that failed, and a pipeline's run that did not reach its end.
+
+        Pictures of a pipeline's run that did not reach its end may be a callback's preview.
+        """
+        run = self.run
+        if run.by_pipeline or not run.calls:
+            self.drop()
+        elif run.pictures is not None:
+            self.finish(run.pictures, run.size)
+        elif not run.evaluating:
+            self.finish(self.no_pictures(), self.size())
+        else:
+            self.drop()
+
+    def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
+        """End the run, and let the recorder complete it; the size is that of the image, (height, width).
+
+        Raises:
+            SilentBlockError: in no call did all watched blocks run.
+        """
+        run = self.run
+        self._leave_out_if_half()
+        self.drop(complete=True)
+        if run.shape is not None and run.seen and not run.kept:
+            needed = [name for name in run.shape.watched if name not in run.shape.optional]
+            silent = [name for name in needed if any(name not in seen for seen in run.seen.values())]
+            if silent:
+                raise gap(silent, run.shape.watched, "in at least one call each, and no call had all of them")
+        self.recorder.finish(run, pictures, size)
+
+    def drop(self, *, complete: bool = False) -> None:
+        """Leave the run for a new one; `complete` says whether it reached its end."""
+        self._unwatch()
+        if self.run.seen:
+            self.covered.append(self.run.coverage(complete=complete))
+        self.run = Run()
+
+    def no_pictures(self) -> list[bytes | None]:
+        """Return the entries of a run that ended with latents."""
+        return [None] * (self.run.shape.images if self.run.shape else 0)
+
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the image to which the run's latent decodes."""
+        factor = self.backbone.pipe.vae_scale_factor
+        return self.run.latent[0] * factor, self.run.latent[1] * factor
+
+    def _unwatch(self) -> None:
+        self._watchers.close()
+
+
+def _parts_of(shape: RunShape, block: str, *, averaged: bool) -> list[Part]:
+    """Return the parts that are kept of a block: averages over the calls, or all others."""
+    return [part for part in PARTS.values() if part.averaged == averaged and block in shape.sources.get(part.name, ())]
+
+
+def _own_pixels(block: str, part: Part, taken: Taken, grid: Grid, further: int) -> Taken:
+    """Return only the pixels of the block's grid, without the `further` ones of reference pictures after them."""
+    if isinstance(taken, PixelPairs):
+        query = _narrowed(block, part, taken.query, grid, further, "from")
+        return replace(taken, query=query, key=_narrowed(block, part, taken.key, grid, further, "to"))
+    return _narrowed(block, part, taken, grid, further, "from")
+
+
+def _narrowed(block: str, part: Part, tensor: Tensor, grid: Grid, further: int, way: str) -> Tensor:
+    for axis in part.pixel_axes:
+        count = tensor.shape[axis] - further
+        if count != grid[0] * grid[1]:
+            raise _other_pixels(block, count, grid, way)
+        tensor = tensor.narrow(axis, 0, count)
+    return tensor
+
+
+def _other_pixels(name: str, count: int, grid: Grid, way: str) -> UnsupportedPipelineError:
+    return UnsupportedPipelineError(
+        f"block {name!r} attends {way} {count} pixels, expected the {grid[0]} x {grid[1]} of "
+        "its grid: something merges, drops or adds pixels before it; take that off for the capture"
+    )
+
+
+def _repeated(name: str, call: int) -> UnsupportedPipelineError:
+    return UnsupportedPipelineError(
+        f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
+        "known: expected one projection a block and call; take off the attention processor or patch that runs its "
+        "layers again, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by blocks=[...]"
+    )
