@@ -177,11 +177,27 @@ def min_max(image):
     return np.zeros_like(image) if high == low else (image - low) / (high - low)
 
 
-def presence(image, share=0.02):
-    """Mean of the strongest share of the pixels, one pixel at least."""
+def presence(image, scale, offset, tokens=1, share=0.02):
+    """Probability from the mean log-odds of the strongest share of the pixels, one pixel at least."""
     values = sorted(image.flatten().tolist(), reverse=True)
     strongest = values[: max(1, math.floor(share * len(values)))]
-    return sum(strongest) / len(strongest)
+    level = sum(math.log(value / (1 - value)) for value in strongest) / len(strongest) - math.log(tokens)
+    return 1 / (1 + math.exp(-scale * level - offset))
+
+
+def contested(scores, rivals, threshold, least=1e-4):
+    """Scores (word, height, width) of words where contrast words stronger than the background stand in its place."""
+
+    def odds(score):
+        score = min(max(float(score), least), 1 - least)
+        return math.log(score / (1 - score))
+
+    border, found = math.log(threshold / (1 - threshold)), np.array(scores, dtype=float)
+    for word, y, x in product(*map(range, scores.shape)):
+        ahead = max([odds(rival[y, x]) for rival in rivals], default=border) - border
+        if ahead > 0:
+            found[word, y, x] = 1 / (1 + math.exp(ahead - odds(scores[word, y, x])))
+    return found
 
 
 def label_map(scores, asked, threshold):

@@ -62,7 +62,7 @@ def test_the_plan_on_the_command_line():
     planned = ovam.plan("mini", num_inference_steps=7, blocks=["up_blocks.1"])
     options = ("plan", "--steps", "7", "--blocks", "up_blocks.1")
     result = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
-    assert result["bytes"] == planned.nbytes == sum(block["parts"]["queries"] for block in result["blocks"])
+    assert result["bytes"] == planned.nbytes == sum(sum(block["parts"].values()) for block in result["blocks"])
     fewer = json.loads(
         CliRunner().invoke(app, ("plan", "--preset", "small", "--capture-dtype", "float16", "--json")).stdout
     )

@@ -7,6 +7,3 @@ from typing import Any
 
 CHOSEN: Mapping[str, Any] = json.loads(files("ovam").joinpath("defaults.json").read_text(encoding="utf-8"))
 """The file's content; `made_by` is the command that chose, `model` the hash of the model that it chose on."""
-
-NEUTRAL_WORDS: tuple[str, ...] = tuple(CHOSEN["neutral_words"])
-"""Words that every picture answers alike; presence is measured against them."""

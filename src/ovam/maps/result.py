@@ -58,8 +58,6 @@ class AttentionMaps:
         calibrations: Calibrations of the words that are fitted tokens.
         self_attention: Self-attention of the same run, by block, with which the maps can be refined.
         image_png: The run's picture as PNG, or None if the run ended with latents.
-        neutral: Evidence of neutral words on the same picture, in log-odds (`ovam.masks.presence`); 0 if they were
-            not asked.
     """
 
     token_maps: TokenMaps
@@ -71,7 +69,6 @@ class AttentionMaps:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
     image_png: bytes | None = field(default=None, repr=False)
-    neutral: float = 0.0
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property

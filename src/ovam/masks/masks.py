@@ -3,16 +3,12 @@
 The order is fixed: calibrate, presence, CRF, compete, label, clean. Maps are refined before.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovam.defaults import NEUTRAL_WORDS
 from ovam.errors import (
     EmptyWordsError,
-    NoTextEncoderError,
     NothingCapturedError,
     OptionError,
     UnknownWordError,
@@ -25,7 +21,7 @@ from ovam.maps.words import Listed, check_different, contrast_of, entries_of, na
 from ovam.masks.annotations import IGNORE
 from ovam.masks.compete import Scores, contested, fitted_to_picture
 from ovam.masks.options import MaskOptions, SegmentOptions
-from ovam.masks.presence import evidence, presences
+from ovam.masks.presence import presences
 from ovam.masks.regions import cleaned
 from ovam.masks.result import Segmentation
 from ovam.precision import float32
@@ -121,19 +117,7 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
     refine = refine_choice(options.refine)
     if refine is not None:
         maps = refined(maps, refine)
-    return segment(replace(maps, neutral=neutral_level(trace, options)), options)
-
-
-def neutral_level(trace: Trace, options: SegmentOptions) -> float:
-    """Return the mean evidence of neutral words on a picture, in log-odds; 0 if they can't be asked."""
-    if options.strategy == "output":
-        return 0.0  # words share the pixels there, so that each changes the others
-    try:
-        maps = attention_maps(trace, NEUTRAL_WORDS, options)
-    except NoTextEncoderError:
-        return 0.0
-    levels = [evidence(maps[i], len(span.tokens)) for i, span in enumerate(maps.spans)]
-    return sum(levels) / len(levels)
+    return segment(maps, options)
 
 
 def calibrated(maps: AttentionMaps) -> Scores:

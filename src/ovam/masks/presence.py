@@ -1,4 +1,4 @@
-"""Presence: is a word there at all? A probability from its map before calibration, against neutral words."""
+"""Presence: is a word there at all? A probability from its map before calibration."""
 
 import math
 
@@ -17,20 +17,12 @@ _SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
 def presences(maps: AttentionMaps) -> dict[str, float]:
     """Return how likely each word is in the picture, in [0, 1]; 0.5 is the border.
 
-    The evidence is the log-odds of the word's strongest 2 % of pixels. From it the same of the neutral words is
-    subtracted, if the maps know it (`AttentionMaps.neutral`): a picture that answers every word strongly says little.
-    No picture's own greatest value enters, so presence means the same on all pictures of one model. A fitted token is
-    measured against its own background row, which shares the attention with it.
+    It is the log-odds of the word's strongest 2 % of pixels against the rest of its attribution prompt, which serves as
+    background, after a scale and an offset that were chosen on validation scenes. No picture's own greatest value
+    enters, so presence means the same on all pictures of one model.
     """
     found = {word: evidence(maps[i], len(maps.spans[i].tokens)) for i, word in enumerate(maps.words)}
-    return {
-        word: _probability(level if word in maps.calibrations else level - maps.neutral)
-        for word, level in found.items()
-    }
-
-
-def _probability(level: float) -> float:
-    return 1 / (1 + math.exp(-_SCALE * level - _OFFSET))
+    return {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
 
 
 def evidence(word_map: Float[Tensor, "height width"], tokens: int = 1) -> float:
