@@ -1,0 +1,146 @@
+"""Choose the product's defaults on validation scenes, and write them into its one frozen file.
+
+Refinement and threshold: by the IoU of the ten development classes, pooled per class. Then the CRF, with these.
+Presence: by a logistic regression of "is the word there" on the evidence of its map, over all class words.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from lab.mini.measures.choices import DEVELOPMENT
+from lab.refine.cases import Case, cases
+from ovam.backbones.sampled import sampled_hash
+from ovam.evaluate import presence_auroc
+from ovam.maps.result import AttentionMaps
+from ovam.masks.compete import fitted_to_picture
+from ovam.masks.masks import calibrated
+from ovam.masks.presence import evidence
+from ovam.refine.crf_options import CrfOptions
+from ovam.refine.options import RefineOptions
+from ovam.refine.self_attention import refined
+
+DEFAULTS = Path("src/ovam/defaults.json")
+REFINEMENTS: Sequence[RefineOptions | None] = (
+    None,
+    *(RefineOptions(method="powers", products=n, exponent=e) for n in (1, 2, 4) for e in (1.0, 2.0)),
+    *(RefineOptions(method="restart", products=n, spread=a) for n, a in ((5, 0.5), (20, 0.85))),
+    *(
+        RefineOptions(method="sharpened", products=n, sharpness=s)
+        for n, s in ((2, 0.015), (1, 0.1), (2, 0.1), (5, 0.2))
+    ),
+)
+CRFS: Sequence[CrfOptions] = (
+    CrfOptions(),
+    CrfOptions(colour_weight=5.0, reach=30.0),
+    CrfOptions(colour_weight=5.0, reach=30.0, colour_width=20.0),
+    CrfOptions(colour_weight=5.0, reach=30.0, smooth_weight=1.0),
+    CrfOptions(colour_weight=2.0, reach=30.0, smooth_weight=1.0),
+    CrfOptions(colour_weight=3.0, reach=15.0, smooth_weight=1.0, smooth_width=1.0),
+)
+THRESHOLDS = np.linspace(0.2, 0.9, 29)
+
+
+def choose(pipe: Any, count: int) -> dict[str, Any]:
+    """Return what was chosen on `count` validation scenes, with the figures of every candidate."""
+    seen = list(cases(pipe, "validation", count))
+    maps = {_name(option): [_refined(case.maps, option) for case in seen] for option in REFINEMENTS}
+    tried: list[dict[str, Any]] = [{"refine": name, **best_of(_soft(seen, each))} for name, each in maps.items()]
+    best = max((row for row in tried if row["refine"] != _name(None)), key=lambda row: row["iou"])
+    option = next(option for option in REFINEMENTS if _name(option) == best["refine"])
+    fitted: list[dict[str, Any]] = [
+        {"crf": _name(crf), **best_of(_soft(seen, maps[best["refine"]], crf, best["threshold"]))} for crf in CRFS
+    ]
+    crf = CRFS[int(np.argmax([row["iou"] for row in fitted]))]
+    assert option is not None
+    return {
+        "made_by": f"python -m lab.refine choose --scenes {count}",
+        "model": sampled_hash(pipe.unet),
+        "refine": {name: getattr(option, name) for name in ("method", "products", "exponent", "spread", "sharpness")},
+        "crf": {each.name: getattr(crf, each.name) for each in fields(crf) if each.name not in ("backend", "clip")},
+        "presence": presence_fit(seen),
+        "tried": {"refine": tried, "crf": fitted},
+    }
+
+
+def _name(option: RefineOptions | CrfOptions | None) -> str:
+    if option is None:
+        return "none"
+    plain = type(option)()
+    changed = {key: value for key, value in asdict(option).items() if value != getattr(plain, key)}
+    return json.dumps(changed)
+
+
+def _refined(maps: AttentionMaps, option: RefineOptions | None) -> AttentionMaps:
+    return maps if option is None else refined(maps, option)
+
+
+Soft = Mapping[str, list[tuple[np.ndarray, np.ndarray]]]
+"""By class, scores and truth of every scene that shows it."""
+
+
+def _soft(
+    seen: Iterable[Case], maps: Iterable[AttentionMaps], crf: CrfOptions | None = None, threshold: float = 0.5
+) -> Soft:
+    """Return the scores of the development classes that are there, after a CRF of each alone if there is one."""
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in DEVELOPMENT}
+    for case, each in zip(seen, maps, strict=True):
+        there = [name for name in case.truth if name in found]
+        if not there:
+            continue
+        scores = calibrated(each.only(there))
+        if crf is not None:
+            picture, none = np.asarray(each.picture()), scores[:0]
+            scores = torch.cat([fitted_to_picture(one[None], none, threshold, picture, crf)[0] for one in scores])
+        for name, score in zip(there, scores.numpy(), strict=True):
+            found[name].append((score, case.truth[name]))
+    return found
+
+
+def best_of(soft: Soft) -> dict[str, float]:
+    """Return the threshold with the greatest mean IoU of the classes, and this."""
+    both, either = (np.zeros((len(soft), len(THRESHOLDS))) for _ in range(2))
+    for row, pairs in enumerate(soft.values()):
+        for score, truth in pairs:
+            masks = score > THRESHOLDS[:, None, None]
+            both[row] += (masks & truth).sum((1, 2))
+            either[row] += (masks | truth).sum((1, 2))
+    iou = (both / np.maximum(either, 1))[either.sum(1) > 0].mean(0)
+    best = int(iou.argmax())
+    return {"threshold": float(THRESHOLDS[best]), "iou": float(iou[best])}
+
+
+def presence_fit(seen: Sequence[Case]) -> dict[str, float]:
+    """Return scale and offset for which the evidence of a word tells best whether it is there, and the AUROC."""
+    rows = [
+        (evidence(case.maps[i], len(span.tokens)), span.text in case.truth, span.text)
+        for case in seen
+        for i, span in enumerate(case.maps.spans)
+    ]
+    levels, there = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    weight = np.where(there, 0.5 / there.mean(), 0.5 / (1 - there.mean()))  # absent words are many more
+
+    def loss(given: np.ndarray) -> float:
+        signs = np.where(there, 1.0, -1.0)
+        return float((weight * np.logaddexp(0, -signs * (given[0] * levels + given[1]))).mean())
+
+    scale, offset = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    groups = {name: np.array([row[2] == name for row in rows]) for name in {row[2] for row in rows}}
+    each = [
+        presence_auroc(levels[group & there], levels[group & ~there])
+        for group in groups.values()
+        if (group & there).any() and (group & ~there).any()
+    ]
+    return {"scale": float(scale), "offset": float(offset), "auroc": float(np.mean(each))}
+
+
+def write(found: Mapping[str, Any], path: Path = DEFAULTS) -> None:
+    """Write the product's file; what was tried stays out of it."""
+    kept = {name: value for name, value in found.items() if name != "tried"}
+    path.write_text(json.dumps(kept, indent=2) + "\n")
