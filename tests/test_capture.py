@@ -429,7 +429,10 @@ class TestLimit:
         with caplog.at_level(logging.INFO, logger="ovam"):
             (trace,) = traces_of(sd1)
         handle.remove()
-        assert "queries of 6 blocks, self-attention of 1 blocks x 3 denoiser calls x 1 images x 1 halves of guidance in float32" in logs_at_first_layer[0]
+        assert (
+            "queries of 6 blocks, self-attention of 1 blocks x 3 denoiser calls x 1 images x 1 halves of guidance in float32"
+            in logs_at_first_layer[0]
+        )
         assert f"{trace.nbytes / GIB:.3f} GiB on cpu" in logs_at_first_layer[0]
 
     def test_limit_is_on_the_bytes_that_will_be_kept(self, sd1):

@@ -225,7 +225,7 @@ class TestConceptAttention:
     @pytest.mark.user_error
     def test_what_it_can_t_do_is_told(self, concepts, flux, sd):
         seen = concepts["traces"][0]
-        with pytest.raises(OptionError, match=r"asked of a StableDiffusionPipeline: expected FLUX"):
+        with pytest.raises(OptionError, match=r"concept maps of a StableDiffusionPipeline: expected FLUX"):
             concept_maps(seen, sd, CONCEPTS)
         with pytest.raises(OptionError, match="pooled='ones'"):
             concept_maps(seen, flux, CONCEPTS, pooled="ones")

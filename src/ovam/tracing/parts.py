@@ -131,7 +131,12 @@ def _replayed(name: str) -> Callable[[str, Observation, int, BlockSpec], Tensor]
 
 
 def _pairs(block: str, seen: Observation, row: int, spec: BlockSpec) -> PixelPairs:
-    key = seen.replay["key"] if seen.key is None else seen.key
+    key = seen.replay.get("key") if seen.key is None else seen.key
+    if key is None:
+        raise UnsupportedPipelineError(
+            f"block {block!r}: its backbone reports no keys of the pixels, which self-attention needs: expected "
+            "`Observation.key`; leave the block out of self_attention"
+        )
     return PixelPairs(seen.query[row], key[row], spec.scale)
 
 

@@ -52,6 +52,11 @@ class RunShape:
         """Names of the blocks to watch."""
         return tuple(self.blocks)
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the watched blocks that must run in every call."""
+        return tuple(name for name in self.blocks if name not in self.optional)
+
 
 def shape_of_run(
     backbone: Backbone,
@@ -133,11 +138,10 @@ class Run:
         """Return whether the scheduler has this time step for the call of this index."""
         return call < len(self.levels) and self.levels[call].timestep == timestep
 
-    def note_seen(self, watched: Sequence[str]) -> list[str]:
-        """Record which blocks ran in this evaluation of the current call; return those that did not."""
+    def note_seen(self, watched: Sequence[str]) -> None:
+        """Record which blocks ran in this evaluation of the current call."""
         index = len(self.calls) - 1
         self.seen[index] = self.seen.get(index, frozenset(watched)) & self.reported
-        return [name for name in watched if name not in self.reported]
 
     def leave_out(self) -> None:
         """Leave the current call out of the trace; the next kept call takes its place."""

@@ -108,13 +108,14 @@ class Watch:
         run.evaluating = False
         if run.shape is None or run.evaluation is None or not set(run.evaluation.halves) & set(run.shape.halves):
             return
-        silent = [name for name in run.note_seen(run.shape.watched) if name not in run.shape.optional]
+        run.note_seen(run.shape.watched)
+        silent = [name for name in run.shape.needed if name not in run.reported]
         if not run.keeping:
             return
         if not silent:
             self._tell_averages(run.shape)
         elif self.options.strict:
-            raise gap(silent, run.shape.watched, f"in denoiser call {len(run.calls) - 1}")
+            raise gap(silent, run.shape.needed, f"in denoiser call {len(run.calls) - 1}")
         else:
             run.leave_out()
 
@@ -174,8 +175,8 @@ class Watch:
         assert shape is not None
         for half in (half for half in halves if half in shape.halves):
             for image, row in enumerate(rows[halves[half]]):
-                taken = {part.name: part.of(block, seen, row, shape.blocks[block]) for part in parts}
                 try:
+                    taken = {part.name: part.of(block, seen, row, shape.blocks[block]) for part in parts}
                     own = {
                         part.name: _own_pixels(block, part, taken[part.name], shape.grids[block], further)
                         for part in parts
@@ -226,10 +227,9 @@ class Watch:
         self._leave_out_if_half()
         self.drop(complete=True)
         if run.shape is not None and run.seen and not run.kept:
-            needed = [name for name in run.shape.watched if name not in run.shape.optional]
-            silent = [name for name in needed if any(name not in seen for seen in run.seen.values())]
+            silent = [name for name in run.shape.needed if any(name not in seen for seen in run.seen.values())]
             if silent:
-                raise gap(silent, run.shape.watched, "in at least one call each, and no call had all of them")
+                raise gap(silent, run.shape.needed, "in at least one call each, and no call had all of them")
         self.recorder.finish(run, pictures, size)
 
     def drop(self, *, complete: bool = False) -> None:
