@@ -48,5 +48,12 @@ def test_what_one_annotation_finds_elsewhere_is_drawn(name, tmp_path, monkeypatc
     assert f"tokens for {thing}" in capsys.readouterr().out
 
 
+def test_each_step_to_the_mask_is_drawn_for_three_scenes(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["refined.py", str(tmp_path / "sheet.png")])
+    runpy.run_path(str(EXAMPLES / "refined.py"), run_name="__main__")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width * 3 == sheet.height * 4  # four square pictures for each scene
+
+
 def test_every_example_is_run():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, *SHEETS}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, *SHEETS, "refined"}

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ovam.masks.options import MaskOptions as MaskOptions
     from ovam.masks.result import Segmentation as Segmentation
     from ovam.models import load as load
+    from ovam.refine.crf_options import CrfOptions as CrfOptions
+    from ovam.refine.options import RefineOptions as RefineOptions
     from ovam.tokens.optimize import optimize_tokens as optimize_tokens
     from ovam.tokens.options import FitOptions as FitOptions
     from ovam.tokens.token_set import TokenSet as TokenSet
@@ -27,11 +29,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionMaps": "maps.result",
     "CaptureOptions": "tracing.options",
+    "CrfOptions": "refine.crf_options",
     "EncodeOptions": "tracing.encode_options",
     "FitOptions": "tokens.options",
     "MapOptions": "maps.options",
     "MaskOptions": "masks.options",
     "OvamError": "errors",
+    "RefineOptions": "refine.options",
     "Segmentation": "masks.result",
     "TokenEmbedding": "trace.text_side",
     "TokenSet": "tokens.token_set",
