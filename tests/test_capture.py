@@ -430,7 +430,7 @@ class TestLimit:
             (trace,) = traces_of(sd1)
         handle.remove()
         assert (
-            "queries of 6 blocks, self-attention of 1 blocks x 3 denoiser calls x 1 images x 1 halves of guidance in float32"
+            "6 blocks, self-attention of 1 blocks x 3 denoiser calls x 1 images x 1 halves of guidance in float32"
             in logs_at_first_layer[0]
         )
         assert f"{trace.nbytes / GIB:.3f} GiB on cpu" in logs_at_first_layer[0]

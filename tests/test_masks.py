@@ -1,16 +1,25 @@
 """From maps to masks: `segment` takes maps, and a trace's own `segment` is shorthand for both stages."""
 
 import inspect
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ovam
+import tiny
 from ovam import errors
+from ovam.defaults import CHOSEN
 from ovam.maps.options import MapOptions
+from ovam.maps.result import AttentionMaps
 from ovam.masks import masks
 from ovam.masks.options import SegmentOptions
+from ovam.masks.presence import presences
+from ovam.prompt import Span
+from ovam.tracing.decoded import png
 from synthetic import make_trace
 
 WORDS, AGAINST = ["sky", "hot dog"], ["lawn"]
@@ -44,6 +53,134 @@ def test_contrast_words_may_stand_anywhere_among_the_maps(trace):
 def test_the_words_of_a_prompt_are_segmented_too(trace):
     found = trace.maps("a hot dog on the lawn", phrases=["hot dog"]).only(["hot dog", "lawn"]).segment()
     assert found.words == ("hot dog", "lawn")
+
+
+class TestPresence:
+    def test_a_word_below_the_gate_gets_no_pixels(self, trace):
+        found = trace.segment(WORDS)
+        weaker, stronger = sorted(WORDS, key=lambda word: found.presence[word])
+        level = (found.presence[weaker] + found.presence[stronger]) / 2
+        gated = trace.segment(WORDS, presence=level)
+        assert found[weaker].any()
+        assert not gated[weaker].any()
+        assert torch.equal(gated[stronger], found[stronger])
+        assert set(gated.labels.unique().tolist()) <= {0, WORDS.index(stronger) + 1}
+        assert gated.presence == found.presence
+
+    def test_more_tokens_do_not_make_a_word_more_present(self):
+        """Maps in which each token has the same share: the word of two tokens has twice the attention."""
+        maps = torch.full((4, 8, 8), 0.25)
+        spans = (Span("sky", (0,)), Span("hot dog", (1, 2)))
+        found = presences(AttentionMaps(maps, ("a", "b", "c", "d"), spans, (16, 16), {}))
+        level = {"sky": math.log(0.25 / 0.75), "hot dog": math.log(0.5 / 0.5) - math.log(2)}
+        for word, value in level.items():
+            chosen = CHOSEN["presence"]
+            expected = 1 / (1 + math.exp(-chosen["scale"] * value - chosen["offset"]))
+            assert found[word] == pytest.approx(expected, abs=1e-6)
+
+
+class TestContrast:
+    def test_contrast_words_change_masks_scores_and_labels_alike(self, trace):
+        plain, held = trace.segment(["sky"]), trace.segment(["sky"], against=["lawn"])
+        rival = trace.segment(["lawn"])
+        taken = plain["sky"] & (rival.scores[0] > plain.scores[0])
+        assert taken.any()
+        assert not held["sky"][taken].any()
+        assert (held.labels == 1)[~taken].eq(plain["sky"][~taken]).all()
+        assert (held.scores[0] <= plain.scores[0] + 1e-6).all()
+
+
+class TestSynonyms:
+    def test_are_one_word_with_the_greater_map(self, trace):
+        both, each = trace.maps(["sky|lawn", "hot dog"]), trace.maps(["sky", "lawn", "hot dog"])
+        assert both.words == ("sky|lawn", "hot dog")
+        expected = torch.maximum(each["sky"], each["lawn"])
+        torch.testing.assert_close(both["sky|lawn"], expected, rtol=0, atol=1e-6)
+        assert torch.equal(both["sky"], both["lawn"])
+        torch.testing.assert_close(both["hot dog"], each["hot dog"], rtol=0, atol=1e-6)
+
+    def test_are_found_in_a_result_by_each_name(self, trace):
+        found = trace.segment([" sky | Lawn"], against=["hot dog|the"])
+        assert found.words == ("sky|Lawn",)
+        assert torch.equal(found["lawn"], found["sky"])
+
+    @pytest.mark.parametrize("words", [["sky|Sky"], ["sky|lawn", "lawn"]])
+    def test_listed_twice_are_refused(self, trace, words):
+        with pytest.raises(errors.OptionError, match="listed twice"):
+            trace.segment(words)
+
+    @pytest.mark.parametrize("word", ["sky|", "|", "sky||lawn"])
+    def test_a_bar_with_nothing_beside_it_is_refused(self, trace, word):
+        with pytest.raises(errors.EmptyWordsError):
+            trace.maps([word])
+
+    def test_a_prompt_is_read_as_given(self, trace):
+        assert trace.maps("sky|lawn").words == ("sky", "lawn")
+
+
+class TestLastSteps:
+    def test_pixels_near_the_border_are_undecided(self, trace):
+        found, banded = trace.segment(["sky"]), trace.segment(["sky"], ignore=0.2)
+        near = (found.scores[0] - 0.5).abs() < 0.2
+        assert near.any()
+        assert (banded.labels[near] == 255).all()
+        assert torch.equal(banded.labels[~near], found.labels[~near])
+
+    def test_specks_and_holes_go_from_labels_and_masks(self, trace):
+        found = trace.segment(["sky"])
+        largest = max(one.area for one in found.instances())
+        clean = trace.segment(["sky"], min_area=largest, max_hole=10**6)
+        assert len(clean.instances()) == 1
+        assert torch.equal(clean["sky"], clean.labels == 1)
+        assert clean["sky"].sum() >= largest
+
+    def test_a_crf_lets_masks_follow_the_picture(self, trace):
+        """A picture of two colours: after the CRF the border of the mask is that of the colours."""
+        height, width = trace.size
+        colours = np.zeros((height, width, 3), np.uint8)
+        colours[:, : width // 2] = 255
+        blurred = torch.sigmoid((width / 2 - 2 - torch.arange(width)) / 3).expand(height, width)
+        maps = AttentionMaps(
+            blurred[None], ("sky",), (Span("sky", (0,)),), trace.size, {}, image_png=png(Image.fromarray(colours))
+        )
+        left = torch.arange(width).expand(height, width) < width // 2
+        assert (maps.segment()["sky"] != left).sum() >= height
+        found = maps.segment(crf=True)
+        assert torch.equal(found["sky"], left)
+        assert torch.equal(found.labels == 1, left)
+
+    def test_a_crf_without_a_picture_is_refused(self, trace):
+        maps = replace(trace.maps(["sky"]), image_png=None)
+        with pytest.raises(errors.NothingCapturedError, match="needs the picture"):
+            maps.segment(crf=True)
+
+    def test_refine_in_one_line_is_refine_before(self):
+        pipe = tiny.sd1()
+        with ovam.capture(pipe, self_attention=True) as traces:
+            pipe("a dog", num_inference_steps=2, height=24, width=32, generator=torch.Generator().manual_seed(0))
+        options = ovam.RefineOptions(products=1)
+        found = traces[0].segment(["dog"], refine=options)
+        assert torch.equal(found.scores, traces[0].maps(["dog"]).refine(products=1).segment().scores)
+        plain = traces[0].segment(["dog"], refine=True)
+        assert torch.equal(plain.scores, traces[0].maps(["dog"]).refine().segment().scores)
+
+
+@pytest.mark.user_error
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"presence": 1.0},
+        {"presence": -0.1},
+        {"crf": "lattice"},
+        {"refine": 2},
+        {"ignore": 0.5},
+        {"min_area": -1},
+        {"max_hole": 1.5},
+    ],
+)
+def test_an_option_that_is_not_allowed_is_named(given):
+    with pytest.raises(errors.OptionError, match=next(iter(given))):
+        SegmentOptions(**given)
 
 
 @pytest.mark.parametrize(

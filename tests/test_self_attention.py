@@ -55,7 +55,8 @@ def generate(pipe, prompt="a dog on the grass", **changes):
 def captured(pipe, self_attention=COARSE, *, run=generate, **options):
     """Traces of a run, and by block what the kernel was called with in each denoiser call, both with all rows."""
     names = [name for name, _ in pipe.unet.named_modules() if name.endswith("attn1")]
-    asked = {"self_attention": [self_attention], **options}
+    named = self_attention if isinstance(self_attention, bool) else [self_attention]
+    asked = {"self_attention": named, **options}
     with spied_kernel(pipe.unet, names) as received, ovam.capture(pipe, **asked) as traces:
         run(pipe)
     return traces, received
@@ -241,6 +242,96 @@ class TestSize:
         told = r"self_attention of fewer blocks or coarser grids(.|\n)*self-attention, MiB(.|\n)*up_blocks\.1.*attn1 "
         with refusing, pytest.raises(CaptureTooLargeError, match=told):
             generate(pipe)
+
+
+def up_blocks_of(pipe, grid_height):
+    """Self-attention blocks on the way up at a grid of this height."""
+    level = {12: "up_blocks.2", 6: "up_blocks.1"}[grid_height]
+    return [name for name, _ in pipe.unet.named_modules() if name.startswith(level) and name.endswith("attn1")]
+
+
+class TestMeanOfAGrid:
+    """What is kept without naming blocks: one mean for all blocks on the way up at a grid."""
+
+    def test_is_over_blocks_heads_and_calls(self, pipe):
+        traces, received = captured(pipe, self_attention=True)
+        parts = traces[0].self_attention
+        assert {name: part.grid for name, part in parts.items()} == {"6x8": (6, 8), "12x16": (12, 16)}
+        for part in parts.values():
+            each = [
+                reference.self_attention(
+                    [tuple(side[1].double().numpy() for side in call) for call in received[block]],
+                    pipe.unet.get_submodule(block).scale,
+                )
+                for block in up_blocks_of(pipe, part.grid[0])
+            ]
+            assert len(each) > 1
+            # measured: 2.4e-7, from float32 scores
+            np.testing.assert_allclose(part.values["cond"].numpy(), np.mean(each, axis=0), rtol=0, atol=3e-6)
+
+    def test_costs_less_than_a_fifth_of_the_queries_unless_asked_for(self, pipe):
+        few, many = (ovam.plan(pipe, height=24, width=32, num_inference_steps=n) for n in (10, 200))
+        cost = [[block.parts.get("self-attention", 0) for block in plan.blocks] for plan in (few, many)]
+        queries = [sum(block.parts.get("queries", 0) for block in plan.blocks) for plan in (few, many)]
+        assert [sum(each > 0 for each in costs) for costs in cost] == [1, 2]  # the coarse grid, then the fine one too
+        assert all(sum(costs) < total / 5 for costs, total in zip(cost, queries, strict=True))
+
+    def test_may_be_left_out(self, pipe):
+        traces, _ = captured(pipe, self_attention=False)
+        assert traces[0].self_attention == {}
+
+    def test_is_the_same_in_a_stream(self, pipe):
+        traces, _ = captured(pipe, self_attention=True)
+        with ovam.stream(pipe, ["dog"], self_attention=True) as maps:
+            generate(pipe)
+        for name, part in traces[0].self_attention.items():
+            torch.testing.assert_close(maps[0].self_attention[name].weights, part.values["cond"], rtol=0, atol=1e-6)
+        refined = traces[0].maps(["dog"]).refine()["dog"]
+        torch.testing.assert_close(maps[0].refine()["dog"], refined, rtol=0, atol=1e-4)  # queries kept in float16
+
+    def test_is_left_out_where_it_can_t_be_read(self, pipe):
+        """Something merges pixels before a layer that nobody asked for: the capture goes on without it."""
+
+        def merged(layer, inputs, output):
+            return output[:, ::2]
+
+        block = pipe.unet.get_submodule(up_blocks_of(pipe, 6)[0])
+        handles = [layer.register_forward_hook(merged) for layer in (block.to_k, block.to_v)]
+        with ovam.capture(pipe) as traces:
+            generate(pipe, num_inference_steps=30)
+        with ovam.capture(pipe, self_attention=True), pytest.raises(UnsupportedPipelineError, match="attends to 24"):
+            generate(pipe)
+        for handle in handles:
+            handle.remove()
+        assert "6x8" in traces[0].self_attention  # the mean of the other blocks of this grid
+        torch.testing.assert_close(
+            traces[0].self_attention["6x8"].values["cond"].sum(1), torch.ones(48), rtol=0, atol=3e-6
+        )
+
+    @pytest.mark.parametrize("family", ["sd3", "flux"])
+    def test_of_joint_attention_is_from_image_to_image(self, family):
+        pipe = getattr(tiny, family)()
+        with ovam.capture(pipe, self_attention=True, dtype=torch.float32) as traces:
+            pipe("a dog", num_inference_steps=2, height=32, width=32, generator=torch.Generator().manual_seed(0))
+        (trace,) = traces
+        (part,) = trace.self_attention.values()
+        names = list(trace.blocks)
+        middle = names[len(names) // 3 : -(-2 * len(names) // 3)]
+        each = []
+        for name in middle:
+            query, key = trace.blocks[name].query["cond"], trace.replay.blocks[name].key["cond"]
+            calls = [(query[:, i].double().numpy(), key[:, i].double().numpy()) for i in range(query.shape[1])]
+            each.append(reference.self_attention(calls, trace.blocks[name].scale))
+        # measured: 9e-8
+        np.testing.assert_allclose(part.values["cond"].numpy(), np.mean(each, axis=0), rtol=0, atol=3e-6)
+        assert trace.maps(["dog"]).refine()["dog"].isfinite().all()
+
+    def test_comes_back_from_a_file(self, pipe, tmp_path):
+        traces, _ = captured(pipe, self_attention=True)
+        traces[0].save(tmp_path / "run.safetensors")
+        loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=pipe)
+        maps, again = (trace.maps(["dog"]).refine().token_maps for trace in (traces[0], loaded))
+        assert torch.equal(maps, again)
 
 
 class TestChoice:

@@ -32,9 +32,9 @@ RECIPE = 2
 """Version of the recipe: another number where parts of one can't be used in another."""
 
 SCENES = 40_000
-PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations of 32 pictures
-    Phase(14_500, 64, 32, 1e-3, 1e-3),
-    Phase(30_500, 64, 32, 4e-4, 2e-4),
+PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations
+    Phase(15_500, 64, 32, 1e-3, 1e-3),
+    Phase(29_500, 64, 32, 4e-4, 2e-4),
     Phase(25_000, 96, 32, 3e-4, 1e-5),
 )
 RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
