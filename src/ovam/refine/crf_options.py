@@ -13,6 +13,9 @@ Backend = Literal["lattice", "pydensecrf"]
 class CrfOptions:
     """Options for the dense CRF: the paper's settings unless told. Values are checked when the object is made.
 
+    The paper's widths suit pictures of about 512 pixels. On smaller ones small things are lost to them: there give
+    `reach` and `smooth_width` times the picture's side / 512, the latter not below 1.
+
     Attributes:
         iterations: Steps of the mean field, at least 1.
         smooth_width: Standard deviation of the smoothness kernel, in pixels, at least 1.
