@@ -17,6 +17,9 @@ class CrfOptions:
     The defaults were chosen on validation scenes (`ovam.defaults`); they are the settings of the OVAM paper's code:
     widths 3, 80 and 13, weights 3 and 10, 5 iterations.
 
+    The paper's widths suit pictures of about 512 pixels. On smaller ones small things are lost to them: there give
+    `reach` and `smooth_width` times the picture's side / 512, the latter not below 1.
+
     Attributes:
         iterations: Steps of the mean field, at least 1.
         smooth_width: Standard deviation of the smoothness kernel, in pixels, at least 1.
