@@ -36,13 +36,26 @@ REFINEMENTS: Sequence[RefineOptions | None] = (
         for n, s in ((2, 0.015), (1, 0.1), (2, 0.1), (5, 0.2))
     ),
 )
-CRFS: Sequence[CrfOptions] = (
-    CrfOptions(),
-    CrfOptions(colour_weight=5.0, reach=30.0),
-    CrfOptions(colour_weight=5.0, reach=30.0, colour_width=20.0),
-    CrfOptions(colour_weight=5.0, reach=30.0, smooth_weight=1.0),
-    CrfOptions(colour_weight=2.0, reach=30.0, smooth_weight=1.0),
-    CrfOptions(colour_weight=3.0, reach=15.0, smooth_weight=1.0, smooth_width=1.0),
+CRFS: Sequence[CrfOptions] = tuple(
+    CrfOptions(
+        iterations=5,
+        smooth_width=3.0,
+        smooth_weight=smooth,
+        reach=reach,
+        colour_width=width,
+        colour_weight=colour,
+        scaled=scaled,
+    )
+    for scaled, smooth, reach, width, colour in (
+        (False, 3.0, 80.0, 13.0, 10.0),
+        (True, 3.0, 80.0, 13.0, 10.0),
+        (True, 3.0, 160.0, 13.0, 10.0),
+        (True, 3.0, 80.0, 20.0, 10.0),
+        (True, 3.0, 80.0, 13.0, 5.0),
+        (True, 1.0, 80.0, 13.0, 5.0),
+        (False, 1.0, 80.0, 13.0, 5.0),
+        (False, 3.0, 80.0, 8.0, 10.0),
+    )
 )
 THRESHOLDS = np.linspace(0.2, 0.9, 29)
 

@@ -57,7 +57,8 @@ def fitted_to_picture(
         return scores, rivals
     border = torch.logit(torch.tensor(threshold))
     odds = _log_odds(every[seen]) - border
-    found = dense_crf(torch.cat([torch.zeros_like(odds[:1]), odds]).softmax(0), picture, options)
+    classes = torch.cat([torch.zeros_like(odds[:1]), odds]).softmax(0)
+    found = dense_crf(classes, picture, options.at(picture.shape[:2]))
     logs = found.clamp_min(options.clip).log()
     fitted = every.clone()
     fitted[seen] = torch.sigmoid(logs[1:] - logs[:1] + border)

@@ -1,6 +1,6 @@
 """Options for the dense CRF."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ovam.checks import number, whole
@@ -8,17 +8,15 @@ from ovam.defaults import CHOSEN
 from ovam.errors import OptionError
 
 Backend = Literal["lattice", "pydensecrf"]
+_SIDE = 512  # of the pictures for which the paper's widths were chosen
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrfOptions:
     """Options for the dense CRF. Values are checked when the object is made.
 
-    The defaults were chosen on validation scenes (`ovam.defaults`); they are the settings of the OVAM paper's code:
-    widths 3, 80 and 13, weights 3 and 10, 5 iterations.
-
-    The paper's widths suit pictures of about 512 pixels. On smaller ones small things are lost to them: there give
-    `reach` and `smooth_width` times the picture's side / 512, the latter not below 1.
+    The defaults were chosen on validation scenes (`ovam.defaults`). The OVAM paper's code has widths of 3, 80 and 13,
+    weights of 3 and 10, and 5 iterations, on pictures of 512 pixels.
 
     Attributes:
         iterations: Steps of the mean field, at least 1.
@@ -27,6 +25,8 @@ class CrfOptions:
         reach: Standard deviation of the appearance kernel in the picture's plane, in pixels, at least 1.
         colour_width: Its standard deviation in each of red, green and blue, of 255, at least 1.
         colour_weight: What a neighbourhood of one class and colour is worth, in nats; 0 leaves the kernel out.
+        scaled: Whether `smooth_width` and `reach` are meant for a picture whose shorter side has 512 pixels, and
+            `segment` scales them with the picture, to 1 at least.
         clip: Least probability that is believed, in [1e-30, 0.5): what is less could never win, whatever the picture.
         backend: "lattice" is our own, of numpy and scipy. "pydensecrf" is the authors' C++, which the extra
             `ovam[crf]` installs; it needs a compiler.
@@ -41,6 +41,7 @@ class CrfOptions:
     reach: float = CHOSEN["crf"]["reach"]
     colour_width: float = CHOSEN["crf"]["colour_width"]
     colour_weight: float = CHOSEN["crf"]["colour_weight"]
+    scaled: bool = CHOSEN["crf"]["scaled"]
     clip: float = 1e-5
     backend: Backend = "lattice"
 
@@ -51,8 +52,18 @@ class CrfOptions:
         for name in ("smooth_weight", "colour_weight"):
             object.__setattr__(self, name, number(name, getattr(self, name), least=0.0))
         object.__setattr__(self, "clip", number("clip", self.clip, least=1e-30, below=0.5))
+        if not isinstance(self.scaled, bool):
+            raise OptionError(f"scaled={self.scaled!r}: expected True or False")
         if self.backend not in get_args(Backend):
             raise OptionError(f"backend={self.backend!r}: expected one of {', '.join(map(repr, get_args(Backend)))}")
+
+    def at(self, size: tuple[int, int]) -> "CrfOptions":
+        """Return the options with widths for a picture of this (height, width), if they are to be scaled."""
+        if not self.scaled:
+            return self
+        factor = min(size) / _SIDE
+        widths = {name: max(1.0, factor * getattr(self, name)) for name in ("smooth_width", "reach")}
+        return replace(self, scaled=False, **widths)
 
 
 CrfChoice = bool | CrfOptions
