@@ -89,6 +89,14 @@ def torch_type(named: DType | Storage | None) -> Any:
     return None if named is None else getattr(torch, named.value)
 
 
+def refine_of(refining: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `refine` for the options of masks; a method or a number of products includes it."""
+    from ovam.refine.options import RefineOptions
+
+    how = {name: value for name, value in refining.items() if name != "refine"}
+    return {"refine": RefineOptions(**how)} if refining else {}
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given, so that the others keep the function's defaults."""
     return {name: value for name, value in options.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ovam.cli import inputs
-from ovam.cli.arguments import listed_words, torch_type, with_tokens
+from ovam.cli.arguments import listed_words, refine_of, torch_type, with_tokens
 from ovam.cli.parameters import (
     AsJson,
     Device,
@@ -23,7 +23,7 @@ from ovam.cli.parameters import (
     Weights,
     Words,
 )
-from ovam.cli.stages import CAPTURE, MAPS, MASKS, taking
+from ovam.cli.stages import CAPTURE, MAPS, MASKS, REFINE, taking
 from ovam.cli.terminal import running, show
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 
@@ -49,7 +49,7 @@ def demo(
     show(result, as_json)
 
 
-@taking(capture=CAPTURE, masks=MASKS, maps={"strategy": MAPS["strategy"]})
+@taking(capture=CAPTURE, refining=REFINE, masks=MASKS, maps={"strategy": MAPS["strategy"]})
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to generate.", callback=inputs.prompt)],
     words: Words = None,
@@ -72,6 +72,7 @@ def generate(
     as_json: AsJson = False,
     *,
     capture: Mapping[str, Any],
+    refining: Mapping[str, Any],
     masks: Mapping[str, Any],
     maps: Mapping[str, Any],
 ) -> None:
@@ -101,7 +102,7 @@ def generate(
             dtype=torch_type(dtype),
             device=device,
             keeping=CaptureOptions(**capture),
-            options=SegmentOptions(**maps, **masks),
+            options=SegmentOptions(**maps, **masks, **refine_of(refining)),
             save_trace=save_trace,
             progress=progress,
         )

@@ -52,6 +52,20 @@ def share(value: float | None) -> float | None:
     return value
 
 
+def presence(value: float | None) -> float | None:
+    """Check that a number is at least 0 and below 1."""
+    if value is not None and not 0 <= value < 1:
+        raise typer.BadParameter(f"{value:g}: expected a number of at least 0, and below 1")
+    return value
+
+
+def band(value: float | None) -> float | None:
+    """Check that a number is at least 0 and below 0.5."""
+    if value is not None and not 0 <= value < 0.5:
+        raise typer.BadParameter(f"{value:g}: expected a number of at least 0, and below 0.5")
+    return value
+
+
 def side(value: int | None) -> int | None:
     """Check a height or width of an image."""
     if value is not None and value % _UNIT:

@@ -109,10 +109,6 @@ OutputFile = Annotated[Path, typer.Option(help="File to write, such as cat.safet
 Against = Annotated[
     str | None, typer.Option(help="Words that compete for the label map and are then dropped.", callback=inputs.text)
 ]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Score of the background, between 0 and 1.", show_default="0.5", callback=inputs.share),
-]
 ByStrategy = Annotated[
     Strategy | None,
     typer.Option(

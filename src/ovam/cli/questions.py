@@ -11,6 +11,7 @@ from ovam.cli.arguments import (
     asked_of,
     given,
     listed_words,
+    refine_of,
     refuse_for_trace,
     torch_type,
     with_tokens,
@@ -23,7 +24,7 @@ from ovam.cli.parameters import (
     TraceModel,
     Words,
 )
-from ovam.cli.stages import ENCODE, MAPS, MASKS, taking, typed_as
+from ovam.cli.stages import ENCODE, MAPS, MASKS, REFINE, taking, typed_as
 from ovam.cli.terminal import running, show
 
 
@@ -62,7 +63,7 @@ def maps(
     show(result, as_json)
 
 
-@taking(maps=MAPS, masks=MASKS, encoding=ENCODE)
+@taking(maps=MAPS, refining=REFINE, masks=MASKS, encoding=ENCODE)
 def segment(
     source: Annotated[
         Path, typer.Argument(help="A trace, or an image file, which the model encodes.", callback=inputs.source)
@@ -83,6 +84,7 @@ def segment(
     as_json: AsJson = False,
     *,
     maps: Mapping[str, Any],
+    refining: Mapping[str, Any],
     masks: Mapping[str, Any],
     encoding: Mapping[str, Any],
 ) -> None:
@@ -101,7 +103,7 @@ def segment(
             with_tokens(asked, tokens),
             output_dir=output_dir,
             model=model,
-            options=SegmentOptions(**maps, **masks),
+            options=SegmentOptions(**maps, **masks, **refine_of(refining)),
             encoding=EncodeOptions(**encoding) if encoding else None,
             loading=Loading(**loading) if loading else None,
             progress=progress,

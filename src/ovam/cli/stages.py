@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from ovam.cli import parameters
+from ovam.cli import mask_parameters, parameters
 from ovam.cli.arguments import blocks_of, steps_of, torch_type, words_of
 
 
@@ -31,11 +31,25 @@ class Row:
 
 _WHERE = {"blocks": Row(parameters.Blocks, blocks_of), "steps": Row(parameters.KeptSteps, steps_of)}
 MAPS = {**_WHERE, "strategy": Row(parameters.ByStrategy)}
-MASKS = {"against": Row(parameters.Against, words_of), "threshold": Row(parameters.Threshold)}
+REFINE = {
+    "refine": Row(mask_parameters.Refine),
+    "method": Row(mask_parameters.RefineMethod, name="refine_method"),
+    "products": Row(mask_parameters.Products),
+}
+MASKS = {
+    "against": Row(parameters.Against, words_of),
+    "threshold": Row(mask_parameters.Threshold),
+    "presence": Row(mask_parameters.Presence),
+    "crf": Row(mask_parameters.Crf),
+    "ignore": Row(mask_parameters.Undecided),
+    "min_area": Row(mask_parameters.MinArea),
+    "max_hole": Row(mask_parameters.MaxHole),
+}
 KEEP = {
     "dtype": Row(parameters.Stored, torch_type, name="capture_dtype"),
     "limit_gib": Row(parameters.LimitGib),
     "outputs": Row(parameters.Outputs),
+    "self_attention": Row(mask_parameters.SelfAttention),
 }
 CAPTURE = {**_WHERE, **KEEP, "preset": Row(parameters.Preset), "disk": Row(parameters.Disk)}
 ENCODE = {

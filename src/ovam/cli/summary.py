@@ -16,6 +16,7 @@ from ovam.cli.token_summary import tokens_shown
 from ovam.model_names import MINI
 
 _WIDE = 140  # columns if there is no terminal
+_BORDER = 0.5  # of presence: a word with less is rather not in the picture
 _FORMED = 20  # steps that most models need to form a picture
 
 
@@ -114,7 +115,9 @@ def _answers(answers: Mapping[str, Any], folder: Path) -> list[Table | Text]:
 
 
 def _cell(name: str, value: Any) -> str:
-    return {"presence": "{:.3f}", "share": "{:.0%}"}.get(name, "{}").format(value)
+    if name == "presence" and value < _BORDER:
+        return f"{value:.2f}, not seen"
+    return {"presence": "{:.2f}", "share": "{:.0%}"}.get(name, "{}").format(value)
 
 
 def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:

@@ -22,6 +22,15 @@ _PHRASES = (
     (r"or write it again with trace\.save\(\.\.\.\)", "or generate it again"),
     (r"Trace\.load\([^)]*\)", "--model"),
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
+    (
+        r"these maps have no self-attention, by which they could be refined: capture with .*",
+        "the trace has no self-attention, or --steps leaves it out, so --refine can't be used: generate it again with "
+        "--self-attention; an image file that is given instead gets it by itself",
+    ),
+    (
+        r"(a CRF) with .* needs the picture, (and the run) of these maps (.*?): run the pipeline .*",
+        r"\1 needs the picture, \2 of this trace \3: leave --crf out",
+    ),
     (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
     (r" \(on the command line --[\w-]+\)", ""),
     (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with the steps, blocks or halves that you need"),
@@ -55,7 +64,10 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
         message = re.sub(pattern, typed, message)
 
     def option(found: re.Match[str]) -> str:
-        return f"{options[found['name']]} {_plain(found['value'])}".rstrip()
+        typed = options[found["name"]]
+        if found["value"] == "False":
+            return typed.replace("--", "--no-", 1)
+        return f"{typed} {_plain(found['value'])}".rstrip()
 
     names = "|".join(map(re.escape, options))
     message = re.sub(rf"(?<![\w./-])(?P<name>{names})=(?P<value>{_VALUE})", option, message)
@@ -80,12 +92,9 @@ def _plain(value: str) -> str:
 
 
 def options_of(command: Any) -> dict[str, str]:
-    """Return the longest option of each parameter, by its name, for a command and its subcommands."""
-    found = {
-        parameter.name: max(parameter.opts, key=len)
-        for parameter in command.params
-        if any(each.startswith("--") for each in parameter.opts)
-    }
+    """Return the first long option of each parameter, by its name, for a command and its subcommands."""
+    long = {parameter.name: [each for each in parameter.opts if each.startswith("--")] for parameter in command.params}
+    found = {name: options[0] for name, options in long.items() if options}
     for below in getattr(command, "commands", {}).values():
         found |= options_of(below)
     return found

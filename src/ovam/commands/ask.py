@@ -13,7 +13,7 @@ from PIL import Image
 from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
-from ovam.commands.generate import pipeline
+from ovam.commands.generate import kept_for, pipeline
 from ovam.commands.write_results import notes_of, write_all, write_maps
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
@@ -132,8 +132,8 @@ def segment_file(
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` next to the file.
         model: For a trace as in `maps`; for an image mini by default.
         options: As in `Trace.segment`.
-        encoding: As in `ovam.encode`, for an image. If the strategy needs attention outputs, they are captured too. If
-            no blocks are given here, those of `options` are used.
+        encoding: As in `ovam.encode`, for an image. Attention outputs and self-attention are captured too if
+            strategy or refinement needs them. If no blocks are given here, those of `options` are used.
         loading: How to load the model, for an image.
         progress: Called with the progress of the work.
 
@@ -192,14 +192,13 @@ def _looked_at(
     progress: Progress,
 ) -> tuple[Trace, tuple[int, int]]:
     """Encode a picture; return its trace and the size at which the model encoded it."""
-    looks, loading = encoding or EncodeOptions(), loading or Loading()
+    looks, loading = kept_for(options, encoding or EncodeOptions()), loading or Loading()
     pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
     size = native_size(backbone_of(pipe), picture) if looks.size is None else looks.size
     looks = replace(
         looks,
         size=size,
         blocks=options.blocks if looks.blocks is None else looks.blocks,
-        outputs=looks.outputs or options.strategy == "output",
     )
     check_joint(backbone_of(pipe).text_kind, strategy=options.strategy)
     progress("encoding the image", 0, 0)

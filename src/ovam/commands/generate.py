@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,12 +22,15 @@ from ovam.masks.options import SegmentOptions
 from ovam.models import MINI, load
 from ovam.output_files import write_json
 from ovam.output_folders import check_folder
+from ovam.refine.options import refine_choice
 from ovam.run_folder import RECORD, run_folder
 from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
 from ovam.tracing.noise import check_seed
-from ovam.tracing.options import CaptureOptions
+from ovam.tracing.options import CaptureOptions, KeepOptions
 from ovam.tracing.plan import native_side
+
+Kept = TypeVar("Kept", bound=KeepOptions)
 
 _MOST_SIDES = 8  # maximum ratio to the model's own side, up or down: far beyond useful sizes, but fits in memory
 _LEAST_MULTIPLE = 8  # divides the sides in every family, so that most mistakes are found before a model is loaded
@@ -77,7 +80,8 @@ def generate(
         width: Width, likewise.
         dtype: Type of the weights, if the model is loaded here.
         device: Device of the model, if it is loaded here.
-        keeping: As in `ovam.capture`. If the strategy needs attention outputs, they are captured too.
+        keeping: As in `ovam.capture`. Attention outputs and self-attention are captured too if strategy or refinement
+            needs them.
         options: As in `Trace.segment`. With the strategy "output", the words in `against` also share the pixels of the
             maps.
         save_trace: Whether to write `run.safetensors`, which can be queried with more words later.
@@ -94,6 +98,7 @@ def generate(
     begun = time.monotonic()
     keeping, options = keeping or CaptureOptions(), options or SegmentOptions()
     asked, rivals = _asked(words, options)
+    keeping = kept_for(options, keeping)
     _check_numbers(num_images, num_inference_steps, guidance_scale, true_cfg_scale)
     if not prompt.strip():
         raise OptionError(f"prompt={prompt!r}: expected a text that says what to generate")
@@ -107,7 +112,6 @@ def generate(
     check_joint(backbone.text_kind, strategy=options.strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
-    keeping = replace(keeping, outputs=keeping.outputs or options.strategy == "output")
     with captured(pipe, keeping) as traces:
         pipe(
             prompt,
@@ -145,6 +149,26 @@ def generate(
         result = {**told, "images": images, "seconds": round(time.monotonic() - begun, 2)}
         write_json(room / RECORD, result)
     return result
+
+
+def kept_for(options: SegmentOptions, keeping: Kept) -> Kept:
+    """Return what to keep of a run so that masks can be made with these options.
+
+    Raises:
+        OptionError: the maps are to be refined, but no self-attention is to be kept.
+    """
+    refines = refine_choice(options.refine) is not None
+    if refines and keeping.self_attention is False:
+        raise OptionError(
+            "self_attention=False: maps are refined by the self-attention that is kept: expected self_attention=True "
+            "with refine=True, or neither"
+        )
+    whole_of_it = refines and keeping.self_attention is None
+    return replace(
+        keeping,
+        outputs=keeping.outputs or options.strategy == "output",
+        self_attention=True if whole_of_it else keeping.self_attention,
+    )
 
 
 def _asked(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
