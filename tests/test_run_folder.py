@@ -124,7 +124,7 @@ def test_commands_write_whole_runs(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError("No space left on device")
 
-    for command, writer in ((maps, "write_maps"), (segment_file, "write_masks")):
+    for command, writer in ((maps, "write_maps"), (segment_file, "write_formats")):
         out = tmp_path / writer
         asked = {"model": tmp_path / "model", "output_dir": out}
         command(tmp_path / "run.safetensors", ["cat"], **asked)

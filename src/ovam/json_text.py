@@ -1,7 +1,7 @@
 """JSON as files have it: whatever can't be read or shown is one kind of error."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,6 @@ def is_text(value: Any) -> bool:
     return True
 
 
-def json_text(content: Mapping[str, Any]) -> str:
+def json_text(content: Mapping[str, Any] | Sequence[Any]) -> str:
     """Readable JSON; bytes of a file's name that are no UTF-8 stand as escapes, from which Python has them again."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,6 @@
 """The files of a segmentation: masks, label map, overlay and objects. Python and the command line write them alike."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,45 +30,60 @@ def save_segmentation(segmentation: "Segmentation", folder: Path) -> None:
         write_json(room / RECORD, {**told, **write_masks(segmentation, room)})
 
 
-def write_masks(segmentation: "Segmentation", folder: Path) -> dict[str, Any]:
+def write_masks(
+    segmentation: "Segmentation", folder: Path, *, objects: "Sequence[Instance] | None" = None, as_pictures: bool = True
+) -> dict[str, Any]:
     """Write `masks/<word>.png`, `labels.png`, `labels_overlay.png` and `instances.json`.
 
     Pixels of `labels.png` are label numbers, in the colours of the overlay. Without a picture the overlay is on black.
+
+    Args:
+        segmentation: What to write.
+        folder: Where.
+        objects: The objects of `instances.json`; by default `segmentation.instances()`.
+        as_pictures: Whether to write more than `instances.json`.
 
     Returns:
         `files`, and for each of the `words` its label, its presence, the file of its mask with its number of pixels,
         and of its region in the label map: share of the image, number of pixels, box and mean score.
     """
+    files = _write_labels(segmentation, folder) if as_pictures else {}
+    objects = segmentation.instances() if objects is None else objects
+    listed = [{**told_of(one), "rle": one.rle()} for one in objects]
+    write_json(folder / "instances.json", {"instances": listed})
     regions = {one.word: one for one in segmentation.instances(apart=False)}
     words = []
     for label, (word, name) in enumerate(zip(segmentation.words, safe_names(segmentation.words), strict=True), 1):
-        file, mask = f"masks/{name}.png", segmentation[word].cpu()
-        write_picture(folder / file, pictures.mask_picture(mask))
-        area = regions[word].area if word in regions else 0
-        words.append(
-            {
-                "word": word,
-                "presence": segmentation.presence[word],
-                "label": label,
-                "share": area / mask.numel(),
-                "area": area,
-                "box_xywh": list(regions[word].box_xywh) if word in regions else None,
-                "score": regions[word].score if word in regions else None,
-                "mask": file,
-                "mask_area": int(mask.sum()),
-            }
-        )
+        mask = segmentation[word].cpu()
+        facts = {"word": word, "presence": segmentation.presence[word], "label": label}
+        found = {**facts, **_region(regions.get(word), mask.numel())}
+        if as_pictures:
+            found["mask"] = f"masks/{name}.png"
+            write_picture(folder / found["mask"], pictures.mask_picture(mask))
+        words.append({**found, "mask_area": int(mask.sum())})
+    return {"files": {**files, "instances": "instances.json"}, "words": words}
+
+
+def _write_labels(segmentation: "Segmentation", folder: Path) -> dict[str, str]:
     labels = np.asarray(segmentation.labels.cpu())
     write_picture(folder / "labels.png", pictures.palette_png(labels, word_palette()))
     write_picture(folder / "labels_overlay.png", pictures.label_map_picture(_picture(segmentation), segmentation))
-    write_json(folder / "instances.json", {"instances": [_told(one) for one in segmentation.instances()]})
-    files = {"labels": "labels.png", "labels_overlay": "labels_overlay.png", "instances": "instances.json"}
-    return {"files": files, "words": words}
+    return {"labels": "labels.png", "labels_overlay": "labels_overlay.png"}
 
 
-def _told(one: "Instance") -> dict[str, Any]:
-    plain = {name: getattr(one, name) for name in ("word", "label", "box_xywh", "area", "score")}
-    return {**plain, "rle": one.rle()}
+def _region(region: "Instance | None", pixels: int) -> dict[str, Any]:
+    """Return facts about a word's region in a label map of so many pixels; None if it has none."""
+    return {
+        "share": region.area / pixels if region else 0.0,
+        "area": region.area if region else 0,
+        "box_xywh": list(region.box_xywh) if region else None,
+        "score": region.score if region else None,
+    }
+
+
+def told_of(one: "Instance") -> dict[str, Any]:
+    """Return an object's facts, without its pixels."""
+    return {name: getattr(one, name) for name in ("word", "label", "box_xywh", "area", "score")}
 
 
 def _picture(segmentation: "Segmentation") -> Image.Image:

@@ -1,10 +1,12 @@
 """Write output files: with safe names, and each file whole or not at all."""
 
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ovam.errors import OptionError
@@ -62,6 +64,13 @@ def write_picture(path: Path, picture: Image.Image) -> None:
     write_bytes(path, encoded(picture))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `numpy.load` reads it without pickle."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a readable JSON file."""
     write_bytes(path, (json_text(content) + "\n").encode())

@@ -16,7 +16,8 @@ RECORD = "result.json"
 """Deleted before the first file of another run is written; written after all others."""
 
 _MADE = re.compile(
-    r"(image-\d+/)?((maps|masks)/[^/\\]+\.png|sheet\.png|labels\.png|labels_overlay\.png|instances\.json)"
+    r"(image-\d+/)?((maps|masks)/[^/\\]+\.png|sheet\.png|labels\.png|labels_overlay\.png|(maps|scores|labels)\.npy"
+    r"|(instances|coco|polygons|label_studio)\.json)"
 )
 """Files that are made of a run and can be made again; a record is a file, in which anything may stand."""
 

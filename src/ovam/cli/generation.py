@@ -23,7 +23,7 @@ from ovam.cli.parameters import (
     Weights,
     Words,
 )
-from ovam.cli.stages import CAPTURE, MAPS, MASKS, REFINE, taking
+from ovam.cli.stages import CAPTURE, MAPS, MASKS, OUTPUT, REFINE, taking
 from ovam.cli.terminal import running, show
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 
@@ -49,7 +49,7 @@ def demo(
     show(result, as_json)
 
 
-@taking(capture=CAPTURE, refining=REFINE, masks=MASKS, maps={"strategy": MAPS["strategy"]})
+@taking(capture=CAPTURE, refining=REFINE, masks=MASKS, maps={"strategy": MAPS["strategy"]}, output=OUTPUT)
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to generate.", callback=inputs.prompt)],
     words: Words = None,
@@ -75,6 +75,7 @@ def generate(
     refining: Mapping[str, Any],
     masks: Mapping[str, Any],
     maps: Mapping[str, Any],
+    output: Mapping[str, Any],
 ) -> None:
     """Generate images, with maps and masks of words that are in the prompt or not.
 
@@ -83,6 +84,7 @@ def generate(
     asked = listed_words(words)
     with running() as progress:
         from ovam.commands.generate import generate as run
+        from ovam.commands.output_options import OutputOptions
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.options import CaptureOptions
 
@@ -104,6 +106,7 @@ def generate(
             keeping=CaptureOptions(**capture),
             options=SegmentOptions(**maps, **masks, **refine_of(refining)),
             save_trace=save_trace,
+            output=OutputOptions(**output),
             progress=progress,
         )
     show(result, as_json)

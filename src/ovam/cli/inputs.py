@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import typer
 
+from ovam.commands.output_options import MAP_FORMATS, MASK_FORMATS
 from ovam.errors import ImageInputError, OptionError, TokenFileError, TraceFileError
 from ovam.input_file import is_tensor_file, is_text, regular
 from ovam.model_names import check_name
@@ -63,6 +64,24 @@ def band(value: float | None) -> float | None:
     """Check that a number is at least 0 and below 0.5."""
     if value is not None and not 0 <= value < 0.5:
         raise typer.BadParameter(f"{value:g}: expected a number of at least 0, and below 0.5")
+    return value
+
+
+def mask_formats(value: str | None) -> str | None:
+    """Check formats of masks."""
+    return _formats(value, MASK_FORMATS)
+
+
+def map_formats(value: str | None) -> str | None:
+    """Check formats of maps."""
+    return _formats(value, MAP_FORMATS)
+
+
+def _formats(value: str | None, known: tuple[str, ...]) -> str | None:
+    named = [one.strip() for one in (value or "").split(",") if one.strip()]
+    unknown = next((one for one in named if one not in known), None)
+    if unknown is not None or (value is not None and not named):
+        raise typer.BadParameter(f"{unknown or value!r}: expected some of {', '.join(known)}")
     return value
 
 

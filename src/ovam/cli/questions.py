@@ -15,7 +15,9 @@ from ovam.cli.arguments import (
     refuse_for_trace,
     torch_type,
     with_tokens,
+    words_of,
 )
+from ovam.cli.output_parameters import MapFormats
 from ovam.cli.parameters import (
     AsJson,
     Beside,
@@ -24,7 +26,7 @@ from ovam.cli.parameters import (
     TraceModel,
     Words,
 )
-from ovam.cli.stages import ENCODE, MAPS, MASKS, REFINE, taking, typed_as
+from ovam.cli.stages import ENCODE, MAPS, MASKS, OUTPUT, REFINE, taking, typed_as
 from ovam.cli.terminal import running, show
 
 
@@ -41,6 +43,7 @@ def maps(
     tokens: Tokens = None,
     output_dir: Beside = None,
     model: TraceModel = None,
+    formats: MapFormats = None,
     as_json: AsJson = False,
     *,
     maps: Mapping[str, Any],
@@ -58,12 +61,13 @@ def maps(
             output_dir=output_dir,
             model=model,
             options=MapOptions(**maps),
+            **given(formats=None if formats is None else words_of(formats)),
             progress=progress,
         )
     show(result, as_json)
 
 
-@taking(maps=MAPS, refining=REFINE, masks=MASKS, encoding=ENCODE)
+@taking(maps=MAPS, refining=REFINE, masks=MASKS, encoding=ENCODE, output=OUTPUT)
 def segment(
     source: Annotated[
         Path, typer.Argument(help="A trace, or an image file, which the model encodes.", callback=inputs.source)
@@ -87,6 +91,7 @@ def segment(
     refining: Mapping[str, Any],
     masks: Mapping[str, Any],
     encoding: Mapping[str, Any],
+    output: Mapping[str, Any],
 ) -> None:
     """Write masks and a label map of words, for a saved trace or an image file."""
     asked = asked_of(words, tokens)
@@ -95,6 +100,7 @@ def segment(
     with running() as progress:
         from ovam.commands.ask import Loading
         from ovam.commands.ask import segment_file as run
+        from ovam.commands.output_options import OutputOptions
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.encode_options import EncodeOptions
 
@@ -106,6 +112,7 @@ def segment(
             options=SegmentOptions(**maps, **masks, **refine_of(refining)),
             encoding=EncodeOptions(**encoding) if encoding else None,
             loading=Loading(**loading) if loading else None,
+            output=OutputOptions(**output),
             progress=progress,
         )
     show(result, as_json)

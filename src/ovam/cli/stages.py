@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from ovam.cli import mask_parameters, parameters
+from ovam.cli import mask_parameters, output_parameters, parameters
 from ovam.cli.arguments import blocks_of, steps_of, torch_type, words_of
 
 
@@ -50,6 +50,11 @@ KEEP = {
     "limit_gib": Row(parameters.LimitGib),
     "outputs": Row(parameters.Outputs),
     "self_attention": Row(mask_parameters.SelfAttention),
+}
+OUTPUT = {
+    "formats": Row(output_parameters.Formats, words_of),
+    "instances": Row(output_parameters.Instances),
+    "split": Row(output_parameters.Split),
 }
 CAPTURE = {**_WHERE, **KEEP, "preset": Row(parameters.Preset), "disk": Row(parameters.Disk)}
 ENCODE = {

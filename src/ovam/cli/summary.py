@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,16 @@ def _answers(answers: Mapping[str, Any], folder: Path) -> list[Table | Text]:
         return [files]
     columns = [name for name in ("presence", "share", "map", "mask") if name in answers["words"][0]]
     rows = [[word["word"], *(_cell(name, word[name]) for name in columns)] for word in answers["words"]]
-    return [table(("word", *columns), rows), files]
+    return [table(("word", *columns), rows), *_objects(answers.get("instances", ())), files]
+
+
+def _objects(objects: Sequence[Mapping[str, Any]]) -> list[Table | Text]:
+    """Return a table of the objects, if they are listed."""
+    rows = [
+        [one["word"], "{}, {}, {} x {}".format(*one["box_xywh"]), str(one["area"]), f"{one['score']:.2f}"]
+        for one in objects
+    ]
+    return [table(("object", "x, y, width x height", "pixels", "score"), rows)] if rows else []
 
 
 def _cell(name: str, value: Any) -> str:

@@ -13,14 +13,15 @@ from PIL import Image
 from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
+from ovam.commands.formats import write_formats
 from ovam.commands.generate import kept_for, pipeline
+from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
 from ovam.commands.write_results import notes_of, write_all, write_maps
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions, check_joint
 from ovam.maps.words import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
-from ovam.mask_files import write_masks
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.models import MINI
@@ -41,6 +42,7 @@ def maps(
     output_dir: str | Path | None = None,
     model: str | Path | None = None,
     options: MapOptions | None = None,
+    formats: Sequence[str] = ("png",),
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write the attention maps of words from a saved trace, without running the denoiser.
@@ -56,6 +58,7 @@ def maps(
         model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id. It may be
             left out only if the file names mini, since a file alone never causes another model to be loaded.
         options: As in `Trace.maps`.
+        formats: Files of the maps: "png", or "npy" for `maps.npy`, (word, grid height, grid width), or both.
         progress: Called with the progress of the work.
 
     Returns:
@@ -66,7 +69,7 @@ def maps(
         ModelNotFoundError: the text encoder is not available.
         The errors of `Trace.maps`.
     """
-    begun = time.monotonic()
+    begun, formats = time.monotonic(), known_formats(formats, MAP_FORMATS)
     path, options = Path(trace_file), options or MapOptions()
     if attribution_prompt is None:
         entries_of(words)
@@ -92,7 +95,7 @@ def maps(
             "strategy": options.strategy,
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
             "output_dir": str(folder),
-            **write_maps(trace, found, room),
+            **write_maps(trace, found, room, formats),
             "seconds": round(time.monotonic() - begun, 2),
         }
         write_json(room / RECORD, result)
@@ -121,6 +124,7 @@ def segment_file(
     options: SegmentOptions | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
+    output: OutputOptions | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
@@ -135,6 +139,7 @@ def segment_file(
         encoding: As in `ovam.encode`, for an image. Attention outputs and self-attention are captured too if
             strategy or refinement needs them. If no blocks are given here, those of `options` are used.
         loading: How to load the model, for an image.
+        output: Which files to write; by default the pictures.
         progress: Called with the progress of the work.
 
     Returns:
@@ -149,6 +154,7 @@ def segment_file(
     begun = time.monotonic()
     path, options = Path(source), options or SegmentOptions()
     options.check(words)
+    output = output or OutputOptions()
     asked, rivals = entries_of(words), contrast_of(options.against)
     folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
     working_size: dict[str, list[int]] = {}
@@ -156,13 +162,13 @@ def segment_file(
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        write = partial(write_masks, segment_words(trace, asked, options))
+        write = partial(write_formats, segment_words(trace, asked, options), output=output)
     else:
         picture = read_image(path)
         trace, size = _looked_at(picture, MINI if model is None else model, options, encoding, loading, progress)
         working_size = {"working_size": list(size)}
         progress("maps and masks", 0, 0)
-        write = partial(write_all, trace, asked, options)
+        write = partial(write_all, trace, asked, options, output=output)
     with run_folder(folder) as room:
         result = {
             "command": "segment",

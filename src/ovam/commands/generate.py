@@ -14,6 +14,7 @@ from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
+from ovam.commands.output_options import OutputOptions
 from ovam.commands.write_results import notes_of, write_all, write_run
 from ovam.errors import OptionError
 from ovam.maps.options import check_joint
@@ -55,6 +56,7 @@ def generate(
     keeping: CaptureOptions | None = None,
     options: SegmentOptions | None = None,
     save_trace: bool = True,
+    output: OutputOptions | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Generate images, and write them with the maps and masks of words, which may be in the prompt or not.
@@ -85,6 +87,7 @@ def generate(
         options: As in `Trace.segment`. With the strategy "output", the words in `against` also share the pixels of the
             maps.
         save_trace: Whether to write `run.safetensors`, which can be queried with more words later.
+        output: Which files of maps and masks to write; by default the pictures.
         progress: Called after each denoising step.
 
     Returns:
@@ -124,7 +127,9 @@ def generate(
             generator=[torch.Generator().manual_seed(seed + i) for i in range(num_images)],
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
-    write: Callable[..., dict[str, Any]] = partial(write_all, words=asked, options=options) if asked else write_run
+    write: Callable[..., dict[str, Any]] = (
+        partial(write_all, words=asked, options=options, output=output) if asked else write_run
+    )
     told = {
         "command": "generate",
         "version": __version__,

@@ -7,9 +7,10 @@ from typing import Any
 from PIL import Image
 
 from ovam import pictures
+from ovam.commands.formats import write_arrays, write_formats
+from ovam.commands.output_options import OutputOptions
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Fitted, fitted_in
-from ovam.mask_files import write_masks
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.masks.presence import presences
@@ -19,23 +20,32 @@ from ovam.trace.trace import Trace
 TRACE_FILE = "run.safetensors"
 
 
-def write_maps(trace: Trace, maps: AttentionMaps, folder: Path) -> dict[str, Any]:
-    """Write `maps/<word>.png`, each map over its image, and `sheet.png` with all of them.
+def write_maps(
+    trace: Trace, maps: AttentionMaps, folder: Path, formats: Sequence[str] = OutputOptions.formats
+) -> dict[str, Any]:
+    """Write `maps/<word>.png`, each map over its image, and `sheet.png` with all of them; or `maps.npy`, or both.
 
     If the run ended with latents, the trace has no image, and maps are drawn on black.
 
     Returns:
         `files`, and for each of the `words` its range, presence and file; file names are relative to `folder`.
     """
-    words, image, found = [], _picture(trace), presences(maps)
-    for i, (word, name) in enumerate(zip(maps.words, safe_names(maps.words), strict=True)):
-        file = f"maps/{name}.png"
-        write_picture(folder / file, pictures.overlay(image, maps[i]))
-        low, high = float(maps[i].min()), float(maps[i].max())
-        words.append({"word": word, "presence": found[word], "range": [low, high], "map": file})
-    caption = trace.source.prompt or "image"
-    write_picture(folder / "sheet.png", pictures.contact_sheet(image, maps, caption=caption))
-    return {"files": {"sheet": "sheet.png"}, "words": words}
+    found, files = presences(maps), dict[str, str]()
+    words: list[dict[str, Any]] = [
+        {"word": word, "presence": found[word], "range": [float(maps[i].min()), float(maps[i].max())]}
+        for i, word in enumerate(maps.words)
+    ]
+    if "png" in formats:
+        image = _picture(trace)
+        for i, name in enumerate(safe_names(maps.words)):
+            words[i]["map"] = f"maps/{name}.png"
+            write_picture(folder / words[i]["map"], pictures.overlay(image, maps[i]))
+        files["sheet"] = "sheet.png"
+        caption = trace.source.prompt or "image"
+        write_picture(folder / "sheet.png", pictures.contact_sheet(image, maps, caption=caption))
+    if "npy" in formats:
+        files |= write_arrays(folder, maps=maps.stacked())
+    return {"files": files, "words": words}
 
 
 def _picture(trace: Trace) -> Image.Image:
@@ -49,18 +59,21 @@ def write_all(
     folder: Path,
     *,
     save_trace: bool = True,
+    output: OutputOptions | None = None,
 ) -> dict[str, Any]:
     """Write the image, the trace, and the maps and masks of words.
 
     Returns:
-        `seed`, `size`, `files` and `words`, as `write_maps` and `write_masks` give them.
+        `seed`, `size`, `files` and `words`, as `write_maps` and `write_formats` give them.
     """
+    output = output or OutputOptions()
     segmentation = segment_words(trace, words, options)
     run = write_run(trace, folder, save_trace=save_trace)
-    mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder)
-    masked = write_masks(segmentation, folder)
+    mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder, output.formats)
+    masked = write_formats(segmentation, folder, output)
     merged = [{**one, **other} for one, other in zip(mapped["words"], masked["words"], strict=True)]
-    return {**run, "files": {**run["files"], **mapped["files"], **masked["files"]}, "words": merged}
+    files = {**run["files"], **mapped["files"], **masked["files"]}
+    return {**run, **masked, "files": files, "words": merged}
 
 
 def write_run(trace: Trace, folder: Path, *, save_trace: bool = True) -> dict[str, Any]:
