@@ -102,11 +102,12 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def refuse_for_trace(source: Path, image_options: Mapping[str, Any]) -> None:
-    """Raise OptionError if an option for images was given for a trace."""
+def refuse_for_traces(sources: list[Path], image_options: Mapping[str, Any]) -> None:
+    """Raise OptionError if an option for images was given, and there is no image."""
     given_ones = given(**image_options)
-    if not given_ones or not (source.suffix == ".safetensors" or is_tensor_file(source)):
+    if not given_ones or not all(path.suffix == ".safetensors" or is_tensor_file(path) for path in sources):
         return
+    source = sources[0]
     named = ", ".join(f"{name}={_shown(value)}" for name, value in given_ones.items())
     raise OptionError(
         f"{named}: expected only with an image file, which the model encodes, but {source} is a trace, whose run is "

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ovam.cli import inputs
-from ovam.cli.arguments import listed_words, refine_of, torch_type, with_tokens
+from ovam.cli.arguments import listed_words, refine_of, torch_type, with_tokens, words_of
+from ovam.cli.output_parameters import Overwrite
 from ovam.cli.parameters import (
     AsJson,
     Device,
@@ -24,8 +25,9 @@ from ovam.cli.parameters import (
     Words,
 )
 from ovam.cli.stages import CAPTURE, MAPS, MASKS, OUTPUT, REFINE, taking
-from ovam.cli.terminal import running, show
+from ovam.cli.terminal import end, running, show, told
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
+from ovam.commands.prompt_file import read_prompts
 
 
 def demo(
@@ -51,7 +53,15 @@ def demo(
 
 @taking(capture=CAPTURE, refining=REFINE, masks=MASKS, maps={"strategy": MAPS["strategy"]}, output=OUTPUT)
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to generate.", callback=inputs.prompt)],
+    prompt: Annotated[str | None, typer.Argument(help="What to generate.", callback=inputs.prompt)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of prompts instead: one a line, or .csv or .jsonl with prompt, seed, words, negative_prompt.",
+            metavar="<file>",
+            callback=inputs.file,
+        ),
+    ] = None,
     words: Words = None,
     tokens: Tokens = None,
     output_dir: OutputDir = Path("out"),
@@ -69,6 +79,7 @@ def generate(
     dtype: Weights = DType.float32,
     device: Device = "cpu",
     save_trace: Annotated[bool, typer.Option(help="Whether to write run.safetensors, for later queries.")] = True,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     *,
     capture: Mapping[str, Any],
@@ -80,33 +91,47 @@ def generate(
     """Generate images, with maps and masks of words that are in the prompt or not.
 
     Without words only the image and its trace are written; query the trace later with `ovam maps` and `ovam segment`.
+    Prompts of a file get a folder each, and a line each in results.jsonl. Those that are done are skipped.
     """
     asked = listed_words(words)
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("expected a prompt, or --prompts with a file, but not both", param_hint="prompt")
+    entries = None if prompts is None else read_prompts(prompts, words_of)
     with running() as progress:
         from ovam.commands.generate import generate as run
+        from ovam.commands.generate_many import generate_prompts
         from ovam.commands.output_options import OutputOptions
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.options import CaptureOptions
 
-        result = run(
-            prompt,
-            with_tokens(asked, tokens),
-            output_dir=output_dir,
-            model=model,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            num_images=num_images,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            true_cfg_scale=true_cfg_scale,
-            height=height,
-            width=width,
-            dtype=torch_type(dtype),
-            device=device,
-            keeping=CaptureOptions(**capture),
-            options=SegmentOptions(**maps, **masks, **refine_of(refining)),
-            save_trace=save_trace,
-            output=OutputOptions(**output),
-            progress=progress,
-        )
+        settings: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "true_cfg_scale": true_cfg_scale,
+            "height": height,
+            "width": width,
+            "keeping": CaptureOptions(**capture),
+            "options": SegmentOptions(**maps, **masks, **refine_of(refining)),
+            "save_trace": save_trace,
+            "output": OutputOptions(**output),
+        }
+        common: dict[str, Any] = {
+            "output_dir": output_dir,
+            "model": model,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "num_images": num_images,
+            "dtype": torch_type(dtype),
+            "device": device,
+            "progress": progress,
+        }
+        if entries is not None:
+            fitted = with_tokens([], tokens)
+            result = generate_prompts(
+                entries, asked, fitted, settings=settings, overwrite=overwrite, tell=told, **common
+            )
+        else:
+            assert prompt is not None  # checked above
+            result = run(prompt, with_tokens(asked, tokens), **common, **settings)
     show(result, as_json)
+    end(result)

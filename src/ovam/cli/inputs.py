@@ -3,6 +3,7 @@
 Each function is the callback of one kind of parameter. None, for an option left out, is returned unchanged.
 """
 
+import glob
 import math
 import os
 import re
@@ -32,8 +33,10 @@ def text(value: Given) -> Given:
     return value
 
 
-def prompt(value: str) -> str:
+def prompt(value: str | None) -> str | None:
     """Check that the prompt has a text."""
+    if value is None:
+        return None
     if not value.strip():
         raise typer.BadParameter("it is empty: expected a text that says what to generate")
     return text(value)
@@ -126,6 +129,49 @@ def tokens(value: Files) -> Files:
     for path in _listed(value):
         _opened(path, TokenFileError, "a file of tokens, such as one of `ovam optimize`", tensors=True)
     return value
+
+
+def sources(value: list[str]) -> list[str]:
+    """Check trace or image files, or patterns of their names; of several files, that they are there.
+
+    Whatever else is wrong with one of several files is an error of that one, which the others need not wait for.
+    """
+    paths = expanded(text(value))
+    if not is_many(value):
+        source(paths[0])
+    for path in paths:
+        if not os.path.exists(path):  # noqa: PTH110, Path.exists raises if a name is too long
+            source(path)
+    return value
+
+
+def is_many(value: list[str]) -> bool:
+    """Whether several files were given, or a pattern, even if it matches one file only."""
+    return len(value) > 1 or any(map(_is_pattern, value))
+
+
+def expanded(value: list[str]) -> list[Path]:
+    """Return the files, with those that each pattern matches in its place, sorted by name; each file once.
+
+    Raises:
+        OptionError: nothing matches a pattern.
+    """
+    found: list[Path] = []
+    for each in value:
+        found += _matches(each) if _is_pattern(each) else [Path(each)]
+    return list(dict.fromkeys(found))
+
+
+def _matches(pattern: str) -> list[Path]:
+    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207, Path.glob takes no absolute pattern
+    files = [path for path in paths if not path.is_dir()]
+    if not files:
+        raise OptionError(f"no file matches {pattern}: expected a pattern of traces or images, such as 'photos/*.jpg'")
+    return files
+
+
+def _is_pattern(value: str) -> bool:
+    return glob.has_magic(value) and not os.path.lexists(value)
 
 
 def source(value: Path) -> Path:

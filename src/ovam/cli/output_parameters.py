@@ -28,3 +28,7 @@ Instances = Annotated[bool | None, typer.Option("--instances", help="List the ob
 Split = Annotated[
     bool | None, typer.Option("--split", help="Cut objects that touch at their necks.", show_default=False)
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Of several items, make those that are done again, instead of skipping them."),
+]

@@ -12,12 +12,12 @@ from ovam.cli.arguments import (
     given,
     listed_words,
     refine_of,
-    refuse_for_trace,
+    refuse_for_traces,
     torch_type,
     with_tokens,
     words_of,
 )
-from ovam.cli.output_parameters import MapFormats
+from ovam.cli.output_parameters import MapFormats, Overwrite
 from ovam.cli.parameters import (
     AsJson,
     Beside,
@@ -27,7 +27,7 @@ from ovam.cli.parameters import (
     Words,
 )
 from ovam.cli.stages import ENCODE, MAPS, MASKS, OUTPUT, REFINE, taking, typed_as
-from ovam.cli.terminal import running, show
+from ovam.cli.terminal import end, running, show, told
 
 
 @taking(maps=MAPS)
@@ -70,7 +70,11 @@ def maps(
 @taking(maps=MAPS, refining=REFINE, masks=MASKS, encoding=ENCODE, output=OUTPUT)
 def segment(
     source: Annotated[
-        Path, typer.Argument(help="A trace, or an image file, which the model encodes.", callback=inputs.source)
+        list[str],
+        typer.Argument(
+            help="Traces, or image files, which the model encodes; patterns like 'photos/*.jpg' as well.",
+            callback=inputs.sources,
+        ),
     ],
     words: Words = None,
     tokens: Tokens = None,
@@ -85,6 +89,7 @@ def segment(
             help="Device of the model, for an image: cpu, cuda, cuda:1.", show_default="cpu", callback=inputs.device
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     *,
     maps: Mapping[str, Any],
@@ -93,26 +98,35 @@ def segment(
     encoding: Mapping[str, Any],
     output: Mapping[str, Any],
 ) -> None:
-    """Write masks and a label map of words, for a saved trace or an image file."""
-    asked = asked_of(words, tokens)
-    refuse_for_trace(source, {**typed_as(ENCODE, encoding), "dtype": dtype, "device": device})
+    """Write masks and a label map of words, for saved traces or image files.
+
+    Several files, or a pattern, get a folder each in --output-dir, and a line each in results.jsonl. Files that are
+    done are skipped.
+    """
+    asked, sources, many = asked_of(words, tokens), inputs.expanded(source), inputs.is_many(source)
+    refuse_for_traces(sources, {**typed_as(ENCODE, encoding), "dtype": dtype, "device": device})
+    if many and output_dir is None:
+        raise typer.BadParameter("expected a folder for the files of several items", param_hint="--output-dir")
     loading = given(dtype=torch_type(dtype), device=device)
     with running() as progress:
-        from ovam.commands.ask import Loading
-        from ovam.commands.ask import segment_file as run
+        from ovam.commands.ask import Loading, segment_file
         from ovam.commands.output_options import OutputOptions
+        from ovam.commands.segment_many import segment_files
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.encode_options import EncodeOptions
 
-        result = run(
-            source,
-            with_tokens(asked, tokens),
-            output_dir=output_dir,
-            model=model,
-            options=SegmentOptions(**maps, **masks, **refine_of(refining)),
-            encoding=EncodeOptions(**encoding) if encoding else None,
-            loading=Loading(**loading) if loading else None,
-            output=OutputOptions(**output),
-            progress=progress,
-        )
+        settings: dict[str, Any] = {
+            "words": with_tokens(asked, tokens),
+            "model": model,
+            "options": SegmentOptions(**maps, **masks, **refine_of(refining)),
+            "encoding": EncodeOptions(**encoding) if encoding else None,
+            "loading": Loading(**loading) if loading else None,
+            "output": OutputOptions(**output),
+            "progress": progress,
+        }
+        if many and output_dir is not None:
+            result = segment_files(sources, output_dir=output_dir, overwrite=overwrite, tell=told, **settings)
+        else:
+            result = segment_file(sources[0], output_dir=output_dir, **settings)
     show(result, as_json)
+    end(result)

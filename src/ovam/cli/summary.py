@@ -44,8 +44,9 @@ def show(result: Mapping[str, Any], *, as_json: bool, details: bool = False, sec
 
 
 def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
-    kind = result.get("command")
+    kind = "batch" if "skipped" in result else result.get("command")
     kinds: dict[str, Callable[[Mapping[str, Any]], list[Table | Text]]] = {
+        "batch": _batch,
         "generate": _generated,
         "maps": _asked,
         "segment": _asked,
@@ -88,6 +89,15 @@ def _asked(result: Mapping[str, Any]) -> list[Table | Text]:
     looked = f", encoded at {' x '.join(map(str, size))} pixels" if size else ""
     head = line(f"{result['source']} (model {result['model']}{looked})")
     return [head, *_answers(result, Path(result["output_dir"])), *(_hints(result) if looked else [])]
+
+
+def _batch(result: Mapping[str, Any]) -> list[Table | Text]:
+    """Return the numbers of items, and a table of those that failed."""
+    numbers = (("made", result["made"]), ("skipped, as they are done", result["skipped"]), ("failed", result["failed"]))
+    told = ", ".join(f"{number} {what}" for what, number in numbers if number or what == "made")
+    rows = [[one["source"], one["error"]] for one in result["failures"]]
+    failed = [table(("failed", "error"), rows)] if rows else []
+    return [line(f"{result['items']} items: {told}"), *failed, line(f"in {result['output_dir']}: {result['results']}")]
 
 
 def _hints(result: Mapping[str, Any]) -> list[Table | Text]:

@@ -18,10 +18,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from ovam.cli.wording import in_one_line, options_of
 from ovam.commands import Progress, no_progress
+from ovam.errors import OvamError
 
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 _begun: ContextVar[float] = ContextVar("begun")
+_options: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
 
 
 class PlainLists(TyperCommand):
@@ -60,6 +62,7 @@ class Commands(Summaries):
         """Run the command."""
         debug = bool(ctx.params.get("debug"))
         before, begun = _debug.set(debug), _begun.set(time.monotonic())
+        options = _options.set(options_of(self))
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -71,6 +74,7 @@ class Commands(Summaries):
         finally:
             _debug.reset(before)
             _begun.reset(begun)
+            _options.reset(options)
 
 
 @contextmanager
@@ -96,6 +100,20 @@ def show(result: Mapping[str, Any], as_json: bool, *, details: bool = False) -> 
     from ovam.cli.summary import show  # loads rich's tables only if there is a result
 
     show(result, as_json=as_json, details=details, seconds=time.monotonic() - _begun.get(time.monotonic()))
+
+
+def end(result: Mapping[str, Any]) -> None:
+    """Raise OvamError if items of a batch failed; the command exits with code 1."""
+    if result.get("failed"):
+        raise OvamError(
+            f"{result['failed']} of {result['items']} items failed, see {result['output_dir']}/{result['results']}; "
+            "the same command tries these again and skips the others"
+        )
+
+
+def told(error: Exception) -> str:
+    """Return an error's message in the command line's words."""
+    return in_one_line(error, _options.get() or {})
 
 
 @contextmanager

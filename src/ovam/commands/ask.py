@@ -14,8 +14,10 @@ from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
-from ovam.commands.generate import kept_for, pipeline
+from ovam.commands.generate import pipeline
+from ovam.commands.keeping import kept_for
 from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
+from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_maps
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
@@ -120,11 +122,12 @@ def segment_file(
     words: Listed,
     *,
     output_dir: str | Path | None = None,
-    model: str | Path | None = None,
+    model: Any = None,
     options: SegmentOptions | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
     output: OutputOptions | None = None,
+    request: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write masks and a label map of words, for a saved trace (without running the model) or an image file.
@@ -134,12 +137,13 @@ def segment_file(
         words: Words and phrases, and fitted tokens.
         output_dir: Folder for `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, and for an image also
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` next to the file.
-        model: For a trace as in `maps`; for an image mini by default.
+        model: For a trace as in `maps`; for an image mini by default. A pipeline object is allowed as well.
         options: As in `Trace.segment`.
         encoding: As in `ovam.encode`, for an image. Attention outputs and self-attention are captured too if
             strategy or refinement needs them. If no blocks are given here, those of `options` are used.
         loading: How to load the model, for an image.
         output: Which files to write; by default the pictures.
+        request: Hash of what was asked, for the record of an item of a batch.
         progress: Called with the progress of the work.
 
     Returns:
@@ -181,6 +185,8 @@ def segment_file(
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
             "threshold": options.threshold,
             "strategy": options.strategy,
+            "options": plain(options),
+            **({"request": request} if request else {}),
             "output_dir": str(folder),
             **write(folder=room),
             "seconds": round(time.monotonic() - begun, 2),
@@ -191,7 +197,7 @@ def segment_file(
 
 def _looked_at(
     picture: Image.Image,
-    model: str | Path,
+    model: Any,
     options: SegmentOptions,
     encoding: EncodeOptions | None,
     loading: Loading | None,
@@ -227,7 +233,7 @@ def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None
         )
 
 
-def open_trace(path: Path, model: str | Path | None, progress: Progress = no_progress) -> Trace:
+def open_trace(path: Path, model: Any, progress: Progress = no_progress) -> Trace:
     """Read a trace with the text encoder of `model`, or of mini if the trace names mini.
 
     The file alone causes no other model to be loaded, since a folder of that name may contain anything.

@@ -3,10 +3,9 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -14,7 +13,9 @@ from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
+from ovam.commands.keeping import kept_for
 from ovam.commands.output_options import OutputOptions
+from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_run
 from ovam.errors import OptionError
 from ovam.maps.options import check_joint
@@ -23,15 +24,12 @@ from ovam.masks.options import SegmentOptions
 from ovam.models import MINI, load
 from ovam.output_files import write_json
 from ovam.output_folders import check_folder
-from ovam.refine.options import refine_choice
 from ovam.run_folder import RECORD, run_folder
 from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
 from ovam.tracing.noise import check_seed
-from ovam.tracing.options import CaptureOptions, KeepOptions
+from ovam.tracing.options import CaptureOptions
 from ovam.tracing.plan import native_side
-
-Kept = TypeVar("Kept", bound=KeepOptions)
 
 _MOST_SIDES = 8  # maximum ratio to the model's own side, up or down: far beyond useful sizes, but fits in memory
 _LEAST_MULTIPLE = 8  # divides the sides in every family, so that most mistakes are found before a model is loaded
@@ -57,6 +55,7 @@ def generate(
     options: SegmentOptions | None = None,
     save_trace: bool = True,
     output: OutputOptions | None = None,
+    request: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Generate images, and write them with the maps and masks of words, which may be in the prompt or not.
@@ -88,6 +87,7 @@ def generate(
             maps.
         save_trace: Whether to write `run.safetensors`, which can be queried with more words later.
         output: Which files of maps and masks to write; by default the pictures.
+        request: Hash of what was asked, for the record of an item of a batch.
         progress: Called after each denoising step.
 
     Returns:
@@ -100,7 +100,7 @@ def generate(
     """
     begun = time.monotonic()
     keeping, options = keeping or CaptureOptions(), options or SegmentOptions()
-    asked, rivals = _asked(words, options)
+    asked, rivals = checked_words(words, options)
     keeping = kept_for(options, keeping)
     _check_numbers(num_images, num_inference_steps, guidance_scale, true_cfg_scale)
     if not prompt.strip():
@@ -143,6 +143,8 @@ def generate(
         **notes_of(traces[0], [*asked, *rivals]),
         "threshold": options.threshold,
         "strategy": options.strategy,
+        "options": plain(options),
+        **({"request": request} if request else {}),
         "output_dir": str(folder),
     }
     with run_folder(folder) as room:
@@ -156,27 +158,7 @@ def generate(
     return result
 
 
-def kept_for(options: SegmentOptions, keeping: Kept) -> Kept:
-    """Return what to keep of a run so that masks can be made with these options.
-
-    Raises:
-        OptionError: the maps are to be refined, but no self-attention is to be kept.
-    """
-    refines = refine_choice(options.refine) is not None
-    if refines and keeping.self_attention is False:
-        raise OptionError(
-            "self_attention=False: maps are refined by the self-attention that is kept: expected self_attention=True "
-            "with refine=True, or neither"
-        )
-    whole_of_it = refines and keeping.self_attention is None
-    return replace(
-        keeping,
-        outputs=keeping.outputs or options.strategy == "output",
-        self_attention=True if whole_of_it else keeping.self_attention,
-    )
-
-
-def _asked(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
+def checked_words(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
     """Return words and contrast words; both may be empty.
 
     Raises:
