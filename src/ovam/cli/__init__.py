@@ -17,7 +17,7 @@ from ovam.cli.mini import mini_app
 from ovam.cli.models import info, plan, verify
 from ovam.cli.printing import unprintable
 from ovam.cli.questions import maps, segment
-from ovam.cli.terminal import Commands
+from ovam.cli.terminal import Commands, PlainLists
 from ovam.cli.tokens import optimize, tokens_app
 from ovam.errors import OvamError
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (demo, generate, maps, segment, optimize, info, plan, verify, evaluate):
-    app.command()(command)
+    app.command(cls=PlainLists)(command)
 app.add_typer(mini_app, name="mini")
 app.add_typer(tokens_app, name="tokens")
 

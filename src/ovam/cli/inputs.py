@@ -136,7 +136,7 @@ def sources(value: list[str]) -> list[str]:
 
     Whatever else is wrong with one of several files is an error of that one, which the others need not wait for.
     """
-    paths = expanded(text(value))
+    paths = expanded(value)
     if not is_many(value):
         source(paths[0])
     for path in paths:
