@@ -4,6 +4,7 @@ Nothing but the denoising error is learned from: no mask, no supervision of atte
 float32 copies that the optimiser moves; several processes, of one thread each, average their gradients.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,13 +154,19 @@ class DenoiserTraining:
         Args:
             phases: Of the whole training.
             until: Stop at this iteration, as if broken off.
+
+        Raises:
+            SystemExit: this is one of several processes, and the one that started them has ended.
         """
+        parent = os.getppid()
         end = sum(phase.iterations for phase in phases)
         resumed_at, end = self.iteration, end if until is None else min(end, until)
         log = Log(self.folder.with_suffix(".log.jsonl"), every=200, silent=self.peers.rank > 0)
         random = np.random.default_rng((self.seed, self.iteration, self.peers.rank))
         while self.iteration < end:
             phase, rate = phase_at(self.iteration, self.iteration - resumed_at, phases)
+            if self.peers.count > 1 and os.getppid() != parent:  # a second run may be writing to the folder by now
+                raise SystemExit(f"process {self.peers.rank} ends: the command that started it has ended")
             count = max(1, phase.batch // self.peers.count)
             scenes = random.integers(self.latents.shape[1], size=count)
             loss = self.loss(scenes, random, words_alone=self.iteration % 2 == 1)
