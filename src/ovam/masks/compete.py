@@ -12,10 +12,11 @@ from ovam.refine.crf import dense_crf
 from ovam.refine.crf_options import CrfOptions
 
 Scores = Float[Tensor, "word height width"]
+Rivals = Float[Tensor, "rival height width"]
 _LEAST = 1e-4  # scores of 0 and 1 are sure to this share; their log-odds would be infinite
 
 
-def contested(scores: Scores, rivals: Scores, threshold: float) -> Scores:
+def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
     """Return the words' scores where contrast words take pixels from them.
 
     Where a contrast word is stronger than the background, its score takes the background's place: a word then needs
@@ -34,8 +35,8 @@ def contested(scores: Scores, rivals: Scores, threshold: float) -> Scores:
 
 
 def fitted_to_picture(
-    scores: Scores, rivals: Scores, threshold: float, picture: np.ndarray, options: CrfOptions
-) -> tuple[Scores, Scores]:
+    scores: Scores, rivals: Rivals, threshold: float, picture: np.ndarray, options: CrfOptions
+) -> tuple[Scores, Rivals]:
     """Return the scores of words and contrast words after a CRF that knows the picture.
 
     Its classes are the background and all words that exceed the threshold somewhere; the others stay as they are. The
