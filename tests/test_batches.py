@@ -85,6 +85,7 @@ def test_formats_hold_the_same_masks(made, model, tmp_path):
     assert not list(tmp_path.glob("*.npy")), "the files of an earlier result are removed"
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
 def test_coco_is_opened_by_pycocotools(made, model, tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     ask = ("segment", made / "run.safetensors", "--words", "cat", "--model", model, "--output-dir", tmp_path)

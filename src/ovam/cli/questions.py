@@ -73,6 +73,7 @@ def segment(
         list[str],
         typer.Argument(
             help="Traces, or image files, which the model encodes; patterns like 'photos/*.jpg' as well.",
+            metavar="SOURCE",
             callback=inputs.sources,
         ),
     ],
