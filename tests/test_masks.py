@@ -78,6 +78,22 @@ class TestPresence:
             expected = 1 / (1 + math.exp(-chosen["scale"] * value - chosen["offset"]))
             assert found[word] == pytest.approx(expected, abs=1e-6)
 
+    def test_refinement_and_a_choice_of_words_leave_presence_as_it_was(self):
+        pipe = tiny.sd1()
+        with ovam.capture(pipe, self_attention=True) as traces:
+            pipe("a dog", num_inference_steps=2, height=24, width=32, generator=torch.Generator().manual_seed(0))
+        maps = traces[0].maps(["dog", "hot dog", "sky|lawn"])
+        expected = presences(maps)
+        assert presences(maps.refine()) == presences(maps.refine().refine()) == expected
+        assert traces[0].segment(["dog", "hot dog", "sky|lawn"], refine=True).presence == expected
+        for chosen in (maps.only([1, "Dog"]).refine(), maps.refine().only(["hot dog", "Dog"]).only([0, 1])):
+            assert list(presences(chosen).values()) == [expected["hot dog"], expected["dog"]]
+        assert list(presences(maps.refine().only(["lawn"])).values()) == [expected["sky|lawn"]]
+
+    def test_of_special_tokens_taken_from_maps(self, trace):
+        maps = trace.maps("a hot dog")
+        assert presences(maps.only(["<start>"]))["<start>"] > 0
+
 
 class TestContrast:
     def test_contrast_words_change_masks_scores_and_labels_alike(self, trace):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from lab.mini.baselines import border_colours
 from lab.refine.cases import Case, cases
 from lab.refine.choose import Soft, best_of
 from ovam.evaluate import Confusion, average_precision, calibration_error, paired_bootstrap, presence_auroc
@@ -162,7 +161,7 @@ def _word_blind(seen: Sequence[Case], threshold: float) -> dict[str, float]:
 
 def _labels(seen: Sequence[Case], options: MaskOptions, *, given: bool) -> dict[str, float]:
     """Figures of label maps: mIoU with the background, calibration error, and area of classes that are not there."""
-    total, errors, false, colours = Confusion.empty(len(CLASSES) + 1), list[float](), list[float](), list[float]()
+    total, errors, false = Confusion.empty(len(CLASSES) + 1), list[float](), list[float]()
     for case in seen:
         there = list(case.truth) if given else list(CLASSES)
         if not there:
@@ -174,12 +173,10 @@ def _labels(seen: Sequence[Case], options: MaskOptions, *, given: bool) -> dict[
         best = result.scores.max(0).values.numpy()
         errors.append(calibration_error(np.clip(best, 0, 1), case.labels > 0))
         false.append(float(np.isin(labels, np.unique(case.labels), invert=True).mean()))
-        colours.append(float(((border_colours(np.asarray(case.maps.picture())) > 0.5) == (case.labels > 0)).mean()))
     return {
         "miou": total.mean_iou(),
         "calibration_error": float(np.mean(errors)),
         "false_positive_area": float(np.mean(false)),
-        "foreground by border colours": float(np.mean(colours)),
     }
 
 

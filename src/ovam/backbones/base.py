@@ -159,10 +159,9 @@ class Backbone(ABC):
         """Return all blocks whose queries can be captured, in the order the model runs them."""
 
     def self_blocks(self) -> Mapping[str, BlockSpec]:
-        """Return all blocks whose self-attention can be captured, in running order.
+        """Return every block in which pixels attend to pixels alone, in the order the model runs them.
 
-        `grids` and `watch` accept them too. Families with joint attention have none, since their pixels also attend to
-        the text.
+        `grids` and `watch` must know them too. Joint attention has none: there the joint blocks themselves are read.
         """
         return {}
 

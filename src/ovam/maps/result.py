@@ -58,6 +58,8 @@ class AttentionMaps:
         calibrations: Calibrations of the words that are fitted tokens.
         self_attention: Self-attention of the same run, by block, with which the maps can be refined.
         image_png: The run's picture as PNG, or None if the run ended with latents.
+        plain: The maps before refinement, with all tokens of the same words in the same order; presence is theirs.
+            None if these are unrefined and whole.
     """
 
     token_maps: TokenMaps
@@ -69,6 +71,7 @@ class AttentionMaps:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
     image_png: bytes | None = field(default=None, repr=False)
+    plain: "AttentionMaps | None" = field(default=None, repr=False)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -187,7 +190,16 @@ class AttentionMaps:
         chosen = torch.stack([self[word] for word in words], dim=-3)  # of what is no word, an error
         names = tuple(word if isinstance(word, str) else self.words[int(word)] for word in words)
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
-        return replace(self, token_maps=chosen, tokens=names, spans=spans)
+        before = self.plain or self
+        whole = tuple(Span(name, self._plain_tokens(word)) for name, word in zip(names, words, strict=True))
+        plain = replace(before, spans=whole, plain=None)
+        return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain)
+
+    def _plain_tokens(self, word: str | int) -> tuple[int, ...]:
+        """Return the positions of a word's tokens in the maps before refinement."""
+        own, before = tuple(self._positions(word)), self.plain or self
+        pairs = zip(self.spans, before.spans, strict=True)
+        return next((plain.tokens for span, plain in pairs if span.tokens == own), own)
 
     @of_one(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":

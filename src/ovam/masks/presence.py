@@ -19,9 +19,11 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
 
     It is the log-odds of the word's strongest 2 % of pixels against the rest of its attribution prompt, which serves as
     background, after a scale and an offset that were chosen on validation scenes. No picture's own greatest value
-    enters, so presence means the same on all pictures of one model.
+    enters, so presence means the same on all pictures of one model. It is that of the maps before any refinement, for
+    which scale and offset were chosen.
     """
-    found = {word: evidence(maps[i], len(maps.spans[i].tokens)) for i, word in enumerate(maps.words)}
+    plain = maps if maps.plain is None else maps.plain
+    found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
     return {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
 
 

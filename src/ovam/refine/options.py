@@ -37,8 +37,8 @@ class RefineOptions:
     method: RefineMethod = CHOSEN["refine"]["method"]
     products: int = CHOSEN["refine"]["products"]
     exponent: float = CHOSEN["refine"]["exponent"]
-    spread: float = 0.85
-    sharpness: float = 0.1
+    spread: float = CHOSEN["refine"]["spread"]
+    sharpness: float = CHOSEN["refine"]["sharpness"]
     blocks: BlockChoice = None
 
     def __post_init__(self) -> None:

@@ -67,13 +67,13 @@ class BlockTrace:
 
 @dataclass(frozen=True, eq=False)
 class BlockPart:
-    """A further tensor that was kept of a block, such as its self-attention.
+    """A further tensor that was kept of a block or of all blocks of a grid, such as their self-attention.
 
     Attributes:
-        name: Module path in the pipeline's denoiser.
-        grid: Height and width of the block's pixels.
+        name: Module path in the pipeline's denoiser, or the name of a grid, such as "32x32".
+        grid: Height and width of the pixels.
         values: The tensor per half. For "self_attention" these are weights (pixel, pixel) in [0, 1], the mean over
-            heads and denoiser calls; the row is the pixel that attends, and each row sums to 1.
+            blocks, heads and denoiser calls; the row is the pixel that attends, and each row sums to 1.
         averaged: Whether `values` are the mean over the denoiser calls. If not, the calls are an axis, after the
             heads if there are any.
     """

@@ -1,0 +1,38 @@
+"""How defaults are chosen on validation scenes: the threshold by IoU, presence by a logistic regression."""
+
+import numpy as np
+import pytest
+import torch
+
+from lab.refine.cases import Case
+from lab.refine.choose import DEVELOPMENT, best_of, presence_fit
+from ovam.maps.result import AttentionMaps
+from ovam.prompt import Span
+
+
+def test_the_threshold_is_where_the_mean_iou_of_the_classes_is_greatest():
+    truth = np.zeros((4, 10), dtype=bool)
+    truth[:, :5] = True
+    ramp = np.broadcast_to(np.linspace(1, 0, 10), truth.shape)  # 0.556 inside and 0.444 outside of the border
+    soft = {DEVELOPMENT[0]: [(ramp, truth)], DEVELOPMENT[1]: [(ramp, truth)], DEVELOPMENT[2]: []}
+    found = best_of(soft)
+    assert found["iou"] == 1
+    assert 0.444 <= found["threshold"] < 0.556
+
+
+@pytest.mark.parametrize("border", [0.2, 0.7])
+def test_presence_of_half_is_where_words_that_are_there_part_from_others(border):
+    random = np.random.default_rng(0)
+    cases = []
+    for number in range(60):
+        there = {name for name in ("cat", "dog") if random.random() < 0.5}
+        level = {name: border + (0.1 if name in there else -0.1) + random.normal(0, 0.05) for name in ("cat", "dog")}
+        maps = torch.tensor([[[level[name]] * 4] * 4 for name in ("cat", "dog")], dtype=torch.float32)
+        spans = (Span("cat", (0,)), Span("dog", (1,)))
+        truth = {name: np.ones((4, 4), dtype=bool) for name in there}
+        of = AttentionMaps(maps.clamp(0.01, 0.99), ("cat", "dog"), spans, (4, 4), {})
+        cases.append(Case(number, truth, np.zeros((4, 4), dtype=np.int64), {}, of))
+    found = presence_fit(cases)
+    assert found["auroc"] > 0.95
+    centre = 1 / (1 + np.exp(found["offset"] / found["scale"]))  # where the probability is a half
+    assert centre == pytest.approx(border, abs=0.04)
