@@ -383,7 +383,7 @@ def test_options_of_masks_are_checked(options, told):
 
 
 def test_a_threshold_leaves_nothing_to_be_ignored():
-    told = ["mask_threshold and ignores 7"]
+    told = ["both mask_threshold and ignore=7"]
     assert_refuses(
         errors.AnnotationError, told, lambda: annotation_of({"cat": MASK * 255}, SIZE, ignore=7, mask_threshold=0.5)
     )
@@ -453,9 +453,9 @@ def _without(key):
         (coco_file()[0], "cat", "two.jpg", ["3 x 3", "6 x 9"]),
         (coco_file()[0], "cat", "three.jpg", ["no image 'three.jpg'", "'train/one.jpg'"]),
         (coco_file()[0], "cat", None, ["a file of 2 images", "image='name.jpg'"]),
-        (_without("images"), "cat", "one.jpg", ["lacks something", "'images'"]),
-        (_without("categories"), "cat", "one.jpg", ["lacks something", "'categories'"]),
-        (_without("images") | {"images": "one.jpg"}, "cat", "one.jpg", ["lacks something"]),
+        (_without("images"), "cat", "one.jpg", ["missing or wrong entry", "'images'"]),
+        (_without("categories"), "cat", "one.jpg", ["missing or wrong entry", "'categories'"]),
+        (_without("images") | {"images": "one.jpg"}, "cat", "one.jpg", ["missing or wrong entry"]),
         (labelme_file(), "bird", "one.jpg", ["no object 'bird'", "'cat', 'dog'"]),
         (labelme_file(), "dog", "one.jpg", ["'circle'", "polygons and rectangles"]),
         (labelme_file() | {"imageWidth": 4}, "cat", "one.jpg", ["6 x 4", "6 x 9"]),

@@ -208,7 +208,7 @@ class TestErrors:
             ((2, 8, 9), np.zeros((9, 8, 3), np.uint8), errors.ProbabilityError, r"of \(8, 9\) pixels.*\(9, 8\)"),
             ((1, 8, 8), np.zeros((8, 8, 3), np.uint8), errors.ProbabilityError, "at least two classes"),
             ((8, 8), np.zeros((8, 8, 3), np.uint8), errors.ProbabilityError, r"shape \(8, 8\)"),
-            ((2, 0, 8), np.zeros((0, 8, 3), np.uint8), errors.ProbabilityError, "one pixel at least"),
+            ((2, 0, 8), np.zeros((0, 8, 3), np.uint8), errors.ProbabilityError, "at least one pixel"),
             ((2, 8, 8), np.zeros((8, 8, 3), np.float32), errors.ImageInputError, "float32.*expected uint8"),
             ((2, 8, 8), np.zeros((8, 8), np.uint8), errors.ImageInputError, r"shape \(8, 8\)"),
         ],
@@ -221,7 +221,7 @@ class TestErrors:
         ("values", "error", "told"),
         [
             ([0.5, 0.6], errors.ProbabilityError, "off 1 by up to 0.1"),
-            ([-0.5, 1.5], errors.ProbabilityError, "are -0.5 or more"),
+            ([-0.5, 1.5], errors.ProbabilityError, "lowest probability is -0.5"),
             ([float("nan"), 0.5], errors.NotFiniteError, "NaN"),
             ([float("inf"), 0.5], errors.NotFiniteError, "infinity"),
         ],

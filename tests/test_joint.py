@@ -397,11 +397,11 @@ DAMAGE = {
     "a block twice": (lambda header, tensors: header["text"]["replay"].append(header["text"]["replay"][0]), "twice"),
     "no pixels": (
         lambda header, tensors: [_cut(tensors, part, lambda t: t[:, :, :0]) for part in ("/key", "/value")],
-        "the header tells",
+        "the header says",
     ),
     "fewer pixels": (
         lambda header, tensors: [_cut(tensors, part, lambda t: t[:, :, 1:]) for part in ("/key", "/value")],
-        "the header tells",
+        "the header says",
     ),
     "fewer heads": (
         lambda header, tensors: [_cut(tensors, part, lambda t: t[1:]) for part in ("/key", "/value")],

@@ -181,7 +181,7 @@ def test_parts_files_and_plans(pipe, trace, tmp_path):
 
 def test_what_can_not_be_asked(pipe, trace, sd1):
     cases = [
-        (lambda: trace.maps(["dog"], strategy="output"), "'dog' alone, which would get every pixel whole"),
+        (lambda: trace.maps(["dog"], strategy="output"), "'dog' alone, which would get 1 at every pixel"),
         (lambda: ovam.stream(pipe, ["dog"], strategy="output").__enter__(), "at least two words"),
         (lambda: trace.maps("a dog", strategy="output", softmax_over="joint"), "softmax_over='joint' with"),
         (lambda: trace.maps("a dog", strategy="output", keep=("head",)), "keep='head' with"),

@@ -383,7 +383,7 @@ DAMAGE = {
     "other shape": (damage(lambda header, tensors: tensors.update({TENSOR: tensors[TENSOR][1:]})), r"\(47, 48\)"),
     "other grid": (
         damage(lambda header, tensors: header["self_attention"][0].update(grid=[6, 6])),
-        "header tells a grid of 6 x 6",
+        "header says a grid of 6 x 6",
     ),
     "no list": (damage(lambda header, tensors: header.update(self_attention=3)), "incomplete"),
 }

@@ -567,5 +567,5 @@ def test_a_subclass_is_read_as_its_parent_with_a_note(caplog):
     pipe.set_progress_bar_config(disable=True)
     with caplog.at_level(logging.WARNING, logger="ovam"):
         trace, _ = assert_exact(pipe, row=1)
-    assert "StudioPipeline is read as the StableDiffusionPipeline it is derived from" in caplog.text
+    assert "StudioPipeline is treated as its base class StableDiffusionPipeline" in caplog.text
     assert (trace.source.pipeline, trace.source.prompt) == ("StudioPipeline", PROMPT)

@@ -276,9 +276,9 @@ DAMAGE = {
     ),
     "no version": (damage(lambda header, tensors: header | {"format_version": None}), "version None"),
     "no calls": (damage(lambda header, tensors: header.pop("calls")), "incomplete.*calls is missing"),
-    "fewer calls": (damage(lambda header, tensors: header["calls"].clear()), "query/cond.*header tells"),
-    "other heads": (damage(lambda header, tensors: header["blocks"][0].update(heads=3)), "query/cond.*header tells"),
-    "other grid": (damage(lambda header, tensors: header["blocks"][0].update(grid=[1, 2])), "query/cond.*header tells"),
+    "fewer calls": (damage(lambda header, tensors: header["calls"].clear()), "query/cond.*header says"),
+    "other heads": (damage(lambda header, tensors: header["blocks"][0].update(heads=3)), "query/cond.*header says"),
+    "other grid": (damage(lambda header, tensors: header["blocks"][0].update(grid=[1, 2])), "query/cond.*header says"),
     "grid is a number": (damage(lambda header, tensors: header["blocks"][0].update(grid=16)), "incomplete"),
     "text is a string": (damage(lambda header, tensors: header | {"text": "clip"}), "incomplete"),
     "size of text": (damage(lambda header, tensors: header.update(size=["48", 32])), r"size\[0\] is '48'"),
@@ -318,11 +318,11 @@ DAMAGE = {
     "another type": (damage(lambda header, tensors: header.update(dtype="float8_e4m3fn")), "dtype is 'float8"),
     "empty queries": (
         damage(lambda header, tensors: tensors.update({QUERY: tensors[QUERY][..., :0].contiguous()})),
-        "query/cond.*header tells",
+        "query/cond.*header says",
     ),
     "queries of other channels": (
         damage(lambda header, tensors: tensors.update({QUERY: tensors[QUERY][..., :1].contiguous()})),
-        r"projection/.*its queries tell",
+        r"projection/.*its queries need",
     ),
     "picture is none": (
         damage(lambda header, tensors: tensors.update({"image.png": tensors["image.png"][1:].contiguous()})),

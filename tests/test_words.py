@@ -149,11 +149,11 @@ def test_clip_skip_is_not_the_negative_prompts(made, caplog):
     trace.maps(own, guidance="uncond")
     assert "clip_skip" not in caplog.text
     trace.maps("red sky", guidance="uncond")
-    assert "are read from layer 'hidden-3' as the run's prompt was" in caplog.text
+    assert "are read from layer 'hidden-3', like the run's prompt" in caplog.text
     caplog.clear()
     with ovam.stream(pipe, ["sky"], guidance="uncond"):
         pipe("a dog", **RUN, **options)
-    assert "clip_skip to no negative prompt" in caplog.text
+    assert "do not apply clip_skip to the negative prompt" in caplog.text
 
 
 def test_layers_that_a_family_reads_by_itself_are_not_skipped():
@@ -246,7 +246,7 @@ class TestTheRunsOwnTokens:
         trace = captured(pipe, prompt, **arguments)
         with caplog.at_level("WARNING", logger="ovam"):
             maps = trace.maps(prompt, softmax_over="prompt" if name == "pixart" else "padded")
-        assert "'sky', 'sea', which its pipeline cut off" in caplog.text
+        assert "'sky', 'sea'. The pipeline cut these words off" in caplog.text
         assert caplog.text.count("did not read") == 1
         assert {*maps.words} == {"dog", "cat"}
         expected = trace.maps(own_vectors(pipe, prompt, **options)).token_maps
@@ -294,7 +294,7 @@ class TestTheRunsOwnTokens:
         header, tensors = tensor_file.read_file(path, trace_file.FORMAT)
         header["text"]["read"] = read
         tensor_file.write_file(path, header, tensors, trace_file.FORMAT)
-        with pytest.raises(TraceFileError, match=r"of the prompt are not|have read the prompt"):
+        with pytest.raises(TraceFileError, match=r"the prompt's tokens: expected|have read the prompt"):
             ovam.Trace.load(path, text=pipe)
 
     def test_each_prompt_and_negative_prompt_of_a_run(self):

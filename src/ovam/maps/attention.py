@@ -131,7 +131,7 @@ def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Row
 def _joint_sums(
     query: Stored, key: Key, image_key: Stored, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
 ) -> Tensor:
-    """`_sums` with image and text in one softmax: the logsumexp of the image scores is one score of each prompt."""
+    """Sum as `_sums` does, with image and text in one softmax; one logsumexp score stands for all image pixels."""
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     at_once = _rows_beside(image_key[:1, 0])

@@ -162,7 +162,7 @@ class Accumulator:
         return "step" in self.keep
 
     def add(self, block: str, sums: Float[Tensor, "kept_head kept_step token pixel"], heads: int) -> None:
-        """Add the values of a block at some steps, summed over its `heads` and these steps unless they are kept."""
+        """Add a block's values at some steps; they are sums over `heads` heads and these steps, except kept axes."""
         parts = self.sums.setdefault(block, [])
         self.heads[block] = heads
         if self.keep_step or not parts:

@@ -11,7 +11,7 @@ from ovam.trace.text_side import ReplayedSide, TextSide, TokenEmbedding
 
 
 def key_groups(text: TextSide, calls: Sequence[Call]) -> list[tuple[slice, int]]:
-    """Return groups of step entries that share their keys, with a call index: one group, or one per replayed call."""
+    """Group the step entries that share keys, each group with a call index; replayed keys need one group per call."""
     if text.kind == "static":
         return [(slice(None), calls[0].index)]
     return [(slice(i, i + 1), call.index) for i, call in enumerate(calls)]

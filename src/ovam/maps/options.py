@@ -20,8 +20,9 @@ class MapOptions:
     """Options for making maps from a trace. Values are checked when the object is made.
 
     Attributes:
-        guidance: Half of guidance whose queries are used; by default the conditional half, if it was kept. With
-            clip-skip, text for the unconditional half gives a warning (logger `ovam`): the run read that half without.
+        guidance: Half of guidance whose queries are used; by default the conditional half, if it was kept. Text for
+            the unconditional half gives a warning if the run used clip-skip (logger `ovam`): the pipeline applied
+            clip-skip only to the prompt.
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (16) or grid ([(16, 24)]); all
             by default.
         steps: One step number, several of them, or "middle" for the middle step; all by default.
@@ -65,8 +66,8 @@ class MapOptions:
         if self.strategy == "output" and (self.softmax_over != "prompt" or "head" in axes):
             given = "keep='head'" if self.softmax_over == "prompt" else f"softmax_over={self.softmax_over!r}"
             raise OptionError(
-                f"{given} with strategy='output', in which the words share each pixel, by the channels of all "
-                "heads together: leave the option out, or choose strategy='attention'"
+                f"{given} with strategy='output', which takes all heads together and no softmax over tokens: "
+                "leave the option out, or choose strategy='attention'"
             )
 
     @property
@@ -113,6 +114,6 @@ def check_rivals(words: Sequence[str]) -> None:
     """
     if len(words) < 2:
         raise OptionError(
-            f"strategy='output' for {words[0]!r} alone, which would get every pixel whole: expected at "
-            "least two words, which share them; add what else is to be seen, such as 'background'"
+            f"strategy='output' for {words[0]!r} alone, which would get 1 at every pixel: expected at least two words, "
+            "which share each pixel; add a word for the rest of the image, such as 'background'"
         )

@@ -1,7 +1,7 @@
 """Maps in the output space of joint attention: compare each pixel's attention output with those of the words.
 
-Before any projection, the attention outputs of pixels and of words are sums of the same values, those of image and text
-together. So they can be compared by dot products, as ConceptAttention does.
+In joint attention, pixels and words attend to the same values: those of image and text together. So before any
+projection, their attention outputs can be compared by dot products, as ConceptAttention does.
 """
 
 from collections.abc import Sequence

@@ -120,14 +120,14 @@ class AttentionMaps:
         if special and self.prompts > 1:
             raise AmbiguousWordError(
                 f"{word!r} stands in each of the {self.prompts} attribution prompts of this list: "
-                "ask one of them alone, as a text, for its special tokens"
+                "for special tokens, ask for the maps of one prompt as a string"
             )
         if not special and word in SPECIAL:
             there = [name for name in SPECIAL if name in self.tokens]
             raise UnknownWordError(
-                f"{word!r} is no token of these maps: they have {', '.join(there) or 'none of the special ones'}; "
-                "padding is there with softmax_over='padded' where the model attends to it, T5 has no <start>, and "
-                "maps by output have words alone"
+                f"{word!r} is no token of these maps: they have {', '.join(there) or 'no special tokens'}; "
+                "<pad> needs softmax_over='padded' and a model that attends to padding, T5 has no <start>, and "
+                "strategy='output' has maps of words only"
             )
         if not special:
             raise UnknownWordError(
@@ -174,7 +174,7 @@ class AttentionMaps:
         """Return the maps resized to (height, width), by default the image's size; bilinear, so the range stays.
 
         Raises:
-            OptionError: the size is not a size.
+            OptionError: `size` is not two whole numbers of at least 1.
         """
         found = self.image_size if size is None else size_of("size", size)
         return replace(self, token_maps=resize(self.token_maps, found))
@@ -187,7 +187,7 @@ class AttentionMaps:
         """
         if not listed("words", words):
             raise UnknownWordError("the list of words is empty: expected at least one of these maps' words")
-        chosen = torch.stack([self[word] for word in words], dim=-3)  # of what is no word, an error
+        chosen = torch.stack([self[word] for word in words], dim=-3)  # an unknown word is an error
         names = tuple(word if isinstance(word, str) else self.words[int(word)] for word in words)
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         before = self.plain or self

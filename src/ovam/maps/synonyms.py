@@ -1,4 +1,4 @@
-"""Synonyms: "dog|puppy" in a list is one word with one map, so that the two do not share a thing between them."""
+"""Merge the maps of synonyms: "dog|puppy" in a list is one word with one map, so synonyms don't compete for pixels."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -77,13 +77,13 @@ def embed_words(
         return [replace(found, prompt=with_phrases(found.prompt, phrases))]
     if phrases:
         raise OptionError(
-            f"phrases={list(phrases)!r} of words that are a {type(words).__name__}: expected a prompt, one string; in "
-            "a list every entry is a phrase already"
+            f"phrases={list(phrases)!r}, but the words are a {type(words).__name__}: expected a prompt (one string) "
+            "with phrases=...; in a list every entry is a phrase already"
         )
     if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
         raise OptionError(
-            "softmax_over='padded' pads text, but the words are vectors: expected text; embed it with "
-            "trace.text.embed(text, padded=True) and leave the option out; use fitted tokens without padding"
+            "softmax_over='padded' pads text, but the words are vectors: expected text; to use padded vectors, make "
+            "them with trace.text.embed(text, padded=True) and leave the option out; fitted tokens can't be padded"
         )
     if isinstance(words, Fitted):
         words = [words]
@@ -118,13 +118,13 @@ def _parts_of(words: object) -> list[str | Fitted]:
 
     Raises:
         OptionError: an entry is something else, or a single text looks like a list. `maps` would read such a text as
-            a prompt, with other words than a list has.
+            one prompt, not as a list.
     """
     if isinstance(words, str) and any(comma in words for comma in _COMMAS):
         parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
         raise OptionError(
-            f"words are one text with a comma, {words!r}: expected a list, {parts!r}; one phrase stands in a list as "
-            f"well, [{words!r}]"
+            f"words are one text with a comma, {words!r}: expected a list, {parts!r}; if it is one phrase, write "
+            f"[{words!r}]"
         )
     if isinstance(words, str | Fitted):
         return [words]
@@ -133,8 +133,8 @@ def _parts_of(words: object) -> list[str | Fitted]:
     for entry in words if isinstance(words, Iterable) and not vectors else [words]:
         if not isinstance(entry, str | Fitted):
             raise OptionError(
-                f"words to segment have {_described(entry)} among them: expected strings and TokenSets, which have "
-                "names for their masks; trace.maps(...) takes vectors alone, or fit a TokenSet by ovam.optimize_tokens"
+                f"words to segment include {_described(entry)}: expected strings and TokenSets, as masks need names; "
+                "for vectors use trace.maps(...), or fit a TokenSet with ovam.optimize_tokens"
             )
         entries.append(entry)
     return entries
@@ -177,8 +177,8 @@ def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
     texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
     if half == "uncond" and space.skips and texts:
         log.warning(
-            "words for guidance='uncond' are read from layer %r as the run's prompt was, but pipelines apply "
-            "clip_skip to no negative prompt: to use the negative prompt's own keys, pass its vectors from "
+            "words for guidance='uncond' are read from layer %r, like the run's prompt, but pipelines do not apply "
+            "clip_skip to the negative prompt: to use the negative prompt's own keys, pass its vectors from "
             "pipe.encode_prompt, trace.maps(negative_prompt_embeds[0], guidance='uncond')",
             space.layer,
         )
@@ -216,7 +216,7 @@ def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
 
 
 def synonyms_in(words: Words) -> list[tuple[str, ...]]:
-    """Return the synonyms of each listed word, and each class of fitted tokens alone; empty if nothing is listed."""
+    """Return all synonyms of each listed word, and the name of each fitted class; empty if `words` is no list."""
     if isinstance(words, str | TokenEmbedding | Tensor | Fitted):
         return []
     return [
@@ -254,10 +254,10 @@ def check_different(words: Sequence[str]) -> None:
     for i, word in enumerate(single):
         same = [other for other in single[:i] if folded(other) == folded(word)]
         if same:
-            also = "" if same[0] == word else f", as {same[0]!r} as well, which most text encoders read as one"
+            also = "" if same[0] == word else f", also as {same[0]!r}, and most text encoders read both the same"
             raise OptionError(
-                f"word {word!r} is listed twice{also}: expected each once, in `words` or in `against`, where the "
-                "classes of tokens are words as well; ask a word and its token one after the other"
+                f"word {word!r} is listed twice{also}: expected each word once, in `words` or in `against`; the class "
+                "of a token counts as a word, so ask for a word and its token in two calls"
             )
 
 

@@ -50,8 +50,8 @@ def annotation_of(
     """Return one annotation made of masks, one mask per class.
 
     A mask has booleans, or 0 and one other number for the object: 1, 255 or 65535. `ignore` marks ignored pixels,
-    unless it is the number of the object; boolean masks have none. A black and white mask with soft edges or
-    compression is cut in the middle, with a warning.
+    unless it is the number of the object. Boolean masks have no ignored pixels. If a black and white mask has soft
+    edges or compression, it is cut at half of white, with a warning.
 
     Args:
         masks: Masks by class name; or an annotation, which is only checked.
@@ -119,17 +119,17 @@ def annotation_from_labels(
         )
     for number in names:
         if number in (0, ignore):
-            told = "the background's" if number == 0 else "what is ignored"
+            told = "the background" if number == 0 else "ignored pixels"
             raise AnnotationError(
-                f"class {names[number]!r} has the number {number}, which is {told}: expected another one for a class; "
-                "give `ignore` another number where the label map has a class there"
+                f"class {names[number]!r} has the number {number}, which means {told}: expected another number; if "
+                "the label map uses the number of ignored pixels for a class, change `ignore`"
             )
     values = values.astype(np.int64)
     unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]
     if unknown and not others:
         raise AnnotationError(
-            f"label map holds {some_of(unknown)}: expected 0 for background, {ignore} for what is ignored, and "
-            f"{some_of(list(names))}; name the other numbers as well, or set their pixels to one of these"
+            f"label map holds {some_of(unknown)}: expected 0 for background, {ignore} for ignored pixels, and "
+            f"{some_of(list(names))}; name the other numbers too, or change their pixels to an expected number"
         )
     classes = tuple(_names(names.values()))
     found = np.zeros(size, dtype=np.uint8)
@@ -145,7 +145,7 @@ def _names(masks: Iterable[str]) -> list[str]:
     folded = [name.casefold() for name in names]
     for name in names:
         if not name or name.startswith("<"):
-            raise AnnotationError(f"class {name!r} can't be named so: expected a word or phrase, such as 'cat'")
+            raise AnnotationError(f"class {name!r} has no valid name: expected a word or phrase, such as 'cat'")
         if folded.count(name.casefold()) > 1:
             raise AnnotationError(f"class {name!r} is annotated twice: expected one mask a class; join them into one")
     if len(names) >= IGNORE:
@@ -164,7 +164,7 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
     if unknown:
         raise AnnotationError(
             f"label map holds {some_of(unknown)}: expected 0 for background, 1 to {len(annotation.classes)} for the "
-            f"classes {', '.join(annotation.classes)}, and {IGNORE} for what is ignored"
+            f"classes {', '.join(annotation.classes)}, and {IGNORE} for ignored pixels"
         )
     _check_share(annotation.labels, "label map")
 
@@ -173,7 +173,7 @@ def _check_size(values: np.ndarray, size: tuple[int, int], what: str) -> None:
     if values.shape != size:
         raise AnnotationError(
             f"{what} is {' x '.join(map(str, values.shape))}, the image {size[0]} x {size[1]} (height x width): "
-            "expected them alike; annotate the image at its own size"
+            "expected the same size; annotate the image at its own size"
         )
 
 
@@ -182,18 +182,18 @@ def _check_share(labels: np.ndarray, what: str) -> None:
     if len(counted) < 2:
         told = "empty" if not counted.any() else "full"
         raise AnnotationError(
-            f"{what} is {told}: expected pixels of a class and pixels of something else, from which the difference is "
-            "learned"
+            f"{what} is {told}: expected pixels of a class and other pixels, as a fit learns from the difference "
+            "between them"
         )
 
 
 def target_of(annotation: Annotation, classes: Sequence[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the shares of background and classes in every cell of a coarser lattice, and the weight of each cell.
+    """Return the shares of background and classes in every cell of a coarser grid, and the weight of each cell.
 
     Args:
         annotation: Labels at the image's size; a class that it does not name has no pixels.
         classes: All classes of the fit, in order.
-        size: (height, width) of the lattice.
+        size: (height, width) of the grid.
 
     Returns:
         Shares (1 + class, height, width), which sum to 1 in every cell with a weight above 0; and weights (height,

@@ -27,13 +27,13 @@ def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int,
         Booleans (height, width).
 
     Raises:
-        AnnotationError: it is neither, or it has another size than the image.
+        AnnotationError: `found` is neither of them, or has another size than the image.
     """
     return rle_mask(found, size, what) if isinstance(found, Mapping) else polygon_mask(_usable(found, what), size)
 
 
 def is_polygons(found: object) -> bool:
-    """Return whether this can be polygons, usable or not: a list of lists, each with pairs of numbers in a row."""
+    """Return whether this looks like polygons: a list of lists of even length. They may still be unusable."""
     return (
         isinstance(found, list) and bool(found) and all(isinstance(p, list | tuple) and len(p) % 2 == 0 for p in found)
     )
@@ -42,12 +42,12 @@ def is_polygons(found: object) -> bool:
 def _usable(polygons: Sequence[Any], what: str) -> list[Any]:
     """Return the polygons without those of one or two points, which some annotation programs write."""
     if not is_polygons(polygons):
-        raise AnnotationError(f"{what} has a segmentation that is none: expected run lengths, or a list of polygons")
+        raise AnnotationError(f"{what} has an unknown segmentation: expected run lengths, or a list of polygons")
     usable = [polygon for polygon in polygons if len(polygon) >= 6]
     if not usable:
         raise AnnotationError(
-            f"{what} has {len(polygons)} polygons of fewer than three points, which hold no pixel: expected one at "
-            "least of three points or more, as [x1, y1, x2, y2, x3, y3]"
+            f"{what} has {len(polygons)} polygons of fewer than three points, which hold no pixel: expected at least "
+            "one polygon with three points or more, as [x1, y1, x2, y2, x3, y3]"
         )
     if len(usable) < len(polygons):
         log.warning(
@@ -83,8 +83,8 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
         ) from error
     if (height, width) != tuple(image):
         raise AnnotationError(
-            f"{what} is {height} x {width}, the image {image[0]} x {image[1]} (height x width): expected them alike; "
-            "annotate the image at its own size"
+            f"{what} is {height} x {width}, the image {image[0]} x {image[1]} (height x width): expected the same "
+            "size; annotate the image at its own size"
         )
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise AnnotationError(

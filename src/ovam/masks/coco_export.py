@@ -1,4 +1,4 @@
-"""Write objects as COCO's JSON has them."""
+"""Write objects in COCO's JSON format."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -8,7 +8,7 @@ from ovam.errors import OptionError
 from ovam.masks.instances import Instance
 
 Form = Literal["rle", "polygons"]
-"""How COCO's annotations tell their pixels."""
+"""Format of the masks in COCO's annotations: run lengths or polygons."""
 
 
 def coco_of(
@@ -30,17 +30,17 @@ def coco_of(
         size: (height, width) of the image.
         file_name: Name of the image's file.
         image_id: Id of the image.
-        categories: Ids of the words, which may be sparse, as COCO's own; by default 1, 2, ...
+        categories: Id of each word; gaps are allowed, as in COCO's own ids. By default 1, 2, ...
         form: "rle" gives the masks themselves, "polygons" outlines.
-        tolerance: Of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
+        tolerance: Tolerance of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
 
     Returns:
-        JSON's types alone. `bbox` and `area` are those of the mask, also with polygons. Ids of annotations are
+        Plain types that JSON has. `bbox` and `area` are those of the mask, also with polygons. Ids of annotations are
         1, 2, ...
 
     Raises:
-        OptionError: a form is unknown, an id is no whole number or stands for two words, a word has none, or the
-            tolerance is no number of at least 0.
+        OptionError: the form is unknown; an id is not a whole number; two words have the same id; a word has no id;
+            or the tolerance is not a number of at least 0.
     """
     if form not in get_args(Form):
         raise OptionError(f"form={form!r}: expected one of {', '.join(map(repr, get_args(Form)))}")

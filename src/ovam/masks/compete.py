@@ -13,14 +13,14 @@ from ovam.refine.crf_options import CrfOptions
 
 Scores = Float[Tensor, "word height width"]
 Rivals = Float[Tensor, "rival height width"]
-_LEAST = 1e-4  # scores of 0 and 1 are sure to this share; their log-odds would be infinite
+_LEAST = 1e-4  # scores are clamped this far from 0 and 1, where log-odds would be infinite
 
 
 def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
-    """Return the words' scores where contrast words take pixels from them.
+    """Return the words' scores, lowered where contrast words are strong.
 
-    Where a contrast word is stronger than the background, its score takes the background's place: a word then needs
-    more than it to exceed the threshold.
+    Where a contrast word is stronger than the background, its score replaces the background's: there a word exceeds
+    the threshold only if its score is higher than that of the contrast word.
 
     Args:
         scores: Scores of the words.
@@ -37,10 +37,10 @@ def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
 def fitted_to_picture(
     scores: Scores, rivals: Rivals, threshold: float, picture: np.ndarray, options: CrfOptions
 ) -> tuple[Scores, Rivals]:
-    """Return the scores of words and contrast words after a CRF that knows the picture.
+    """Return the scores of words and contrast words after a CRF on the picture.
 
-    Its classes are the background and all words that exceed the threshold somewhere; the others stay as they are. The
-    odds of a word against the background are its score's odds against the threshold's.
+    The classes of the CRF are the background and all words that exceed the threshold somewhere; other words keep their
+    scores. The odds of a word against the background are the odds of its score, divided by the odds of the threshold.
 
     Args:
         scores: Scores of the words.

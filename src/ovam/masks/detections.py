@@ -1,4 +1,4 @@
-"""Objects as `supervision` has them, if that package is installed."""
+"""Convert objects to `supervision.Detections`, if the package `supervision` is installed."""
 
 from collections.abc import Sequence
 from typing import Any

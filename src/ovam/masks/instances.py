@@ -22,7 +22,7 @@ class Instance:
     """One object: a connected piece of a word's region.
 
     Attributes:
-        word: What it is.
+        word: Word of the object.
         label: Number of the word in the label map.
         box_xywh: Smallest box around it: x, y, width and height in whole pixels, as in COCO.
         area: Number of its pixels.
@@ -46,7 +46,7 @@ class Instance:
 
     @property
     def box_xyxy(self) -> Box:
-        """The box from its upper left to its lower right corner; the latter is one pixel beyond the last one inside."""
+        """The box as x1, y1, x2, y2; x2 and y2 are exclusive, one more than the last column and row inside."""
         x, y, width, height = self.box_xywh
         return x, y, x + width, y + height
 
@@ -77,14 +77,14 @@ def instances_of(
         labels: 0 is background, i + 1 is the i-th word.
         words: The words.
         scores: Score of each word.
-        apart: Whether each connected piece is an object; if not, each word is one.
+        apart: Whether each connected piece is an object; if not, all pixels of a word are one object.
         min_area: Pieces and objects with fewer pixels are left out.
         max_hole: Holes of up to this many pixels are filled; see `ovam.masks.regions.cleaned`.
         split: Whether pieces are cut at their necks, for things that touch. A thing that has a neck itself is cut as
             well; see `ovam.masks.splitting`.
 
     Raises:
-        OptionError: an area is no whole number of at least 0.
+        OptionError: `min_area` or `max_hole` is not a whole number of at least 0.
     """
     least = max(1, whole("min_area", min_area, least=0))
     clean = cleaned(labels, min_area=least, max_hole=max_hole).cpu().numpy()

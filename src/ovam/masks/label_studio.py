@@ -15,7 +15,7 @@ Tool = Literal["brush", "polygon"]
 """Label Studio's tools: `BrushLabels` and `PolygonLabels` in its labelling interface."""
 
 _RUN_BITS = (3, 4, 8, 16)
-"""Bits of a run's length, in each of the four lengths that a run may be written with."""
+"""The four numbers of bits that the length of a run may take; each run uses the smallest that is enough."""
 
 
 def label_studio_of(
@@ -31,19 +31,20 @@ def label_studio_of(
     """Return one task with the objects as a prediction; Label Studio imports a JSON list of such tasks.
 
     Args:
-        instances: The objects; each becomes one region, with its score; of polygons one for each connected outline.
+        instances: The objects. With "brush" each becomes one region, with "polygon" each outline does; a region has
+            the object's score.
         size: (height, width) of the image.
         image: Address of the image as Label Studio finds it, such as "/data/local-files/?d=image.png".
         tool: "brush" gives the masks themselves, "polygon" outlines in percent of the image's sides.
-        tolerance: Of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
+        tolerance: Tolerance of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
         from_name: Name of the labels' tag in the labelling interface.
         to_name: Name of the image's tag there.
 
     Returns:
-        JSON's types alone.
+        Plain types that JSON has.
 
     Raises:
-        OptionError: a tool is unknown, or the tolerance is no number of at least 0.
+        OptionError: the tool is unknown, or the tolerance is not a number of at least 0.
     """
     if tool not in get_args(Tool):
         raise OptionError(f"tool={tool!r}: expected one of {', '.join(map(repr, get_args(Tool)))}")
@@ -84,9 +85,9 @@ def _polygons(one: Instance, size: tuple[int, int], tolerance: float | int) -> I
 def brush_rle(mask: Bool[np.ndarray, "height width"]) -> list[int]:
     """Return a mask in Label Studio's own run lengths: a list of bytes.
 
-    It is a picture of four channels, 255 inside and 0 outside, row by row. A header tells the number of values (32
-    bits), the bits of a value less one (5) and of the four lengths less one (4 each). Then each run has a 1, the number
-    of its length (2 bits), its length less one and its value.
+    The mask is written as a picture of four channels, 255 inside and 0 outside, row by row. The header has the number
+    of values (in 32 bits), the bits of a value minus 1 (in 5 bits), and each entry of `_RUN_BITS` minus 1 (in 4 bits).
+    Then each run has four parts: a bit 1, the index of its entry in `_RUN_BITS` (2 bits), its length minus 1, value.
 
     Source:
         `label_studio_sdk.converter.brush.encode_rle`, after the package rle-pack of thi.ng/umbrella.

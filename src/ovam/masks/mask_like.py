@@ -37,7 +37,7 @@ def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Read
         mask = mask["segmentation"]  # one entry of COCO's annotations
     rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
     if rows:
-        mask = np.asarray(mask)  # no polygons: as many as the image has rows is not realistic
+        mask = np.asarray(mask)  # a mask, not polygons: nobody draws one polygon per row
     if isinstance(mask, Mapping) or is_polygons(mask):
         return segmentation_mask(mask, size, what)
     if not isinstance(mask, Image.Image):
@@ -49,7 +49,7 @@ def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Read
 
 
 def label_numbers(labels: MaskLike) -> np.ndarray:
-    """Return the numbers (height, width) of a label map of any kind; of a palette picture these are the indices."""
+    """Return the numbers (height, width) of a label map of any kind; a picture with a palette gives its indices."""
     what = "label map"
     if isinstance(labels, str | Path):
         labels = _file(Path(labels), what)
@@ -58,7 +58,7 @@ def label_numbers(labels: MaskLike) -> np.ndarray:
         if picture.mode == "P":
             return np.asarray(picture)
         if picture.has_transparency_data:
-            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it without")
+            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it opaque")
         return levels_of(picture, what)
     return _numbers(labels, what)
 
@@ -69,7 +69,7 @@ def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> n
         return values.astype(np.uint8)
     if reading.threshold is not None:
         if ignore != IGNORE:
-            raise AnnotationError(f"{what} is cut at mask_threshold and ignores {ignore}: expected one of the two")
+            raise AnnotationError(f"{what} has both mask_threshold and ignore={ignore}: expected only one of them")
         return cut(values, reading.threshold, what).astype(np.uint8)
     found = {value.item() for value in np.unique(values)}
     object_at = next((at for at in (1, 65535) if at in found), 255)
@@ -78,9 +78,9 @@ def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> n
         return soft.astype(np.uint8)
     if unknown:
         raise AnnotationError(
-            f"{what} holds {some_of(unknown)}: expected 0 and one number for the object, 1, 255 or 65535, and "
-            f"{ignore} at most for what is ignored beside a 1; cut levels with mask_threshold=0.5, on the command line "
-            "--mask-threshold 0.5, and give the names of a label map's numbers"
+            f"{what} holds {some_of(unknown)}: expected 0, one number for the object (1, 255 or 65535), and perhaps "
+            f"{ignore} for ignored pixels; for grey levels use mask_threshold=0.5 (--mask-threshold 0.5 on the command "
+            "line); for a label map give the names of its numbers"
         )
     binary = np.zeros(values.shape, dtype=np.uint8)
     if ignore != object_at:
@@ -99,7 +99,7 @@ def _numbers(mask: MaskLike, what: str) -> np.ndarray:
         told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
         raise AnnotationError(
             f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
-            "pixel, or of one object COCO's RLE or polygons"
+            "pixel, or the RLE or polygons of one COCO object"
         )
     return mask
 

@@ -73,8 +73,8 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
     absent = rivals.difference(map(folded, maps.words))
     if absent:
         raise UnknownWordError(
-            f"word {min(absent)!r} in `against` has no map here, only {', '.join(map(repr, maps.words))} have: make "
-            "the maps with it, trace.maps([..., 'word']), or use trace.segment(words, against=[...])"
+            f"word {min(absent)!r} in `against` has no map here, only {', '.join(map(repr, maps.words))} have: include "
+            "the word when you make the maps, trace.maps([..., 'word']), or use trace.segment(words, against=[...])"
         )
     shown = [i for i, word in enumerate(maps.words) if folded(word) not in rivals]
     if not shown:
@@ -83,7 +83,7 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
 
 
 def _labels(scores: Scores, options: MaskOptions) -> Tensor:
-    """Return the number of the strongest word where it exceeds the background, and 255 in the band around its level."""
+    """Label each pixel: the strongest word above the threshold, 0 for background, 255 in the undecided band."""
     best, winner = scores.max(dim=0)
     labels = torch.where(best > options.threshold, winner + 1, 0)
     labels = cleaned(labels, min_area=options.min_area, max_hole=options.max_hole)

@@ -18,7 +18,7 @@ class MaskOptions:
         against: Contrast words. The pixels that they win become background, in masks, scores and labels alike.
         threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
         presence: Least presence of a word, in [0, 1): words with less are not in the picture and get no pixels. By
-            default every word gets pixels; 0.5 is the border that `Segmentation.presence` is made for.
+            default every word gets pixels. Presence is calibrated so that 0.5 is the border.
         crf: Whether a dense CRF makes masks follow the picture's edges; True, or `CrfOptions`.
         ignore: Width of the undecided band, in [0, 0.5): pixels whose best score is nearer than that to the threshold
             are labelled 255, which data sets leave out.

@@ -16,7 +16,9 @@ from ovam.checks import number
 RING = Num[np.ndarray, "point 2"]
 
 _Edges = dict[tuple[int, int, int], int]
-"""Straight edges by x and y of their start and by direction, +1 right or down, -1 left or up: where they end."""
+"""Straight edges: (x, y, direction) of the start, and the end's x (horizontal edge) or y (vertical edge).
+
+The direction is +1 for right or down, -1 for left or up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +66,15 @@ def polygons_of(mask: Bool[np.ndarray, "height width"], *, tolerance: float | in
 
     Args:
         mask: The pixels inside.
-        tolerance: How far in pixels the exact outline may lie from the one that is returned, which has fewer corners
-            (Douglas-Peucker). 0 keeps every corner, and filling the polygons gives the mask back. With more than
-            about 1, lines may cross where a mask is thin.
+        tolerance: Maximum distance in pixels between the exact and the returned outline. A larger one leaves fewer
+            corners (Douglas-Peucker). 0 keeps every corner, and filling the polygons gives the mask back. With more
+            than about 1, lines may cross where a mask is thin.
 
     Returns:
         Polygons in the order of their first rows; none for an empty mask.
 
     Raises:
-        OptionError: the tolerance is no number of at least 0.
+        OptionError: the tolerance is not a number of at least 0.
     """
     tolerance = number("tolerance", tolerance, least=0.0)
     components, count = ndimage.label(mask)  # connected by edges
@@ -88,7 +90,7 @@ def polygons_of(mask: Bool[np.ndarray, "height width"], *, tolerance: float | in
 
 
 def simplified(ring: Float[np.ndarray, "point 2"], tolerance: float | int) -> Float[np.ndarray, "kept 2"]:
-    """Leave out corners of a closed line that lie within the tolerance (pixels) of the line without them.
+    """Return a closed line with fewer corners; every corner left out lies within `tolerance` pixels of it.
 
     A ring that would lose its area stays as it is.
 
@@ -155,7 +157,7 @@ def _rings(mask: Bool[np.ndarray, "height width"]) -> list[Integer[np.ndarray, "
 
 
 def _straight_edges(mask: Bool[np.ndarray, "height width"]) -> list[list[int]]:
-    """Return the edges between rows: row, first column, column after the last, and +1 above the mask or -1 below."""
+    """Return the horizontal edges: row, first column, column after the last, and side (+1: the mask is below)."""
     padded = np.pad(mask, 1).astype(np.int8)
     sides = padded[1:] - padded[:-1]  # with a column of zeros on both ends
     changed = sides[:, 1:] != sides[:, :-1]
@@ -167,7 +169,8 @@ def _straight_edges(mask: Bool[np.ndarray, "height width"]) -> list[list[int]]:
 def _walk(across: _Edges, along: _Edges) -> list[tuple[int, int]]:
     """Take the edges of one closed line out of both tables, turning right where two lines touch.
 
-    So the line stays with the pixels that are connected by edges. Horizontal and vertical edges take turns.
+    Turning right keeps the line on pixels that are connected by edges, not by a corner. Horizontal and vertical edges
+    take turns.
     """
     start = next(iter(across))
     x, y, right = start

@@ -18,9 +18,9 @@ Colour = str | Sequence[int]
 _HALF = 0.5  # masks with grey levels are cut at this share of white
 _ALIKE = 16  # compression may move the channels of a grey this far apart
 _NEAR = 48  # compression and soft edges may change a colour by this much
-_DARK, _WHITE = 32, 224  # below and above these levels a compressed mask is black and white
+_DARK, _WHITE = 32, 224  # in a compressed mask, levels below _DARK are black and from _WHITE on white
 _APART = 64  # minimum distance between the two greys of a palette
-_LEVELS = 6  # minimum of grey levels in a soft or compressed mask; a trimap or a one-class label map has one
+_LEVELS = 6  # a soft or compressed mask has at least so many grey levels; a trimap or a one-class label map has one
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Reading:
     """How to read the mask of one object.
 
     Attributes:
-        threshold: Share of white, in [0, 1), above which a pixel belongs to the object; None decides by the mask.
+        threshold: Share of white, in [0, 1), above which a pixel belongs to the object; with None the numbers of
+            the mask decide.
         colour: Colour of the object, red, green and blue; None means white.
         image: File name of the image, which selects its objects in a file of many images.
     """
@@ -46,8 +47,8 @@ def reading_of(threshold: float | None, colour: Colour | None, image: str | None
     """
     if threshold is not None and colour is not None:
         raise OptionError(
-            f"mask_threshold={threshold!r} with mask_colour={colour!r}: expected one of the two; a colour is matched "
-            "as it is"
+            f"mask_threshold={threshold!r} with mask_colour={colour!r}: expected one of the two; a colour needs "
+            "no threshold"
         )
     cut = None if threshold is None else number("mask_threshold", threshold, least=0.0, below=1.0)
     return Reading(cut, None if colour is None else _colour(colour), image)
@@ -75,8 +76,8 @@ def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> 
     found = (np.abs(channels[..., :3] - colour).max(-1) <= _NEAR) & (channels[..., 3] >= 128)
     if not found.any():
         raise AnnotationError(
-            f"{what} has no pixel of mask_colour={_hex(colour)}: expected one of its own colours, most of its pixels "
-            f"have {_frequent(channels[..., :3])}"
+            f"{what} has no pixel of mask_colour={_hex(colour)}: expected a colour of the picture; its most frequent "
+            f"ones are {_frequent(channels[..., :3])}"
         )
     return found
 
@@ -153,14 +154,14 @@ def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str)
     white = next((white for white in (1.0, 255.0, 65535.0) if high <= white), None)
     if white is None or not low >= 0:
         raise AnnotationError(
-            f"{what} holds numbers from {low:g} to {high:g}: expected levels from 0 to 1, 255 or 65535, to be cut at a "
-            "share of white"
+            f"{what} holds numbers from {low:g} to {high:g}: mask_threshold is a share of white, so expected levels "
+            "from 0 to 1, 255 or 65535"
         )
     return values > threshold * white
 
 
 def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.ndarray, "height width"] | None:
-    """Cut black and white with soft edges or compression in the middle, with a warning; return None for a label map."""
+    """Cut a soft or compressed black and white mask at half of white, with a warning; return None for a label map."""
     most = values.max(initial=0)
     if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or most > 65535:
         return None
@@ -171,7 +172,7 @@ def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.n
         return None
     log.warning(
         "%s has levels between black and white in %d pixels, from soft edges or compression: it is cut at %.1f; "
-        "mask_threshold, or --mask-threshold on the command line, cuts elsewhere",
+        "to cut at another level, give mask_threshold (--mask-threshold on the command line)",
         what,
         int(((levels > 0) & (levels < 255)).sum()),
         _HALF,

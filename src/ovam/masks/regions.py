@@ -29,7 +29,7 @@ def pieces(mask: BOOLEAN) -> tuple[NUMBERED, int]:
 
 
 def box_of(mask: BOOLEAN) -> Box | None:
-    """Return the smallest box around the pixels of a mask, or None if it has none."""
+    """Return the smallest box around the pixels of a mask, or None if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -42,9 +42,9 @@ def cleaned(
 ) -> Shaped[Tensor, "height width"]:
     """Return a label map, or a mask, without specks and small holes.
 
-    First, connected pieces of a label (corners connect) with fewer pixels than `min_area` become background. Then,
-    background that one label alone encloses (corners do not connect, and the image's edge encloses nothing) takes this
-    label. So a pixel of one word never passes to another one, unless it was in a speck.
+    First, connected pieces of a label (corners connect) with fewer pixels than `min_area` become background. Then holes
+    are filled: a piece of background (corners do not connect) takes a label if only this label surrounds it and it does
+    not touch the image's edge. So a pixel of one word never passes to another one, unless it was in a speck.
 
     Args:
         labels: Whole numbers, 0 for background; or booleans.
@@ -55,7 +55,7 @@ def cleaned(
         The same type and device as `labels`.
 
     Raises:
-        OptionError: an area is no whole number of at least 0.
+        OptionError: `min_area` or `max_hole` is not a whole number of at least 0.
     """
     min_area, max_hole = whole("min_area", min_area, least=0), whole("max_hole", max_hole, least=0)
     found = labels.cpu().numpy().astype(np.int64)  # a copy

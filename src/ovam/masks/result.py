@@ -1,4 +1,4 @@
-"""The result of a segmentation: a label map and masks of words, and the forms in which others take them."""
+"""The result of a segmentation: a label map and masks of words, with exports to other formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from ovam.shapes import LabelMap, Mask
 class Segmentation:
     """Masks of words at the image's size.
 
-    `result["cat"]` is the mask of a word, for which the other words do not matter: masks may overlap. In `labels` each
-    pixel has one word; what concerns objects (`instances`, `overlay` and the exports) goes by the labels.
+    `result["cat"]` is the mask of one word. It does not depend on the other words, so masks may overlap. In `labels`
+    each pixel has at most one word. `instances`, `overlay` and the exports of objects use `labels`.
 
     Attributes:
         labels: 0 is background, i + 1 is the i-th word.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How likely each word is in the picture, in [0, 1]; below 0.5 it is rather not
+        presence: How likely each word is in the picture, in [0, 1]; below 0.5 it is probably absent
             (`ovam.masks.presence`).
         threshold: Score of the background.
         maps: The maps from which the masks were made, contrast words included.
@@ -187,7 +187,7 @@ class Segmentation:
             return self.instances()
         strange = next((o for o in instances if o.word not in self.words or o.numbers.shape != self.labels.shape), None)
         if strange is not None:
-            raise OptionError(f"{strange!r} is no object of {self!r}: expected some of its own, result.instances(...)")
+            raise OptionError(f"{strange!r} is no object of {self!r}: expected objects of result.instances(...)")
         return instances
 
     def _repr_png_(self) -> bytes | None:

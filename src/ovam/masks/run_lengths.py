@@ -21,7 +21,7 @@ def rle_of(mask: Bool[np.ndarray, "height width"]) -> Rle:
 
 
 def runs_of(values: Bool[np.ndarray, "..."]) -> list[int]:
-    """Return the lengths of the runs of False and True in turn, False first, along the last axes first."""
+    """Return the lengths of the runs of False and True in turn, False first; the last axis changes fastest."""
     flat = values.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     first = [0] if flat.size and flat[0] else []
@@ -29,7 +29,7 @@ def runs_of(values: Bool[np.ndarray, "..."]) -> list[int]:
 
 
 def packed(runs: Iterable[int]) -> str:
-    """Return runs as text: five bits per letter, lowest first, a sixth where more follow.
+    """Return runs as text: five bits per letter, lowest first; a sixth bit is set if more letters follow.
 
     From the fourth run on, the text has the difference from the run two places before.
     """

@@ -9,9 +9,9 @@ from ovam.masks.regions import pieces
 NECK = 0.6
 """A piece is cut where it is narrower than this share of the parts on both sides."""
 
-_LEAST_RADIUS = 2.0  # pixels; thinner parts are no things of their own, but the roughness of an outline
+_LEAST_RADIUS = 2.0  # pixels; thinner parts are only the roughness of an outline
 _STEPS = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), dtype=bool)
-_LEVELS = 64  # of depth that are tried: more find no other necks, but take longer
+_LEVELS = 64  # number of depths that are tried; more take longer and find no other necks
 
 
 def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width"]:
@@ -38,7 +38,7 @@ def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarra
 
 
 def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "height width"]) -> None:
-    """Let all parts grow at one pace until the piece is full, a step with corners after each one without."""
+    """Grow all parts at one pace until the piece is full, in turn over 4 and 8 neighbours."""
     while True:
         free, grown = piece & (parts == 0), False
         for footprint in _STEPS:
@@ -51,7 +51,7 @@ def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "h
 
 
 def _cores(depth: Float[np.ndarray, "height width"], above: float) -> list[Bool[np.ndarray, "height width"]]:
-    """Return the middles of the parts that come apart at some depth below the outline: one if they do not."""
+    """Return the core of each part; parts separate when the outline shrinks. One core if there is no neck."""
     levels = np.linspace(0, depth.max(), _LEVELS, endpoint=False)
     for level in levels[levels >= above]:
         numbers, count = pieces(depth > level)

@@ -38,8 +38,8 @@ def object_mask(
         return _coco(content, category, image, size, what)
     except (AttributeError, KeyError, TypeError) as error:
         raise AnnotationError(
-            f"{what} is a file of objects that lacks something ({type(error).__name__}: {error}): expected COCO's "
-            "images, categories and annotations, or labelme's shapes"
+            f"{what} is an annotation file with a missing or wrong entry ({type(error).__name__}: {error}): expected "
+            "COCO's images, categories and annotations, or labelme's shapes"
         ) from error
 
 
@@ -106,8 +106,8 @@ def _check_size(entry: Mapping[str, Any], sides: tuple[str, str], size: tuple[in
     told = tuple(entry.get(side) for side in sides)
     if None not in told and told != size:
         raise AnnotationError(
-            f"{what} is of an image of {told[0]} x {told[1]}, the image is {size[0]} x {size[1]} (height x width): "
-            "expected them alike; annotate the image at its own size"
+            f"{what} is for an image of {told[0]} x {told[1]}, the image is {size[0]} x {size[1]} (height x width): "
+            "expected the same size; annotate the image at its own size"
         )
 
 

@@ -26,14 +26,14 @@ _TOLERANCE = 1e-3  # of sums of probabilities
 
 
 def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions) -> Probabilities:
-    """Return the class probabilities of each pixel after asking all others, the near and alike most.
+    """Return class probabilities that follow the picture's edges: all pixels influence each other, near and alike most.
 
-    Each pixel is for its own class by the logarithm of its probability, and gains for each class by how much of it is
-    around: within `smooth_width`, and within `reach` among pixels of its colour. It is not differentiable. The result
-    is on the device of `probabilities`, the work is done on the CPU.
+    The score of a class at a pixel starts as the logarithm of its probability. It grows with the share of the class
+    among the pixels within `smooth_width`, and among those of similar colour within `reach`. The function is not
+    differentiable. The result is on the device of `probabilities`, the work is done on the CPU.
 
     Args:
-        probabilities: Of at least two classes, of which the background is one; each pixel's sum to 1.
+        probabilities: Probabilities of at least two classes, background included; they sum to 1 at each pixel.
         image: The picture, at the size of `probabilities`.
         options: See `CrfOptions`.
 
@@ -74,26 +74,26 @@ def _check(probabilities: Tensor, image: np.ndarray) -> None:
     if probabilities.ndim != 3 or len(probabilities) < 2:
         raise ProbabilityError(
             f"probabilities are of shape {tuple(probabilities.shape)}: expected (class, height, width) with at least "
-            "two classes; the background is one, torch.stack([1 - p, p])"
+            "two classes; the background counts as a class, as in torch.stack([1 - p, p])"
         )
     if probabilities.shape[1:] != image.shape[:2] or not image.size:
         raise ProbabilityError(
             f"probabilities are of {tuple(probabilities.shape[1:])} pixels, the picture is of {image.shape[:2]}: "
-            "expected equal (height, width) of one pixel at least; resize the probabilities"
+            "expected the same (height, width), and at least one pixel; resize the probabilities"
         )
     if not bool(torch.isfinite(probabilities).all()):
         raise NotFiniteError("probabilities contain NaN or infinity")
     off = float((probabilities.sum(0) - 1).abs().max())
     if off > _TOLERANCE or float(probabilities.min()) < 0:
         raise ProbabilityError(
-            f"probabilities are {float(probabilities.min()):.3g} or more, and a pixel's sum is off 1 by up to "
+            f"the lowest probability is {float(probabilities.min()):.3g}, and a pixel's sum is off 1 by up to "
             f"{off:.3g}: expected none below 0, and sums of 1; divide by the sum, or take a softmax over the classes"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A gaussian between all pixels, normalised, with what agreement by it is worth."""
+    """A normalised gaussian between all pixels, with its weight in the scores."""
 
     blur: Blur
     factor: Float32[np.ndarray, " pixel"]
@@ -113,11 +113,11 @@ class Kernel:
 
 
 def mean_field(energies: Rows, kernels: Sequence[Kernel], iterations: int) -> Rows:
-    """Return the class probabilities of each pixel, from minus the logarithms of those before."""
+    """Run the mean field; `energies` are minus the logarithms of the input probabilities, the result probabilities."""
     everything = _support(kernels, np.ones((1, energies.shape[1]), np.float32))[0]
     shares = _softmax(-energies)
     for _ in range(iterations):
-        support = _support(kernels, shares[:-1])  # the last class has what the others leave
+        support = _support(kernels, shares[:-1])  # the last class: all support minus that of the others
         scores = -energies
         scores[:-1] += support
         scores[-1] += everything - support.sum(0)
@@ -130,7 +130,7 @@ def _support(kernels: Sequence[Kernel], shares: Some) -> Some:
 
 
 def features(image: Picture, options: CrfOptions) -> Iterator[tuple[Points, float]]:
-    """Yield where each kernel sees the pixels, in widths of its gaussian, and what its agreement is worth."""
+    """Yield the pixels' coordinates for each kernel, in widths of its gaussian, and the kernel's weight."""
     height, width, _ = image.shape
     places = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
     colours = image.reshape(-1, 3).T.astype(np.float32)

@@ -21,13 +21,15 @@ class CrfOptions:
     Attributes:
         iterations: Steps of the mean field, at least 1.
         smooth_width: Standard deviation of the smoothness kernel, in pixels, at least 1.
-        smooth_weight: What a neighbourhood of one class is worth by that kernel, in nats; 0 leaves the kernel out.
+        smooth_weight: Score in nats that a class gains where all near pixels have it; 0 leaves the kernel out.
         reach: Standard deviation of the appearance kernel in the picture's plane, in pixels, at least 1.
-        colour_width: Its standard deviation in each of red, green and blue, of 255, at least 1.
-        colour_weight: What a neighbourhood of one class and colour is worth, in nats; 0 leaves the kernel out.
-        scaled: Whether `smooth_width` and `reach` are meant for a picture whose shorter side has 512 pixels, and
-            `segment` scales them with the picture, to 1 at least.
-        clip: Least probability that is believed, in [1e-30, 0.5): what is less could never win, whatever the picture.
+        colour_width: Standard deviation of the appearance kernel in each of red, green and blue (0 to 255), at least 1.
+        colour_weight: Score in nats that a class gains where all near pixels of similar colour have it; 0 leaves the
+            kernel out.
+        scaled: Whether `smooth_width` and `reach` are given for a picture whose shorter side has 512 pixels; `segment`
+            then scales them with the picture, to 1 at least.
+        clip: Smaller probabilities are raised to this one, in [1e-30, 0.5). A class with a far smaller probability
+            could never win, whatever the picture.
         backend: "lattice" is our own, of numpy and scipy. "pydensecrf" is the authors' C++, which the extra
             `ovam[crf]` installs; it needs a compiler.
 
@@ -74,7 +76,7 @@ def crf_choice(value: CrfChoice) -> CrfOptions | None:
     """Return the options, or None for no CRF.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is neither a boolean nor `CrfOptions`.
     """
     if isinstance(value, CrfOptions):
         return value

@@ -1,11 +1,12 @@
 """A gaussian blur of values at points of any dimension, by a permutohedral lattice in numpy and scipy.
 
-The lattice cuts space into simplices. A point gives its value to the corners of its simplex, each its share by how near
-it is; every corner takes half of its two neighbours along each axis in turn; and a point gets the shares of its corners
-back. The time grows with the number of points, not with the gaussian's width.
+The lattice cuts space into simplices. First, each point gives its value to the corners of its simplex; a nearer corner
+gets a larger share. Second, along each axis in turn, every corner adds half of the values of its two neighbours. Third,
+each point takes a value back from its corners, with the same shares. The time grows with the number of points, not with
+the gaussian's width.
 
-Corners are points of whole coordinates that sum to 0 and are all equal modulo `axes`, the number of coordinates. That
-remainder, 0 to `axes` - 1, tells the corners of one simplex apart.
+A corner has whole coordinates. They sum to 0, and all have the same remainder modulo `axes`, the number of coordinates.
+The corners of one simplex have different remainders, 0 to `axes` - 1.
 """
 
 import math
@@ -27,10 +28,10 @@ class Lattice:
     """A lattice around some points.
 
     Attributes:
-        give: Shares of the points in the corners, sparse, (corner, point).
-        take: The same, (point, corner); each row sums to 1.
-        neighbours: For each axis and corner the numbers of the two corners beside it; where there is none, the number
-            of corners.
+        give: Share of each point's value that each corner gets, sparse, (corner, point).
+        take: `give` transposed, (point, corner); each row sums to 1.
+        neighbours: Indices of the two corners beside each corner, along each axis; a missing neighbour has the index
+            after the last corner.
     """
 
     give: csc_array
@@ -40,7 +41,7 @@ class Lattice:
     def blur(self, values: Float32[np.ndarray, "channel point"]) -> Float32[np.ndarray, "channel point"]:
         """Sum up the values around each point, weighed by a gaussian of width 1 about it, up to a common factor."""
         corners = np.zeros((self.neighbours.shape[2] + 1, len(values)), np.float32)
-        corners[:-1] = self.give @ np.ascontiguousarray(values.T)  # the last row stays 0, for neighbours that lack
+        corners[:-1] = self.give @ np.ascontiguousarray(values.T)  # the last row stays 0, for missing neighbours
         for before, after in self.neighbours:
             beside = corners.take(before, axis=0)
             beside += corners.take(after, axis=0)
@@ -88,8 +89,8 @@ def _simplices(elevated: Coordinates) -> tuple[Nearest, Rank, Coordinates]:
     """Find the simplex around each point.
 
     Returns:
-        Its corner of remainder 0, divided by `axes`; the rank of each coordinate of the point's offset from there,
-        0 for the greatest; and that offset, divided by `axes`.
+        The simplex's corner of remainder 0, divided by `axes`; the point's offset from this corner, as the rank of
+        each coordinate (0 for the greatest); and this offset itself, divided by `axes`.
     """
     axes = len(elevated)
     elevated = elevated * np.float32(1 / axes)
@@ -102,7 +103,7 @@ def _simplices(elevated: Coordinates) -> tuple[Nearest, Rank, Coordinates]:
             less = offsets[i] < offsets[j]
             rank[i] += less
             rank[j] += ~less
-    rank += excess.astype(np.int8)  # where rounding left the plane, the coordinates that were rounded most move back
+    rank += excess.astype(np.int8)  # rounding may leave the plane: move back the coordinates that were rounded most
     back = (rank < 0).view(np.int8) - (rank >= axes).view(np.int8)
     rank += back * np.int8(axes)
     return (nearest + back).astype(np.int32), rank, offsets - back
@@ -122,8 +123,8 @@ def _keys(nearest: Nearest, rank: Rank) -> tuple[Int64[np.ndarray, "remainder po
     """Number every corner of every simplex by its place in a box around all of them.
 
     Returns:
-        The keys, and what they grow by from one corner to the next of the same remainder along an axis. The last axis
-        has no part in them, since coordinates sum to 0.
+        The keys, and the stride of each axis: how much a key grows to the next corner of the same remainder. Keys
+        leave out the last axis, because the other coordinates determine it (all sum to 0).
     """
     axes, count = nearest.shape
     low = nearest[:-1].min(1) - 2
@@ -143,7 +144,7 @@ def _keys(nearest: Nearest, rank: Rank) -> tuple[Int64[np.ndarray, "remainder po
 def _numbered(keys: Int64[np.ndarray, " key"]) -> tuple[Int64[np.ndarray, " found"], Int32[np.ndarray, " key"]]:
     """Return the different keys in order, and the number of each key among them.
 
-    Key and place are sorted as one number where they fit in one: four times as fast as `np.unique`.
+    If a key and its position fit in one number, these numbers are sorted: four times as fast as `np.unique`.
     """
     bits = len(keys).bit_length()
     if int(keys.max()) >= 2 ** (63 - bits):
@@ -162,7 +163,7 @@ def _numbered(keys: Int64[np.ndarray, " key"]) -> tuple[Int64[np.ndarray, " foun
 def _neighbours(
     found: Int64[np.ndarray, " corner"], strides: Int64[np.ndarray, " axis"]
 ) -> Int32[np.ndarray, "axis 2 corner"]:
-    """Find the corners beside each corner: the one before is less by 1 in all coordinates but the axis' own."""
+    """Find the two neighbours of each corner on each axis; the one before is lower by 1 on all other coordinates."""
     axes, count = len(strides), len(found)
     base = found - 1 - np.where(found % axes == 0, strides.sum() - axes, 0)
     neighbours = np.full((axes, 2, count), count, np.int32)

@@ -19,7 +19,7 @@ class RefineOptions:
 
     Attributes:
         method: "powers" multiplies the maps by S again and again. "restart" also mixes the unrefined map in at every
-            product, so that more products never wash it out. "sharpened" multiplies by a sharpened S and stretches
+            product, so that it never fades out. "sharpened" multiplies by a sharpened S and stretches
             the result to the least and greatest value of the unrefined map.
         products: Number of products with S, at least 1.
         exponent: For "powers": every weight of S is raised to this exponent first, and the rows are made to sum to 1
@@ -61,7 +61,7 @@ def refine_choice(value: RefineChoice) -> RefineOptions | None:
     """Return the options, or None for no refinement.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is neither a boolean nor `RefineOptions`.
     """
     if isinstance(value, RefineOptions):
         return value

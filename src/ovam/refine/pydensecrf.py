@@ -10,7 +10,7 @@ from ovam.refine.crf_options import CrfOptions
 def authors_mean_field(
     energies: Float32[np.ndarray, "class pixel"], image: UInt8[np.ndarray, "height width 3"], options: CrfOptions
 ) -> Float32[np.ndarray, "class pixel"]:
-    """Return the class probabilities of each pixel from minus the logarithms of those before.
+    """Run the mean field; `energies` are minus the logarithms of the input probabilities, the result probabilities.
 
     Raises:
         MissingPackageError: it is not installed.

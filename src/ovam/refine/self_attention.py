@@ -26,10 +26,10 @@ Columns = Float[Tensor, "pixel map"]
 
 @float32()
 def refined(maps: AttentionMaps, options: RefineOptions) -> AttentionMaps:
-    """Return the maps after `x <- S x`, where S is the mean image self-attention.
+    """Refine maps by one or more products `x <- S x`, where S is the mean image self-attention.
 
     Every new value is a weighted mean of the old ones, so maps stay in their range, and with "powers" and "restart"
-    the maps of all tokens of a prompt still sum to 1. It takes 4 bytes for each pair of pixels: 64 MB at 64 x 64.
+    the maps of all tokens of a prompt still sum to 1. S takes 4 bytes for each pair of pixels: 64 MB at 64 x 64.
 
     Args:
         maps: Maps whose trace has kept self-attention.
@@ -61,9 +61,9 @@ def affinities(maps: AttentionMaps, options: RefineOptions) -> dict[Grid, Affini
     kept = maps.self_attention
     if not kept:
         raise NothingCapturedError(
-            "these maps have no self-attention, by which they could be refined: capture with self_attention=True "
-            "(or encode, or stream), choose all steps, and make the maps from that trace; a picture that you have "
-            "gets it by ovam.encode(pipe, picture, self_attention=True)"
+            "these maps have no self-attention, which refining needs: use self_attention=True with capture, encode or "
+            "stream, keep all steps, and make the maps from that trace; for a real picture use "
+            "ovam.encode(pipe, picture, self_attention=True)"
         )
     grids = {name: part.grid for name, part in kept.items()}
     finest = max(grids.values(), key=lambda grid: grid[0] * grid[1])
@@ -85,7 +85,7 @@ def _mean(matrices: Sequence[Affinity]) -> Affinity:
 
 
 def _spread(maps: TokenMaps, affinity: Affinity, options: RefineOptions) -> TokenMaps:
-    """Return the maps of the affinity's grid after all products."""
+    """Return the maps after all products; they have the affinity's grid."""
     columns = maps.flatten(-2).T.to(affinity.device)
     spread = {"powers": _powers, "restart": _restart, "sharpened": _sharpened}[options.method]
     return spread(columns, affinity, options).T.reshape(maps.shape).to(maps.device)
@@ -107,7 +107,7 @@ def _restart(columns: Columns, affinity: Affinity, options: RefineOptions) -> Co
 
 
 def _sharpened(columns: Columns, affinity: Affinity, options: RefineOptions) -> Columns:
-    """Return the maps after products with the sharpened affinity, each at its old least and greatest value."""
+    """Multiply by the sharpened affinity, then stretch each map to its old least and greatest value."""
     low, high = columns.amin(0), columns.amax(0)
     sharp = sharpened(affinity, options.sharpness)
     for _ in range(options.products):

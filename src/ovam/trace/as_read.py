@@ -23,7 +23,7 @@ def own_tokens(tokenizer: Any, read: Sequence[int]) -> list[int]:
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]  # the first one ends the text
+    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]  # then a pad is the end
 
 
 def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets]) -> list[Offsets]:
@@ -57,8 +57,8 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
     if not unread:
         return prompt
     log.warning(
-        "prompt %r: the run's text encoder did not read %s, which its pipeline cut off or removed; there are no maps "
-        "of it. Make its maps separately, maps([...])",
+        "prompt %r: the run's text encoder did not read %s. The pipeline cut these words off or removed them, so they "
+        "have no maps here. Ask for them in a list, maps([...])",
         prompt.text if len(prompt.text) <= 40 else f"{prompt.text[:40]}...",
         ", ".join(map(repr, unread)),
     )
@@ -79,7 +79,7 @@ def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]
 
 
 def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -> None:
-    """Make a text reader read some texts as a run did; `told` is what `tokens_read` returned.
+    """Give a text reader the tokens that a run read for some texts; `told` is what `tokens_read` returned.
 
     The reader is changed in place, so nothing else may use it.
 
@@ -93,7 +93,7 @@ def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -
         for ids in texts.values():
             count = len(part.tokenizer)
             if not ids or len(ids) > _LONGEST or not all(type(i) is int and 0 <= i < count for i in ids):
-                raise ValueError(f"tokens of the prompt are not at most {_LONGEST} whole numbers below {count}")
+                raise ValueError(f"the prompt's tokens: expected 1 to {_LONGEST} whole numbers below {count}")
         part.read = {text: tuple(ids) for text, ids in texts.items()}
 
 

@@ -79,7 +79,7 @@ def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | in
         return entries
     if as_grid != as_heights and {grid[0] for grid in grids.values()}.issuperset(entries):
         raise OptionError(
-            f"blocks {choice} are both a grid and two grid heights here, which have different blocks: write "
+            f"blocks {choice} can be one grid or two grid heights here, and these are different blocks: write "
             f"[{choice}] for the grid, {entries} for the heights"
         )
     return [choice]

@@ -76,7 +76,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     }
     parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
     if "self_attention" in parts:
-        header["self_attention"] = parts.pop("self_attention")  # format 1 has it here
+        header["self_attention"] = parts.pop("self_attention")  # format 1 stores it under this key
     if parts:
         header["parts"] = parts
     tensors = _tensors(trace, text.tensors)
@@ -118,7 +118,7 @@ def _further_tensors(trace: Trace) -> dict[str, Tensor]:
 
 
 def _about(part: BlockPart) -> dict[str, Any]:
-    """Return the header's entry of a part; type and averaging are written only if not a float32 average."""
+    """Return the header's entry of a part; a float32 average needs no type and no `averaged` in it."""
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
@@ -139,7 +139,7 @@ def _saved_text(trace: Trace, path: str | Path) -> SavedText:
         kind = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
         raise TraceFileError(
             f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read back "
-            f"({kind}): expected one of ovam's, or `saved` and an entry in ovam.trace.file.READERS"
+            f"({kind}): expected a text side of ovam, or one with `saved` and a reader in ovam.trace.file.READERS"
         )
     return saved
 
@@ -150,9 +150,9 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
     Args:
         path: A file that `save_trace` wrote.
         text: What reads late words: a pipeline, the folder of a pipeline, or a model name such as "mini". With None
-            the trace accepts embeddings only. From a folder only the text encoder is read, with two exceptions that
-            need the model: the file refers to the model's key projections, or its model has joint attention. The
-            file itself never causes a download.
+            the trace accepts embeddings only. From a folder only the text encoder is read. The whole model is read
+            in two cases: the file refers to the model's key projections, or the model has joint attention. The file
+            itself never causes a download.
 
     Raises:
         TraceFileError: the file is missing, damaged, no trace, or of a newer format.

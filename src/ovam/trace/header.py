@@ -23,7 +23,8 @@ _TOKENS = 1024  # maximum of a padded text: T5 reads 512 in every family, CLIP 7
 _PIXELS = 2**27  # maximum of an image
 _FREE = 2**20  # pixels that an image may have, however small its file is
 _PIXELS_A_BYTE = {"query/": 64, "image.png": 512}
-"""Maximum pixels of an image for each byte: Stable Diffusion's coarsest block in int8 has 3, a one-colour PNG 343."""
+"""Maximum image pixels for each byte of queries or PNG. Known ratios: 3 for int8 queries of Stable Diffusion's coarsest
+block, 343 for a PNG of one colour."""
 _SQUEEZED = 2.0  # maximum ratio of the two sides of a cell, which is 1 in all families
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 _FLOATS = ("float32", "float16", "bfloat16")
@@ -154,7 +155,7 @@ def _check_calls(calls: Sequence[Mapping[str, Any]]) -> None:
         if call["index"] <= before["index"] or not before["step"] <= call["step"] <= call["index"]:
             raise ValueError(
                 f"calls[{i}] is call {call['index']} of step {call['step']} after call {before['index']} of step "
-                f"{before['step']}: expected rising calls, and a step for each call at most"
+                f"{before['step']}: expected increasing calls, and steps that never fall or exceed the call's index"
             )
         before = {"index": call["index"], "step": call["step"]}
 
@@ -171,17 +172,17 @@ def _check_queries(
             continue
         found = told.tensor_of(key, tensors)
         if found.ndim != 4 or found.shape[:3] != expected or not found.numel():
-            raise ValueError(f"{key} is {tuple(found.shape)}, the header tells {expected} and a size")
+            raise ValueError(f"{key} is {tuple(found.shape)}, the header says {expected} and a head size")
     matrix, rows = tensors.get(f"projection/{name}"), block["heads"] * tensors[f"query/{half}/{name}"].shape[3]
     if matrix is not None and (matrix.ndim != 2 or len(matrix) != rows):
-        raise ValueError(f"projection/{name} is {tuple(matrix.shape)}, its queries tell {rows} rows")
+        raise ValueError(f"projection/{name} is {tuple(matrix.shape)}, its queries need {rows} rows")
 
 
 def _check_average(name: str, grid: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
     found, pixels = told.tensor_of(name, tensors), grid[0] * grid[1]
     if found.dtype != torch.float32 or found.shape != (pixels, pixels):
         raise ValueError(
-            f"{name} is {tuple(found.shape)} of {found.dtype}, the header tells a grid of {grid[0]} x {grid[1]}"
+            f"{name} is {tuple(found.shape)} of {found.dtype}, the header says a grid of {grid[0]} x {grid[1]}"
         )
 
 
@@ -193,7 +194,7 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
     pixels = max((block["grid"][0] * block["grid"][1] for block in blocks), default=1)
-    counts = set[int]()  # of image pixels: those of a reference picture may follow the grid's, as in FLUX Kontext
+    counts = set[int]()  # image pixels by block; a reference picture may add some after the grid's (FLUX Kontext)
     for half in header["halves"]:
         for name in names:
             key, value, vector = (
@@ -202,7 +203,7 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
             if key.ndim != 4 or key.shape != value.shape or key.shape[1] != calls or key.shape[2] < pixels:
                 raise ValueError(
                     f"replay/{half}/{name} has keys {tuple(key.shape)} and values {tuple(value.shape)}, the header "
-                    f"tells {calls} calls and {pixels} pixels"
+                    f"says {calls} calls and at least {pixels} pixels"
                 )
             counts.add(key.shape[2])
             if vector.ndim != 2 or len(vector) != calls:
@@ -212,7 +213,7 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 
 
 def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Check that the image's size is plausible for the bytes in the file; it decides how much memory masks take."""
+    """Check that the image's size is plausible for the bytes in the file; masks take memory by this size."""
     height, width = header["size"]
     most = _FREE + sum(
         each * tensor.nbytes
@@ -222,7 +223,7 @@ def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Non
     )
     if height * width > min(most, _PIXELS):
         raise ValueError(
-            f"size is {height} x {width}: expected {min(most, _PIXELS)} pixels at most, as queries and picture are"
+            f"size is {height} x {width}: expected at most {min(most, _PIXELS)} pixels for the queries and picture here"
         )
 
 
@@ -239,7 +240,7 @@ def _check_grids(header: Mapping[str, Any]) -> None:
         least = max(side / (cells + 1) for side, cells in zip(whole, grid, strict=True))
         most = min(side / (cells - 1) if cells > 1 else math.inf for side, cells in zip(whole, grid, strict=True))
         if least >= _SQUEEZED * most:
-            raise ValueError(f"a grid of {grid[0]} x {grid[1]} does not go with {whole[0]} x {whole[1]}")
+            raise ValueError(f"a grid of {grid[0]} x {grid[1]} does not fit into {whole[0]} x {whole[1]}")
 
 
 def _check_picture(size: Sequence[int], picture: Tensor | None) -> None:
@@ -251,4 +252,4 @@ def _check_picture(size: Sequence[int], picture: Tensor | None) -> None:
         raise ValueError("image.png is no PNG file")
     width, height = struct.unpack(">II", begin[16:24])
     if (height, width) != tuple(size):
-        raise ValueError(f"image.png is {height} x {width}, the header tells a size of {size[0]} x {size[1]}")
+        raise ValueError(f"image.png is {height} x {width}, the header says a size of {size[0]} x {size[1]}")

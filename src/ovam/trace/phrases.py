@@ -18,7 +18,7 @@ class Reads(Protocol):
 
 @runtime_checkable
 class ReadsMany(Protocol):
-    """A text side or reader that reads several phrases in one run of its encoder, which fetches the weights once."""
+    """A text side or reader that reads several phrases in one run of its encoder, so the weights are read only once."""
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]: ...
 

@@ -105,7 +105,7 @@ def from_named(name: str, tensors: Mapping[str, Tensor], dtype: str | None) -> S
     """
     found = tensors[name]
     if found.dtype != getattr(torch, str(dtype), None):
-        raise ValueError(f"{name} is of {found.dtype}, the header tells {dtype}")
+        raise ValueError(f"{name} is of {found.dtype}, the header says {dtype}")
     if found.dtype != torch.int8:
         return found
     scale = tensors[f"{name}/scale"]

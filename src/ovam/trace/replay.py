@@ -108,9 +108,9 @@ class Replay:
         indices = [kept.index for kept in self.calls]
         if block not in self.blocks:
             raise MissingBlockError(
-                f"block {block!r} can't be replayed: image keys and values were kept of {len(self.blocks)} blocks, "
-                f"the last is {next(reversed(list(self.blocks)), None)!r}; capture with blocks=[{block!r}], or with a "
-                "later one among them"
+                f"block {block!r} can't be replayed: the run kept image keys and values of {len(self.blocks)} blocks, "
+                f"up to {next(reversed(list(self.blocks)), None)!r}; capture with blocks=[{block!r}], or with a later "
+                "block"
             )
         if call not in indices:
             raise MissingStepError(

@@ -20,7 +20,8 @@ from ovam.trace.phrases import embed_phrases
 from ovam.trace.text_side import SavedText, Space, TextFile, TextReader, TokenEmbedding
 
 CAPTION = "caption_projection"
-"""PixArt's module between text encoder and blocks; the names of its weights in `StaticText.projections` begin so."""
+"""PixArt's module between text encoder and blocks. Its weights in `StaticText.projections` have names that begin with
+this word."""
 PROJECTIONS_INSIDE = 32 * 2**20
 """Key projections up to this many bytes are stored in a trace file; for larger ones the file refers to the model."""
 
@@ -43,9 +44,9 @@ class StaticText:
     for example after reading from a file, it accepts embeddings but no texts.
 
     Attributes:
-        projections: The matrix (head * head_dim, width) of each block by the block's name; its bias, if it has one,
-            by that name and `.bias`. In PixArt all blocks read the text through one more projection, two layers with
-            a GELU between: its four tensors are `caption_projection.linear_1.weight` and so on.
+        projections: Weights by name. A block's matrix (head * head_dim, width) has the block's name. A bias, if there
+            is one, has this name with `.bias` added. In PixArt the text first passes one more projection for all
+            blocks: two layers with a GELU between. Its four tensors are `caption_projection.linear_1.weight` and so on.
         heads: Number of heads by block.
         space: Space of the input vectors.
     """
@@ -95,12 +96,12 @@ class StaticText:
         if self.reader is None:
             raise NoTextEncoderError(
                 f"this trace was loaded without a text encoder and can't read {text!r}: load it with "
-                "Trace.load(path, text=pipe), with a model folder in place of pipe, or ask with embeddings"
+                "Trace.load(path, text=pipe), where text can also be a model folder, or pass embeddings"
             )
         if self.reader.space != self._encoder:
             raise SpaceMismatchError(
                 f"the text encoder was changed since the run, from {self._encoder} to {self.reader.space}: expected "
-                "the weights the run was made with; take adapters and training back, or run the pipeline again"
+                "the weights the run was made with; restore these weights (remove adapters), or run the pipeline again"
             )
         return self.reader
 
@@ -127,7 +128,7 @@ class StaticText:
         self._sources.clear()
         log.warning(
             "the key projection of block %r was changed since the run, by an adapter or by training: this trace "
-            "still uses the one of its run; capture another run for the model as it is now",
+            "still uses the key projection of its run; to use the changed model, capture a new run",
             block,
         )
 

@@ -17,7 +17,7 @@ from ovam.trace.replay import Replay, TextStream
 
 @dataclass(frozen=True)
 class Space:
-    """Names the exact input of the key path. Vectors of two different spaces must never be mixed.
+    """Identifies the kind of vectors that keys are made from. Vectors of two different spaces must never be mixed.
 
     Attributes:
         encoder: Class of the text encoder and a hash of its weights.
@@ -34,7 +34,7 @@ class Space:
 
     @property
     def skips(self) -> bool:
-        """Whether layers were skipped, as with `clip_skip`; some families read `hidden-2` without it."""
+        """Whether `clip_skip` skipped layers; `hidden-2` does not count, as some families always read this layer."""
         kind, _, depth = self.layer.partition("-")
         return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
 
@@ -134,7 +134,7 @@ class TextReader(Protocol):
 
         Raises:
             EmptyWordsError: the text has no word.
-            PromptTooLongError: it has more tokens than the encoder reads. It is never cut silently.
+            PromptTooLongError: the text has more tokens than the encoder reads. A text is never cut silently.
         """
         ...
 

@@ -47,7 +47,7 @@ class Session:
 
     @property
     def covered(self) -> Sequence[RunCoverage]:
-        """Which blocks ran in which calls of the runs that are over; it grows."""
+        """Which blocks ran in which calls of the finished runs; each finished run adds an entry."""
         return self._watch.covered
 
     @contextmanager
@@ -65,7 +65,7 @@ class Session:
             )
         check_watchable(pipe, denoiser)
         if read_as(pipe) != type(pipe).__name__:
-            log.warning("%s is read as the %s it is derived from", type(pipe).__name__, read_as(pipe))
+            log.warning("%s is treated as its base class %s", type(pipe).__name__, read_as(pipe))
         thread = self._watch.thread
         with ExitStack() as installed:
             _watched.add(denoiser)
@@ -101,7 +101,7 @@ class Session:
         self._watch.finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the start of the pipeline's own call, which checks its inputs first."""
+        """Handle the start of the pipeline's own call: `check_inputs` is the first method it runs."""
         self._watch.close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
         self.run.thread = get_ident()
@@ -144,8 +144,8 @@ class Session:
     def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Warn that inpainting will use only a part of the image, and paste it back into the image at the end."""
         log.warning(
-            "%s: with padding_mask_crop the model sees the image's part %s alone; the size, picture and maps of its "
-            "traces are of that part, not of the image that the pipeline returns",
+            "%s: with padding_mask_crop the model sees only the part %s of the image; its traces have the size, "
+            "picture and maps of this part, not of the image that the pipeline returns",
             type(self.backbone.pipe).__name__,
             tuple(result),
         )

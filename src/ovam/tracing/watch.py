@@ -1,7 +1,7 @@
 """Follow the denoiser calls of a run, and pass what its blocks show to the recorder.
 
-Each block's hook ends here, in `_on_block`. Each image's row of each half is then read by its part's entry
-(`ovam.tracing.parts`), cut to the pixels of the block's grid, and handed over.
+Each block's hook calls `_on_block`. For each half and image, the batch's row is read as its part says
+(`ovam.tracing.parts`), cut to the pixels of the block's grid, and passed to the recorder.
 """
 
 import inspect
@@ -196,8 +196,8 @@ class Watch:
         if not run.warned_of_halves:
             run.warned_of_halves = True
             log.warning(
-                "guidance was switched off at denoiser call %d of this run: its traces, which keep %s queries, leave "
-                "such calls out; capture with guidance='cond' to keep all of them",
+                "guidance was switched off at denoiser call %d of this run: its traces keep %s queries, so they leave "
+                "out calls without guidance; capture with guidance='cond' to keep all calls",
                 len(run.calls) - 1,
                 " and ".join(run.shape.halves),
             )
@@ -221,7 +221,7 @@ class Watch:
         """End the run, and let the recorder complete it; the size is that of the image, (height, width).
 
         Raises:
-            SilentBlockError: in no call did all watched blocks run.
+            SilentBlockError: every call lacks at least one watched block.
         """
         run = self.run
         self._leave_out_if_half()
@@ -240,7 +240,7 @@ class Watch:
         self.run = Run()
 
     def no_pictures(self) -> list[bytes | None]:
-        """Return the entries of a run that ended with latents."""
+        """Return None for each image, as a run that ended with latents has no pictures."""
         return [None] * (self.run.shape.images if self.run.shape else 0)
 
     def size(self) -> tuple[int, int]:
@@ -253,12 +253,12 @@ class Watch:
 
 
 def _parts_of(shape: RunShape, block: str, *, averaged: bool) -> list[Part]:
-    """Return the parts that are kept of a block: averages over the calls, or all others."""
+    """Return the kept parts of a block: those averaged over the calls, or those that are not."""
     return [part for part in PARTS.values() if part.averaged == averaged and block in shape.sources.get(part.name, ())]
 
 
 def _own_pixels(block: str, part: Part, taken: Taken, grid: Grid, further: int) -> Taken:
-    """Return only the pixels of the block's grid, without the `further` ones of reference pictures after them."""
+    """Return only the pixels of the block's grid, without the last `further` pixels (reference pictures)."""
     if isinstance(taken, PixelPairs):
         query = _narrowed(block, part, taken.query, grid, further, "from")
         return replace(taken, query=query, key=_narrowed(block, part, taken.key, grid, further, "to"))
@@ -277,13 +277,13 @@ def _narrowed(block: str, part: Part, tensor: Tensor, grid: Grid, further: int, 
 def _other_pixels(name: str, count: int, grid: Grid, way: str) -> UnsupportedPipelineError:
     return UnsupportedPipelineError(
         f"block {name!r} attends {way} {count} pixels, expected the {grid[0]} x {grid[1]} of "
-        "its grid: something merges, drops or adds pixels before it; take that off for the capture"
+        "its grid: something merges, drops or adds pixels before this block; remove it for the capture"
     )
 
 
 def _repeated(name: str, call: int) -> UnsupportedPipelineError:
     return UnsupportedPipelineError(
-        f"block {name!r} made queries twice in denoiser call {call}, so that which of them its attention used is not "
-        "known: expected one projection a block and call; take off the attention processor or patch that runs its "
-        "layers again, pipe.unet.set_default_attn_processor() for a UNet, or leave the block out by blocks=[...]"
+        f"block {name!r} made queries twice in denoiser call {call}, so ovam can't know which ones its attention used: "
+        "expected one projection a block and call; remove the attention processor or patch that runs its layers again "
+        "(pipe.unet.set_default_attn_processor() for a UNet), or leave the block out with blocks=[...]"
     )
