@@ -24,12 +24,12 @@ from test_errors import assert_refuses
 SPLITS = ("train", "validation", "test")
 EVERY = (*SPLITS, "hard", "domain b", "judging")
 DIGESTS = {
-    "train": "c25b5be05a824f07",
-    "validation": "6f237f0527d84c5f",
-    "test": "85a43d5d6a25d3a6",
-    "hard": "33fb6898e97ccbac",
+    "train": "051e04b618dec9ba",
+    "validation": "799816aeadf4ffcf",
+    "test": "e804571e57acca01",
+    "hard": "9d6fc662049e685e",
     "domain b": "2112930bf0514865",
-    "judging": "124345e58898e664",
+    "judging": "82fed88b7fe38d08",
 }
 """Of the maps and texts of the first three scenes of each split."""
 
@@ -49,7 +49,7 @@ def test_a_scene_is_a_function_of_its_seed():
 
 def test_the_world_is_what_its_version_was():
     """What is trained, cached and scored rests on it: where this fails on purpose, WORLD gets another number."""
-    assert WORLD == 2
+    assert WORLD == 3
     for split, expected in DIGESTS.items():
         digest = hashlib.sha256()
         for index in range(3):
@@ -116,7 +116,7 @@ def test_parts_lie_where_the_picture_shows_them():
     for scene in (render(seed_of("train", i), split="train") for i in range(800)):
         for i, thing in enumerate(scene.objects, start=1):
             own = (scene.instances == i) & (scene.parts == PARTS["wheel"])
-            if thing.name in ("car", "bus") and thing.colour in ("yellow", "white", "red") and own.sum() > 30:
+            if thing.name in ("car", "bus") and thing.colour in ("yellow", "white") and own.sum() > 30:
                 body = (scene.instances == i) & (scene.parts == 0)
                 tyres.append(scene.image[own].mean() < scene.image[body].mean() - 10)
     assert len(tyres) > 5
@@ -176,7 +176,7 @@ def test_pairs_that_are_held_out_meet_in_their_split_alone():
 def test_looks_of_one_split_are_never_another_s():
     for name in CLASSES:
         own = {split: set(looks(name, split)) for split in SPLITS}
-        assert [len(own[split]) >= least for split, least in zip(SPLITS, (2, 1, 2), strict=True)] == [True] * 3
+        assert [len(own[split]) >= least for split, least in zip(SPLITS, (1, 1, 2), strict=True)] == [True] * 3
         assert not own["train"] & own["validation"]
         assert not own["test"] & (own["train"] | own["validation"])
 
@@ -185,8 +185,8 @@ def test_looks_of_one_split_are_never_another_s():
 def test_drawn_looks_differ_between_splits_in_what_is_seen(close):
     rng = np.random.default_rng
     for name in [name for name in CLASSES if not close or name in (*ANIMALS, "person")]:
-        pictures = {style: _square(draw(name, rng(3), style, close=close).image) for style in range(5)}
-        for old, new in itertools.product((0, 1), (2, 3, 4)):
+        pictures = {style: _square(draw(name, rng(3), style, close=close).image) for style in (0, 2, 3, 4)}
+        for old, new in ((0, 2), (0, 3), (0, 4), (2, 3), (2, 4)):
             # of 255; measured: 0.8 (close cow) to 60; the same picture would give 0
             assert np.abs(pictures[old] - pictures[new]).mean() > 0.5, (name, old, new)
 
@@ -247,7 +247,7 @@ def test_twins_differ_in_colour():
 
 
 def test_hard_scenes_are_crowded_camouflaged_and_small_and_calm_ones_are_not(scenes):
-    for split, toys in (("train", (0, 2)), ("test", (0, 2)), ("hard", (3, 8))):
+    for split, toys in (("train", (0, 1)), ("test", (0, 2)), ("hard", (3, 8))):
         counts = [len(scene.distractors) for scene in scenes[split]]
         assert (min(counts), max(counts)) == toys
     area = {split: np.mean([thing.area for scene in scenes[split] for thing in scene.objects]) for split in scenes}

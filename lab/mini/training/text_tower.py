@@ -17,7 +17,7 @@ from lab.mini.training.loop import DEVICE, Average, Log, half_precision, warm_co
 from lab.mini.training.pool import Pool
 from ovam.mini.scenes import CLASSES
 
-ITERATIONS, BATCH, PEAK_RATE = 1900, 256, 1e-3
+ITERATIONS, BATCH, PEAK_RATE = 2000, 96, 1e-3
 PICTURE_SIZE = 64
 _APART = 10**6  # between the seeds of one run and the next
 
@@ -40,37 +40,66 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 class PictureTower(nn.Module):
-    """A small convolutional network; its mean and maximum over the picture become one unit vector."""
+    """A small convolutional network: a unit vector for each place of an 8 x 8 grid, and one for the whole picture."""
 
     widths = (32, 64, 128, 192)
 
     def __init__(self, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise((3, *self.widths)):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        for i, (before, after) in enumerate(itertools.pairwise((3, *self.widths))):
+            layers += [nn.Conv2d(before, after, 3, 2 if i < 3 else 1, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
             layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * self.widths[-1], width)
+        self.places, self.whole = nn.Linear(self.widths[-1], width), nn.Linear(2 * self.widths[-1], width)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        grid = self.body(pictures)
-        return F.normalize(self.head(torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1)), dim=-1)
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of the places, (picture, place, channel), and of the pictures, (picture, channel)."""
+        grid = self.body(pictures).flatten(2)
+        whole = self.whole(torch.cat([grid.mean(2), grid.amax(2)], dim=1))
+        return F.normalize(self.places(grid.mT), dim=-1), F.normalize(whole, dim=-1)
 
 
 class _TextHead(nn.Module):
-    """The text tower's end token as a unit vector; only the tower itself is kept afterwards."""
+    """Unit vectors of the words and of the end token; only the tower itself is kept afterwards."""
 
     def __init__(self, encoder: CLIPTextModel) -> None:
         super().__init__()
         width = encoder.config.hidden_size
-        self.encoder, self.projection = encoder, nn.Linear(width, width, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(2.6))
+        self.encoder = encoder
+        self.words, self.whole = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.word_scale, self.scale = nn.Parameter(torch.tensor(2.6)), nn.Parameter(torch.tensor(2.6))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of the positions, (text, position, channel), and of the texts, (text, channel)."""
         hidden = self.encoder(ids).last_hidden_state
         end = (ids == self.encoder.config.eos_token_id).int().argmax(1)
-        return F.normalize(self.projection(hidden[torch.arange(len(ids)), end]), dim=-1)
+        whole = self.whole(hidden[torch.arange(len(ids)), end])
+        return F.normalize(self.words(hidden), dim=-1), F.normalize(whole, dim=-1)
+
+
+def word_similarity(words: Tensor, is_word: Tensor, places: Tensor) -> Tensor:
+    """Mean cosine of a text's words, each with its best place of a picture: FILIP (arXiv:2111.07783), texts' side.
+
+    Args:
+        words: Unit vectors, (text, position, channel).
+        is_word: Positions that hold a word, (text, position) bool.
+        places: Unit vectors, (picture, place, channel).
+
+    Returns:
+        (text, picture).
+    """
+    pictures = len(places)
+    best = (words[is_word] @ places.flatten(0, 1).T).view(-1, pictures, places.shape[1]).amax(-1)
+    text = torch.arange(len(words), device=words.device)[:, None].expand_as(is_word)[is_word]
+    sums = best.new_zeros(len(words), pictures).index_add(0, text, best)
+    return sums / is_word.sum(1, keepdim=True)
+
+
+def _is_word(ids: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """Positions (text, position) that are neither start nor end nor padding."""
+    others = torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id], device=ids.device)
+    return ~torch.isin(ids, others)
 
 
 def rarity(pool: Pool) -> np.ndarray:
@@ -84,9 +113,10 @@ def rarity(pool: Pool) -> np.ndarray:
 
 
 def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, seed: int = 0) -> CLIPTextModel:
-    """Train on pairs of the pool with the symmetric contrastive loss of CLIP (arXiv:2103.00020) and save.
+    """Train on pairs of the pool with the contrastive losses of CLIP (arXiv:2103.00020) and FILIP, and save.
 
-    Scenes of rare classes are drawn more often: real text towers have read every word often enough.
+    CLIP's alone trains the end token: the words of rare classes stayed alike. Scenes of rare classes are drawn more
+    often: real text towers have read every word often enough.
     """
     torch.manual_seed(1 + _APART * seed)
     random = np.random.default_rng(1 + _APART * seed)
@@ -100,16 +130,24 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, se
         captions = [str(random.choice(pool.tower_captions[i])) for i in indices]
         ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids.to(DEVICE)
         with half_precision():
-            pictures = towers["picture"](pool.pictures(indices, PICTURE_SIZE).to(DEVICE))
-            similarity = text.log_scale.exp().clamp(max=50) * (text(ids) @ pictures.T)
+            places, pictures = towers["picture"](pool.pictures(indices, PICTURE_SIZE).to(DEVICE))
+            words, texts = text(ids)
+            by_words = word_similarity(words, _is_word(ids, tokenizer), places)
+            similarity = text.scale.exp().clamp(max=50) * (texts @ pictures.T)
+            scale = text.word_scale.exp().clamp(max=50)
         own = torch.arange(BATCH, device=DEVICE)
-        loss = (F.cross_entropy(similarity.float(), own) + F.cross_entropy(similarity.float().T, own)) / 2
+        each_way = (similarity, similarity.T, scale * by_words, scale * by_words.T)
+        loss = torch.stack([F.cross_entropy(each.float(), own) for each in each_way]).mean()
         optimiser.param_groups[0]["lr"] = warm_cosine(iteration, ITERATIONS, PEAK_RATE, warm=100)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         average.update(iteration)
-        log.add(iteration, loss.item(), matched=(similarity.argmax(1) == own).float().mean().item())
+        matched = {
+            "matched": (similarity.argmax(1) == own).float().mean().item(),
+            "matched_by_words": (by_words.argmax(1) == own).float().mean().item(),
+        }
+        log.add(iteration, loss.item(), **matched)
     average.copy_to_model()
     text.encoder.eval().save_pretrained(folder)
     return text.encoder

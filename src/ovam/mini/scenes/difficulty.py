@@ -43,7 +43,7 @@ CALM = Difficulty(
     novel=0.2,
     new_pair=0.2,
 )
-TRAINING = replace(CALM, counts=(0.5, 0.36, 0.14))
+TRAINING = replace(CALM, counts=(0.5, 0.36, 0.14), toys=(0, 1))
 HARD = Difficulty(
     counts=(0.38, 0.40, 0.22),
     sides={1: (0.45, 0.92), 2: (0.36, 0.70), 3: (0.30, 0.54)},

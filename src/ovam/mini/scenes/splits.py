@@ -8,7 +8,7 @@ from ovam.errors import SplitError
 from ovam.mini.scenes import domain_b
 from ovam.mini.scenes.domain_b import FLUENT
 
-WORLD = 2
+WORLD = 3
 """Version of the world: another number where a seed gives another picture, other labels or another caption."""
 
 Split = Literal["train", "validation", "test", "hard", "domain b", "judging"]
@@ -25,34 +25,34 @@ looks and pairs of all splits but domain B. Nothing that is judged may see it. "
 camouflage, small and covered things, and new looks and grounds as often as known ones."""
 
 DRAWN: dict[Split, tuple[int, ...]] = {
-    "train": (0, 1),
+    "train": (0,),
     "validation": (2,),
     "test": (3, 4),
     "hard": (),
     "domain b": (),
     "judging": (),
 }
-"""Styles of the drawn looks of every class."""
+"""Styles of the drawn looks of every class. Style 1 is in none: seen from near it is too much like style 0."""
 
 EMOJI: dict[str, dict[Split, tuple[str, ...]]] = {
     "aeroplane": {"train": ("✈️",), "validation": ("🛫",), "test": ("🛩️",)},
     "bicycle": {"train": ("🚲",)},
-    "bird": {"train": ("🐦", "🦆"), "validation": ("🦜",), "test": ("🦅", "🦉")},
-    "boat": {"train": ("⛵", "🚤"), "validation": ("🛥️",), "test": ("🚢", "⛴️")},
+    "bird": {"train": ("🐦",), "validation": ("🦆", "🦜"), "test": ("🦅", "🦉")},
+    "boat": {"train": ("⛵",), "validation": ("🚤", "🛥️"), "test": ("🚢", "⛴️")},
     "bottle": {"train": ("🍾",), "validation": ("🧴",), "test": ("🍼",)},
     "bus": {"train": ("🚌",), "validation": ("🚎",), "test": ("🚍",)},
-    "car": {"train": ("🚗", "🚕"), "validation": ("🚙",), "test": ("🚓", "🏎️")},
-    "cat": {"train": ("🐈", "🐱"), "validation": ("🐈‍⬛",), "test": ("😺",)},
+    "car": {"train": ("🚗",), "validation": ("🚕", "🚙"), "test": ("🚓", "🏎️")},
+    "cat": {"train": ("🐈",), "validation": ("🐱", "🐈‍⬛"), "test": ("😺",)},
     "chair": {"train": ("🪑",), "test": ("💺",)},
-    "cow": {"train": ("🐄", "🐮"), "validation": ("🐃",), "test": ("🐂",)},
-    "dog": {"train": ("🐕", "🐶"), "validation": ("🦮",), "test": ("🐩", "🐕‍🦺")},
-    "horse": {"train": ("🐎", "🐴"), "validation": ("🎠",)},
+    "cow": {"train": ("🐄",), "validation": ("🐮", "🐃"), "test": ("🐂",)},
+    "dog": {"train": ("🐕",), "validation": ("🐶", "🦮"), "test": ("🐩", "🐕‍🦺")},
+    "horse": {"train": ("🐎",), "validation": ("🐴", "🎠")},
     "motorbike": {"train": ("🏍️",), "test": ("🛵",)},
-    "person": {"train": ("🧍", "🚶", "💃"), "validation": ("🧍‍♀️",), "test": ("🏃", "🕺")},
+    "person": {"train": ("🧍",), "validation": ("🚶", "💃", "🧍‍♀️"), "test": ("🏃", "🕺")},
     "potted plant": {"train": ("🪴",)},
     "sheep": {"train": ("🐑",), "test": ("🐏",)},
     "sofa": {"train": ("🛋️",)},
-    "train": {"train": ("🚆", "🚂"), "validation": ("🚃",), "test": ("🚄", "🚋")},
+    "train": {"train": ("🚆",), "validation": ("🚂", "🚃"), "test": ("🚄", "🚋")},
     "tv monitor": {"train": ("📺",), "test": ("🖥️",)},
 }
 """Emoji of each class; a dining table has none."""
