@@ -34,7 +34,7 @@ def info(
     show(result, as_json)
 
 
-@taking(capture={name: CAPTURE[name] for name in ("blocks", "dtype", "preset", "outputs")})
+@taking(capture={name: CAPTURE[name] for name in ("blocks", "dtype", "preset", "outputs", "self_attention")})
 def plan(
     model: NamedModel = "mini",
     height: Side = None,
