@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lab.mini.training.alignment import Alignment
+from lab.mini.training.autoencoder import FACTOR
 from lab.mini.training.loop import DEVICE, Log, Masters, Peers, load_tensors, save_tensors
+from lab.mini.training.pool import Pool
 from lab.mini.training.texts import Captions
-from lab.mini.training.unet import build_scheduler, build_unet, compile_blocks
+from lab.mini.training.unet import TEXT_WIDTH, build_scheduler, build_unet, compile_blocks
 
 WARM_ITERATIONS, CHECKPOINT_EVERY = 200, 500
 LONGEST_AVERAGE = 0.9995
@@ -76,6 +79,7 @@ class DenoiserTraining:
         peers: The processes that train together.
         seed: Another one makes a sibling.
         compiled: Compile the transformer blocks, which takes minutes and pays after some hundred iterations.
+        aligned: The picture tower's file and the scenes' pictures, to draw features to the tower's; None leaves it out.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class DenoiserTraining:
         peers: Peers | None = None,
         seed: int = 0,
         compiled: bool = False,
+        aligned: tuple[Path, Pool] | None = None,
     ) -> None:
         self.folder, self.latents, self.captions = folder, latents, captions
         self.peers, self.seed = peers or Peers(), 2 + 10**6 * seed
@@ -97,6 +102,9 @@ class DenoiserTraining:
         self.scheduler = build_scheduler()
         if checkpoint_of(folder).exists():
             self._resume()
+        self.alignment, self.pool = None, None if aligned is None else aligned[1]
+        if aligned is not None:
+            self.alignment = Alignment(self.model, aligned[0], folder.with_suffix(".alignment.safetensors"), TEXT_WIDTH)
         if compiled:
             compile_blocks(self.model)
 
@@ -111,6 +119,8 @@ class DenoiserTraining:
             save_tensors(
                 self.masters.tensors() | {"iteration": torch.tensor(self.iteration)}, checkpoint_of(self.folder)
             )
+            if self.alignment is not None:
+                self.alignment.save()
 
     def loss(self, scenes: np.ndarray, random: np.random.Generator, *, words_alone: bool) -> Tensor:
         """Mean squared error of the velocity over the scenes, each at a time step of its own.
@@ -134,7 +144,14 @@ class DenoiserTraining:
             told.states.to(dtype),
             encoder_attention_mask=told.attended,
         ).sample
-        return F.mse_loss(predicted.float(), velocity)
+        loss = F.mse_loss(predicted.float(), velocity)
+        self.error = loss.item()
+        return loss if self.alignment is None else loss + self.alignment.loss(self._pictures(scenes, views))
+
+    def _pictures(self, scenes: np.ndarray, views: Tensor) -> Tensor:
+        assert self.pool is not None
+        pictures = self.pool.pictures(scenes, FACTOR * self.latents.shape[-1]).to(DEVICE)
+        return torch.where(views.to(DEVICE)[:, None, None, None] == 1, pictures.flip(-1), pictures)
 
     def timesteps(self, count: int, random: np.random.Generator) -> np.ndarray:
         """Return time steps (sample,): half of them even, half from a logistic normal law around `WHERE_TEXT_COUNTS`.
@@ -173,7 +190,9 @@ class DenoiserTraining:
             loss.backward()
             self.iteration += 1
             self.masters.step(rate, self.iteration, self.peers)
-            log.add(self.iteration, loss.item())
+            if self.alignment is not None:
+                self.alignment.step(self.peers)
+            log.add(self.iteration, self.error, whole=loss.item())
             if self.iteration % CHECKPOINT_EVERY == 0:
                 self.save()
         self.save()

@@ -20,7 +20,7 @@ from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkp
 from lab.mini.training.loop import Peers, load_tensors, multiplies_bfloat16, save_tensors
 from lab.mini.training.oracles import JUDGED, train_oracles
 from lab.mini.training.pool import Pool
-from lab.mini.training.text_tower import train_text_encoder
+from lab.mini.training.text_tower import PICTURE_TOWER, train_text_encoder
 from lab.mini.training.texts import Captions
 from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
@@ -146,6 +146,7 @@ def _train_denoiser(
         peers=Peers(rank, processes),
         seed=seed,
         compiled=compiled and shutil.which("g++") is not None,
+        aligned=(work / PICTURE_TOWER, pool) if (work / PICTURE_TOWER).exists() else None,
     )
     training.run(phases, until=end)
     if processes > 1:

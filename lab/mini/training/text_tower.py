@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lab.mini.training.loop import DEVICE, Average, Log, half_precision, warm_cosine
+from lab.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from lab.mini.training.pool import Pool
 from ovam.mini.scenes import CLASSES
 
 ITERATIONS, BATCH, PEAK_RATE = 2000, 96, 1e-3
 PICTURE_SIZE = 64
+PICTURE_TOWER = "picture_tower.safetensors"  # kept beside the text tower
 _APART = 10**6  # between the seeds of one run and the next
 
 
@@ -149,5 +150,6 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, se
         }
         log.add(iteration, loss.item(), **matched)
     average.copy_to_model()
+    save_tensors(towers["picture"].state_dict(), folder.with_name(PICTURE_TOWER))
     text.encoder.eval().save_pretrained(folder)
     return text.encoder
