@@ -26,6 +26,7 @@ from ovam.errors import (
 )
 from ovam.methods.hard_crf import PUBLISHED_CRF, hard_crf
 from ovam.methods.result import bordered
+from ovam.testing import MethodContract
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.blocks import choose_blocks, share_of
 from ovam.trace.trace import BlockPart
@@ -251,7 +252,7 @@ class TestDatasetDiffusion:
         result = methods.DatasetDiffusion().segment(trace, ["dog", "hot dog", "sky"])
         for i, value in enumerate(values):
             scores = bent(value, 0.6).clip(0, 1)
-            np.testing.assert_allclose(result.scores[i], scores, rtol=0, atol=5e-5)  # measured 7e-6
+            np.testing.assert_allclose(result.scores[i], scores, rtol=0, atol=5e-6)  # measured 6e-7
         assert (result.labels.numpy() == labels).mean() > 0.995
         assert set(np.unique(labels)) == {0, 1, 2, 3, 255}
 
@@ -357,7 +358,7 @@ def test_a_family_that_a_method_cannot_read():
     pipe.set_progress_bar_config(disable=True)
     with ovam.capture(pipe) as traces:
         pipe("a dog", num_inference_steps=2, height=32, width=32)
-    with pytest.raises(UnsupportedPipelineError, match="StableDiffusion3Pipeline with joint attention.*'daam'"):
+    with pytest.raises(UnsupportedPipelineError, match=r"StableDiffusion3Pipeline with joint attention.*'daam'"):
         methods.DatasetDiffusion().segment(traces[0], ["dog"])
     assert methods.DAAM().segment(traces[0], ["dog", "sky"]).words == ("dog", "sky")
 
@@ -441,3 +442,28 @@ def test_the_bicubic_of_the_loops_is_that_of_torch(height, width, tall, wide, se
     np.testing.assert_allclose(
         reference.bicubic(image.double().numpy(), (tall, wide)), found, rtol=0, atol=1e-12
     )  # measured 4e-15
+
+
+class TestContractOfDAAM(MethodContract):
+    def make_method(self):
+        return methods.DAAM()
+
+
+class TestContractOfAttn2Mask(MethodContract):
+    def make_method(self):
+        return methods.Attn2Mask()
+
+
+class TestContractOfAttn2MaskWithACrf(MethodContract):
+    def make_method(self):
+        return methods.Attn2Mask(crf=True)
+
+
+class TestContractOfPublishedOVAM(MethodContract):
+    def make_method(self):
+        return methods.PublishedOVAM()
+
+
+class TestContractOfDatasetDiffusion(MethodContract):
+    def make_method(self):
+        return methods.DatasetDiffusion()

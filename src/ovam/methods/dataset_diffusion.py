@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from ovam.checks import number, whole
 from ovam.errors import MissingBlockError, NothingCapturedError, OptionError, UnsupportedPipelineError
-from ovam.maps.calibration import stretched
 from ovam.maps.compute import attention_maps, half_of
 from ovam.maps.options import MapOptions
 from ovam.maps.words import Fitted, Listed
@@ -91,11 +90,14 @@ class DatasetDiffusion(Method):
         coarse = self._coarse(trace)
         parts = self._self_attention(trace)
         grid = parts[0].grid
-        weights = functools.reduce(torch.add, [floats(part.values["cond"]).float() for part in parts]) / len(parts)
-        columns = _enlarged(_class_maps(coarse, entries), grid).flatten(1).T.to(weights.device)
+        # in float64: products bring values close to each other, and stretching magnifies what rounding made of them
+        weights = functools.reduce(torch.add, [floats(part.values["cond"]).double() for part in parts]) / len(parts)
+        columns = _enlarged(_class_maps(coarse, entries), grid).flatten(1).T.to(weights)
         for _ in range(self.products):
             columns = weights @ columns
-        return stretched(columns.T.unflatten(1, grid).cpu())
+        low, high = columns.amin(0), columns.amax(0)
+        found = (columns - low) / (high - low).clamp_min(torch.finfo(columns.dtype).tiny)
+        return found.T.unflatten(1, grid).float().cpu()
 
     def _coarse(self, trace: Trace) -> Trace:
         """Return the trace with the blocks of a quarter of the finest grid."""
