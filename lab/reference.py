@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import ovam
 from lab.markdown import table
-from ovam.methods import by_name, names
+from ovam import methods
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 FUNCTIONS = ("load", "capture", "encode", "stream", "plan", "optimize_tokens")
@@ -48,10 +48,17 @@ def written() -> str:
     options = [kind for kind in classes if kind.__name__.endswith("Options")]
     results = [kind for kind in classes if kind not in options]
     lines = [_START, "## Functions\n\n", *(_function(f"ovam.{name}", public[name]) for name in FUNCTIONS)]
-    lines += [_METHODS, *(_method(type(by_name(name))) for name in names())]
+    lines += [_METHODS, *(_method(kind) for kind in _methods())]
     lines += ["## Results\n\n", *(_result(kind) for kind in results)]
     lines += [_OPTIONS, *(_options(kind) for kind in options)]
     return "".join(lines).rstrip() + "\n"
+
+
+def _methods() -> list[type]:
+    """The methods that come with the package, whatever else was registered."""
+    public = [getattr(methods, name) for name in methods.__all__]
+    kinds = [each for each in public if isinstance(each, type) and issubclass(each, methods.Method)]
+    return [kind for kind in kinds if kind is not methods.Method]
 
 
 def _method(kind: type) -> str:

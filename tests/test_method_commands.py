@@ -51,7 +51,8 @@ def made(tmp_path_factory):
 
 
 def test_the_command_knows_every_method():
-    assert tuple(each.value for each in SegmentMethod) == methods.names()
+    own = [name for name in methods.names() if type(methods.by_name(name)).__module__.startswith("ovam.methods.")]
+    assert [each.value for each in SegmentMethod] == own  # a page that tests run may have registered another
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -34,8 +34,8 @@ def agreements(run: Run, checkout: Path) -> list[Agreement]:
 
 def _theirs(run: Run, checkout: Path, side: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return their maps, as means over the calls, and their masks."""
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # it makes a folder there at each trace
     on_the_way(checkout, "daam/trace.py")
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # it makes a folder there at each trace
     stub("matplotlib.pyplot", "spacy.tokens", "scipy.optimize")
     from daam import trace
 
