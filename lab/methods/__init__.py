@@ -1,0 +1,1 @@
+"""Train the methods that need weights of their own."""
