@@ -410,3 +410,80 @@ def sine_position(row, column, grid, width):
             rate = 10_000 ** (2 * (channel // 2) / half)
             found.append(math.sin(turn / rate) if channel % 2 == 0 else math.cos(turn / rate))
     return found
+
+
+def bicubic(image, size):
+    """Cubic convolution with a = -0.75 on 4 x 4 neighbours, pixel centres aligned, borders repeated."""
+
+    def shares(position, new, old):
+        place = (position + 0.5) * old / new - 0.5
+        low = math.floor(place)
+        near = [(low + offset, abs(place - low - offset)) for offset in (-1, 0, 1, 2)]
+        return [(min(max(i, 0), old - 1), _cubic(distance)) for i, distance in near]
+
+    (old_height, old_width), (height, width) = image.shape, size
+    found = np.zeros(size)
+    for y, x in product(range(height), range(width)):
+        rows, columns = shares(y, height, old_height), shares(x, width, old_width)
+        found[y, x] = sum(a * b * float(image[row, column]) for row, a in rows for column, b in columns)
+    return found
+
+
+def _cubic(distance, a=-0.75):
+    if distance <= 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    return a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
+
+
+def daam(blocks, positions):
+    """DAAM's map of a word: of every head of every block alike, its mean over calls enlarged and at least 0.
+
+    `blocks` as in `all_maps`, without those that are left out; all tokens share the attention. `positions` are those
+    of the word's tokens, whose mean it is.
+    """
+    finest = max((grid for *_, grid in blocks.values()), key=math.prod)
+    total, count = np.zeros(finest), 0
+    for query, key, scale, grid in blocks.values():
+        weights = block_weights(query, key, scale, [key.shape[1]])
+        for head in range(weights.shape[0]):
+            count += 1
+            for position in positions:
+                mean = sum(weights[head, step, position] for step in range(weights.shape[1])) / weights.shape[1]
+                total += np.maximum(bicubic(mean.reshape(grid), finest), 0) / len(positions)
+    return total / count
+
+
+def attn2mask(image, size, beta):
+    """Where a stretched map exceeds its background, 1 - h - beta, both enlarged."""
+    word = min_max(image)
+    background = 1 - word - beta
+    return resize(word, size) > resize(background, size)
+
+
+def over_greatest(image, size):
+    """A map at a size, divided by its greatest value there."""
+    wide = resize(image, size)
+    return wide / wide.max()
+
+
+def dataset_diffusion(maps, affinities, grid, size, *, products, threshold, ignored):
+    """Dataset Diffusion's labels and values from maps (class, height, width) and one affinity a block.
+
+    The best class of at least the threshold, 0 below, 255 from `ignored` to the threshold.
+    """
+    pixels = grid[0] * grid[1]
+    weights = [
+        [sum(float(one[i, j]) for one in affinities) / len(affinities) for j in range(pixels)] for i in range(pixels)
+    ]
+    values = []
+    for one in maps:
+        column = bicubic(one, grid).flatten().tolist()
+        for _ in range(products):
+            column = [sum(weights[i][j] * column[j] for j in range(pixels)) for i in range(pixels)]
+        values.append(bicubic(min_max(np.array(column).reshape(grid)), size))
+    labels = np.zeros(size, dtype=int)
+    for y, x in product(*map(range, size)):
+        best = max(value[y, x] for value in values)
+        winner = [value[y, x] for value in values].index(best) + 1
+        labels[y, x] = winner if best >= threshold else 255 if best >= ignored else 0
+    return labels, values

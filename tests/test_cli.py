@@ -357,7 +357,7 @@ def test_segment_of_an_image_encodes_it_and_keeps_the_trace(model, tmp_path):
 def test_segment_of_an_image_by_another_method(model, tmp_path):
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     photo.save(tmp_path / "photo.png")
-    options = ("--method", "inversion", "--timesteps", "30, 100", "--output-dir", tmp_path / "out")
+    options = ("--encode-method", "inversion", "--timesteps", "30, 100", "--output-dir", tmp_path / "out")
     result = succeed("segment", tmp_path / "photo.png", "--words", "cat", "--model", model, *options)
     trace = ovam.Trace.load(tmp_path / "out" / result["files"]["trace"], text=model)
     assert [(call.index, call.timestep) for call in trace.calls] == [(2, 30.0), (6, 100.0)]
@@ -561,7 +561,7 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
     ("option", "told"),
     [
         (("--prompt", ""), '--prompt ""'),
-        (("--method", "noise"), "--method noise:"),
+        (("--encode-method", "noise"), "--encode-method noise:"),
         (("--timesteps", "100"), "--timesteps 100:"),
         (("--seed", "0"), "--seed 0:"),
         (("--dtype", "float32"), "--dtype float32:"),

@@ -216,6 +216,16 @@ def test_the_legend_tells_each_words_share_of_the_image(monkeypatch):
     assert [text for text, _ in legend] == ["background 62%", "dog 25%", "sky 12%", "sea 0%"]
 
 
+def test_undecided_pixels_are_pale_and_have_a_line_in_the_legend(monkeypatch):
+    labels = np.zeros((8, 8), dtype=np.int64)
+    labels[:2], labels[2:4] = 1, 255
+    legend = []
+    monkeypatch.setattr(pictures, "with_legend", lambda picture, entries: legend.extend(entries) or picture)
+    shown = pictures.label_map_picture(Image.new("RGB", (8, 8)), segmentation(labels, ("dog",)), opacity=1.0)
+    assert [text for text, _ in legend] == ["background 50%", "dog 25%", "undecided 25%"]
+    assert np.asarray(shown)[shown.height * 3 // 8, shown.width // 2].tolist() == [224, 224, 192]
+
+
 def test_an_image_of_another_size_than_its_labels_is_refused(image):
     with pytest.raises(OptionError, match="128 x 128 pixels, the label map 64 x 128"):
         pictures.label_map_picture(image, segmentation(np.zeros((64, 128), int), ("a",)))

@@ -1,1 +1,1 @@
-"""Train the methods that need weights of their own."""
+"""Published methods: how far the library's are from the authors' own code, and training of those that need weights."""

@@ -1,62 +1,58 @@
-"""Train a method that needs weights of its own, on pictures of the embedded model's world."""
+"""`python -m lab.methods agree|train`: the library's methods beside their authors' own code, and training of some."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from lab.methods.classes import UNSEEN, seen_without
-from lab.methods.run import FEWEST, Asked, run
+from lab.markdown import table
+from lab.measure import stamp
+from lab.methods import page, train, with_daam, with_dataset_diffusion
+from lab.methods.comparison import Agreement, Run, table_rows
+from ovam.models import load
 
 
-def main(given: list[str] | None = None) -> None:
-    """Run the command."""
-    arguments = _parser().parse_args(given)
-    options: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in ("what", "unseen")}
-    unseen = UNSEEN[arguments.split] if arguments.unseen is None else tuple(arguments.unseen)
-    del options["split"]
-    run(Asked(**options, seen=seen_without(unseen), unseen=unseen))
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        SystemExit: no checkout was given, or something differs by more than is allowed.
+    """
+    if arguments[:1] == ["train"]:
+        train.main(arguments[1:])
+        return
+    given = _parser().parse_args(arguments)
+    if given.daam is None and given.dataset_diffusion is None:
+        raise SystemExit("expected a checkout of the authors' code: --daam PATH, --dataset-diffusion PATH, or both")
+    pipe = load(given.model)
+    pipe.set_progress_bar_config(disable=True)
+    run, found = Run(pipe, steps=given.steps), list[Agreement]()
+    if given.daam is not None:
+        found += with_daam.agreements(run, given.daam)
+    if given.dataset_diffusion is not None:
+        found += with_dataset_diffusion.agreements(run, given.dataset_diffusion)
+    print(table(page.HEADER, table_rows(found)))
+    if given.docs is not None:
+        made = {**stamp(f"python -m lab.methods agree --steps {given.steps} ..."), "model": given.model}
+        result = {"stamp": made, "agreements": [one.told() for one in found]}
+        page.write(given.docs, result)
+    if not all(one.holds for one in found):
+        raise SystemExit("some differences are larger than allowed")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lab.methods", description=__doc__, allow_abbrev=False)
-    parser.add_argument("what", choices=("train",))
-    parser.add_argument("method", choices=tuple(FEWEST))
-    parser.add_argument("--output", type=Path, required=True, help="file of the weights")
-    parser.add_argument("--model", default="mini", help="mini, or the folder of a pipeline with a UNet")
-    parser.add_argument("--size", type=int, help="side of the rendered scenes in pixels (default: the model's own)")
+    parser = argparse.ArgumentParser(prog="python -m lab.methods", description=__doc__)
+    parser.add_argument("command", choices=["agree", "train"])
+    parser.add_argument("--model", default="mini", help="mini, a folder or an id of Stable Diffusion 1 or 2")
+    parser.add_argument("--steps", type=int, default=10, help="denoising steps")
+    parser.add_argument("--daam", type=Path, metavar="PATH", help="checkout of castorini/daam at 09564e0")
     parser.add_argument(
-        "--pictures",
-        choices=("scenes", "generated"),
-        default="scenes",
-        help="rendered scenes with exact masks, or pictures that mini makes, labelled by the oracles",
+        "--dataset-diffusion", type=Path, metavar="PATH", help="checkout of VinAIResearch/Dataset-Diffusion at 00866c4"
     )
-    parser.add_argument("--count", type=int, default=300, help="pictures to learn from (default: 300)")
-    parser.add_argument("--iterations", type=int, help="steps of training, one picture each")
-    parser.add_argument("--rate", type=float, help="learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--split", type=int, choices=tuple(UNSEEN), default=1, help="which five classes are not seen, as published"
-    )
-    parser.add_argument("--unseen", nargs="*", metavar="CLASS", help="other classes that are not seen; none: all are")
-    parser.add_argument(
-        "--top-instance",
-        action="store_true",
-        help="grounded: the largest object of a class is the target, as in the authors' code, and not all of them",
-    )
-    parser.add_argument(
-        "--as-released",
-        action="store_true",
-        help="datasetdm: tell the decoder one class name for every picture, as the authors' loader does",
-    )
-    parser.add_argument("--validation", type=int, default=50, help="scenes to measure on at the end (default: 50)")
-    parser.add_argument(
-        "--work-dir", type=Path, default=Path("runs/methods"), help="keeps pictures, features and checkpoints"
-    )
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write the table into methods.md of this folder")
     return parser
 
 

@@ -8,6 +8,12 @@ from jaxtyping import Float, UInt8
 Colour = tuple[int, int, int]
 """Red, green and blue, each from 0 to 255."""
 
+IGNORE = 255
+"""Label of undecided or ignored pixels, as in Pascal VOC."""
+
+UNDECIDED: Colour = (224, 224, 192)
+"""Colour of these pixels: Pascal VOC's."""
+
 _BRIGHT = ("4e9bff", "ff8c1a", "2fbf71", "f2495c", "b877d9", "ffd02f", "19c6cf", "ff7eb6", "9c6b3f", "a3d93b")
 
 

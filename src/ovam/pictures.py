@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ovam.colours import colours_of, label_colours, voc_palette
+from ovam.colours import IGNORE, UNDECIDED, colours_of, label_colours, voc_palette
 from ovam.errors import NotFiniteError, OptionError
 from ovam.page import grid, with_legend
 
@@ -134,7 +134,8 @@ def label_map_picture(
 
     Args:
         image: The picture, RGB, of the label map's size.
-        segmentation: Labels (height, width), 0 for background and i + 1 for the i-th word.
+        segmentation: Labels (height, width): 0 for background, i + 1 for the i-th word, and 255 for undecided pixels,
+            which are pale.
         opacity: Share of the colours in the blend, in [0, 1].
         short_side: An image whose shorter side is below this many pixels is enlarged by a whole factor.
         legend: Whether the words stand below, with the shares of the image that are labelled so.
@@ -153,8 +154,13 @@ def label_map_picture(
     large = _enlarged(image.convert("RGB"), short_side, Image.Resampling.BICUBIC)
     factor = large.width // image.width
     spread = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    colours = label_colours(len(segmentation.words))
-    palette = np.array(colours, dtype=np.float32)
+    named = [*zip(("background", *segmentation.words), label_colours(len(segmentation.words)), strict=True)]
+    numbers = list(range(len(named)))
+    if len(named) <= IGNORE and (labels == IGNORE).any():  # with more words it is the number of one of them
+        named.append(("undecided", UNDECIDED))
+        numbers.append(IGNORE)
+    palette = np.zeros((max(numbers) + 1, 3), dtype=np.float32)
+    palette[numbers] = [colour for _, colour in named]
     grey = _pixels(large.convert("L").convert("RGB"))
     tinted = (1 - opacity) * (64 + 0.75 * grey) + opacity * palette[spread]  # lighter, so that orange is not brown
     shown = np.where((spread > 0)[..., None], tinted, 0.7 * grey)
@@ -162,10 +168,8 @@ def label_map_picture(
     shown[outlines] = palette[spread][outlines]
     if not legend:
         return _image(shown)
-    shares = [float((labels == label).mean()) for label in range(len(segmentation.words) + 1)]
-    words = ("background", *segmentation.words)
-    texts = [f"{word} {share:.0%}" for word, share in zip(words, shares, strict=True)]
-    return with_legend(_image(shown), list(zip(texts, colours, strict=True)))
+    texts = [f"{name} {(labels == number).mean():.0%}" for (name, _), number in zip(named, numbers, strict=True)]
+    return with_legend(_image(shown), [(text, colour) for text, (_, colour) in zip(texts, named, strict=True)])
 
 
 def mask_picture(mask: Any) -> Image.Image:

@@ -97,6 +97,22 @@ def refine_of(refining: Mapping[str, Any]) -> dict[str, Any]:
     return {"refine": RefineOptions(**how)} if refining else {}
 
 
+def method_alone(method: StrEnum | None, options: Mapping[str, Any]) -> None:
+    """Raise OptionError if options of the library's own stages were given beside a method.
+
+    Args:
+        method: The method, if there is one.
+        options: Given options, by the names of the command's parameters.
+    """
+    others = {name: value for name, value in options.items() if name not in ("threshold", "crf")}
+    if method is not None and others:
+        named = ", ".join(f"{name}={_shown(value)}" for name, value in others.items())
+        raise OptionError(
+            f"{named} with method={method.value!r}: a method has maps, refinement and masks of its own, and takes "
+            f"`threshold` and `crf` at most: leave {'it' if len(others) == 1 else 'them'} out, or leave out the method"
+        )
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given, so that the others keep the function's defaults."""
     return {name: value for name, value in options.items() if value is not None}

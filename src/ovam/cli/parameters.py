@@ -33,6 +33,15 @@ class Strategy(StrEnum):
     output = "output"
 
 
+class SegmentMethod(StrEnum):
+    """Published methods that make masks, by the names in `ovam.methods`."""
+
+    daam = "daam"
+    attn2mask = "attn2mask"
+    published_ovam = "published-ovam"
+    dataset_diffusion = "dataset-diffusion"
+
+
 class EncodeMethod(StrEnum):
     """How a real image becomes the model's input."""
 
@@ -120,7 +129,8 @@ ByStrategy = Annotated[
 Blocks = Annotated[
     str | None,
     typer.Option(
-        help="Attention blocks, separated by commas: grid heights (16), grids (16x24), or names (up_blocks.1).",
+        help="Attention blocks, separated by commas: grid heights (16), grids (16x24), shares of the finest (1/4), "
+        "or names (up_blocks.1).",
         callback=inputs.text,
     ),
 ]
@@ -168,8 +178,16 @@ EncodePrompt = Annotated[
     str | None,
     typer.Option("--prompt", help="Prompt for encoding an image; empty by default.", callback=inputs.text),
 ]
+Encoding = Annotated[
+    EncodeMethod | None,
+    typer.Option("--encode-method", help="How an image becomes the model's input.", show_default="noise"),
+]
 Method = Annotated[
-    EncodeMethod | None, typer.Option(help="How an image becomes the model's input.", show_default="noise")
+    SegmentMethod | None,
+    typer.Option(
+        help="A published method makes the masks instead, with its own numbers; --threshold and --crf change these.",
+        show_default=False,
+    ),
 ]
 TimeSteps = Annotated[
     str | None,

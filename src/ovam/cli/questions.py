@@ -11,6 +11,7 @@ from ovam.cli.arguments import (
     asked_of,
     given,
     listed_words,
+    method_alone,
     refine_of,
     refuse_for_traces,
     torch_type,
@@ -22,6 +23,7 @@ from ovam.cli.parameters import (
     AsJson,
     Beside,
     DType,
+    Method,
     Tokens,
     TraceModel,
     Words,
@@ -79,6 +81,7 @@ def segment(
     ],
     words: Words = None,
     tokens: Tokens = None,
+    method: Method = None,
     output_dir: Beside = None,
     model: TraceModel = None,
     dtype: Annotated[
@@ -105,12 +108,14 @@ def segment(
     done are skipped.
     """
     asked, sources, many = asked_of(words, tokens), inputs.expanded(source), inputs.is_many(source)
+    method_alone(method, {**typed_as(MAPS, maps), **typed_as(REFINE, refining), **typed_as(MASKS, masks)})
     refuse_for_traces(sources, {**typed_as(ENCODE, encoding), "dtype": dtype, "device": device})
     if many and output_dir is None:
         raise typer.BadParameter("expected a folder for the files of several items", param_hint="--output-dir")
     loading = given(dtype=torch_type(dtype), device=device)
     with running() as progress:
         from ovam.commands.ask import Loading, segment_file
+        from ovam.commands.methods import method_of
         from ovam.commands.output_options import OutputOptions
         from ovam.commands.segment_many import segment_files
         from ovam.masks.options import SegmentOptions
@@ -119,7 +124,8 @@ def segment(
         settings: dict[str, Any] = {
             "words": with_tokens(asked, tokens),
             "model": model,
-            "options": SegmentOptions(**maps, **masks, **refine_of(refining)),
+            "options": None if method else SegmentOptions(**maps, **masks, **refine_of(refining)),
+            "method": None if method is None else method_of(method.value, **masks),
             "encoding": EncodeOptions(**encoding) if encoding else None,
             "loading": Loading(**loading) if loading else None,
             "output": OutputOptions(**output),

@@ -59,7 +59,7 @@ OUTPUT = {
 CAPTURE = {**_WHERE, **KEEP, "preset": Row(parameters.Preset), "disk": Row(parameters.Disk)}
 ENCODE = {
     "prompt": Row(parameters.EncodePrompt),
-    "method": Row(parameters.Method),
+    "method": Row(parameters.Encoding, name="encode_method"),
     "timesteps": Row(parameters.TimeSteps, functools.partial(steps_of, option="--timesteps")),
     "seed": Row(parameters.EncodeSeed),
     **KEEP,

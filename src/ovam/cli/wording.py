@@ -31,6 +31,11 @@ _PHRASES = (
         r"(a CRF) with .* needs the picture, (and the run) of these maps (.*?): run the pipeline .*",
         r"\1 needs the picture, \2 of this trace \3: leave --crf out",
     ),
+    (r"\bmethod='(noise|inversion|clean)'", r"--encode-method \1"),
+    (
+        r"use ovam\.capture\(pipe, \*\*ovam\.methods\.by_name\([^)]*\)\.requires\)(, and keep all steps)?",
+        "give an image file, which is looked at anew, or capture the run in Python with what the method requires",
+    ),
     (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
     (r" \(on the command line --[\w-]+\)", ""),
     (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with the steps, blocks or halves that you need"),

@@ -16,6 +16,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
 from ovam.commands.generate import pipeline
 from ovam.commands.keeping import kept_for
+from ovam.commands.methods import check_alone, kept_by, told_of_method
 from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
 from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_maps
@@ -26,6 +27,7 @@ from ovam.maps.options import MapOptions, check_joint
 from ovam.maps.words import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
+from ovam.methods.base import Method
 from ovam.models import MINI
 from ovam.output_files import write_json
 from ovam.output_folders import check_folder
@@ -124,6 +126,7 @@ def segment_file(
     output_dir: str | Path | None = None,
     model: Any = None,
     options: SegmentOptions | None = None,
+    method: Method | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
     output: OutputOptions | None = None,
@@ -139,8 +142,9 @@ def segment_file(
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` next to the file.
         model: For a trace as in `maps`; for an image mini by default. A pipeline object is allowed as well.
         options: As in `Trace.segment`.
+        method: A method of `ovam.methods` that makes the masks instead; `options` are then left out.
         encoding: As in `ovam.encode`, for an image. Attention outputs and self-attention are captured too if
-            strategy or refinement needs them. If no blocks are given here, those of `options` are used.
+            strategy, refinement or method needs them. If no blocks are given here, those of `options` are used.
         loading: How to load the model, for an image.
         output: Which files to write; by default the pictures.
         request: Hash of what was asked, for the record of an item of a batch.
@@ -158,6 +162,8 @@ def segment_file(
     begun = time.monotonic()
     path, options = Path(source), options or SegmentOptions()
     options.check(words)
+    if method is not None:
+        check_alone(method, options)
     output = output or OutputOptions()
     asked, rivals = entries_of(words), contrast_of(options.against)
     folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
@@ -166,13 +172,16 @@ def segment_file(
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        write = partial(write_formats, segment_words(trace, asked, options), output=output)
+        found = segment_words(trace, asked, options) if method is None else method.segment(trace, asked)
+        write = partial(write_formats, found, output=output)
     else:
         picture = read_image(path)
-        trace, size = _looked_at(picture, MINI if model is None else model, options, encoding, loading, progress)
+        looks = kept_for(options, encoding or EncodeOptions())
+        looks = looks if method is None else kept_by(method, looks)
+        trace, size = _looked_at(picture, MINI if model is None else model, options, looks, loading, progress)
         working_size = {"working_size": list(size)}
         progress("maps and masks", 0, 0)
-        write = partial(write_all, trace, asked, options, output=output)
+        write = partial(write_all, trace, asked, options, output=output, method=method)
     with run_folder(folder) as room:
         result = {
             "command": "segment",
@@ -183,9 +192,7 @@ def segment_file(
             "prompt": trace.source.prompt,
             "against": list(names_of(rivals)),
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
-            "threshold": options.threshold,
-            "strategy": options.strategy,
-            "options": plain(options),
+            **(_told_of_options(options) if method is None else told_of_method(method)),
             **({"request": request} if request else {}),
             "output_dir": str(folder),
             **write(folder=room),
@@ -195,16 +202,20 @@ def segment_file(
     return result
 
 
+def _told_of_options(options: SegmentOptions) -> dict[str, Any]:
+    return {"threshold": options.threshold, "strategy": options.strategy, "options": plain(options)}
+
+
 def _looked_at(
     picture: Image.Image,
     model: Any,
     options: SegmentOptions,
-    encoding: EncodeOptions | None,
+    looks: EncodeOptions,
     loading: Loading | None,
     progress: Progress,
 ) -> tuple[Trace, tuple[int, int]]:
     """Encode a picture; return its trace and the size at which the model encoded it."""
-    looks, loading = kept_for(options, encoding or EncodeOptions()), loading or Loading()
+    loading = loading or Loading()
     pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
     size = native_size(backbone_of(pipe), picture) if looks.size is None else looks.size
     looks = replace(

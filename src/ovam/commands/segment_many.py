@@ -11,11 +11,13 @@ from ovam.commands.ask import Loading, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
 from ovam.commands.keeping import kept_for
+from ovam.commands.methods import check_alone, kept_by, told_of_method
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
 from ovam.errors import OvamError
 from ovam.maps.words import Listed, entries_of
 from ovam.masks.options import SegmentOptions
+from ovam.methods.base import Method
 from ovam.models import MINI
 from ovam.output_files import safe_names
 from ovam.output_folders import check_folder
@@ -33,6 +35,7 @@ def segment_files(
     output_dir: str | Path,
     model: str | Path | None = None,
     options: SegmentOptions | None = None,
+    method: Method | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
     output: OutputOptions | None = None,
@@ -49,6 +52,7 @@ def segment_files(
             its file, or, for `run.safetensors` and `image.png`, as `generate` writes them, after the folder of that.
         model: As in `segment_file`.
         options: As in `Trace.segment`.
+        method: As in `segment_file`.
         encoding: For images.
         loading: For images.
         output: Which files to write; by default the pictures.
@@ -67,6 +71,10 @@ def segment_files(
     options.check(words)
     kept_for(options, encoding or EncodeOptions())
     asked = {"command": "segment", "words": entries_of(words), "options": options, "output": output, "model": model}
+    if method is not None:
+        check_alone(method, options)
+        kept_by(method, encoding or EncodeOptions())
+        asked["method"] = told_of_method(method)
     of_images = {"encoding": encoding or EncodeOptions(), "loading": loading or Loading()}
     paths, items = dict[str, Path](), []
     for path in map(Path, sources):
@@ -96,6 +104,7 @@ def segment_files(
             output_dir=place,
             model=model_of(path),
             options=options,
+            method=method,
             output=output,
             request=item.request,
             progress=progress,

@@ -14,6 +14,7 @@ from ovam.maps.words import Fitted, fitted_in
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.masks.presence import presences
+from ovam.methods.base import Method
 from ovam.output_files import safe_names, write_bytes, write_picture
 from ovam.trace.trace import Trace
 
@@ -60,14 +61,15 @@ def write_all(
     *,
     save_trace: bool = True,
     output: OutputOptions | None = None,
+    method: Method | None = None,
 ) -> dict[str, Any]:
-    """Write the image, the trace, and the maps and masks of words.
+    """Write the image, the trace, and the maps and masks of words, by a method instead of `options` if it is given.
 
     Returns:
         `seed`, `size`, `files` and `words`, as `write_maps` and `write_formats` give them.
     """
     output = output or OutputOptions()
-    segmentation = segment_words(trace, words, options)
+    segmentation = segment_words(trace, words, options) if method is None else method.segment(trace, words)
     run = write_run(trace, folder, save_trace=save_trace)
     mapped = write_maps(trace, segmentation.maps.only(segmentation.words), folder, output.formats)
     masked = write_formats(segmentation, folder, output)

@@ -23,8 +23,8 @@ class MapOptions:
         guidance: Half of guidance whose queries are used; by default the conditional half, if it was kept. Text for
             the unconditional half gives a warning if the run used clip-skip (logger `ovam`): the pipeline applied
             clip-skip only to the prompt.
-        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (16) or grid ([(16, 24)]); all
-            by default.
+        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (16), grid ([(16, 24)]) or share
+            of the finest grid ("1/4"); all by default.
         steps: One step number, several of them, or "middle" for the middle step; all by default.
         keep: One axis or several to keep apart instead of averaging over them: "block" or "head" (every head of every
             block; `kept["head"]` names them), and "step" (every denoiser call).

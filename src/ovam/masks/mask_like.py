@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ovam.colours import IGNORE as IGNORE
 from ovam.errors import AnnotationError
 from ovam.input_file import regular
 from ovam.json_text import read_json
@@ -16,9 +17,6 @@ from ovam.masks.coco import is_polygons, segmentation_mask
 from ovam.masks.pictures import Reading, cut, levels_of, of_colour, softened
 from ovam.masks.whole_files import is_whole_file, object_mask
 from ovam.picture_formats import FORMATS
-
-IGNORE = 255
-"""The label of ignored pixels, as in Pascal VOC."""
 
 MaskLike = Any
 """A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number a

@@ -1,4 +1,27 @@
-"""Published methods that make masks, on any trace: `Grounded(weights="w.safetensors").segment(trace, ["cat"])`.
+"""Published methods that make masks from attention maps, on any trace: `ovam.methods.DAAM().segment(trace, ["cat"])`.
 
-Each is a frozen object whose fields are the method's numbers, and the defaults are those that were published.
+They need no training. Each is a frozen object whose fields are the method's numbers, and the defaults are those that
+were published. `docs/methods.md` tells what each is, and how to add one.
 """
+
+from ovam.methods.attn2mask import Attn2Mask
+from ovam.methods.base import Method
+from ovam.methods.daam import DAAM
+from ovam.methods.dataset_diffusion import DatasetDiffusion
+from ovam.methods.published import PublishedOVAM
+from ovam.methods.registry import by_name, names, register, requires_of
+from ovam.methods.result import WordScores, segmentation_of
+
+__all__ = [
+    "DAAM",
+    "Attn2Mask",
+    "DatasetDiffusion",
+    "Method",
+    "PublishedOVAM",
+    "WordScores",
+    "by_name",
+    "names",
+    "register",
+    "requires_of",
+    "segmentation_of",
+]

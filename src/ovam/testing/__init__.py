@@ -1,4 +1,4 @@
-"""The contract test class for backbones: the tests that every backbone must pass, on a small pipeline.
+"""The contract test classes: the tests that every backbone, and every method, must pass, on a small pipeline.
 
 Subclass it in a test file and define how the pipeline is made and run. Pytest then collects the tests:
 
@@ -16,12 +16,19 @@ Families with joint attention subclass `JointContract`. Other families whose att
 override `recorded_attention`. For readable failures, call `pytest.register_assert_rewrite("ovam.testing")` before you
 import this module.
 
+A method of `ovam.methods` is tested likewise, on the embedded model:
+
+    class TestMyMethod(MethodContract):
+        def make_method(self):
+            return MyMethod()
+
 `verify` runs part of the contract on a model with its own weights; `ovam verify MODEL` calls it.
 """
 
 from ovam.testing.assertions import Attended, ExplicitSoftmax, assert_restored, assert_same_image, snapshot
 from ovam.testing.contract import BackboneContract
 from ovam.testing.joint_contract import ExplicitJointSoftmax, JointContract
+from ovam.testing.method_contract import MethodContract
 from ovam.testing.verify import verify
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "ExplicitJointSoftmax",
     "ExplicitSoftmax",
     "JointContract",
+    "MethodContract",
     "assert_restored",
     "assert_same_image",
     "snapshot",

@@ -1,5 +1,7 @@
-"""Choose attention blocks of a model by name or by grid."""
+"""Choose attention blocks of a model by name, by grid, or by a grid's share of the finest one."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 
 from ovam.checks import integer
@@ -7,7 +9,10 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Blocks given by module path or its beginning, by grid height, or (in a list) by grid (height, width)."""
+"""Blocks given by module path or its beginning, by grid height, by share of the finest grid ("1/4"), or (in a list)
+by grid (height, width)."""
+
+_SHARE = re.compile(r"1/(\d{1,4})")
 
 
 def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, ...]:
@@ -19,15 +24,15 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
     """
     if choice is None:
         return tuple(grids)
-    entries = _entries_of(grids, choice)
-    fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid)} for entry in entries]
+    entries, finest = _entries_of(grids, choice), finest_of(grids.values())
+    fitting = [{name for name, grid in grids.items() if _fits(entry, name, grid, finest)} for entry in entries]
     if not all(fitting) or not entries:
         missing = [entry for entry, names in zip(entries, fitting, strict=True) if not names]
         sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
         names = ", ".join(list(grids)[:5])
         raise MissingBlockError(
             f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
-            f"({sizes}) or a module path or its beginning ({names}, ...)"
+            f"({sizes}), a share of the finest one ('1/4'), or a module path or its beginning ({names}, ...)"
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
@@ -85,9 +90,26 @@ def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | in
     return [choice]
 
 
-def _fits(entry: str | int | Grid, name: str, grid: Grid) -> bool:
+def finest_of(grids: Iterable[Grid]) -> Grid:
+    """Return the grid with most pixels; (0, 0) if there is none."""
+    return max(grids, key=math.prod, default=(0, 0))
+
+
+def share_of(grid: Grid, finest: Grid) -> int:
+    """Return n if a grid's sides are 1/n of the finest grid's: a power of two, as models halve their grids.
+
+    This is how sizes in papers are read on other models and pictures. "16 x 16" in a paper that uses Stable Diffusion
+    at 512 pixels, whose finest grid is 64 x 64, is the grid of 1/4. Sides that do not halve evenly are rounded.
+    """
+    return int(2 ** round(math.log2(math.prod(finest) / math.prod(grid)) / 2))
+
+
+def _fits(entry: str | int | Grid, name: str, grid: Grid, finest: Grid) -> bool:
     if isinstance(entry, int):
         return grid[0] == entry
     if isinstance(entry, str):
+        share = _SHARE.fullmatch(entry)
+        if share is not None:
+            return share_of(grid, finest) == int(share[1])
         return name == entry or name.startswith(entry.rstrip(".") + ".")
     return grid == tuple(entry)

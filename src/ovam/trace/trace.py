@@ -210,7 +210,8 @@ class Trace:
         selection of fewer denoiser calls has no averages. Features stay as long as the last call stays.
 
         Args:
-            blocks: Module paths, their beginnings, grid heights (16) or grids ([(16, 24)]); None keeps all.
+            blocks: Module paths, their beginnings, grid heights (16), grids ([(16, 24)]) or shares of the finest grid
+                ("1/4"); None keeps all.
             steps: One step number, several of them, or "middle" for the middle step; None keeps all.
 
         Raises:

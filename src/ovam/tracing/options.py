@@ -25,8 +25,8 @@ class KeepOptions:
     """What to keep of every denoiser call, and where. Values are checked when the object is made.
 
     Attributes:
-        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32) or grid ([(32, 48)]);
-            by default all cross-attention blocks but the coarse middle one.
+        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32), grid ([(32, 48)]) or share
+            of the finest grid ("1/4"); by default all cross-attention blocks but the coarse middle one.
         dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
             float32 scale for each head, denoiser call and channel.
         device: Device on which they are stored.

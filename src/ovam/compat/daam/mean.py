@@ -1,22 +1,15 @@
-"""DAAM's mean: each head's map is enlarged to one lattice (bicubic), clamped at 0, and all heads have equal weight.
+"""Which blocks DAAM takes its mean over, and at which lattice; the mean itself is `ovam.methods.daam_mean`.
 
-Attention weights include padding and are summed over the denoiser calls. DAAM selects blocks by factors: the ratio of
-the lattice's side to that of the block's grid.
+DAAM selects blocks by factors: the ratio of the lattice's side to that of the block's grid.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
-
 from ovam.compat.daam.errors import NoHeatMapsError
 from ovam.shapes import Grid
-from ovam.trace.text_side import TokenEmbedding
 from ovam.trace.trace import Trace
 
 _FACTORS = frozenset({0, 1, 2, 4, 16, 32, 64})
@@ -82,31 +75,3 @@ def chosen(
             f"{sorted(set(found.values()) - {8})}, a head below {most} and a layer below {len(layers)}"
         )
     return names
-
-
-def heat_maps(
-    trace: Trace, text: TokenEmbedding, own: Sequence[int], names: Sequence[str], size: Grid, head: int | None
-) -> Float[Tensor, "token height width"]:
-    """Return the mean over the heads of all blocks, summed over denoiser calls.
-
-    Args:
-        trace: Trace of one run.
-        text: A prompt with its padding.
-        own: Positions of the tokens to return.
-        names: Names of the blocks.
-        size: Height and width of the maps.
-        head: The head to use; None for all.
-    """
-    rows, total, count = list(own), torch.zeros(len(own), *size), 0
-    as_they_are = [name for name in names if trace.blocks[name].grid == size and head is None]
-    if as_they_are:  # nothing to enlarge, so the mean over heads is enough and needs far less memory
-        count = sum(trace.blocks[name].heads for name in as_they_are)
-        total += count * trace.maps(text, blocks=as_they_are).token_maps[rows]
-    for name in names:
-        if name in as_they_are:
-            continue
-        of_heads = trace.maps(text, blocks=[name], keep="head").token_maps[:, rows]
-        of_heads = of_heads if head is None else of_heads[head : head + 1]
-        total += F.interpolate(of_heads, size, mode="bicubic").clamp(min=0).sum(0)
-        count += len(of_heads)
-    return total * (len(trace.calls) / count)

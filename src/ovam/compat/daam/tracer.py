@@ -13,9 +13,10 @@ from PIL import Image
 from ovam.backbones.registry import backbone_of
 from ovam.compat.daam.experiment import GenerationExperiment
 from ovam.compat.daam.heat_maps import GlobalHeatMap
-from ovam.compat.daam.mean import chosen, heat_maps, lattice_of, layers_of
+from ovam.compat.daam.mean import chosen, lattice_of, layers_of
 from ovam.errors import OptionError
 from ovam.maps.result import SPECIAL
+from ovam.methods.daam_mean import daam_mean
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import Captured, capture
 
@@ -95,7 +96,7 @@ class DiffusionHeatMapHooker:
         layer_idx: int | None = None,
         normalize: bool = False,
     ) -> GlobalHeatMap:
-        """Return the maps of a prompt's tokens, by DAAM's mean; see `ovam.compat.daam.mean`.
+        """Return the maps of a prompt's tokens, by DAAM's mean; see `ovam.methods.daam_mean`.
 
         Args:
             prompt: Any text; by default the prompt of the last run. For another text, DAAM takes its words from the
@@ -115,7 +116,9 @@ class DiffusionHeatMapHooker:
         own = range(len(asked.prompt.tokens)) if asked.own is None else asked.own
         lattice = lattice_of(self.pipe, trace)
         names = chosen(trace, lattice, factors=factors, head=head_idx, layer=layer_idx)
-        values = heat_maps(trace, trace.text.embed(text, padded=True), own, names, lattice.size, head_idx)
+        padded = trace.text.embed(text, padded=True)
+        mean = daam_mean(trace, padded, own, blocks=names, size=lattice.size, head=head_idx)
+        values = mean * len(trace.calls)  # DAAM adds the denoiser calls up
         if normalize:
             words = [i for i, token in enumerate(asked.prompt.tokens) if token not in SPECIAL]
             values = values / (values[words].sum(0, keepdim=True) + 1e-6)

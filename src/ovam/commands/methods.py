@@ -1,0 +1,69 @@
+"""A published method instead of the library's own stages, for commands."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from ovam.commands.requests import plain
+from ovam.errors import OptionError
+from ovam.masks.options import SegmentOptions
+from ovam.methods.base import Method
+from ovam.methods.registry import by_name
+from ovam.tracing.encode_options import EncodeOptions
+from ovam.tracing.options import KeepOptions
+
+Kept = TypeVar("Kept", bound=KeepOptions)
+
+
+def method_of(name: str, *, threshold: float | None = None, crf: bool | None = None) -> Method:
+    """Return the method of a name.
+
+    Args:
+        name: As in `ovam.methods.by_name`.
+        threshold: Replaces the method's thresholds of words and of tokens.
+        crf: Whether its CRF runs; by default as published.
+
+    Raises:
+        OptionError: no method has this name, it has no CRF, or the threshold is outside (0, 1).
+    """
+    method = by_name(name)
+    changes: dict[str, Any] = {}
+    if threshold is not None:
+        changes |= {"threshold": threshold, "token_threshold": threshold}
+    if crf is not None:
+        if "crf" not in {field.name for field in fields(method)}:
+            raise OptionError(f"crf={crf!r} with method={name!r}, which has no CRF: leave it out")
+        changes["crf"] = crf
+    return replace(method, **changes)
+
+
+def check_alone(method: Method, options: SegmentOptions) -> None:
+    """Check that no options of the library's own stages were given beside a method, which has stages of its own.
+
+    Raises:
+        OptionError: some were.
+    """
+    usual = SegmentOptions()
+    given = [each.name for each in fields(options) if getattr(options, each.name) != getattr(usual, each.name)]
+    if given:
+        raise OptionError(
+            f"{', '.join(given)} with method={method.name!r}: a method has maps, refinement and masks of its own: "
+            "expected the method alone, with its numbers in its fields, or the options without a method"
+        )
+
+
+def kept_by(method: Method, encoding: EncodeOptions) -> EncodeOptions:
+    """Return how to encode an image so that it has what the method needs.
+
+    Raises:
+        OptionError: something that the method needs is not to be kept.
+    """
+    needs = dict(method.requires_encoded)
+    if encoding.self_attention is False and needs.get("self_attention"):
+        raise OptionError(f"self_attention=False with method={method.name!r}, which needs it: leave it out")
+    return replace(encoding, **needs)
+
+
+def told_of_method(method: Method) -> Mapping[str, Any]:
+    """Return a method's name and numbers as JSON."""
+    return {"method": method.name, **plain(method)}

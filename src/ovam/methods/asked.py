@@ -1,0 +1,93 @@
+"""Words in padded attribution prompts: which prompt a word is asked in, and which of its tokens are the word's."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ovam.errors import OptionError
+from ovam.maps.words import Fitted, check_space_of
+from ovam.prompt import with_phrases
+from ovam.trace.text_side import TextSide, TokenEmbedding
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One word, or one class of fitted tokens, in an attribution prompt.
+
+    Attributes:
+        name: The entry that it belongs to; synonyms belong to one entry.
+        prompt: The prompt's vectors, with padding if it is a text. Words of one text have the same object.
+        places: Positions of the word's tokens in the prompt.
+    """
+
+    name: str
+    prompt: TokenEmbedding
+    places: tuple[int, ...]
+
+
+class PaddedPrompts:
+    """Reads attribution prompts with their padding, each text once.
+
+    Args:
+        text: Text side of a trace.
+    """
+
+    def __init__(self, text: TextSide) -> None:
+        self.text = text
+        self._read: dict[str, tuple[TokenEmbedding, TokenEmbedding]] = {}
+
+    def places(self, prompt: str, word: str) -> list[tuple[int, ...]]:
+        """Return the positions of a word's or phrase's tokens, for each of its places in a prompt; there may be none.
+
+        Raises:
+            EmptyWordsError: the word has no letter.
+        """
+        plain, _ = self._of(prompt)
+        try:
+            found = with_phrases(plain.prompt, [word])
+        except OptionError:  # it does not stand there
+            return []
+        own = range(len(plain.prompt.tokens)) if plain.own is None else plain.own
+        return [tuple(own[i] for i in span.tokens) for span in found.spans if span.text == word.strip()]
+
+    def asked(self, prompt: str, word: str, name: str) -> Asked:
+        """Return a word in a prompt, at all its places there.
+
+        Raises:
+            OptionError: it does not stand there.
+        """
+        places = self.places(prompt, word)
+        if not places:
+            raise OptionError(f"word {word!r} does not stand in the attribution prompt {prompt!r}: ask for another one")
+        return Asked(name, self._of(prompt)[1], tuple(place for one in places for place in one))
+
+    def in_a_row(self, words: Sequence[str]) -> list[Asked]:
+        """Return words in one prompt that holds nothing else; a word may be a part of another, as in "dog, hot dog".
+
+        Raises:
+            PromptTooLongError: there are more words than the text encoder reads.
+        """
+        prompt = " ".join(words)
+        plain, padded = self._of(prompt)
+        own = range(len(plain.prompt.tokens)) if plain.own is None else plain.own
+        asked, spans = list[Asked](), iter(plain.prompt.spans)
+        for word in words:
+            count = len(self.text.embed(word).prompt.spans)
+            tokens = [own[i] for span in itertools.islice(spans, count) for i in span.tokens]
+            asked.append(Asked(word, padded, tuple(tokens)))
+        return asked
+
+    def _of(self, prompt: str) -> tuple[TokenEmbedding, TokenEmbedding]:
+        if prompt not in self._read:
+            self._read[prompt] = self.text.embed(prompt), self.text.embed(prompt, padded=True)
+        return self._read[prompt]
+
+
+def asked_tokens(text: TextSide, tokens: Fitted) -> list[Asked]:
+    """Return each class of fitted tokens, in the prompt that it was fitted in: its group's own rows, without padding.
+
+    Raises:
+        SpaceMismatchError: the tokens belong to another text encoder.
+    """
+    check_space_of(tokens, text.space)
+    return [Asked(span.text, prompt, span.tokens) for prompt in tokens.prompts() for span in prompt.prompt.spans]

@@ -1,0 +1,168 @@
+"""Dataset Diffusion: all class names share the attention of one prompt, and self-attention spreads their maps."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovam.checks import number, whole
+from ovam.errors import MissingBlockError, NothingCapturedError, OptionError, UnsupportedPipelineError
+from ovam.maps.compute import attention_maps, half_of
+from ovam.maps.options import MapOptions
+from ovam.maps.words import Fitted, Listed
+from ovam.masks.result import Segmentation
+from ovam.methods.asked import PaddedPrompts, asked_tokens
+from ovam.methods.base import Method, asked_of, capture_line, thresholds_of
+from ovam.methods.last_token import without_middle
+from ovam.methods.result import WordScores, segmentation_of
+from ovam.precision import float32
+from ovam.prompt import synonyms_of
+from ovam.shapes import Map
+from ovam.trace.blocks import finest_of, share_of
+from ovam.trace.quantised import floats
+from ovam.trace.trace import BlockPart, Trace
+
+CROSS, SELF = "1/4", "1/2"
+"""Grids of the words' attention and of the self-attention: 16 x 16 and 32 x 32 where the finest is 64 x 64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetDiffusion(Method):
+    """Dataset Diffusion: masks of all classes of a picture at once.
+
+    The class names alone form one padded prompt, the class prompt, so that they share the attention of the run's
+    conditional queries. A class's map at 1/4 of the finest grid is enlarged to 1/2, multiplied by the fourth power of
+    the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it reaches the
+    threshold. Fitted tokens keep the attribution prompt in which they were fitted.
+
+    Attributes:
+        threshold: Least value of a word; published is "at least", not "above".
+        token_threshold: The same for fitted tokens, for which none was published.
+        band: Pixels less than this below the threshold are labelled 255, which data sets leave out: 0.5 to 0.6.
+        products: Number of products with the self-attention.
+        any_self_attention: Whether the mean over the blocks on the way up, which captures keep by default, is enough.
+            Published is the mean over the blocks on both ways, for which `requires` asks.
+
+    Source:
+        Nguyen et al., NeurIPS 2023 (arXiv:2309.14303); numbers of VinAIResearch/Dataset-Diffusion at 00866c4.
+    """
+
+    name: ClassVar[str] = "dataset-diffusion"
+    threshold: float = 0.6
+    token_threshold: float = 0.6
+    band: float = 0.1
+    products: int = 4
+    any_self_attention: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "band", number("band", self.band, least=0.0, below=1.0))
+        object.__setattr__(self, "products", whole("products", self.products, least=1))
+        if self.band >= min(self.threshold, self.token_threshold):
+            raise OptionError(f"band={self.band!r}: expected less than the threshold, {self.threshold!r}")
+
+    @property
+    def requires(self) -> Mapping[str, Any]:
+        """Self-attention of half of the finest grid, each block by itself."""
+        return {} if self.any_self_attention else {"self_attention": SELF}
+
+    @float32()
+    def segment(self, trace: Trace, words: Listed) -> Segmentation:
+        """Return masks and a label map; see `Method.segment`.
+
+        Raises:
+            UnsupportedPipelineError: the trace is of joint attention, or its grids are not halved as a UNet's.
+        """
+        entries = asked_of(words)
+        half_of(trace, "cond")
+        maps = self.maps(trace, entries)
+        values = F.interpolate(maps[None], trace.size, mode="bicubic")[0]
+        found = WordScores(maps, values, tuple(map(_just_below, thresholds_of(entries, self))))
+        return segmentation_of(trace, entries, found, band=self.band)
+
+    def maps(self, trace: Trace, entries: Sequence[str | Fitted]) -> Float[Tensor, "word height width"]:
+        """Return the map of each word and each class of fitted tokens, at half of the finest grid, in [0, 1]."""
+        coarse = self._coarse(trace)
+        parts = self._self_attention(trace)
+        grid = parts[0].grid
+        # in float64: products bring values close to each other, and stretching magnifies what rounding made of them
+        weights = functools.reduce(torch.add, [floats(part.values["cond"]).double() for part in parts]) / len(parts)
+        columns = _enlarged(_class_maps(coarse, entries), grid).flatten(1).T.to(weights)
+        for _ in range(self.products):
+            columns = weights @ columns
+        low, high = columns.amin(0), columns.amax(0)
+        found = (columns - low) / (high - low).clamp_min(torch.finfo(columns.dtype).tiny)
+        return found.T.unflatten(1, grid).float().cpu()
+
+    def _coarse(self, trace: Trace) -> Trace:
+        """Return the trace with the blocks of a quarter of the finest grid."""
+        try:
+            if trace.text.kind == "static":
+                return without_middle(trace).select(blocks=CROSS)
+        except MissingBlockError:
+            pass
+        grids = ", ".join(f"{height}x{width}" for height, width in sorted({b.grid for b in trace.blocks.values()}))
+        kind = "joint attention of image and text" if trace.text.kind == "replayed" else f"the grids {grids}"
+        raise UnsupportedPipelineError(
+            f"method {self.name!r} on a trace of {trace.source.pipeline} with {kind}: expected cross attention whose "
+            "grids are halved twice, as in a UNet of Stable Diffusion 1 or 2, with all of its blocks captured; use "
+            f"{capture_line(self)} on such a model, or another method, such as 'daam'"
+        )
+
+    def _self_attention(self, trace: Trace) -> list[BlockPart]:
+        """Return the parts of half of the finest grid, of blocks on both ways unless any will do.
+
+        Raises:
+            NothingCapturedError: there are none.
+        """
+        finest = finest_of(block.grid for block in trace.blocks.values())
+        there = [part for part in trace.self_attention.values() if share_of(part.grid, finest) == int(SELF[2:])]
+        kept = {part.name: part for part in there if "cond" in part.values and not part.name.startswith("mid_block")}
+        both = [part for name, part in kept.items() if name.startswith(("down_blocks", "up_blocks"))]
+        ways = {part.name.partition(".")[0] for part in both}
+        if len(ways) == 2 or (both and self.any_self_attention):
+            return both
+        if kept and self.any_self_attention:
+            return list(kept.values())
+        named = "only the mean over the blocks on the way up" if kept else "none of it"
+        raise NothingCapturedError(
+            f"method {self.name!r} needs the self-attention of {SELF} of the finest grid, of the blocks on the way "
+            f"down and on the way up, and this trace has {named}: use {capture_line(self)}, and keep all steps"
+            + ("; or take what is there: ovam.methods.DatasetDiffusion(any_self_attention=True)" if kept else "")
+        )
+
+
+def _class_maps(trace: Trace, entries: Sequence[str | Fitted]) -> Float[Tensor, "word height width"]:
+    """Return the mean map of each entry's tokens: words share one padded prompt, tokens keep their own."""
+    words = [word for entry in entries if isinstance(entry, str) for word in synonyms_of(entry)]
+    of_words = iter(_in_class_prompt(trace, words) if words else ())
+    maps = list[Map]()
+    for entry in entries:
+        if isinstance(entry, str):
+            maps.append(torch.stack([next(of_words) for _ in synonyms_of(entry)]).amax(0))
+        else:
+            asked = asked_tokens(trace.text, entry)
+            token_maps = (attention_maps(trace, one.prompt, MapOptions()).token_maps for one in asked)
+            maps += [each[list(one.places)].mean(0) for one, each in zip(asked, token_maps, strict=True)]
+    return torch.stack(maps)
+
+
+def _in_class_prompt(trace: Trace, words: Sequence[str]) -> list[Map]:
+    """Return the mean map of each word's tokens in the prompt of all words."""
+    together = PaddedPrompts(trace.text).in_a_row(words)
+    token_maps = attention_maps(trace, together[0].prompt, MapOptions()).token_maps
+    return [token_maps[list(one.places)].mean(0) for one in together]
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[None], size, mode="bicubic")[0]
+
+
+def _just_below(threshold: float) -> float:
+    """Return the number that exactly the values of at least a threshold exceed, in float32."""
+    return float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0)))

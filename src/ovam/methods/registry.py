@@ -1,0 +1,59 @@
+"""The methods by name."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ovam.errors import OptionError
+from ovam.methods.attn2mask import Attn2Mask
+from ovam.methods.base import Method
+from ovam.methods.daam import DAAM
+from ovam.methods.dataset_diffusion import DatasetDiffusion
+from ovam.methods.published import PublishedOVAM
+
+_METHODS: dict[str, Callable[[], Method]] = {
+    method.name: method for method in (DAAM, Attn2Mask, PublishedOVAM, DatasetDiffusion)
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return tuple(_METHODS)
+
+
+def by_name(name: str) -> Method:
+    """Return the method of a name, with its published numbers.
+
+    Raises:
+        OptionError: no method has this name.
+    """
+    if not isinstance(name, str) or name not in _METHODS:
+        raise OptionError(f"method={name!r}: expected one of {', '.join(map(repr, _METHODS))}")
+    return _METHODS[name]()
+
+
+def register(method: type[Method]) -> None:
+    """Add your own method, or replace the one of its name; all its fields need defaults."""
+    _METHODS[method.name] = method
+
+
+def requires_of(methods: Iterable[Method]) -> dict[str, Any]:
+    """Return options of `ovam.capture` with which one trace has what all these methods need.
+
+    Raises:
+        OptionError: two methods need different values of an option other than `guidance` and `steps`.
+    """
+    each = [dict(method.requires) for method in methods]
+    halves = {needs.pop("guidance", "cond") for needs in each}
+    steps = [needs.pop("steps", None) for needs in each]
+    found: dict[str, Any] = {}
+    if halves != {"cond"} and each:
+        found["guidance"] = halves.pop() if len(halves) == 1 else "both"
+    if steps and steps[0] is not None and steps.count(steps[0]) == len(steps):
+        found["steps"] = steps[0]
+    for option, value in ((option, value) for needs in each for option, value in needs.items()):
+        if found.setdefault(option, value) != value:
+            raise OptionError(
+                f"{option}={value!r} for one method, but {option}={found[option]!r} for another: expected one value; "
+                "capture a run for each"
+            )
+    return found

@@ -1,0 +1,101 @@
+"""From a method's values to an ordinary `Segmentation`: one border for all words, labels, presence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovam.maps.compute import attention_maps
+from ovam.maps.options import MapOptions
+from ovam.maps.result import AttentionMaps
+from ovam.maps.words import Fitted, names_of
+from ovam.masks.annotations import IGNORE
+from ovam.masks.presence import presences
+from ovam.masks.result import Segmentation
+from ovam.methods.hard_crf import hard_crf
+from ovam.prompt import Span
+from ovam.refine.crf_options import CrfOptions
+from ovam.trace.trace import Trace
+
+_BORDER = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class WordScores:
+    """What a method found for each word.
+
+    Attributes:
+        maps: Map of each word at the method's grid, in [0, 1]; they are shown and saved, nothing is computed from them.
+        values: The method's values at the image's size. A word is where they exceed its threshold.
+        thresholds: Threshold of each word, in (0, 1).
+    """
+
+    maps: Float[Tensor, "word grid_height grid_width"]
+    values: Float[Tensor, "word height width"]
+    thresholds: tuple[float, ...]
+
+
+def segmentation_of(
+    trace: Trace,
+    entries: Sequence[str | Fitted],
+    found: WordScores,
+    *,
+    crf: CrfOptions | None = None,
+    band: float = 0.0,
+) -> Segmentation:
+    """Return the segmentation that follows from a method's values.
+
+    A pixel has the label of the word with the highest score of those above their threshold. Scores are the values,
+    bent so that each word's threshold lies at 0.5 and their order stays.
+
+    Args:
+        trace: The run.
+        entries: Words and fitted tokens, as `asked_of` returns them.
+        found: The method's values, one for each word and each class of the tokens.
+        crf: Options of a CRF that changes the mask of each word, on hard labels (`ovam.methods.hard_crf`).
+        band: Pixels of the background with a value at most this far below its word's threshold are labelled 255.
+
+    Raises:
+        NothingCapturedError: a CRF was asked for, and the run ended with latents.
+    """
+    thresholds = torch.tensor(found.thresholds)[:, None, None]
+    scores = bordered(found.values.float().cpu(), thresholds)
+    if crf is not None:
+        scores = _after_crf(scores, np.asarray(trace.image), crf)
+    best, winner = scores.max(0)
+    labels = torch.where(best > _BORDER, winner + 1, 0)
+    if band:
+        near = (found.values.cpu() >= thresholds - band).any(0)
+        labels = torch.where(near & (labels == 0), IGNORE, labels)
+    names = names_of(entries)
+    plain = attention_maps(trace, list(entries), MapOptions())
+    spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
+    maps = AttentionMaps(
+        found.maps.float().cpu(), names, spans, trace.size, {}, len(names), image_png=trace.image_png, plain=plain
+    )
+    return Segmentation(labels, names, scores.clamp(0, 1), presences(maps), _BORDER, maps)
+
+
+def bordered(
+    values: Float[Tensor, "word height width"], thresholds: Float[Tensor, "word 1 1"]
+) -> Float[Tensor, "word height width"]:
+    """Return values bent so that the threshold lies at 0.5: above 0.5 exactly where a value exceeds its threshold."""
+    below = _BORDER * values / thresholds
+    above = _BORDER + (1 - _BORDER) * (values - thresholds) / (1 - thresholds)
+    return torch.where(values > thresholds, _above_border(above), below.clamp_max(_BORDER))
+
+
+def _above_border(values: Tensor) -> Tensor:
+    """Return values, those that rounding has put on the border moved just above it."""
+    border = torch.tensor(_BORDER, dtype=values.dtype)
+    return values.clamp_min(torch.nextafter(border, torch.ones_like(border)))
+
+
+def _after_crf(scores: Tensor, picture: np.ndarray, options: CrfOptions) -> Tensor:
+    """Return scores that exceed the border where the word's mask is after the CRF, in the order they had before."""
+    masks = torch.stack([hard_crf(one > _BORDER, picture, options) for one in scores])
+    half = _BORDER * scores.clamp(0, 1)
+    return torch.where(masks, _above_border(half + _BORDER), half)
