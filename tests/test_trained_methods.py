@@ -1,6 +1,9 @@
 """Grounded Diffusion and DatasetDM: their modules, what they are told, and the weights that they refuse."""
 
+import functools
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from ovam.methods.grounded_module import GroundingModule, grounded_layers
 from ovam.methods.trained_file import Trained, load_weights, module_for, save_weights
 from ovam.methods.unet_read import Outline, counted, features_of, outline_of
 from ovam.methods.widths import scaled
+from ovam.testing import MethodContract
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.text_side import Space
 
@@ -327,7 +331,7 @@ class TestErrors:
         [
             ({"threshold": 0.0}, "threshold=0.0"),
             ({"token_threshold": 1.0}, "token_threshold=1.0"),
-            ({"template": "a {} here"}, "expected a text with the word's place at its end"),
+            ({"template": "a {} here"}, "expected a text that ends with the word's place"),
         ],
     )
     def test_values_that_are_not_allowed(self, method, options, message):
@@ -377,3 +381,23 @@ class TestFile:
         save_file(tensors, path, {"ovam": json.dumps(header)})
         with pytest.raises(WeightsError, match=message):
             Grounded(weights=path).segment(trace, "dog")
+
+
+@functools.cache
+def weights_for_mini(method):
+    """Random weights for the embedded model: what the contract asks of a method holds for any."""
+    pipe = ovam.load("mini")
+    pipe.set_progress_bar_config(disable=True)
+    folder = tempfile.TemporaryDirectory()
+    trace = traced(pipe, guidance="cond")
+    return random_weights(method, trace, Path(folder.name) / "w.safetensors", halves=("cond",)), folder
+
+
+class TestGroundedContract(MethodContract):
+    def make_method(self):
+        return Grounded(weights=weights_for_mini("grounded")[0])
+
+
+class TestDatasetDMContract(MethodContract):
+    def make_method(self):
+        return DatasetDM(weights=weights_for_mini("datasetdm")[0])

@@ -147,7 +147,7 @@ def _generated(pipe: Any, split: Split, classes: Sequence[str]) -> Callable[[int
 def prompt_of(index: int, classes: Sequence[str]) -> str:
     """Return the prompt of a generated picture: one class or two with equal chance, as in Grounded Diffusion."""
     rng = np.random.default_rng(index)
-    names = rng.choice(classes, size=min(rng.integers(1, 3), len(classes)), replace=False)
+    names = rng.permutation(list(classes))[: rng.integers(1, 3)]
     return "a photograph of " + " and ".join(f"a {name}" for name in names)
 
 

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ovam.errors import OptionError
 from ovam.maps.words import Fitted, embed_words
 from ovam.prompt import parse, synonyms_of
 from ovam.shapes import Embedding
@@ -82,16 +81,3 @@ def greatest(asked: Sequence[Named], scores: Float[Tensor, "asked height width"]
     """Return for each word the greatest score of its synonyms."""
     names = list(dict.fromkeys(one.name for one in asked))
     return torch.stack([scores[[i for i, one in enumerate(asked) if one.name == name]].amax(0) for name in names])
-
-
-def checked_template(template: object) -> str:
-    """Check a prompt with a place for the word at its end.
-
-    Raises:
-        OptionError: it is none.
-    """
-    if not isinstance(template, str) or template.count("{}") != 1 or not template.endswith("{}"):
-        raise OptionError(
-            f"template={template!r}: expected a text with the word's place at its end, 'a photo of a {{}}'"
-        )
-    return template

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import NothingCapturedError, OptionError
+from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
+from ovam.methods.base import Method, asked_of, thresholds_of
 from ovam.methods.class_vectors import (
     Named,
     Vector,
-    checked_template,
     greatest,
     named,
     padded_mean,
@@ -22,8 +23,9 @@ from ovam.methods.class_vectors import (
     word_rows,
 )
 from ovam.methods.datasetdm_decoder import THING, level_of
+from ovam.methods.last_token import checked_template
+from ovam.methods.result import WordScores, segmentation_of
 from ovam.methods.trained_file import Trained, opened, trained_for
-from ovam.methods.trained_result import asked_of, inner_share, result_of, thresholds_of
 from ovam.methods.unet_read import Levels, Outline, features_of, outline_of
 from ovam.precision import float32
 from ovam.trace.quantised import floats
@@ -39,7 +41,7 @@ _BEST = 3  # instances among which the best one is chosen
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetDM:
+class DatasetDM(Method):
     """DatasetDM, with weights that were trained on the UNet of the trace.
 
     The decoder reads the UNet's features at the last denoiser call, and the attention of that call to all tokens of a
@@ -71,8 +73,7 @@ class DatasetDM:
     token_entry: TokenEntry = "text"
 
     def __post_init__(self) -> None:
-        for field in ("threshold", "token_threshold"):
-            object.__setattr__(self, field, inner_share(field, getattr(self, field)))
+        super().__post_init__()
         checked_template(self.template)
         if self.token_entry not in get_args(TokenEntry):
             raise OptionError(f"token_entry={self.token_entry!r}: expected one of {get_args(TokenEntry)}")
@@ -89,26 +90,14 @@ class DatasetDM:
         one = self.weights is not None and len(opened(self.weights, self.name)[0].halves) == 1
         return {"features": True, "blocks": list(BLOCKS)} | ({} if one else {"guidance": "both"})
 
-    @property
-    def requires_encoded(self) -> dict[str, Any]:
-        """The same for `ovam.encode`; a real image has one half of guidance."""
-        return {"features": True, "blocks": list(BLOCKS), "timesteps": (1,)}
-
     @float32()
     @torch.no_grad()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
-        """Return masks and a label map of words, phrases and fitted tokens.
-
-        Args:
-            trace: A run, captured with `requires` or encoded with `requires_encoded`.
-            words: Words and phrases, `TokenSet`s, or both in one list. "dog|puppy" is one word with synonyms.
+        """Return masks and a label map; see `Method.segment`.
 
         Raises:
-            EmptyWordsError, OptionError: the words can't be segmented, or two are alike.
             WeightsError: there are no weights, or they are damaged, of another method or of another UNet.
-            NothingCapturedError: the trace has no features, or lacks a half or a block that is needed.
             UnsupportedPipelineError: the trace is of a family without a UNet.
-            SpaceMismatchError: tokens belong to another text encoder.
         """
         entries, outline = asked_of(words), outline_of(trace)
         trained, module = trained_for(self.weights, self.name, outline)
@@ -120,8 +109,9 @@ class DatasetDM:
         for one in asked:
             levels = with_attention(features, trace, trained.outline, self._prompt(trace.text, one))
             found.append(best_mask(*module(levels, self._vector(trace.text, one).to(features[0])[None])))
-        thresholds = thresholds_of(entries, self.threshold, self.token_threshold)
-        return result_of(trace, entries, greatest(asked, torch.stack(found)), thresholds)
+        log_odds = greatest(asked, torch.stack(found))
+        values = resize(log_odds, trace.size).sigmoid()
+        return segmentation_of(trace, entries, WordScores(log_odds.sigmoid(), values, thresholds_of(entries, self)))
 
     def _prompt(self, text: TextSide, one: Named) -> TokenEmbedding:
         """Return the prompt whose attention is read."""

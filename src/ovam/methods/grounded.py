@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 import torch
 
+from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
-from ovam.methods.class_vectors import Named, Vector, checked_template, greatest, named, word_vector
+from ovam.methods.base import Method, asked_of, thresholds_of
+from ovam.methods.class_vectors import Named, Vector, greatest, named, word_vector
 from ovam.methods.grounded_module import grounded_layers
+from ovam.methods.last_token import checked_template
+from ovam.methods.result import WordScores, segmentation_of
 from ovam.methods.trained_file import opened, trained_for
-from ovam.methods.trained_result import asked_of, inner_share, result_of, thresholds_of
 from ovam.methods.unet_read import features_of, outline_of
 from ovam.precision import float32
 from ovam.trace.text_side import TextSide
@@ -19,7 +22,7 @@ from ovam.trace.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grounded:
+class Grounded(Method):
     """Grounded Diffusion, with weights that were trained on the UNet of the trace.
 
     It reads the UNet's features at the last denoiser call, which is time step 1 of 50 DDIM steps in the publication. A
@@ -48,8 +51,7 @@ class Grounded:
     template: str = "a photograph of a {}"
 
     def __post_init__(self) -> None:
-        for field in ("threshold", "token_threshold"):
-            object.__setattr__(self, field, inner_share(field, getattr(self, field)))
+        super().__post_init__()
         checked_template(self.template)
 
     @property
@@ -64,26 +66,14 @@ class Grounded:
         one = self.weights is not None and len(opened(self.weights, self.name)[0].halves) == 1
         return {"features": True} if one else {"features": True, "guidance": "both"}
 
-    @property
-    def requires_encoded(self) -> dict[str, Any]:
-        """The same for `ovam.encode`; a real image has one half of guidance."""
-        return {"features": True, "timesteps": (1,)}
-
     @float32()
     @torch.no_grad()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
-        """Return masks and a label map of words, phrases and fitted tokens.
-
-        Args:
-            trace: A run, captured with `requires` or encoded with `requires_encoded`.
-            words: Words and phrases, `TokenSet`s, or both in one list. "dog|puppy" is one word with synonyms.
+        """Return masks and a label map; see `Method.segment`.
 
         Raises:
-            EmptyWordsError, OptionError: the words can't be segmented, or two are alike.
             WeightsError: there are no weights, or they are damaged, of another method or of another UNet.
-            NothingCapturedError: the trace has no features, or not those of a half that is needed.
             UnsupportedPipelineError: the trace is of a family without a UNet.
-            SpaceMismatchError: tokens belong to another text encoder.
         """
         entries, outline = asked_of(words), outline_of(trace)
         trained, module = trained_for(self.weights, self.name, outline)
@@ -92,8 +82,9 @@ class Grounded:
         vectors = [self._vector(trace.text, one).to(levels[0]) for one in asked]
         module.to(levels[0].device)
         found = [module(levels, vector[None, None])[0, 0] for vector in vectors]
-        thresholds = thresholds_of(entries, self.threshold, self.token_threshold)
-        return result_of(trace, entries, greatest(asked, torch.stack(found)), thresholds)
+        log_odds = greatest(asked, torch.stack(found))
+        values = resize(log_odds, trace.size).sigmoid()
+        return segmentation_of(trace, entries, WordScores(log_odds.sigmoid(), values, thresholds_of(entries, self)))
 
     def _vector(self, text: TextSide, one: Named) -> Vector:
         """Return the vector of a word, or the fitted token itself."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovam.errors import NothingCapturedError, UnsupportedPipelineError
+from ovam.maps.compute import half_of
 from ovam.tensor_file import fingerprint
 from ovam.trace.calls import Half
 from ovam.trace.static_text import StaticText
@@ -70,8 +71,9 @@ def outline_of(trace: Trace) -> Outline:
 
     Raises:
         UnsupportedPipelineError: the trace is of a family without a UNet.
-        NothingCapturedError: the trace has no features.
+        NothingCapturedError: the trace has no queries or no features.
     """
+    half_of(trace, None)
     text, parts = trace.text, {name.split(".")[0] for name in trace.blocks}
     if not isinstance(text, StaticText) or not parts & set(_PARTS):
         raise UnsupportedPipelineError(
