@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 import ovam
 import reference
@@ -24,7 +25,7 @@ from ovam.errors import (
 from ovam.methods.class_vectors import padded_mean, word_rows, word_vector
 from ovam.methods.datasetdm import DatasetDM, best_mask, with_attention
 from ovam.methods.datasetdm_decoder import THING, PerceptionDecoder, attention_heads, level_of, sine_positions
-from ovam.methods.fusion import Residual
+from ovam.methods.fusion import Fusion, Residual
 from ovam.methods.grounded import Grounded
 from ovam.methods.grounded_module import GroundingModule, grounded_layers
 from ovam.methods.trained_file import Trained, load_weights, module_for, save_weights
@@ -148,6 +149,24 @@ class TestModules:
             torch.testing.assert_close(block(x), expected, rtol=0, atol=2e-6)
             norms = [torch.linalg.matrix_norm(conv.weight.flatten(1), 2) for conv in (block.conv_1, block.conv_2)]
         assert all(0.8 < float(norm) < 1.25 for norm in norms)  # spectral norms, by one power iteration
+
+    def test_levels_may_be_narrowed_before_they_are_enlarged(self):
+        torch.manual_seed(0)
+        fusion, levels = (
+            Fusion([3, 5, 4], [4, 2, 2]).eval(),
+            [torch.randn(1, c, s, s) for c, s in ((3, 8), (5, 4), (4, 2))],
+        )
+        with torch.no_grad():
+            found = fusion(levels)
+            middle, coarse = (
+                fusion.narrow[i](F.interpolate(levels[i], size=(side, side), mode="bilinear"))
+                for i, side in ((1, 8), (2, 4))
+            )
+            joined = torch.cat([F.interpolate(coarse, size=(8, 8), mode="bilinear"), middle], dim=1)
+            expected = fusion.mix[1](torch.cat([fusion.mix[0](joined), fusion.narrow[0](levels[0])], dim=1))
+        assert [fused.shape[1] for fused in found] == fusion.widths == [2, 4, 8]
+        # measured 2.4e-7
+        torch.testing.assert_close(found[-1], expected, rtol=0, atol=5e-6)
 
     def test_sine_positions(self):
         found = sine_positions((3, 5), 16)

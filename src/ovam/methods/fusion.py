@@ -45,8 +45,9 @@ def _spectral(before: int, after: int, side: int) -> Any:
 class Fusion(nn.Module):
     """Features of all levels as maps: narrowed by 1x1 convolutions, then joined from coarse to fine.
 
-    Each level is enlarged to the grid of the next finer one before it is narrowed; the finest keeps its own. The
-    coarsest is narrowed alone. Then each finer level is joined to what came before, and a `Residual` mixes them.
+    Each level is narrowed and enlarged to the grid of the next finer one; the finest keeps its own grid. The published
+    code enlarges first, which gives the same, and takes longer. The coarsest level stays alone at first. Then each
+    finer one is joined to what came before, and a `Residual` mixes them.
 
     Args:
         channels: Channels of the features at each level, the finest first.
@@ -72,7 +73,7 @@ class Fusion(nn.Module):
         All but the last are enlarged to the grid at which they are joined to the next one.
         """
         grids = [(level.shape[-2], level.shape[-1]) for level in levels]
-        inner = [self.narrow[i](resize(level, grids[max(0, i - 1)])) for i, level in enumerate(levels)]
+        inner = [resize(self.narrow[i](level), grids[max(0, i - 1)]) for i, level in enumerate(levels)]
         found = [inner[-1]]
         for mix, level in zip(self.mix, reversed(inner[:-1]), strict=True):
             found[-1] = resize(found[-1], (level.shape[-2], level.shape[-1]))
