@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import ovam
 from lab.markdown import table
+from ovam.methods import by_name, names
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 FUNCTIONS = ("load", "capture", "encode", "stream", "plan", "optimize_tokens")
@@ -20,6 +21,13 @@ Every public name of `ovam`, with its signature and what it does. `help(ovam.cap
 sources. Lines that use them are in [tasks](tasks.md).
 
 The page is written by `python -m lab.reference` from the docstrings.
+
+"""
+_METHODS = """## Methods
+
+[Published methods](methods.md) make masks instead of the library's own stages, such as
+`ovam.methods.DAAM().segment(trace, words)`, or `ovam.methods.by_name("daam")`. Each has `name`, `requires` (for
+`ovam.capture`), `requires_encoded` (for `ovam.encode`) and `segment`.
 
 """
 _OPTIONS = """## Options
@@ -40,9 +48,21 @@ def written() -> str:
     options = [kind for kind in classes if kind.__name__.endswith("Options")]
     results = [kind for kind in classes if kind not in options]
     lines = [_START, "## Functions\n\n", *(_function(f"ovam.{name}", public[name]) for name in FUNCTIONS)]
+    lines += [_METHODS, *(_method(type(by_name(name))) for name in names())]
     lines += ["## Results\n\n", *(_result(kind) for kind in results)]
     lines += [_OPTIONS, *(_options(kind) for kind in options)]
     return "".join(lines).rstrip() + "\n"
+
+
+def _method(kind: type) -> str:
+    """Fields of a published method: type, default and meaning."""
+    about = _section(kind, "Attributes")
+    rows = [
+        (f"`{field.name}`", _type(field.annotation), f"`{_default(field)}`", about[field.name])
+        for field in inspect.signature(kind).parameters.values()
+    ]
+    head = f"### ovam.methods.{kind.__name__}\n\n{_summary(kind)}\n\n"
+    return f"{head}{table(('field', 'type', 'default', 'meaning'), rows)}\n"
 
 
 def _function(name: str, function: Callable[..., Any]) -> str:

@@ -55,5 +55,14 @@ def test_each_step_to_the_mask_is_drawn_for_three_scenes(tmp_path, monkeypatch):
         assert sheet.width * 3 == sheet.height * 4  # four square pictures for each scene
 
 
+def test_every_method_has_a_tile_for_words_and_for_a_token(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["methods.py", str(tmp_path / "sheet.png")])
+    runpy.run_path(str(EXAMPLES / "methods.py"), run_name="__main__")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        columns = 2 + len(ovam.methods.names())
+        assert sheet.width >= columns * 256
+        assert 2 * 256 <= sheet.height < 3 * 256
+
+
 def test_every_example_is_run():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, *SHEETS, "refined"}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*TINY, *SHEETS, "refined", "methods"}

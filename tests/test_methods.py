@@ -1,7 +1,9 @@
 """Published methods on traces: their numbers held against plain loops, fitted tokens in each, and what is refused."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -442,6 +444,19 @@ def test_the_bicubic_of_the_loops_is_that_of_torch(height, width, tall, wide, se
     np.testing.assert_allclose(
         reference.bicubic(image.double().numpy(), (tall, wide)), found, rtol=0, atol=1e-12
     )  # measured 4e-15
+
+
+def test_the_method_of_the_page_keeps_the_contract():
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    written, proven = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-2:]
+    names = {"ovam": ovam, "__name__": "page"}
+    exec(written.partition("ovam.methods.register")[0], names)
+    exec(proven, names)
+    case = names["TestFinest"]()
+    tests = [getattr(case, name) for name in dir(case) if name.startswith("test_")]
+    assert len(tests) > 10
+    for test in tests:
+        test()
 
 
 class TestContractOfDAAM(MethodContract):

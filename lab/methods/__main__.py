@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -13,6 +14,7 @@ from lab.measure import stamp
 from lab.methods import page, train, with_daam, with_dataset_diffusion
 from lab.methods.comparison import Agreement, Run, table_rows
 from ovam.models import load
+from ovam.tensor_file import fingerprint
 
 
 def main(arguments: list[str]) -> None:
@@ -36,11 +38,17 @@ def main(arguments: list[str]) -> None:
         found += with_dataset_diffusion.agreements(run, given.dataset_diffusion)
     print(table(page.HEADER, table_rows(found)))
     if given.docs is not None:
-        made = {**stamp(f"python -m lab.methods agree --steps {given.steps} ..."), "model": given.model}
+        command = f"python -m lab.methods agree --model {Path(given.model).name} --steps {given.steps}"
+        made = {**stamp(command), "model": _hash_of(pipe)}
         result = {"stamp": made, "agreements": [one.told() for one in found]}
         page.write(given.docs, result)
     if not all(one.holds for one in found):
         raise SystemExit("some differences are larger than allowed")
+
+
+def _hash_of(pipe: Any) -> str:
+    parts = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
+    return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()})
 
 
 def _parser() -> argparse.ArgumentParser:

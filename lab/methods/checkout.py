@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +9,9 @@ from types import ModuleType
 class _Stub(ModuleType):
     """A module of which any public name can be imported."""
 
-    __path__: Sequence[str] = ()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # a package, of which modules can be imported
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
