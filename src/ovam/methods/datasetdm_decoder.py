@@ -27,7 +27,7 @@ _MASK = 2.5  # side of the mask features over that of the finest grid: 160 over 
 _TEMPERATURE, _TURN = 10_000, 2 * math.pi  # of the sine positions
 _TINY = 1e-6
 
-Queries = Float[Tensor, "batch query width"]
+Queries = Float[Tensor, "batch query channel"]
 
 
 class Layer(nn.Module):
@@ -50,7 +50,7 @@ class Layer(nn.Module):
         self,
         queries: Queries,
         places: Queries,
-        picture: tuple[Float[Tensor, "batch pixel width"], Float[Tensor, "1 pixel width"]],
+        picture: tuple[Float[Tensor, "batch pixel channel"], Float[Tensor, "1 pixel channel"]],
         hidden: Bool[Tensor, "rows query pixel"],
     ) -> Queries:
         """Return the queries after this layer.

@@ -13,7 +13,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ovam.maps.resize import resize
 from ovam.methods.unet_read import Levels
 
-Map = Float[Tensor, "batch channel height width"]
+Map = Float[Tensor, "batch _ _ _"]
+"""Features of one grid (batch, channel, height, width)."""
 
 
 class Residual(nn.Module):

@@ -74,7 +74,7 @@ class GroundingModule(nn.Module):
         self.mask = MLP(width, width, width, depth)
 
     def forward(
-        self, levels: Levels, words: Float[Tensor, "batch word width"]
+        self, levels: Levels, words: Float[Tensor, "batch word channel"]
     ) -> Float[Tensor, "batch word height width"]:
         """Return the log-odds of each word's mask at the finest grid.
 

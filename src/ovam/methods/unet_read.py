@@ -16,8 +16,9 @@ from ovam.trace.static_text import StaticText
 from ovam.trace.text_side import Space
 from ovam.trace.trace import Trace
 
-Levels = list[Float[Tensor, "batch channel height width"]]
-"""Features by level; the first is the finest, and each may have other channels and another grid."""
+Levels = list[Float[Tensor, "_ _ _ _"]]
+"""Features by level (batch, channel, height, width); the first is the finest, and each has channels and a grid of its
+own."""
 
 _PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet
 
