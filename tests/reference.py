@@ -5,7 +5,7 @@ or a wrong broadcast can't hide in a loop that names what it runs over.
 """
 
 import math
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 
@@ -331,6 +331,85 @@ def normalised_links(image, pixels, reach, colour_width):
     for i, j in product(range(len(pixels)), range(len(pixels))):
         links[i, j] /= math.sqrt(sums[i] * sums[j])
     return links
+
+
+def value_at(values, x, y):
+    """Value of a map (height, width) at a place, x and y from 0 to 1 over the whole map; nothing is outside of it."""
+    height, width = values.shape
+    column, row = x * width - 0.5, y * height - 0.5
+    total = 0.0
+    for i, j in product((math.floor(row), math.floor(row) + 1), (math.floor(column), math.floor(column) + 1)):
+        if 0 <= i < height and 0 <= j < width:
+            total += (1 - abs(row - i)) * (1 - abs(column - j)) * float(values[i, j])
+    return total
+
+
+def probability(log_odds):
+    """Logistic function."""
+    return 1 / (1 + math.exp(-log_odds))
+
+
+def cross_entropy_of(log_odds, wanted):
+    """Binary cross entropy of one pixel."""
+    likely = probability(log_odds)
+    return -(wanted * math.log(likely) + (1 - wanted) * math.log(1 - likely))
+
+
+def dice_of(log_odds, wanted):
+    """Dice loss of one mask, given as lists of points."""
+    likely = [probability(value) for value in log_odds]
+    both = sum(p * w for p, w in zip(likely, wanted, strict=True))
+    return 1 - (2 * both + 1) / (sum(likely) + sum(wanted) + 1)
+
+
+def cheapest_matching(scores, masks, classes, targets, points, weights):
+    """Query of each target at the least total cost, found by trying all of them.
+
+    Scores (query, class), masks (query, height, width), targets (target, height, width), points (point, 2) as x and y.
+    The weights are those of class, cross entropy and dice.
+    """
+    costs = np.zeros((len(masks), len(targets)))
+    for query, target in product(range(len(masks)), range(len(targets))):
+        found = [value_at(masks[query], x, y) for x, y in points]
+        wanted = [value_at(targets[target], x, y) for x, y in points]
+        entropy = sum(cross_entropy_of(f, w) for f, w in zip(found, wanted, strict=True)) / len(points)
+        share = softmax([float(value) for value in scores[query]])[classes[target]]
+        costs[query, target] = -weights[0] * share + weights[1] * entropy + weights[2] * dice_of(found, wanted)
+    tried = {
+        queries: sum(costs[query, target] for target, query in enumerate(queries))
+        for queries in permutations(range(len(masks)), len(targets))
+    }
+    return min(tried, key=tried.get)
+
+
+def class_loss(scores, wanted, weights):
+    """Weighted mean of the queries' cross entropies; `weights` by class."""
+    total = share = 0.0
+    for query, number in enumerate(wanted):
+        total -= weights[number] * math.log(softmax([float(value) for value in scores[query]])[number])
+        share += weights[number]
+    return total / share
+
+
+def prompt_channels(query, key, scale):
+    """Attention (head * token, pixel) of pixels (head, pixel, head_dim) to tokens (head, token, head_dim)."""
+    heads, pixels, tokens = query.shape[0], query.shape[1], key.shape[1]
+    found = np.zeros((heads * tokens, pixels))
+    for head, pixel in product(range(heads), range(pixels)):
+        for token, share in enumerate(pixel_weights(query[head, pixel], key[head], scale)):
+            found[head * tokens + token, pixel] = share
+    return found
+
+
+def sine_position(row, column, grid, width):
+    """Channels that tell where a pixel is: those of the row, then those of the column."""
+    half, found = width // 2, []
+    for place, count in ((row, grid[0]), (column, grid[1])):
+        turn = (place + 1) / (count + 1e-6) * 2 * math.pi
+        for channel in range(half):
+            rate = 10_000 ** (2 * (channel // 2) / half)
+            found.append(math.sin(turn / rate) if channel % 2 == 0 else math.cos(turn / rate))
+    return found
 
 
 def bicubic(image, size):

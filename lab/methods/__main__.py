@@ -1,4 +1,4 @@
-"""`python -m lab.methods agree`: the library's methods beside their authors' own code, on the same runs."""
+"""`python -m lab.methods agree|train`: the library's methods beside their authors' own code, and training of some."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lab.markdown import table
 from lab.measure import stamp
-from lab.methods import page, with_daam, with_dataset_diffusion
+from lab.methods import page, train, with_daam, with_dataset_diffusion
 from lab.methods.comparison import Agreement, Run, table_rows
 from ovam.models import load
 from ovam.tensor_file import fingerprint
@@ -23,6 +23,9 @@ def main(arguments: list[str]) -> None:
     Raises:
         SystemExit: no checkout was given, or something differs by more than is allowed.
     """
+    if arguments[:1] == ["train"]:
+        train.main(arguments[1:])
+        return
     given = _parser().parse_args(arguments)
     if given.daam is None and given.dataset_diffusion is None:
         raise SystemExit("expected a checkout of the authors' code: --daam PATH, --dataset-diffusion PATH, or both")
@@ -50,7 +53,7 @@ def _hash_of(pipe: Any) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab.methods", description=__doc__)
-    parser.add_argument("command", choices=["agree"])
+    parser.add_argument("command", choices=["agree", "train"])
     parser.add_argument("--model", default="mini", help="mini, a folder or an id of Stable Diffusion 1 or 2")
     parser.add_argument("--steps", type=int, default=10, help="denoising steps")
     parser.add_argument("--daam", type=Path, metavar="PATH", help="checkout of castorini/daam at 09564e0")

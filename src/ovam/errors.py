@@ -100,6 +100,10 @@ class TokenFileError(OvamError, ValueError):
     """A file holds no tokens, is damaged, or is of a newer format."""
 
 
+class WeightsError(OvamError, ValueError):
+    """A trained method has no weights, or they are damaged, of another method or of another UNet."""
+
+
 class ProbabilityError(OvamError, ValueError):
     """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
 

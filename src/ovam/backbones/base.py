@@ -18,12 +18,12 @@ from ovam.trace.text_side import TextReader, TextSide
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """A cross-, joint- or self-attention block, as the model defines it.
+    """A cross-, joint- or self-attention block, as the model defines it, or a layer whose features can be kept.
 
     Attributes:
         name: Module path in the denoiser.
-        heads: Number of heads.
-        head_dim: Channels per head.
+        heads: Number of heads; 1 for a layer with features.
+        head_dim: Channels per head; all channels of a layer with features.
         scale: Factor on the scores.
         default: Whether it is captured if the user names no blocks.
         conditioning: Channels of the vector that modulates the block, in joint attention; see `ovam.trace.replay`.
@@ -89,7 +89,8 @@ class Observation:
     In all of them, the pixels of further images follow the image's own pixels.
 
     Attributes:
-        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view.
+        query: (batch, head, pixel, head_dim), after normalisation and rotary embedding, unscaled; may be a view. None
+            for a layer without attention, of which `further` holds the tensors.
         replay: In joint attention, the fields of `ovam.trace.replay.ImageStream` with a batch axis in front: `key` and
             `value` (batch, head, pixel, head_dim), `conditioning` (batch, channel). Empty for static keys.
         output: In joint attention, the attention output of the pixels, before any projection; else None.
@@ -97,11 +98,16 @@ class Observation:
         further: More tensors of the block, by part (`ovam.tracing.parts`), with a batch axis in front.
     """
 
-    query: Float[Tensor, "batch head pixel head_dim"]
+    query: Float[Tensor, "batch head pixel head_dim"] | None
     replay: Mapping[str, Tensor] = field(default_factory=dict)
     output: Float[Tensor, "batch head pixel head_dim"] | None = None
     key: Float[Tensor, "batch head key_pixel head_dim"] | None = None
     further: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the batch."""
+        return len(next(iter(self.further.values())) if self.query is None else self.query)
 
 
 Report = Callable[[str, Observation], None]
@@ -165,9 +171,16 @@ class Backbone(ABC):
         """
         return {}
 
+    def feature_layers(self) -> Mapping[str, BlockSpec]:
+        """Return every layer whose output can be kept as features, in the order the model runs them.
+
+        `grids` and `watch` must know them too. Only UNets have them.
+        """
+        return {}
+
     @abstractmethod
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
-        """Return the grid of every block, for a latent of this size."""
+        """Return the grid of every block and layer, for a latent of this size."""
 
     @abstractmethod
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:

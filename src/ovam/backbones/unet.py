@@ -12,6 +12,7 @@ from ovam.backbones.cross_attention import check_key_scale, static_text, watch_q
 from ovam.backbones.no_text import reader_or_none
 from ovam.backbones.offload import device_of
 from ovam.backbones.unet_blocks import unet_grids, unet_modules, unet_self_specs, unet_specs
+from ovam.backbones.unet_features import feature_specs, watch_blocks
 from ovam.shapes import Grid
 from ovam.trace.static_text import StaticText
 
@@ -46,6 +47,9 @@ class UNetBackbone(Backbone):
     def self_blocks(self) -> Mapping[str, BlockSpec]:
         return unet_self_specs(self.denoiser)
 
+    def feature_layers(self) -> Mapping[str, BlockSpec]:
+        return feature_specs(self.denoiser)
+
     def grids(self, latent: Grid) -> Mapping[str, Grid]:
         return unet_grids(self.denoiser, latent)
 
@@ -60,7 +64,8 @@ class UNetBackbone(Backbone):
         )
 
     def watch(self, names: Sequence[str], report: Report) -> list[RemovableHandle]:
-        return watch_queries(unet_modules(self.denoiser), names, report)
+        unet = self.denoiser
+        return watch_blocks(unet, names, report, lambda own: watch_queries(unet_modules(unet), own, report))
 
     def text_side(self, names: Sequence[str], request: Request | None = None) -> StaticText:
         unet = self.denoiser

@@ -6,6 +6,7 @@ from typing import Any
 from ovam.backbones.base import BlockSpec
 from ovam.backbones.cross_attention import attention, block_spec, is_cross
 from ovam.backbones.self_attention import is_plain, is_self
+from ovam.backbones.unet_features import feature_grids
 from ovam.shapes import Grid
 
 
@@ -36,11 +37,11 @@ def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:
 
 
 def unet_grids(unet: Any, latent: Grid) -> Mapping[str, Grid]:
-    """Return the grid of every block; each level halves it, rounding up, like the strided convolutions."""
+    """Return the grid of every block and layer; each level halves it, rounding up, like the strided convolutions."""
     levels = [latent]
     for _ in range(len(unet.config.down_block_types) - 1):
         levels.append(((levels[-1][0] + 1) // 2, (levels[-1][1] + 1) // 2))
-    return {name: levels[_level(name, len(levels))] for name in unet_modules(unet)}
+    return {name: levels[_level(name, len(levels))] for name in unet_modules(unet)} | feature_grids(unet, levels)
 
 
 def _level(name: str, levels: int) -> int:

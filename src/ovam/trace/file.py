@@ -122,7 +122,7 @@ def _about(part: BlockPart) -> dict[str, Any]:
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
-        about |= {"averaged": False, "dtype": type_name(dtype)}
+        about |= {"averaged": False, "dtype": type_name(dtype)} | ({"last": True} if part.last else {})
     return about
 
 
@@ -203,7 +203,7 @@ def _parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
 def _part(kind: str, entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockPart:
     name, (height, width), dtype = entry["name"], entry["grid"], entry.get("dtype", "float32")
     values = {half: from_named(f"{kind}/{half}/{name}", tensors, dtype) for half in header["halves"]}
-    return BlockPart(name, (height, width), values, averaged=entry.get("averaged", True))
+    return BlockPart(name, (height, width), values, entry.get("averaged", True), entry.get("last", False))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -97,7 +97,17 @@ TRACE = told.record(
         "dtype": told.one_of(*_FLOATS, "int8", None),
         "text": told.record({"kind": told.text()}),
     },
-    {"self_attention": told.listed(told.record({"name": _name, "grid": _pair}))},
+    {
+        "self_attention": told.listed(told.record({"name": _name, "grid": _pair})),
+        "parts": told.by_name(
+            told.listed(
+                told.record(
+                    {"name": _name, "grid": _pair},
+                    {"averaged": told.truth, "last": told.truth, "dtype": told.one_of(*_FLOATS, "int8")},
+                )
+            )
+        ),
+    },
 )
 
 
@@ -132,8 +142,9 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
         raise ValueError(f"text.kind is {kind!r}, which nothing here reads")
     if kind in TEXT:  # other kinds are checked by their readers
         TEXT[kind](header["text"], "text")
-    for part in ("blocks", "self_attention"):
-        told.check_different([entry["name"] for entry in header.get(part, [])], part)
+    further = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
+    for part, entries in {"blocks": header["blocks"], **further}.items():
+        told.check_different([entry["name"] for entry in entries], part)
     told.check_different(header["halves"], "halves")
     _check_calls(header["calls"])
     for half in header["halves"]:
@@ -141,6 +152,8 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
             _check_queries(block, half, header, tensors)
         for entry in header.get("self_attention", []):
             _check_average(f"self_attention/{half}/{entry['name']}", entry["grid"], tensors)
+        for entry in header.get("parts", {}).get("features", []):
+            _check_features(f"features/{half}/{entry['name']}", entry, tensors)
     if header["text"]["kind"] == "replayed":
         _check_replay(header, tensors)
     _check_size(header, tensors)
@@ -184,6 +197,14 @@ def _check_average(name: str, grid: Sequence[int], tensors: Mapping[str, Tensor]
         raise ValueError(
             f"{name} is {tuple(found.shape)} of {found.dtype}, the header says a grid of {grid[0]} x {grid[1]}"
         )
+
+
+def _check_features(name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    found, grid = told.tensor_of(name, tensors), entry["grid"]
+    if entry.get("averaged", True) or not entry.get("last", False) or entry.get("dtype") not in _FLOATS:
+        raise ValueError(f"{name} is told as another kind: expected the last call's, of {', '.join(_FLOATS)}")
+    if found.ndim != 3 or list(found.shape[1:]) != list(grid) or not found.numel():
+        raise ValueError(f"{name} is {tuple(found.shape)}, the header says channels of a grid {grid[0]} x {grid[1]}")
 
 
 def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -233,7 +254,8 @@ def _check_grids(header: Mapping[str, Any]) -> None:
     For a generated image, this is the image of the trace. An encoded image may have been squeezed for the model, so
     its grids are only compared with each other.
     """
-    grids = [tuple(entry["grid"]) for entry in (*header["blocks"], *header.get("self_attention", []))]
+    features = header.get("parts", {}).get("features", [])
+    grids = [tuple(entry["grid"]) for entry in (*header["blocks"], *header.get("self_attention", []), *features)]
     whole = tuple(header["size"]) if header["source"]["kind"] == "generated" else max(grids, default=(1, 1))
     for grid in dict.fromkeys(grids):
         # bounds of a cell's side: a grid may have one cell more or less, because of rounding

@@ -74,14 +74,17 @@ class BlockPart:
         grid: Height and width of the pixels.
         values: The tensor per half. For "self_attention" these are weights (pixel, pixel) in [0, 1], the mean over
             blocks, heads and denoiser calls; the row is the pixel that attends, and each row sums to 1.
+            For "features" they are outputs of a layer, (channel, height, width).
         averaged: Whether `values` are the mean over the denoiser calls. If not, the calls are an axis, after the
             heads if there are any.
+        last: Whether `values` are of the last of the kept denoiser calls alone, and have no axis of calls.
     """
 
     name: str
     grid: Grid
     values: Mapping[Half, Stored] = field(repr=False)
     averaged: bool = True
+    last: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -89,6 +92,8 @@ class BlockPart:
 
     def at(self, entries: Sequence[int]) -> "BlockPart":
         """Return the part with only these denoiser calls; the part must not be averaged."""
+        if self.last:
+            return self
         index = torch.tensor(entries)
         values = {half: part[:, index] if part.ndim == 4 else part[index] for half, part in self.values.items()}
         return replace(self, values=values)
@@ -116,6 +121,7 @@ class Trace:
         blocks[name].output[half]: (head, step, pixel, head_dim), joint attention only.
         replay.blocks[name].key[half], .value[half]: (head, step, pixel, head_dim), joint attention only.
         self_attention[name].values[half]: (pixel, pixel).
+        features[name].values[half]: (channel, height, width), UNets only.
         text.embed(words).vectors: (token, width).
         text.keys(vectors, name, call): (head, token, head_dim).
         maps(words).token_maps: (token, height, width), at the finest grid.
@@ -183,7 +189,7 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all stored tensors: queries, attention outputs, image keys and values, self-attention."""
+        """Bytes of all stored tensors: queries, attention outputs, image keys and values, self-attention, features."""
         further = sum(part.nbytes for blocks in self.parts.values() for part in blocks.values())
         return sum(block.nbytes for block in self.blocks.values()) + further + self.replay.nbytes
 
@@ -192,11 +198,16 @@ class Trace:
         """Self-attention by module path, for the blocks for which it was kept."""
         return self.parts.get("self_attention", {})
 
+    @property
+    def features(self) -> Mapping[str, BlockPart]:
+        """Outputs of a UNet's layers by module path, if they were kept: (channel, height, width) for each half."""
+        return self.parts.get("features", {})
+
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
         """Return the trace with fewer blocks or steps; nothing is copied if all steps stay.
 
         Parts such as self-attention stay, whatever blocks are chosen. But averages belong to all steps together, so a
-        selection of fewer denoiser calls has no averages.
+        selection of fewer denoiser calls has no averages. Features stay as long as the last call stays.
 
         Args:
             blocks: Module paths, their beginnings, grid heights (16), grids ([(16, 24)]) or shares of the finest grid
@@ -215,7 +226,7 @@ class Trace:
         entries = choose_steps(self.calls, steps)
         fewer = {name: block.at(entries) for name, block in kept.items()}
         calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
-        parts = self.parts if calls == self.calls else _parts_at(self.parts, entries)
+        parts = self.parts if calls == self.calls else _parts_at(self.parts, entries, len(self.calls) - 1)
         return replace(self, blocks=fewer, calls=calls, text=text, parts=parts)
 
     def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
@@ -270,7 +281,17 @@ class Trace:
         )
 
 
-def _parts_at(parts: Mapping[str, Mapping[str, BlockPart]], entries: Sequence[int]) -> dict[str, dict[str, BlockPart]]:
-    """Return the parts with only these denoiser calls; averages over all calls are left out."""
-    each = {kind: blocks for kind, blocks in parts.items() if not any(part.averaged for part in blocks.values())}
-    return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in each.items()}
+def _parts_at(
+    parts: Mapping[str, Mapping[str, BlockPart]], entries: Sequence[int], last: int
+) -> dict[str, dict[str, BlockPart]]:
+    """Return the parts with only these denoiser calls.
+
+    Averages over all calls are left out, and what is of the `last` call where that is not among the entries.
+    """
+    gone = {
+        kind
+        for kind, blocks in parts.items()
+        if any(part.averaged or (part.last and last not in entries) for part in blocks.values())
+    }
+    kept = {kind: blocks for kind, blocks in parts.items() if kind not in gone}
+    return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in kept.items()}

@@ -159,3 +159,8 @@ def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
             f"self_attention={options.self_attention!r} on a {pipeline}, of which none can be kept: expected "
             "a UNet (Stable Diffusion 1, 2 or XL) or joint attention (SD3, FLUX); leave the option out"
         )
+    if options.features and not backbone.feature_layers():
+        raise OptionError(
+            f"features=True on a {pipeline}, whose denoiser is no UNet and has no such features: expected "
+            "Stable Diffusion 1, 2 or XL; leave the option out"
+        )

@@ -79,6 +79,7 @@ class QueryRecorder:
                 self.counts[slot] += 1
                 _average(room, taken, 1 / self.counts[slot])
                 continue
+            self.counts[slot] += 1
             assert isinstance(taken, Tensor)
             if name == "query" and place.entry == 0:
                 check_finite(place.block, taken)
@@ -137,7 +138,7 @@ class QueryRecorder:
         apart = {name: shapes for name, shapes in self.shape.parts.items() if name not in _OF_BLOCKS}
         found = {
             part: {
-                name: BlockPart(name, self._grid_of(name, part), kept, PARTS[part].averaged)
+                name: BlockPart(name, self._grid_of(name, part), kept, PARTS[part].averaged, PARTS[part].last)
                 for name in shapes
                 if (kept := self._kept(image, name, part))
             }
@@ -154,11 +155,11 @@ class QueryRecorder:
         """Return the stored tensors of a part of a block, per half; empty if the part is not kept, or never came."""
         assert self.shape is not None
         slots = {half: (image, half, block, part) for half in self.shape.halves}
-        averaged = PARTS[part].averaged
+        single = PARTS[part].single
         return {
             half: self.buffers[slot]
             for half, slot in slots.items()
-            if slot in self.buffers and (self.counts[slot] or not averaged)
+            if slot in self.buffers and (self.counts[slot] or not single)
         }
 
     def _text(self, run: Run, image: int) -> TextSide:
@@ -191,8 +192,8 @@ def _average(room: Stored, taken: Taken, share: float) -> None:
 
 
 def _calls_of(part: Part, room: Stored, entries: int | slice) -> Stored:
-    """Return the part of `room` that belongs to one call or several; an average is returned whole."""
-    if part.averaged:
+    """Return the part of `room` that belongs to one call or several; one tensor for all calls is returned whole."""
+    if part.single:
         return room
     return room[:, entries] if room.ndim == 4 else room[entries]
 

@@ -40,6 +40,8 @@ class KeepOptions:
             of up to 64 x 64 pixels, the coarsest first, that cost less than a fifth of the queries. True keeps all of
             these, and in joint attention the middle third of the blocks; False keeps none. Blocks, chosen as in
             `blocks`, are kept each by itself.
+        features: Keep what the layers of a UNet put out at the last kept denoiser call, as trained methods read it
+            (`Trace.features`). For a UNet only. Choose another call by `steps`, or by the time steps of `encode`.
         also: Further kinds of tensors to keep, by name (`ovam.tracing.parts`), each with its blocks: `Trace.parts`.
 
     Raises:
@@ -53,12 +55,15 @@ class KeepOptions:
     limit_gib: float | None = None
     outputs: bool = False
     self_attention: BlockChoice | bool = None
+    features: bool = False
     also: Mapping[str, BlockChoice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", checked_blocks(self.blocks))
         if not isinstance(self.self_attention, bool):
             object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
+        if not isinstance(self.features, bool):
+            raise OptionError(f"features={self.features!r}: expected True or False")
         if not isinstance(self.also, Mapping):
             raise OptionError(
                 f"also={self.also!r}: expected names of parts, each with its blocks: {{'self_attention': [16]}}"

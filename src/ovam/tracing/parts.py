@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ovam.backbones.base import BlockSpec, Observation
+from ovam.backbones.unet_features import FEATURES
 from ovam.errors import UnsupportedPipelineError
 from ovam.maps.attention import add_self_weights
 from ovam.precision import float32
@@ -59,6 +60,8 @@ class Part:
         pixel_axes: Axes that are the grid's pixels; their size is checked.
         exact: Whether it is kept in float32, whatever the storage type.
         averaged: Whether only the mean over the calls is kept; if not, every call's tensor is.
+        last: Whether only the last kept call's tensor is kept.
+        floats: Whether it is kept in float16 where the storage type is int8.
         sources: Returns the name under which each block's tensor is kept; several blocks may share the mean of a
             grid. By default each block is kept under its own name.
     """
@@ -70,17 +73,24 @@ class Part:
     pixel_axes: tuple[int, ...] = ()
     exact: bool = False
     averaged: bool = False
+    last: bool = False
+    floats: bool = False
     sources: Callable[[Wanted], Mapping[str, str]] | None = None
 
     def sources_of(self, wanted: Wanted) -> dict[str, str]:
         """Return the name under which the tensor of each block is kept, for the blocks that keep this part."""
         return {name: name for name in self.shapes(wanted)} if self.sources is None else dict(self.sources(wanted))
 
+    @property
+    def single(self) -> bool:
+        """Whether one tensor is kept for all calls together."""
+        return self.averaged or self.last
+
     def room(self, shape: Shape, calls: int, dtype: torch.dtype) -> Stored:
         """Return a tensor without memory for all calls; the step axis comes after the heads, if any."""
-        if not self.averaged:
+        if not self.single:
             shape = (shape[0], calls, *shape[1:]) if len(shape) == 3 else (calls, *shape)
-        dtype = torch.float32 if self.exact else dtype
+        dtype = torch.float32 if self.exact else torch.float16 if self.floats and dtype == torch.int8 else dtype
         values = torch.empty(shape, dtype=dtype, device="meta")
         if dtype != torch.int8:
             return values
@@ -111,8 +121,19 @@ def _self_attention(wanted: Wanted) -> Shapes:
     return {name: (count, count) for name, count in pixels.items()}
 
 
+def _features(wanted: Wanted) -> Shapes:
+    layers = wanted.backbone.feature_layers() if wanted.options.features else {}
+    return {name: (spec.head_dim, *wanted.grids[name]) for name, spec in layers.items()}
+
+
 def _query_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
-    return seen.query[row]
+    return _queries_in(seen)[row]
+
+
+def _queries_in(seen: Observation) -> Tensor:
+    """Return the queries of an attention block (batch, head, pixel, head_dim)."""
+    assert seen.query is not None
+    return seen.query
 
 
 def _output_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
@@ -137,7 +158,11 @@ def _pairs(block: str, seen: Observation, row: int, spec: BlockSpec) -> PixelPai
             f"block {block!r}: its backbone reports no keys of the pixels, which self-attention needs: expected "
             "`Observation.key`; leave the block out of self_attention"
         )
-    return PixelPairs(seen.query[row], key[row], spec.scale)
+    return PixelPairs(_queries_in(seen)[row], key[row], spec.scale)
+
+
+def _features_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tensor:
+    return seen.further[FEATURES][row]
 
 
 _ENTRIES = (
@@ -156,6 +181,7 @@ _ENTRIES = (
         averaged=True,
         sources=self_attention_of,
     ),
+    Part(FEATURES, "features", _features, _features_of, last=True, floats=True),
 )
 PARTS: Mapping[str, Part] = {part.name: part for part in _ENTRIES}
 """All parts by name."""

@@ -23,7 +23,8 @@ class RunShape:
 
     Attributes:
         blocks: The blocks to watch, in the order the model runs them: those whose queries are kept and, in joint
-            attention, all blocks before the last of these. After them come the blocks whose self-attention is kept.
+            attention, all blocks before the last of these. After them come the blocks whose self-attention is kept, and
+            the layers whose features are kept.
         chosen: Names of the blocks whose queries are kept.
         grids: Grids of all blocks.
         halves: The halves of guidance to keep.
@@ -81,7 +82,7 @@ def shape_of_run(
     wanted = Wanted(backbone, options, grids, chosen, calls, further)
     parts = {part.name: shapes for part in PARTS.values() if (shapes := part.shapes(wanted))}
     sources = {name: PARTS[name].sources_of(wanted) for name in parts}
-    every = {**specs, **backbone.self_blocks()}
+    every = {**specs, **backbone.self_blocks(), **backbone.feature_layers()}
     kept = {block for names in sources.values() for block in names}
     asked = {block for part, names in sources.items() for block in names if part != "self_attention"}
     return RunShape(
@@ -98,6 +99,10 @@ def shape_of_run(
     )
 
 
+Waiting = tuple[str, Observation, Mapping[Half, slice]]
+"""An observation of a block that is not passed on yet, with the rows of the batch that belong to each half."""
+
+
 @dataclass
 class Run:
     """One run of the pipeline, from its prompt to its pictures."""
@@ -111,8 +116,8 @@ class Run:
     levels: list[Level] = field(default_factory=list)  # of all calls, as the scheduler lists them
     last_level: Level | None = None
     reported: set[str] = field(default_factory=set)  # blocks that ran in the current evaluation
-    # observations for averages, until the current call is complete
-    pairs: list[tuple[str, Observation, Mapping[Half, slice]]] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)  # for averages and last calls, until the call is complete
+    last: list[Waiting] = field(default_factory=list)  # of the last kept call, until the run is over
     seen: dict[int, frozenset[str]] = field(default_factory=dict)  # blocks that ran, by the index of the call
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # steps to keep, None for all
@@ -184,7 +189,8 @@ class Recorder(Protocol):
     def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
         """Receive what was taken of one image in one block at one kept call, by part (`ovam.tracing.parts`).
 
-        Blocks come in the order they run. Averages come when the call is over.
+        Blocks come in the order they run. Averages come when the call is over, and what is kept of the last call
+        alone when the run is over.
         """
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:

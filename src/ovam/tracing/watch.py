@@ -80,7 +80,7 @@ class Watch:
             run.halves_seen |= set(evaluation.halves)
             return
         run.halves_seen = set(evaluation.halves)
-        run.pairs.clear()
+        run.waiting.clear()
         level = run.level(len(run.calls), evaluation.timestep)
         step = 0 if last is None or run.last_level is None else last.step + is_new_step(run.last_level, level)
         run.last_level = level
@@ -113,7 +113,7 @@ class Watch:
         if not run.keeping:
             return
         if not silent:
-            self._tell_averages(run.shape)
+            self._complete(run.shape)
         elif self.options.strict:
             raise gap(silent, run.shape.needed, f"in denoiser call {len(run.calls) - 1}")
         else:
@@ -150,19 +150,25 @@ class Watch:
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
         halves = run.evaluation.halves
-        if _parts_of(run.shape, name, averaged=True):  # they wait: the call may still be left out
-            run.pairs.append((name, observation, halves))
-        others = _parts_of(run.shape, name, averaged=False)
-        if others:
-            self._pass_on(name, observation, halves, others)
+        parts = _parts_of(run.shape, name)
+        if any(part.single for part in parts):  # they wait: the call may still be left out
+            run.waiting.append((name, observation, halves))
+        self._pass_on(name, observation, halves, [part for part in parts if not part.single])
 
-    def _tell_averages(self, shape: RunShape) -> None:
-        """Update the averages, if the call has all kept halves."""
-        if not self.run.halves_seen.issuperset(shape.halves):
+    def _complete(self, shape: RunShape) -> None:
+        """Update the averages, if the call has all kept halves; what is kept of the last call alone goes on waiting."""
+        run = self.run
+        if not run.halves_seen.issuperset(shape.halves):
             return
-        for name, seen, halves in self.run.pairs:
-            self._pass_on(name, seen, halves, _parts_of(shape, name, averaged=True))
-        self.run.pairs.clear()
+        for name, seen, halves in run.waiting:
+            self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.averaged])
+        run.last = [each for each in run.waiting if any(part.last for part in _parts_of(shape, each[0]))]
+        run.waiting.clear()
+
+    def _tell_last(self, shape: RunShape) -> None:
+        """Pass on what is kept of the run's last kept call alone."""
+        for name, seen, halves in self.run.last:
+            self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.last])
 
     def _pass_on(self, block: str, seen: Observation, halves: Mapping[Half, slice], parts: Sequence[Part]) -> None:
         """Pass parts of a block's observation to the recorder, image by image; `halves` are rows of the batch.
@@ -170,7 +176,9 @@ class Watch:
         Raises:
             UnsupportedPipelineError: a tensor has other pixels than the block's grid.
         """
-        run, rows = self.run, range(len(seen.query))
+        if not parts:
+            return
+        run, rows = self.run, range(seen.rows)
         shape, further = run.shape, 0 if run.evaluation is None else run.evaluation.further
         assert shape is not None
         for half in (half for half in halves if half in shape.halves):
@@ -225,6 +233,8 @@ class Watch:
         """
         run = self.run
         self._leave_out_if_half()
+        if run.shape is not None:
+            self._tell_last(run.shape)
         self.drop(complete=True)
         if run.shape is not None and run.seen and not run.kept:
             silent = [name for name in run.shape.needed if any(name not in seen for seen in run.seen.values())]
@@ -252,9 +262,9 @@ class Watch:
         self._watchers.close()
 
 
-def _parts_of(shape: RunShape, block: str, *, averaged: bool) -> list[Part]:
-    """Return the kept parts of a block: those averaged over the calls, or those that are not."""
-    return [part for part in PARTS.values() if part.averaged == averaged and block in shape.sources.get(part.name, ())]
+def _parts_of(shape: RunShape, block: str) -> list[Part]:
+    """Return the kept parts of a block."""
+    return [part for part in PARTS.values() if block in shape.sources.get(part.name, ())]
 
 
 def _own_pixels(block: str, part: Part, taken: Taken, grid: Grid, further: int) -> Taken:
