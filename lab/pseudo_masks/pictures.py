@@ -1,0 +1,74 @@
+"""Good, median and bad cases side by side: the picture, the truth, and the masks of some rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lab.pseudo_masks.counts import Count, Entries
+from lab.pseudo_masks.examples import Example, examples
+from lab.pseudo_masks.figures import picked
+from lab.pseudo_masks.rows import Row, needs_of
+from ovam.methods.base import Method
+from ovam.mini.scenes import LABELS
+
+_SIDE, _LINE = 128, 16
+_RED, _GREEN = np.array([235, 40, 60]), np.array([30, 170, 90])
+
+
+def cases(
+    pipe: Any,
+    set_name: str,
+    counts: Sequence[Count],
+    key: tuple[str, str],
+    rows: Sequence[Row],
+    entries: Entries,
+    thresholds: Mapping[tuple[str, str], float],
+    images: Path,
+    pictures: int,
+    extra: Sequence[Method] = (),
+) -> Image.Image:
+    """A sheet: a line for each case, a column for each row, all with the same form.
+
+    Cases are those of `figures.picked` for `key`.
+    """
+    wanted = [(kind, one) for kind, some in picked(counts, key).items() for one in some]
+    known = {one.example for _, one in wanted}
+    held = {each.name: each for each in examples(pipe, set_name, pictures, images) if each.name in known}
+    heads = ["picture", "truth", *(row.name for row in rows)]
+    sheet = Image.new("RGB", (_SIDE * len(heads), _LINE + (_SIDE + _LINE) * len(wanted)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, head in enumerate(heads):
+        draw.text((column * _SIDE + 3, 2), head[:22], fill="black")
+    for line, (kind, one) in enumerate(wanted):
+        top = _LINE + line * (_SIDE + _LINE)
+        for column, cell in enumerate(_cells(held[one.example], one, key[1], rows, entries, thresholds, extra)):
+            sheet.paste(cell, (column * _SIDE, top))
+        draw.text((3, top + _SIDE + 2), f"{kind}: {one.name}", fill="black")
+    return sheet
+
+
+def _cells(
+    example: Example,
+    one: Count,
+    form: str,
+    rows: Sequence[Row],
+    entries: Entries,
+    thresholds: Mapping[tuple[str, str], float],
+    extra: Sequence[Method],
+) -> list[Image.Image]:
+    traces = {name: example.traced(options) for name, options in needs_of(rows, extra).items()}
+    masks = [example.labels == LABELS[one.name]]
+    for row in rows:
+        values = row.values(traces[row.needs], entries[form][one.name])
+        masks.append(row.cut(values, thresholds[row.name, form], example.image))
+    whole = Image.fromarray(example.image)
+    over = [_over(example.image, mask, _GREEN if i == 0 else _RED) for i, mask in enumerate(masks)]
+    return [picture.resize((_SIDE, _SIDE)) for picture in (whole, *over)]
+
+
+def _over(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> Image.Image:
+    shown = np.where(mask[..., None], 0.45 * image + 0.55 * colour, 0.7 * image + 0.3 * 255)
+    return Image.fromarray(shown.astype(np.uint8))

@@ -1,0 +1,95 @@
+"""Scoring a set of pictures, one file a picture, so that a run that broke off goes on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab.digest import digest, syntax_of
+from lab.pseudo_masks.counts import THRESHOLDS, Count, Entries, Thresholds, counts_of
+from lab.pseudo_masks.examples import VALIDATION, Example, examples
+from lab.pseudo_masks.rows import Row, needs_of
+from ovam.methods.base import Method
+from ovam.mini.scenes import WORLD
+from ovam.models import model_hash
+
+_CODE = ("ovam.maps", "ovam.masks", "ovam.refine", "ovam.methods", "ovam.tracing", "ovam.backbones")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows and forms that are scored on the same pictures.
+
+    Attributes:
+        name: Of the study; its results lie apart.
+        rows: The methods.
+        entries: What is asked for.
+        asked: What tells the entries apart from others: files or settings of the tokens.
+        extra: Trained methods among the rows.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    entries: Entries
+    asked: Any
+    extra: Sequence[Method] = ()
+
+
+@torch.no_grad()
+def scored(
+    pipe: Any,
+    study: Study,
+    set_name: str,
+    count: int,
+    work: Path,
+    images: Path,
+    thresholds: Thresholds | None = None,
+) -> list[Count]:
+    """The counts of a set, those that are missing made."""
+    thresholds = thresholds or {}
+    chosen = [[*key, value] for key, value in sorted(thresholds.items())]
+    names = [row.name for row in study.rows]
+    about = [model_hash(pipe), WORLD, syntax_of(*_CODE), study.name, names, study.asked, set_name, chosen]
+    folder = work / "counts" / digest(about)
+    needs = needs_of(study.rows, study.extra)
+    found: list[Count] = []
+    for example in examples(pipe, set_name, count, images):
+        file = folder / f"{example.name}.json"
+        if not file.exists():
+            traces = {name: example.traced(options) for name, options in needs.items()} if example.classes else {}
+            counts = list(counts_of(example, traces, study.rows, study.entries, thresholds))
+            _write(file, [one.as_json() for one in counts])
+        found += [Count.from_json(each) for each in json.loads(file.read_text())]
+    return found
+
+
+def _write(file: Path, value: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".partial")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(file)
+
+
+def thresholds_on(counts: Sequence[Count]) -> dict[tuple[str, str], float]:
+    """By row and form the threshold with the greatest mean IoU of the classes."""
+    found = {}
+    for key in sorted({(one.row, one.form) for one in counts}):
+        own = [one for one in counts if (one.row, one.form) == key]
+        names = sorted({one.name for one in own})
+        sums = np.array([np.sum([one.swept for one in own if one.name == name], axis=0) for name in names])
+        found[key] = float(THRESHOLDS[int((sums[..., 0] / np.maximum(sums[..., 1], 1)).mean(0).argmax())])
+    return found
+
+
+def validated(pipe: Any, study: Study, count: int, work: Path, images: Path) -> dict[tuple[str, str], float]:
+    """Thresholds that were chosen on validation scenes, which have exact masks; no oracle is asked."""
+    return thresholds_on(scored(pipe, study, VALIDATION, count, work, images))
+
+
+def find(pipe: Any, set_name: str, name: str, count: int, images: Path) -> Example:
+    """The example of a name."""
+    return next(each for each in examples(pipe, set_name, count, images) if each.name == name)
