@@ -272,7 +272,7 @@ class TestCoco:
             ({"image_id": "7"}, "image_id='7'"),
             ({"tolerance": -1}, "tolerance=-1"),
             ({"categories": {"cat": 1}}, "no id for 'hot dog', 'sky'"),
-            ({"categories": {"cat": 1, "hot dog": 1, "sky": 2}}, "no two alike"),
+            ({"categories": {"cat": 1, "hot dog": 1, "sky": 2}}, "no number twice"),
             ({"categories": {"cat": 1, "hot dog": 1.5, "sky": 2}}, "a whole number for each word"),
         ],
     )
