@@ -208,7 +208,7 @@ class AttentionMaps:
 
     @of_one(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":
-        """Return the maps after the image's self-attention has spread them; see `ovam.refine.self_attention.refined`."""
+        """Return the maps, spread by the image's self-attention; see `ovam.refine.self_attention.refined`."""
         from ovam.refine.self_attention import refined
 
         return refined(self, options)
