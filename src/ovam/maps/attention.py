@@ -1,7 +1,7 @@
 """Compute summed attention weights from the queries of one block and the keys of attribution prompts.
 
-In this module a row is one query: the query of one pixel at one step, in each head. To save memory,
-rows are handled in pieces.
+In this module a row is one query: the query of one pixel at one step, in each head. To save memory, rows are handled in
+pieces.
 """
 
 import itertools

@@ -62,9 +62,8 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
     """Decode run lengths.
 
     Args:
-        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0
-            and runs of 1 alternate, and the first run is of 0. They go down the first column, then down the next, and
-            so on.
+        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and runs of 1
+            alternate, and the first run is of 0. They go down the first column, then down the next, and so on.
         image: (height, width) of the image, which `size` must equal.
         what: How error messages call the mask.
 

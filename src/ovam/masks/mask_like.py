@@ -3,8 +3,8 @@
 A mask passes these functions, in which the number 255 changes its meaning:
 
 1. `mask_numbers` returns the numbers of the mask as they are; for a picture, `levels_of` in `ovam.masks.pictures`
-returns
-   its grey levels or palette indices. There 255 may still stand for white, for the object, or for ignored pixels.
+   returns its grey levels or palette indices. There 255 may still stand for white, for the object, or for ignored
+   pixels.
 2. `binary_of` decides which of these it is. Its result is 0 for background, 1 for the object, and 255 (`IGNORE`) for
    ignored pixels only. If the mask has soft edges, `binary_of` calls `softened`, which cuts it at half of white.
 """

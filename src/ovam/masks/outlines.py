@@ -45,10 +45,10 @@ class Polygon:
         return Polygon(self.outline + way, tuple(hole + way for hole in self.holes))
 
     def ring(self) -> Float[np.ndarray, "point 2"]:
-        """Return one closed line, for formats without holes: it goes from the outline to each hole and back the same
-        way.
+        """Return one closed line, for formats without holes.
 
-        Programs that fill by the even-odd rule or by winding numbers leave the holes empty.
+        The line goes from the outline to each hole and back the same way. Programs that fill by the even-odd rule or by
+        winding numbers leave the holes empty.
         """
         ring = self.outline
         for hole in self.holes:
@@ -92,10 +92,10 @@ def polygons_of(mask: Bool[np.ndarray, "height width"], *, tolerance: float | in
 
 
 def simplified(ring: Float[np.ndarray, "point 2"], tolerance: float | int) -> Float[np.ndarray, "kept 2"]:
-    """Return a closed line with fewer corners; every corner that is left out lies within `tolerance` pixels of the
-    line.
+    """Return a closed line with fewer corners.
 
-    A ring is returned unchanged if it would lose its area.
+    Every corner that is left out lies within `tolerance` pixels of the new line. A ring is returned unchanged if it
+    would lose its area.
 
     Source:
         Douglas and Peucker, "Algorithms for the reduction of the number of points required to represent a digitized

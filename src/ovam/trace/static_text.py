@@ -38,11 +38,11 @@ class ProjectionSource(Protocol):
 
 
 class StaticText:
-    """Text side of models whose keys depend on the text alone: the keys are `to_k` applied to the text encoder's
-    output.
+    """Text side of models whose keys depend on the text alone.
 
-    It has its own copy of the key projections, so that a trace always uses the weights of its run. Without a `reader`,
-    as in a trace that was loaded without a text encoder, it accepts embeddings but no texts.
+    The keys are `to_k` applied to the text encoder's output. The text side has its own copy of the key projections, so
+    that a trace always uses the weights of its run. Without a `reader`, as in a trace that was loaded without a text
+    encoder, it accepts embeddings but no texts.
 
     Attributes:
         projections: Weights by name. The matrix of a block, of shape (head * head_dim, width), has the block's name.

@@ -15,8 +15,7 @@ when the next run begins, or at the end of the `with` block.
 
 Three methods of `Watch` end a run, and each of them leaves a new, empty `Run` in `run`. `finish` gives the old run to
 the recorder; `QueryRecorder.finish` makes a `Trace` of the stored queries of each image. `drop` gives it to nobody.
-`close`
-chooses: it finishes the run of a custom loop that did not fail, and drops every other run.
+`close` chooses: it finishes the run of a custom loop that did not fail, and drops every other run.
 """
 
 import logging
