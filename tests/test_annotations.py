@@ -449,7 +449,7 @@ def _without(key):
     ("content", "name", "image", "told"),
     [
         (coco_file()[0], "bird", "one.jpg", ["no object 'bird' in 'train/one.jpg'", "'cat', 'dog'"]),
-        (coco_file()[0], "bird", "one.jpg", ["expected one; there is 'cat', 'dog'"]),
+        (coco_file()[0], "bird", "one.jpg", ["expected at least one; there is 'cat', 'dog'"]),
         (coco_file()[0], "cat", "two.jpg", ["3 x 3", "6 x 9"]),
         (coco_file()[0], "cat", "three.jpg", ["no image 'three.jpg'", "'train/one.jpg'"]),
         (coco_file()[0], "cat", None, ["a file of 2 images", "image='name.jpg'"]),

@@ -195,9 +195,9 @@ class TestKeeping:
         ("change", "message"),
         [
             (lambda entry: entry.update(grid=[6, 9]), "the header says channels of a grid 6 x 9"),
-            (lambda entry: entry.update(last=False), "is told as another kind"),
+            (lambda entry: entry.update(last=False), "has another kind in the header"),
             (lambda entry: entry.update(last="yes"), "expected true or false"),
-            (lambda entry: entry.update(dtype="int8"), "is told as another kind"),
+            (lambda entry: entry.update(dtype="int8"), "has another kind in the header"),
             (lambda entry: entry.update(name="mid"), "features/cond/mid is missing"),
         ],
     )

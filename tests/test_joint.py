@@ -223,7 +223,7 @@ class TestLateWords:
         vectors = part.text.embed("dog").vectors
         cases = [
             (errors.MissingBlockError, (names[2], 1, "cond"), "of 2 blocks"),
-            (errors.MissingStepError, (names[0], 0, "cond"), "expected one out of 1 to 1"),
+            (errors.MissingStepError, (names[0], 0, "cond"), "expected a call from these: .1."),
             (errors.NothingCapturedError, (names[0], 1, "uncond"), "guidance='both'"),
         ]
         for error, (block, call, half), told in cases:

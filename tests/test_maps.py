@@ -143,7 +143,7 @@ def test_two_numbers_are_a_grid_or_two_heights(choice, names):
 
 @pytest.mark.parametrize("choice", [(8, 16), (4, 8), (8, 8)])
 def test_two_numbers_that_could_be_either_are_refused(choice):
-    with pytest.raises(OptionError, match=re.escape(f"[{choice}] for the grid, {list(choice)} for the heights")):
+    with pytest.raises(OptionError, match=re.escape(f"[{choice}] for the grid, or {list(choice)} for the heights")):
         choose_blocks(LATTICES, choice)
 
 

@@ -77,7 +77,7 @@ def test_shares_equal_the_definition(dtype, keep_step, monkeypatch):
     expected = reference.output_shares(image.double().numpy(), texts, [span.tokens for span in spans])
     expected = expected if keep_step else expected.sum(0, keepdims=True)
     for scores in (2**24, 10):
-        monkeypatch.setattr("ovam.maps.output_space._SCORES", scores)
+        monkeypatch.setattr("ovam.maps.output_space._NUMBERS", scores)
         found = output_shares(image, word_outputs(text, spans), keep_step=keep_step)
         assert np.abs(found[0].numpy() - expected).max() <= 1e-5  # measured: 2e-7
 

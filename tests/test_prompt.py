@@ -9,7 +9,7 @@ from ovam.backbones.clip_text import ClipText
 from ovam.backbones.registry import backbone_of
 from ovam.backbones.unet import UNetBackbone
 from ovam.errors import EmptyWordsError, OptionError, PromptTooLongError
-from ovam.prompt import Span, listed, locate, parse, phrase, with_phrases
+from ovam.prompt import Span, list_of_words, locate, parse, phrase, with_phrases
 from ovam.trace.phrases import embed_phrases
 
 
@@ -68,11 +68,11 @@ def test_a_text_without_words_is_refused(text):
     with pytest.raises(EmptyWordsError):
         phrase(text)
     with pytest.raises(EmptyWordsError):
-        listed(["cat", text])
+        list_of_words(["cat", text])
 
 
 def test_a_listed_text_is_one_unit():
-    assert listed([" hot dog ", "sky"]) == ("hot dog", "sky")
+    assert list_of_words([" hot dog ", "sky"]) == ("hot dog", "sky")
     plain, units = phrase(" hot dog ")
     assert (plain, [(unit.text, unit.start, unit.stop) for unit in units]) == ("hot dog", [("hot dog", 0, 7)])
 

@@ -253,7 +253,7 @@ class TestCoco:
     def test_objects_of_another_result_are_refused(self, result):
         other = made(words=("dog", "hot dog", "sky")).instances()
         for export in (result.to_coco, result.to_label_studio, result.to_supervision):
-            with pytest.raises(errors.OptionError, match=r"word='dog'.*is no object of Segmentation"):
+            with pytest.raises(errors.OptionError, match=r"word='dog'.*is not an object of Segmentation"):
                 export(other)
 
     def test_no_object_at_all(self, result):
@@ -272,7 +272,7 @@ class TestCoco:
             ({"image_id": "7"}, "image_id='7'"),
             ({"tolerance": -1}, "tolerance=-1"),
             ({"categories": {"cat": 1}}, "no id for 'hot dog', 'sky'"),
-            ({"categories": {"cat": 1, "hot dog": 1, "sky": 2}}, "no two alike"),
+            ({"categories": {"cat": 1, "hot dog": 1, "sky": 2}}, "no number twice"),
             ({"categories": {"cat": 1, "hot dog": 1.5, "sky": 2}}, "a whole number for each word"),
         ],
     )

@@ -378,7 +378,7 @@ DAMAGE = {
     "gone": (damage(lambda header, tensors: tensors.pop(TENSOR)), "incomplete.*attn1"),
     "other type": (
         damage(lambda header, tensors: tensors.update({TENSOR: tensors[TENSOR].half()})),
-        "of torch.float16",
+        "type torch.float16",
     ),
     "other shape": (damage(lambda header, tensors: tensors.update({TENSOR: tensors[TENSOR][1:]})), r"\(47, 48\)"),
     "other grid": (

@@ -9,14 +9,14 @@ import numpy as np
 from lab.pseudo_masks.examples import Example
 from lab.pseudo_masks.rows import Row
 from ovam.evaluate import average_precision
-from ovam.maps.words import Fitted
+from ovam.maps.words import OptimisedTokens
 from ovam.mini.scenes import LABELS
 from ovam.trace.trace import Trace
 
 THRESHOLDS = np.linspace(0.1, 0.95, 35)
 """Candidates of a validated threshold, in each method's own scale."""
 
-Entries = Mapping[str, Mapping[str, str | Fitted]]
+Entries = Mapping[str, Mapping[str, str | OptimisedTokens]]
 """By form and class what is asked for: the word, or its token."""
 
 

@@ -9,8 +9,8 @@ import torch
 
 from ovam import methods
 from ovam.maps.result import AttentionMaps
-from ovam.maps.words import Fitted
-from ovam.masks.compete import fitted_to_picture
+from ovam.maps.words import OptimisedTokens
+from ovam.masks import compete
 from ovam.masks.masks import segment
 from ovam.masks.options import MaskOptions
 from ovam.methods.base import Method
@@ -22,7 +22,7 @@ from ovam.trace.trace import Trace
 
 WORD, TOKEN = "word", "token"
 
-Values = Callable[[Trace, str | Fitted], np.ndarray]
+Values = Callable[[Trace, str | OptimisedTokens], np.ndarray]
 """From a trace and a word, or the token of a class, to values (height, width) in [0, 1]."""
 
 Cut = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
@@ -64,7 +64,7 @@ def after_hard_crf(values: np.ndarray, threshold: float, picture: np.ndarray) ->
 def after_crf(values: np.ndarray, threshold: float, picture: np.ndarray) -> np.ndarray:
     """Our CRF on the soft values."""
     scores = torch.from_numpy(values)[None].float()
-    found, _ = fitted_to_picture(scores, scores[:0], threshold, picture, CrfOptions())
+    found, _ = compete.after_crf(scores, scores[:0], threshold, picture, CrfOptions())
     return found[0].numpy() > threshold
 
 
@@ -73,7 +73,7 @@ def of_method(method: Method, *, name: str | None = None, cut: Cut | None = None
     crf = bool(getattr(method, "crf", False))
     soft = replace(method, threshold=0.5, token_threshold=0.5, **({"crf": False} if crf else {}))
 
-    def values(trace: Trace, entry: str | Fitted) -> np.ndarray:
+    def values(trace: Trace, entry: str | OptimisedTokens) -> np.ndarray:
         found: np.ndarray = soft.segment(trace, [entry]).scores[0].numpy()
         return found
 
@@ -85,7 +85,7 @@ def of_method(method: Method, *, name: str | None = None, cut: Cut | None = None
 def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut) -> Row:
     """This library's own, with options of its maps."""
 
-    def values(trace: Trace, entry: str | Fitted) -> np.ndarray:
+    def values(trace: Trace, entry: str | OptimisedTokens) -> np.ndarray:
         maps: AttentionMaps = trace.maps([entry], **options)
         found = segment(refined(maps, RefineOptions()) if refine else maps, MaskOptions())
         return found.scores[0].numpy()

@@ -19,7 +19,7 @@ from lab.refine.cases import Case, cases
 from ovam.backbones.sampled import sampled_hash
 from ovam.evaluate import presence_auroc
 from ovam.maps.result import AttentionMaps
-from ovam.masks.compete import fitted_to_picture
+from ovam.masks.compete import after_crf
 from ovam.masks.masks import calibrated
 from ovam.masks.presence import evidence
 from ovam.refine.crf_options import CrfOptions
@@ -110,7 +110,7 @@ def _soft(
         scores = calibrated(each.only(there))
         if crf is not None:
             picture, none = np.asarray(each.picture()), scores[:0]
-            scores = torch.cat([fitted_to_picture(one[None], none, threshold, picture, crf)[0] for one in scores])
+            scores = torch.cat([after_crf(one[None], none, threshold, picture, crf)[0] for one in scores])
         for name, score in zip(there, scores.numpy(), strict=True):
             found[name].append((score, case.truth[name]))
     return found

@@ -121,7 +121,7 @@ def phrase(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...
     return plain, (Unit(plain, 0, len(plain)),)
 
 
-def listed(words: Sequence[str]) -> tuple[str, ...]:
+def list_of_words(words: Sequence[str]) -> tuple[str, ...]:
     """Check a list of words or phrases.
 
     Raises:

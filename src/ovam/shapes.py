@@ -17,7 +17,7 @@ Grid = tuple[int, int]
 """Height and width of a block's lattice of pixels."""
 
 Axis = Literal["block", "head", "step"]
-"""What a mean can be taken over."""
+"""An axis that maps can be averaged over."""
 
 Query = Float[Tensor, "head step pixel head_dim"]
 """Pixel queries as the block used them (after normalisation and rotary embedding), unscaled."""
@@ -26,7 +26,7 @@ Key = Float[Tensor, "head token head_dim"]
 """Keys of an attribution prompt, before the scale."""
 
 Embedding = Float[Tensor, "token width"]
-"""What enters a block's key path: one vector a token."""
+"""What a block makes keys from: one vector per token."""
 
 TokenMaps = Float[Tensor, "*kept token height width"]
 """Attention of every grid position to every token, in [0, 1]."""

@@ -16,7 +16,7 @@ from ovam.model_names import check_name
 from ovam.models import at_hand, check_tokenizers, folder_of, load, pretrained
 from ovam.tensor_file import fingerprint
 from ovam.trace.as_read import give_tokens_read
-from ovam.trace.header import damage_told
+from ovam.trace.header import damage_reported
 from ovam.trace.static_text import StaticText, heads_in, opened
 from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
 
@@ -97,7 +97,7 @@ def _static_side(file: TextFile) -> TextSide:
     if text is not None:
         reader = text_of(text, space.layer)
         _check_encoder(reader, space, dtype, file.path)
-        with damage_told(file.path, file.header):
+        with damage_reported(file.path, file.header):
             give_tokens_read(reader, about.get("read", []))
     if inside:
         return opened(file, reader)

@@ -14,7 +14,7 @@ from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.header import made
 from ovam.trace.as_read import give_tokens_read
 from ovam.trace.calls import Call, Half
-from ovam.trace.header import damage_told
+from ovam.trace.header import damage_reported
 from ovam.trace.quantised import from_named
 from ovam.trace.replay import BlockReplay, Replay
 from ovam.trace.text_side import Space, TextFile, TextSide
@@ -56,7 +56,7 @@ def replayed_side(file: TextFile, pipe: Any) -> TextSide:
             f"given pipeline has {found.space} and {found.weights}: load the trace with the model it was made with, "
             "without other adapters"
         )
-    with damage_told(path, header):
+    with damage_reported(path, header):
         give_tokens_read(side.words, about.get("read", []))
         _check_run(header, tensors, backbone)
         return side.over(_replay(header, tensors), origin)

@@ -12,7 +12,7 @@ import typer
 from ovam.cli.parameters import DType, Storage
 from ovam.errors import OptionError
 from ovam.input_file import is_tensor_file
-from ovam.prompt import listed
+from ovam.prompt import list_of_words
 
 _LONGEST_NAME = 200  # maximum number of characters of a block's name
 
@@ -70,7 +70,7 @@ def listed_words(words: str | None) -> list[str]:
     Raises:
         EmptyWordsError: the option was given without a word.
     """
-    return [] if words is None else list(listed(words_of(words)))
+    return [] if words is None else list(list_of_words(words_of(words)))
 
 
 def with_tokens(words: list[str], files: list[Path] | None) -> list[Any]:

@@ -23,7 +23,7 @@ _PHRASES = (
     (r"Trace\.load\([^)]*\)", "--model"),
     (r", with model=\.\.\. \(--model on the command line\)", ", with --model"),
     (
-        r"these maps have no self-attention, by which they could be refined: capture with .*",
+        r"these maps have no self-attention, which refining needs: use .*",
         "the trace has no self-attention, or --steps leaves it out, so --refine can't be used: generate it again with "
         "--self-attention; an image file that is given instead gets it by itself",
     ),

@@ -24,7 +24,7 @@ from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions, check_joint
-from ovam.maps.words import Fitted, Listed, contrast_of, entries_of, fitted_in, names_of
+from ovam.maps.words import Listed, OptimisedTokens, contrast_of, entries_of, names_of, optimised_in
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.methods.base import Method
@@ -40,7 +40,7 @@ from ovam.tracing.encode_options import EncodeOptions
 
 def maps(
     trace_file: str | Path,
-    words: Sequence[str | Fitted] = (),
+    words: Sequence[str | OptimisedTokens] = (),
     *,
     attribution_prompt: str | None = None,
     output_dir: str | Path | None = None,
@@ -55,7 +55,7 @@ def maps(
 
     Args:
         trace_file: A file that `ovam.Trace.save` or `generate` wrote.
-        words: Words and phrases, each a separate attribution prompt, and fitted tokens.
+        words: Words and phrases, each a separate attribution prompt, and optimised tokens.
         attribution_prompt: A text whose words share the attention. Then `words` select some of its words; with none,
             all of them get maps.
         output_dir: Folder for `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` next to the file.
@@ -77,9 +77,9 @@ def maps(
     path, options = Path(trace_file), options or MapOptions()
     if attribution_prompt is None:
         entries_of(words)
-    elif fitted_in(list(words)):
+    elif optimised_in(list(words)):
         raise OptionError(
-            "fitted tokens were given together with an attribution prompt, but only the prompt's words share the "
+            "optimised tokens were given together with an attribution prompt, but only the prompt's words share the "
             "attention: expected one of the two; query the tokens alone"
         )
     folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
@@ -137,7 +137,7 @@ def segment_file(
 
     Args:
         source: A trace file, or an image, which is encoded with `ovam.encode`.
-        words: Words and phrases, and fitted tokens.
+        words: Words and phrases, and optimised tokens.
         output_dir: Folder for `masks/`, `labels.png`, `labels_overlay.png` and `result.json`, and for an image also
             `image.png`, `maps/`, `sheet.png` and `run.safetensors`; by default `<file>-segment` next to the file.
         model: For a trace as in `maps`; for an image mini by default. A pipeline object is allowed as well.

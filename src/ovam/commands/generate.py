@@ -19,7 +19,7 @@ from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_run
 from ovam.errors import OptionError
 from ovam.maps.options import check_joint
-from ovam.maps.words import Fitted, Listed, check_space_of, contrast_of, entries_of, names_of
+from ovam.maps.words import Listed, OptimisedTokens, check_space_of, contrast_of, entries_of, names_of
 from ovam.masks.options import SegmentOptions
 from ovam.models import MINI, load
 from ovam.output_files import write_json
@@ -64,8 +64,8 @@ def generate(
 
     Args:
         prompt: What to generate.
-        words: Words and phrases to map and segment, and fitted tokens. Without words, only the image and its trace are
-            written; the trace can be queried later.
+        words: Words and phrases to map and segment, and optimised tokens. Without words, only the image and its trace
+            are written; the trace can be queried later.
         output_dir: Folder for `image.png`, `maps/`, `masks/`, `sheet.png`, `labels.png`, `labels_overlay.png`,
             `run.safetensors` and `result.json`; with several images, folders `image-000/` and so on. It is created
             after the run.
@@ -158,7 +158,9 @@ def generate(
     return result
 
 
-def checked_words(words: Listed, options: SegmentOptions) -> tuple[tuple[str | Fitted, ...], tuple[str | Fitted, ...]]:
+def checked_words(
+    words: Listed, options: SegmentOptions
+) -> tuple[tuple[str | OptimisedTokens, ...], tuple[str | OptimisedTokens, ...]]:
     """Return words and contrast words; both may be empty.
 
     Raises:
@@ -257,7 +259,7 @@ def _negative(pipe: Any, prompt: str | None, scale: float | None) -> dict[str, A
     return {"negative_prompt": prompt, "true_cfg_scale": scale}
 
 
-def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | Fitted]) -> None:
+def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | OptimisedTokens]) -> None:
     """Check prompts and words before the model runs; the pipeline itself would cut long ones.
 
     Raises:
@@ -266,7 +268,7 @@ def _check_texts(pipe: Any, prompts: Sequence[str], words: Sequence[str | Fitted
     """
     text = text_of(pipe)
     for each in (*prompts, *words):
-        if isinstance(each, Fitted):
+        if isinstance(each, OptimisedTokens):
             check_space_of(each, text.space)
         else:
             text.check_length(each)

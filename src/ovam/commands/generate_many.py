@@ -12,7 +12,7 @@ from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import checked_words, generate, pipeline
 from ovam.commands.prompt_file import Prompt
 from ovam.commands.requests import request_of
-from ovam.maps.words import Fitted
+from ovam.maps.words import OptimisedTokens
 from ovam.masks.options import SegmentOptions
 from ovam.models import MINI
 from ovam.output_files import safe_names
@@ -23,7 +23,7 @@ from ovam.tracing.noise import check_seed
 def generate_prompts(
     prompts: Sequence[Prompt],
     words: Sequence[str] = (),
-    tokens: Sequence[Fitted] = (),
+    tokens: Sequence[OptimisedTokens] = (),
     *,
     output_dir: str | Path,
     model: Any = MINI,
@@ -42,7 +42,7 @@ def generate_prompts(
     Args:
         prompts: Prompts with their own seeds, words and negative prompts, as far as they have some.
         words: Words for prompts without own words.
-        tokens: Fitted tokens for all prompts.
+        tokens: Optimised tokens for all prompts.
         output_dir: Folder for the items, `0000-a-cat` and so on, and `results.jsonl`; see `ovam.commands.batch`.
         model: As in `generate`.
         negative_prompt: For prompts without an own one.
@@ -87,7 +87,7 @@ def generate_prompts(
 
 
 def _own(
-    prompt: Prompt, words: Sequence[str], tokens: Sequence[Fitted], negative: str | None, seed: int
+    prompt: Prompt, words: Sequence[str], tokens: Sequence[OptimisedTokens], negative: str | None, seed: int
 ) -> dict[str, Any]:
     """Return a prompt's own arguments of `generate`."""
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ovam.maps.words import Fitted
+from ovam.maps.words import OptimisedTokens
 
 _PLACES = ("device", "disk", "limit_gib")
 """Options that change where and whether something is computed, not what."""
@@ -18,11 +18,11 @@ _PLACES = ("device", "disk", "limit_gib")
 def plain(value: Any) -> Any:
     """Return options, words or other values as JSON's types.
 
-    Fitted tokens become their classes with a hash of their vectors, whatever is unknown its text.
+    Optimised tokens become their classes with a hash of their vectors, whatever is unknown its text.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Fitted):
+    if isinstance(value, OptimisedTokens):
         return {"classes": list(value.classes), "tokens": _hash_of(value)}
     if is_dataclass(value):
         names = (field.name for field in fields(value) if field.name not in _PLACES)
@@ -50,7 +50,7 @@ def state_of(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _hash_of(tokens: Fitted) -> str:
+def _hash_of(tokens: OptimisedTokens) -> str:
     digest = hashlib.sha256(repr(sorted(tokens.calibrations.items())).encode())
     for prompt in tokens.prompts():
         digest.update(prompt.vectors.detach().float().cpu().numpy().tobytes())

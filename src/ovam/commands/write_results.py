@@ -10,7 +10,7 @@ from ovam import pictures
 from ovam.commands.formats import write_arrays, write_formats
 from ovam.commands.output_options import OutputOptions
 from ovam.maps.result import AttentionMaps
-from ovam.maps.words import Fitted, fitted_in
+from ovam.maps.words import OptimisedTokens, optimised_in
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.masks.presence import presences
@@ -55,7 +55,7 @@ def _picture(trace: Trace) -> Image.Image:
 
 def write_all(
     trace: Trace,
-    words: Sequence[str | Fitted],
+    words: Sequence[str | OptimisedTokens],
     options: SegmentOptions,
     folder: Path,
     *,
@@ -93,7 +93,7 @@ def write_run(trace: Trace, folder: Path, *, save_trace: bool = True) -> dict[st
     return {"seed": trace.source.seed, "size": list(trace.size), "files": files, "words": []}
 
 
-def notes_of(trace: Trace, words: Sequence[str | Fitted]) -> dict[str, list[str]]:
+def notes_of(trace: Trace, words: Sequence[str | OptimisedTokens]) -> dict[str, list[str]]:
     """Return notes on differences between this trace and the runs that tokens were fitted on; empty without tokens."""
-    tokens = fitted_in(list(words))
+    tokens = optimised_in(list(words))
     return {"notes": [note for one in tokens for note in one.notes(trace)]} if tokens else {}

@@ -14,7 +14,7 @@ from ovam.backbones.flux import FluxBackbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import OptionError
 from ovam.maps.result import AttentionMaps
-from ovam.prompt import AttributionPrompt, Span, listed
+from ovam.prompt import AttributionPrompt, Span, list_of_words
 from ovam.trace.blocks import BlockChoice
 from ovam.trace.replay import Replay
 from ovam.trace.text_side import ReplayedSide, TokenEmbedding
@@ -56,7 +56,7 @@ def concept_maps(
         )
     if pooled not in ("zeros", "prompt"):
         raise OptionError(f"pooled={pooled!r}: expected 'zeros' or 'prompt'")
-    names = listed(concepts)
+    names = list_of_words(concepts)
     vectors = torch.stack([text.embed(name, as_phrase=True).vectors[0] for name in names])
     spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
     asked = TokenEmbedding(vectors, AttributionPrompt(", ".join(names), names, spans), text.space)

@@ -1,4 +1,8 @@
-"""Compute summed attention weights from the queries of one block and the keys of attribution prompts."""
+"""Compute summed attention weights from the queries of one block and the keys of attribution prompts.
+
+In this module a row is one query: the query of one pixel at one step, in each head. To save memory, rows are handled in
+pieces.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +15,7 @@ from ovam.errors import SpaceMismatchError
 from ovam.shapes import Key
 from ovam.trace.quantised import Quantised, Stored
 
-_FLOATS = 3 * 2**19  # numbers handled at a time, queries and scores: 6 MB, which fit in a cache
+_FLOATS = 3 * 2**19  # numbers in a piece, queries and scores together: 6 MB, so that a piece fits in a cache
 _FLOATS_ELSEWHERE = 2**25  # devices other than the CPU are faster with few large pieces
 
 Rows = Float[Tensor, "head row head_dim"]
@@ -30,25 +34,26 @@ def weight_sums(
 ) -> Float[Tensor, "kept_head kept_step token pixel"]:
     """Return the attention weights of every pixel over each prompt's tokens, summed over heads and steps.
 
-    The softmax runs in float32, whatever the storage dtype. It runs over the tokens of one prompt at a time, so the
-    weights of each prompt sum to 1 at every pixel before they are added up. Every query is read once; eight-bit
-    queries become floats piece by piece. The result is differentiable in `key`.
+    The softmax is computed in float32, whatever the type of the stored queries. Each prompt has a softmax of its own,
+    over its tokens. So for every query the weights of each prompt sum to 1; then they are summed over heads and steps.
+    Every query is read once; eight-bit queries become floats piece by piece. The result is differentiable in `key`.
 
     Args:
         query: Queries of one block and one half.
-        key: Keys of all prompts, one after the other along `token`.
-        scale: Factor on the scores, `head_dim ** -0.5` in every supported backbone.
-        lengths: Number of tokens of each prompt; their sum is the size of `token` in `key`.
+        key: Keys of all prompts; along `token` one prompt follows the other.
+        scale: Factor on the dot products of queries and keys, before the softmax; `head_dim ** -0.5` in every
+            supported backbone.
+        lengths: Number of tokens of each prompt. These numbers add up to the size of `token` in `key`.
         keep_head: Keep the heads apart instead of summing over them.
         keep_step: Keep the steps apart instead of summing over them.
-        image_key: Image keys of the same steps, for a softmax over text and image: the tokens of each prompt then
-            share the attention with all pixels, and their weights sum to less than 1.
+        image_key: Image keys of the same steps, for a softmax over text and image. Then the tokens of each prompt share
+            the attention with all pixels, so that the weights of the tokens sum to less than 1.
 
     Returns:
         Sums in [0, heads * steps], float32; an axis that was summed over has size 1.
 
     Raises:
-        SpaceMismatchError: the number of heads or the head size of the keys is not that of the queries.
+        SpaceMismatchError: keys and queries differ in the number of heads or in the head size.
 
     Source:
         Marcos-Manchon et al., CVPR 2024 (arXiv:2403.14291): attention maps with the keys of the attribution prompt,
@@ -57,14 +62,15 @@ def weight_sums(
     heads, steps, _, head_dim = query.shape
     if (key.shape[0], key.shape[2]) != (heads, head_dim):
         raise SpaceMismatchError(
-            f"keys have {key.shape[0]} heads of size {key.shape[2]}, the queries {heads} of size {head_dim}: "
+            f"keys have {key.shape[0]} heads of size {key.shape[2]}, but the queries have {heads} heads of "
+            f"size {head_dim}: "
             "the keys were made for another block or model; ask the trace's own text side for them"
         )
     scaled = key.float() * scale
     keep = (keep_head, keep_step)
     if image_key is not None:
         return _joint_sums(query, scaled, image_key, scale, keep, lengths)
-    if torch.is_grad_enabled() and (key.requires_grad or _asks_gradients(query)):
+    if torch.is_grad_enabled() and (key.requires_grad or _needs_gradients(query)):
         return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
     relative = _relative(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
@@ -84,16 +90,17 @@ def add_self_weights(
     scale: float,
     share: float,
 ) -> None:
-    """Move a running mean towards the self-attention of one block in one denoiser call, averaged over heads.
+    """Add the self-attention of one block in one denoiser call, averaged over heads, to a running mean.
 
-    Some pixels are handled at a time, so the whole matrix of a call never exists.
+    Only a part of the pixels is handled at a time, so the new weights of all pixels are never in memory together.
 
     Args:
-        mean: Changed in place. Weights in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+        mean: The running mean, which is changed in place: weights in [0, 1]. The first axis is the pixel that attends;
+            over the second axis the weights sum to 1.
         query: Queries of the block's pixels.
         key: Keys of the same pixels.
-        scale: Factor on the scores.
-        share: Weight of the new weights in the mean, in (0, 1]; with 1 they replace it.
+        scale: Factor on the dot products of queries and keys, before the softmax.
+        share: Share of the new attention weights in the mean, in (0, 1]; with 1 the new weights replace the mean.
     """
     scaled = key.float() * scale
     first = 0
@@ -101,20 +108,20 @@ def add_self_weights(
         weights = torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0).to(mean.device)
         part = mean[first : first + len(weights)]
         if share == 1:
-            part.copy_(weights)  # the memory may not be initialised
+            part.copy_(weights)  # `mean` may be memory that is not initialised yet
         else:
             part.lerp_(weights, share)
         first += len(weights)
 
 
-def _asks_gradients(query: Stored) -> bool:
+def _needs_gradients(query: Stored) -> bool:
     return not isinstance(query, Quantised) and query.requires_grad
 
 
 def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
-    """Sum the weights over heads and steps, except over an axis that is kept apart.
+    """Sum the weights over heads and steps, but not over an axis that is kept apart.
 
-    `weigh` returns the weights of a piece as two factors.
+    `weigh` returns two factors for a piece of rows; their product is the weights.
     """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
@@ -131,7 +138,10 @@ def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Row
 def _joint_sums(
     query: Stored, key: Key, image_key: Stored, scale: float, keep: tuple[bool, bool], lengths: Sequence[int]
 ) -> Tensor:
-    """Sum as `_sums` does, with image and text in one softmax; one logsumexp score stands for all image pixels."""
+    """Sum as `_sums` does, with text and image in one softmax.
+
+    The image pixels enter the softmax as one score, the logsumexp of their scores; the tokens get the same weights.
+    """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     at_once = _rows_beside(image_key[:1, 0])
@@ -148,7 +158,7 @@ def _joint_sums(
 
 
 def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Cut steps and pixels into pieces of at most `rows` rows per head: whole steps, or a part of one step."""
+    """Cut steps and pixels into pieces of at most `rows` rows: a piece is some whole steps, or a part of one step."""
     at_once = max(1, rows // pixels)
     part = -(-pixels // -(-pixels // rows))  # equal parts, rounded up
     for step in range(0, steps, at_once):
@@ -157,30 +167,30 @@ def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def rows_at_once(heads: int, width: int, device: torch.device) -> int:
-    """Return how many rows of each head to handle at a time, at least one; each row takes `width` numbers."""
+    """Return how many rows fit in a piece, at least one; a row takes `width` numbers in each head."""
     return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * width))
 
 
 def _rows_beside(key: Stored) -> int:
-    """Return how many rows to handle at a time, together with their scores for all keys."""
+    """Return how many rows fit in a piece together with their scores for all keys."""
     heads, tokens, head_dim = key.shape
     return rows_at_once(heads, tokens + head_dim, key.device)
 
 
 def _relative(key: Key, lengths: Sequence[int]) -> Key:
-    """Subtract each prompt's first key from its keys, which changes no softmax.
+    """Subtract the first key of each prompt from all keys of the prompt; this does not change the softmax.
 
-    The first score becomes 0, so the sum of exponentials is at least 1 and can't underflow. The usual search for the
-    largest score is not needed.
+    The first score becomes 0, so the sum of exponentials is at least 1 and can't underflow. A softmax usually searches
+    the largest score and subtracts it; here this is not needed.
     """
     return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
 
 
 def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
-    """Return the exponentials of relative scores, and 1 / their sum in each prompt; 2 to 3 times as fast as a softmax.
+    """Return the exponentials of relative scores, and 1 divided by their sum in each prompt.
 
-    It handles all heads at once, because a product with few keys is slow on its own. `scratch` is reused for every
-    piece: new memory would take a tenth more time.
+    This is 2 to 3 times as fast as a softmax. All heads are multiplied at once, because a product for a single head has
+    few keys and is slow. `scratch` is used again for every piece, because new memory would cost 10 % more time.
     """
     shape = (*key.shape[:2], rows.shape[1])
     powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
@@ -190,15 +200,16 @@ def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch:
 
 
 def _complete(totals: Tensor, count: int) -> bool:
-    """Return whether every prompt's weights add up to 1 at every pixel.
+    """Return whether the weights of every prompt add up to 1 for every query; `count` queries are summed at each pixel.
 
-    They do unless a score is more than about 80 above its prompt's first score, where the exponential overflows.
-    Then a sum lacks a whole weight or is NaN. The tolerance of 0.5 is far above rounding.
+    This fails only if a score is more than about 80 above the first score of its prompt, because its exponential then
+    overflows. In this case a total is NaN, or too small by 1 or more. The tolerance of 0.5 is far above rounding
+    errors.
     """
     return bool(((totals - count).abs() < 0.5).all())
 
 
 def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
-    """Return the ordinary softmax of each prompt, which works for any scores and for gradients."""
+    """Return the ordinary softmax of each prompt, which works for all scores and for gradients."""
     parts = (key @ rows.mT).split(list(lengths), dim=1)
     return torch.cat([torch.softmax(part, 1) for part in parts], dim=1), rows.new_ones(1, 1, 1)

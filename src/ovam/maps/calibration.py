@@ -1,8 +1,8 @@
 """Calibration: turn a map into a score in [0, 1]. This is the only change of scale between map and mask.
 
-The level of a raw map depends on the image and on the other tokens of its attribution prompt, so raw levels can't be
-compared. A word's map is stretched to [0, 1]. A fitted token has two more numbers, which turn its stretched map into a
-score with the border at 0.5.
+How high the values of a raw map are depends on the image and on the other tokens of its attribution prompt, so the
+values of two raw maps can't be compared. A word's map is stretched to [0, 1]. An optimised token has two more numbers,
+which turn its stretched map into a score; a score above 0.5 says that the pixel belongs to the class.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from ovam.shapes import Map
 
 KIND = "stretched logit"
 """Name of this kind of calibration in files; a reader refuses other kinds."""
-_ROUNDING = 1e-5  # a spread below this share of the greatest value is float32 rounding, not a map
+_ROUNDING = 1e-5  # if the values of a map differ by less than this share of the largest one, it is only rounding
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Two fitted numbers: the score is `sigmoid(scale * stretched + offset)`; 0.5 is the border that the fit found.
+    """Two numbers that a fit found: the score is `sigmoid(scale * stretched + offset)`, and its border is at 0.5.
 
     Attributes:
-        scale: Steepness; positive.
-        offset: Log-odds where the stretched map is 0.
+        scale: Steepness of the score; positive.
+        offset: Log-odds of the class where the stretched map is 0.
     """
 
     scale: float
     offset: float
 
     def __call__(self, stretched_map: Map) -> Map:
-        """Return the scores in [0, 1] of a map that was first stretched at its own grid and then resized."""
+        """Return the scores, in [0, 1], of a map that was first stretched at its own grid and then resized."""
         return logits(stretched_map, self.scale, self.offset).sigmoid()
 
 
 def stretched(maps: Float[Tensor, "*any height width"]) -> Float[Tensor, "*any height width"]:
-    """Stretch each map to [0, 1] by its own minimum and maximum; a constant map becomes 0. Differentiable."""
+    """Stretch each map to [0, 1] by its own minimum and maximum; a constant map becomes 0. It is differentiable."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
     flat = spread <= _ROUNDING * high

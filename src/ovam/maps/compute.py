@@ -20,11 +20,11 @@ from ovam.maps.words import (
     Words,
     calibrations_of,
     embed_words,
-    fitted_in,
     lengths_of,
     merge_prompts,
+    optimised_in,
     synonyms_in,
-    tell_of_skipped,
+    warn_of_clip_skip,
 )
 from ovam.precision import float32
 from ovam.prompt import Span
@@ -41,25 +41,28 @@ log = logging.getLogger("ovam")
 def attention_maps(trace: Trace, words: Words, options: MapOptions) -> AttentionMaps:
     """Return attention maps of any words, in the generation prompt or not, without running the model again.
 
-    A string is one attribution prompt: its words share the attention. In a list each entry is its own attribution
-    prompt, so adding an entry never changes the other maps.
+    An attribution prompt is a text that maps are asked for; its words share the attention. A string is one attribution
+    prompt. In a list each entry is its own attribution prompt, so another entry never changes the other maps. The words
+    keep their order (`ovam.maps.words`).
 
     Args:
         trace: Queries of one run.
         words: One of these: a prompt such as "a cat on the lawn", read as given; a list such as ["hot dog", "sky"],
             which may contain `TokenSet`s; a `TokenSet`; a `TokenEmbedding`; raw vectors (token, width) of the trace's
-            space. If tokens were fitted on other blocks or another model, a note says so (logger `ovam`, level INFO).
+            space. If optimised tokens were fitted on other blocks or on another model, the logger `ovam` says so
+            (INFO).
         options: See `MapOptions`.
 
     Returns:
-        Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples, each counting
-        the same. In the output space the mean is over all (step, block) pairs, and the maps of all words sum to 1.
+        Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples, with
+        equal weights. With the strategy "output" it is the mean over all (step, block) pairs, and at each pixel the
+        maps of all words sum to 1.
 
     Raises:
         EmptyWordsError: there is no word.
-        NothingCapturedError: the trace has no queries, or none of this half, or no attention outputs.
+        NothingCapturedError: the trace has no queries, no queries of this half, or no attention outputs.
         MissingBlockError, MissingStepError: a chosen block or step is not in the trace.
-        OptionError: an option does not fit the trace or the words, or asks for padding of vectors.
+        OptionError: an option does not fit the trace or the words, or it asks for padding of vectors.
         PromptTooLongError: the text encoder does not read the whole text.
         NoTextEncoderError: `words` are text, but the trace came from a file and has no text encoder.
         SpaceMismatchError: vectors belong to another space or have another width.
@@ -69,8 +72,8 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     chosen = trace.select(blocks=options.blocks, steps=options.steps)
     half = half_of(chosen, options.guidance)
     prompts = embed_words(chosen.text, words, options.softmax_over, options.phrases)
-    tell_of_skipped(chosen.text.space, words, half)
-    for note in {note: None for tokens in fitted_in(words) for note in tokens.notes(chosen)}:
+    warn_of_clip_skip(chosen.text.space, words, half)
+    for note in {note: None for tokens in optimised_in(words) for note in tokens.notes(chosen)}:
         log.info(note)
     tokens, spans = merge_prompts(prompts)
     flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, options.axes)
@@ -98,7 +101,11 @@ def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:
 def _add_weights(
     flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
 ) -> None:
-    """Add the attention weights of all blocks and steps over each attribution prompt's tokens."""
+    """Add the attention weights of all blocks and steps over the tokens of each attribution prompt.
+
+    Each round handles some entries of the axis `step`, with the keys that belong to one call index
+    (`ovam.trace.calls`).
+    """
     lengths = lengths_of(prompts)
     for entries, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, prompts, tuple(trace.blocks), call, half):
@@ -121,7 +128,7 @@ def _add_weights(
 def _add_shares(
     flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
 ) -> None:
-    """Add the words' shares in the attention outputs of all blocks and steps."""
+    """Add the shares that the words have in each pixel, for all blocks and steps; rounds are as in `_add_weights`."""
     for entries, call in key_groups(trace.text, trace.calls):
         for name, rows in rows_of(trace.text, prompts, tuple(trace.blocks), call, half):
             outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
@@ -133,14 +140,14 @@ def _add_shares(
 def _outputs_of(block: BlockTrace, half: Half) -> Stored:
     if half not in block.output:
         raise NothingCapturedError(
-            "this trace keeps no attention outputs, which strategy='output' compares words with: "
-            "capture with outputs=True (--outputs on the command line), or ask for strategy='attention'"
+            "this trace keeps no attention outputs of the pixels, which strategy='output' compares with those of "
+            "words: capture with outputs=True (--outputs on the command line), or ask for strategy='attention'"
         )
     return block.output[half]
 
 
 class Accumulator:
-    """The mean over all (step, block, head) triples, each counting the same, built block by block or call by call.
+    """The mean over all (step, block, head) triples with equal weights, built up block by block or call by call.
 
     Args:
         grids: Height and width of every block's pixels.
@@ -162,7 +169,10 @@ class Accumulator:
         return "step" in self.keep
 
     def add(self, block: str, sums: Float[Tensor, "kept_head kept_step token pixel"], heads: int) -> None:
-        """Add a block's values at some steps; they are sums over `heads` heads and these steps, except kept axes."""
+        """Add the values of a block at some steps.
+
+        The values are summed over these steps and over `heads` heads, but not over an axis that is kept apart.
+        """
         parts = self.sums.setdefault(block, [])
         self.heads[block] = heads
         if self.keep_step or not parts:
@@ -171,7 +181,10 @@ class Accumulator:
             parts[0] += sums
 
     def result(self, calls: Sequence[Call]) -> TokenMaps:
-        """Return the mean at the finest grid, (block or head, step, token, height, width); only kept axes are there."""
+        """Return the mean at the finest grid, of shape (block or head, step, token, height, width).
+
+        Of the first two axes only those that are kept apart exist.
+        """
         rows = (
             resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
             for block, parts in self.sums.items()
@@ -183,7 +196,7 @@ class Accumulator:
             counts = [self.heads[block] * steps for block in self.sums]
             maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
         else:
-            total = functools.reduce(torch.add, rows)  # one at a time: they are large
+            total = functools.reduce(torch.add, rows)  # added one after the other, because each is large
             maps = total[0] / (sum(self.heads.values()) * steps)
         return maps if self.keep_step else maps.squeeze(-4)
 
@@ -208,14 +221,14 @@ def half_of(trace: Trace, guidance: Half | None) -> Half:
     halves = trace.halves
     if not halves or not trace.calls:
         raise NothingCapturedError(
-            "this trace holds no queries: the denoiser was never run inside the capture, or no block or step was kept"
+            "this trace holds no queries: the denoiser never ran inside the capture, or no block or step was kept"
         )
     if guidance is None:
         return "cond" if "cond" in halves else halves[0]
     if guidance not in halves:
         raise NothingCapturedError(
             f"this trace holds no {guidance!r} queries, only {', '.join(map(repr, halves))}: "
-            "capture with guidance='both' under a guidance scale above 1 to have both halves"
+            "capture with guidance='both' and a guidance scale above 1 to have both halves"
         )
     return guidance
 

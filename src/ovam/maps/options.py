@@ -20,26 +20,27 @@ class MapOptions:
     """Options for making maps from a trace. Values are checked when the object is made.
 
     Attributes:
-        guidance: Half of guidance whose queries are used; by default the conditional half, if it was kept. Text for
-            the unconditional half gives a warning if the run used clip-skip (logger `ovam`): the pipeline applied
-            clip-skip only to the prompt.
-        blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (16), grid ([(16, 24)]) or share
-            of the finest grid ("1/4"); all by default.
-        steps: One step number, several of them, or "middle" for the middle step; all by default.
-        keep: One axis or several to keep apart instead of averaging over them: "block" or "head" (every head of every
-            block; `kept["head"]` names them), and "step" (every denoiser call).
-        softmax_over: "prompt" divides the attention among the prompt's own tokens, start and end included. "padded"
-            divides it among all positions the encoder reads (77 in CLIP), as the model itself does; words get less,
-            because padding takes a part. "joint" divides it among these and all image pixels, as the model itself
-            does in joint attention (SD3, FLUX); words get still less.
-        strategy: "attention" uses the weights of pixels over tokens. "output" uses the similarity of a pixel's
-            attention output to each word's (`ovam.maps.output_space`); it needs joint attention and a capture with
-            `outputs=True`. With "output" two or more words share every pixel, so adding an entry to a list does
-            change the other maps. There are no maps of tokens, and all heads of a block make one map.
-        phrases: Words of a prompt that stand together as one unit: phrases=["hot dog"] for "a hot dog on the grass".
+        guidance: Half of guidance whose queries are used: "cond" (the pass with the prompt) or "uncond" (the pass with
+            the negative or empty prompt). The default is "cond", if it was kept. If the run used clip-skip, words for
+            "uncond" give a warning (logger `ovam`), because the pipeline applied clip-skip only to the prompt.
+        blocks: The blocks to use: module paths or their beginnings ("up_blocks.1"), grid heights (16), grids
+            ([(16, 24)]), or shares of the finest grid ("1/4"). By default all blocks are used.
+        steps: The steps to use: one step number, several of them, or "middle" for the middle step. By default all
+            steps are used.
+        keep: The axis or axes that are kept apart; the maps are averaged over the others. "block" keeps the blocks
+            apart, "head" every head of every block (`kept["head"]` names them), and "step" the denoiser calls.
+        softmax_over: "prompt" divides the attention among the tokens of the attribution prompt, with its start and end
+            tokens. "padded" divides it among all positions that the encoder reads (77 in CLIP), as the model does;
+            words get less, because padding takes a part. "joint" divides it among these positions and all image
+            pixels, as the model does in joint attention (SD3, FLUX); words get even less.
+        strategy: "attention" uses the attention weights of pixels over tokens. "output" compares the attention output
+            of each pixel with that of each word (`ovam.maps.output_space`); it needs joint attention and a capture
+            with `outputs=True`. With "output", all words share every pixel, so another word in a list changes the
+            maps of the other words. Only words have maps, not tokens, and all heads of a block make one map.
+        phrases: Phrases of a prompt that get one map each, such as phrases=["hot dog"] for "a hot dog on the grass".
 
     Raises:
-        OptionError: a value is not allowed, or two are not compatible.
+        OptionError: a value is not allowed, or two options are not compatible.
     """
 
     guidance: Half | None = None
@@ -60,13 +61,13 @@ class MapOptions:
         axes, known = self.axes, get_args(Axis)
         if not set(axes) <= set(known) or {"block", "head"} <= set(axes):
             raise OptionError(
-                f"keep={axes!r}: expected some of {known}, and not 'block' with 'head' "
+                f"keep={axes!r}: expected some of {known}, but not 'block' with 'head' "
                 "(every head belongs to one block: 'head' alone keeps both apart)"
             )
         if self.strategy == "output" and (self.softmax_over != "prompt" or "head" in axes):
             given = "keep='head'" if self.softmax_over == "prompt" else f"softmax_over={self.softmax_over!r}"
             raise OptionError(
-                f"{given} with strategy='output', which takes all heads together and no softmax over tokens: "
+                f"{given} with strategy='output', which joins all heads and has no softmax over tokens: "
                 "leave the option out, or choose strategy='attention'"
             )
 
@@ -107,7 +108,7 @@ def check_joint(kind: TextKind, softmax_over: SoftmaxOver = "prompt", strategy: 
 
 
 def check_rivals(words: Sequence[str]) -> None:
-    """Check that there are at least two words, as output-space maps need.
+    """Check that there are at least two words; maps in the output space need this.
 
     Raises:
         OptionError: there is only one word.

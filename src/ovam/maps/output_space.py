@@ -1,7 +1,8 @@
 """Maps in the output space of joint attention: compare each pixel's attention output with those of the words.
 
-In joint attention, pixels and words attend to the same values: those of image and text together. So before any
-projection, their attention outputs can be compared by dot products, as ConceptAttention does.
+In joint attention, pixels and words attend to the same values: those of image and text together. So the attention
+outputs of pixels and words can be compared by dot products, if they are taken before any projection. ConceptAttention
+does this.
 """
 
 from collections.abc import Sequence
@@ -13,21 +14,22 @@ from torch import Tensor
 from ovam.prompt import Span
 from ovam.shapes import Key, Query
 
-_SCORES = 2**24  # numbers handled at a time
+_NUMBERS = 2**24  # numbers in a piece of the pixels' outputs
 
 
 def word_outputs(output: Key, spans: Sequence[Span]) -> Float[Tensor, "head word head_dim"]:
-    """Return one vector per word: the mean of its tokens' attention outputs."""
+    """Return one vector per word: the mean of the attention outputs of its tokens."""
     return torch.stack([output[:, list(span.tokens)].mean(1) for span in spans], dim=1)
 
 
 def output_shares(
     image: Query, words: Float[Tensor, "head word head_dim"], *, keep_step: bool = False
 ) -> Float[Tensor, "1 kept_step word pixel"]:
-    """Return each word's share of every pixel, summed over steps.
+    """Return the share of each word in every pixel, summed over steps.
 
-    At each step the score is the unscaled dot product of a pixel's and a word's output, over the channels of all
-    heads. A softmax over the words, in float32, makes shares of the scores. The result is differentiable in `words`.
+    At each step, the score of a word at a pixel is the dot product of both outputs over the channels of all heads,
+    without a scale. A softmax over the words, in float32, turns the scores of a pixel into shares. The result is
+    differentiable in `words`.
 
     Args:
         image: Attention outputs of one block's pixels, before the block's output projection.
@@ -35,7 +37,7 @@ def output_shares(
         keep_step: Keep the steps apart instead of summing over them.
 
     Returns:
-        Sums in [0, steps], float32; the sums of all words add up to the number of steps.
+        Sums in [0, steps], float32; at each pixel the sums of all words add up to the number of steps.
 
     Source:
         Helbling et al., "ConceptAttention: Diffusion Transformers Learn Highly Interpretable Features", ICML 2025
@@ -45,7 +47,7 @@ def output_shares(
     vectors = words.float().transpose(0, 1).flatten(1)  # (word, head * head_dim)
     sums = []
     for step in range(image.shape[1]):
-        parts = image[:, step].split(max(1, _SCORES // vectors.shape[1]), dim=1)
+        parts = image[:, step].split(max(1, _NUMBERS // vectors.shape[1]), dim=1)
         rows = (part.float().transpose(0, 1).flatten(1) for part in parts)  # (pixel, head * head_dim)
         sums.append(torch.cat([torch.softmax(vectors @ row.T, 0) for row in rows], dim=1))
     shares = torch.stack(sums)  # (step, word, pixel)
@@ -53,5 +55,5 @@ def output_shares(
 
 
 def words_alone(spans: Sequence[Span]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
-    """Return tokens and spans for maps that have one entry per word."""
+    """Return tokens and spans for maps in which each word is one token."""
     return tuple(span.text for span in spans), tuple(Span(span.text, (i,)) for i, span in enumerate(spans))

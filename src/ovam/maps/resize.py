@@ -7,7 +7,10 @@ from ovam.shapes import Grid
 
 
 def resize(maps: Tensor, size: Grid) -> Tensor:
-    """Resize the last two axes, bilinearly: a convex combination, so the range and sums over tokens stay."""
+    """Resize the last two axes bilinearly.
+
+    Each new value is a weighted mean of old values, so the range does not grow, and sums over tokens stay the same.
+    """
     if maps.shape[-2:] == size:
         return maps
     flat = maps.reshape(1, -1, *maps.shape[-2:])

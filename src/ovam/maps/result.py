@@ -34,7 +34,8 @@ class SelfAttention:
 
     Attributes:
         grid: Height and width of the pixels.
-        weights: (pixel, pixel) in [0, 1]; the row is the pixel that attends, and each row sums to 1.
+        weights: Attention weights in [0, 1], of shape (pixel, pixel). The first axis is the pixel that attends; over
+            the second axis the weights sum to 1.
     """
 
     grid: Grid
@@ -45,21 +46,21 @@ class SelfAttention:
 class AttentionMaps:
     """How much every grid position attends to each token and word.
 
-    `maps["lawn"]` and `maps[0]` return the map of a word. It is the sum over the word's tokens: the share of attention
-    that goes to the word, however many tokens the word has.
+    `maps["lawn"]` and `maps[0]` return the map of a word, which is the sum of the maps of its tokens: the share of the
+    attention that goes to the word, however many tokens it has.
 
     Attributes:
         token_maps: (*kept, token, height, width), float32, in [0, 1].
         tokens: The tokens in order; special ones are `<start>`, `<end>` and `<pad>`.
-        spans: The words and phrases, in the order they were given.
+        spans: The words and phrases in the given order, each with the positions of its tokens.
         image_size: (height, width) of the image.
         kept: Labels along each leading axis that was kept apart, by the name of the axis.
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
-        calibrations: Calibrations of the words that are fitted tokens.
-        self_attention: Self-attention of the same run, by block, with which the maps can be refined.
-        image_png: The run's picture as PNG, or None if the run ended with latents.
-        plain: The maps before refinement, with all tokens of the same words in the same order; presence is theirs.
-            None if these are unrefined and whole.
+        calibrations: Calibrations of the words that are classes of optimised tokens.
+        self_attention: Self-attention of the same run, with which the maps can be refined, by module path or grid name.
+        image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
+        plain: The maps of the same words before refinement, in the same order and with all their tokens; presence is
+            computed from them. None if this object was neither refined nor made by `only`.
     """
 
     token_maps: TokenMaps
@@ -76,7 +77,7 @@ class AttentionMaps:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words and phrases, in the order they were given."""
+        """The words and phrases, in the given order."""
         return tuple(span.text for span in self.spans)
 
     @property
@@ -95,8 +96,8 @@ class AttentionMaps:
 
         Raises:
             UnknownWordError: the word is not in the attribution prompt.
-            AmbiguousWordError: the word occurs more than once; use its position. Or it is a special token of a list,
-                where every attribution prompt has one.
+            AmbiguousWordError: the word occurs more than once; use its position. Or it is a special token, and there
+                are several attribution prompts, each of which has one.
         """
         return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
 
@@ -104,7 +105,7 @@ class AttentionMaps:
         number = integer(word)
         if number is not None:
             if not -len(self.spans) <= number < len(self.spans):
-                raise UnknownWordError(f"word number {number} is not there: the prompt has {len(self.spans)} words")
+                raise UnknownWordError(f"there is no word number {number}: the prompt has {len(self.spans)} words")
             return self.spans[number].tokens
         if not isinstance(word, str):
             raise UnknownWordError(f"{word!r} is neither a word nor the number of one: expected maps['dog'] or maps[0]")
@@ -127,7 +128,7 @@ class AttentionMaps:
             raise UnknownWordError(
                 f"{word!r} is no token of these maps: they have {', '.join(there) or 'no special tokens'}; "
                 "<pad> needs softmax_over='padded' and a model that attends to padding, T5 has no <start>, and "
-                "strategy='output' has maps of words only"
+                "strategy='output' makes only maps of words"
             )
         if not special:
             raise UnknownWordError(
@@ -145,10 +146,12 @@ class AttentionMaps:
         return self.stacked().cpu().numpy()
 
     def image(self, word: str | int, *, opacity: float = 0.7) -> Image.Image:
-        """Return a word's map in colours over the picture, stretched to its own range; see `ovam.pictures.overlay`.
+        """Return the picture with a word's map drawn over it in colours; see `ovam.pictures.overlay`.
+
+        The map is stretched by its own minimum and maximum.
 
         Raises:
-            NothingCapturedError: there is no picture, as the run ended with latents.
+            NothingCapturedError: there is no picture, because the run returned latents.
             OptionError: the maps keep axes apart, or the opacity lies outside [0, 1].
             The errors of `maps[word]`.
         """
@@ -160,8 +163,8 @@ class AttentionMaps:
         """Return the run's picture, RGB.
 
         Raises:
-            NothingCapturedError: there is none, as the run ended with latents.
-            ImageInputError: it is damaged.
+            NothingCapturedError: there is no picture, because the run returned latents.
+            ImageInputError: the picture is damaged.
         """
         if self.image_png is None:
             raise NothingCapturedError(
@@ -171,7 +174,7 @@ class AttentionMaps:
         return decoded(self.image_png, self.image_size)
 
     def resized(self, size: tuple[int, int] | None = None) -> "AttentionMaps":
-        """Return the maps resized to (height, width), by default the image's size; bilinear, so the range stays.
+        """Return the maps resized bilinearly to (height, width), by default to the image's size; values stay in [0, 1].
 
         Raises:
             OptionError: `size` is not two whole numbers of at least 1.
@@ -180,7 +183,9 @@ class AttentionMaps:
         return replace(self, token_maps=resize(self.token_maps, found))
 
     def only(self, words: Sequence[str | int]) -> "AttentionMaps":
-        """Return the maps of some words or special tokens, in this order; each of them becomes one token.
+        """Return the maps of some words or special tokens, in this order; each word becomes one token.
+
+        `plain` keeps the maps as they were before, with all tokens: presence needs the number of tokens of each word.
 
         Raises:
             The errors of `maps[word]`.
@@ -196,14 +201,14 @@ class AttentionMaps:
         return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain)
 
     def _plain_tokens(self, word: str | int) -> tuple[int, ...]:
-        """Return the positions of a word's tokens in the maps before refinement."""
+        """Return the positions of a word's tokens in the maps from which presence is computed."""
         own, before = tuple(self._positions(word)), self.plain or self
         pairs = zip(self.spans, before.spans, strict=True)
         return next((plain.tokens for span, plain in pairs if span.tokens == own), own)
 
     @of_one(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":
-        """Return the maps spread over the image by its self-attention; see `ovam.refine.self_attention.refined`."""
+        """Return the maps, spread by the image's self-attention; see `ovam.refine.self_attention.refined`."""
         from ovam.refine.self_attention import refined
 
         return refined(self, options)

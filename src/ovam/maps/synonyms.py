@@ -10,21 +10,21 @@ from ovam.prompt import BAR, Span
 
 
 def merged(maps: AttentionMaps, names: Sequence[tuple[str, ...]], *, summed: bool) -> AttentionMaps:
-    """Return the maps with one map for all synonyms of a word.
+    """Return the maps with one map per word, for all synonyms of the word together.
 
     Args:
-        maps: Its spans are the synonyms of all words, in order.
-        names: Synonyms of each word; one name alone for most.
-        summed: Whether synonyms share each pixel, so that their maps add up. If not, they had attribution prompts of
-            their own, and each pixel takes the greatest of their values.
+        maps: Maps whose spans are the synonyms of all words, in the order of `names` (`ovam.maps.words`).
+        names: For each word its synonyms; most words have only one name.
+        summed: Whether the synonyms share each pixel, so that their maps are added. If not, each synonym had its own
+            attribution prompt, and each pixel gets the largest value of the synonyms.
     """
     if all(len(own) == 1 for own in names):
         return maps
     token_maps, tokens, spans = [*maps.token_maps.unbind(-3)], [*maps.tokens], list[Span]()
-    before = 0
+    position = 0  # in the spans, which have the same order as the names
     for own in names:
-        given = maps.spans[before : before + len(own)]
-        before += len(own)
+        given = maps.spans[position : position + len(own)]
+        position += len(own)
         if len(own) == 1:
             spans += given
             continue

@@ -1,4 +1,11 @@
-"""Turn words, phrases, fitted tokens and vectors into attribution prompts."""
+"""Turn words, phrases, optimised tokens and vectors into attribution prompts.
+
+An attribution prompt is a text that maps are asked for; its words share the attention.
+
+Order: the functions here, `ovam.maps.compute`, `ovam.maps.synonyms` and the masks all keep the given order of words. In
+a list, the synonyms of an entry follow each other ("dog|puppy"), and a `TokenSet` stands for its classes, in the order
+of `classes`. So the spans of maps, `synonyms_in` and `names_of` can be compared by position.
+"""
 
 import logging
 import re
@@ -11,7 +18,7 @@ from torch import Tensor
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.maps.calibration import Calibration
 from ovam.maps.options import SoftmaxOver
-from ovam.prompt import BAR, AttributionPrompt, Span, folded, listed, synonyms_of, with_phrases
+from ovam.prompt import BAR, AttributionPrompt, Span, folded, list_of_words, synonyms_of, with_phrases
 from ovam.shapes import Embedding
 from ovam.trace.calls import Half
 from ovam.trace.phrases import embed_phrases
@@ -25,15 +32,18 @@ _COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
 
 
 @runtime_checkable
-class Fitted(Protocol):
-    """Fitted tokens, which can replace words and have their own attribution prompts: a `TokenSet`."""
+class OptimisedTokens(Protocol):
+    """Optimised tokens, which can replace words: vectors of classes, with attribution prompts of their own.
+
+    `ovam.TokenSet` is such a class.
+    """
 
     @property
     def space(self) -> Space: ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of its classes, in the order of the prompts."""
+        """Names of the classes, in the order of the prompts."""
         ...
 
     @property
@@ -44,27 +54,30 @@ class Fitted(Protocol):
     def prompts(self) -> tuple[TokenEmbedding, ...]: ...
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
-        """Return what differs between the fit and a trace, as sentences."""
+        """Return sentences that say how a trace differs from the traces of the fit."""
         ...
 
 
-Words = str | Sequence[str | Fitted] | Fitted | TokenEmbedding | Embedding
-"""Words for maps: a prompt, a list of words, phrases and fitted tokens, fitted tokens alone, or vectors."""
+Words = str | Sequence[str | OptimisedTokens] | OptimisedTokens | TokenEmbedding | Embedding
+"""Words for maps. They are one of these: a prompt (one string); a list of words, phrases and optimised tokens;
+optimised tokens alone; or vectors, with or without their prompt."""
 
-Listed = str | Sequence[str | Fitted] | Fitted
-"""Words for masks: words and phrases, fitted tokens, or both in one list."""
+Listed = str | Sequence[str | OptimisedTokens] | OptimisedTokens
+"""Words for masks: one word, phrase or set of optimised tokens; or a list of them."""
 
 
 def embed_words(
     text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
 ) -> list[TokenEmbedding]:
-    """Return the attribution prompts of `words`: one for a string, one per entry for a list.
+    """Return the attribution prompts of `words`, in order.
+
+    A string is one prompt. In a list, each word, phrase or synonym is one prompt, and so is each group of a `TokenSet`.
 
     Args:
         text: Turns text into vectors.
         words: Words, see `Words`.
         softmax_over: As in `MapOptions`; the prompts are padded unless it is "prompt".
-        phrases: Words of a string that stand together as one unit.
+        phrases: Phrases of a string that get one map each.
 
     Raises:
         EmptyWordsError: there is no word.
@@ -80,19 +93,19 @@ def embed_words(
             f"phrases={list(phrases)!r}, but the words are a {type(words).__name__}: expected a prompt (one string) "
             "with phrases=...; in a list every entry is a phrase already"
         )
-    if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or fitted_in(words)):
+    if softmax_over == "padded" and (isinstance(words, TokenEmbedding | Tensor) or optimised_in(words)):
         raise OptionError(
             "softmax_over='padded' pads text, but the words are vectors: expected text; to use padded vectors, make "
-            "them with trace.text.embed(text, padded=True) and leave the option out; fitted tokens can't be padded"
+            "them with trace.text.embed(text, padded=True) and leave the option out; optimised tokens can't be padded"
         )
-    if isinstance(words, Fitted):
+    if isinstance(words, OptimisedTokens):
         words = [words]
     if isinstance(words, TokenEmbedding):
         _check_space(words.space == text.space, str(words.space), text)
         return [words]
     if isinstance(words, Tensor):
         return [_named_vectors(words, text)]
-    if isinstance(words, Sequence) and all(isinstance(word, str | Fitted) for word in words):
+    if isinstance(words, Sequence) and all(isinstance(word, str | OptimisedTokens) for word in words):
         return _prompts_of(entries_of(words), text, padded)
     raise EmptyWordsError(
         f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
@@ -100,25 +113,25 @@ def embed_words(
     )
 
 
-def entries_of(words: Listed) -> tuple[str | Fitted, ...]:
-    """Check listed words, phrases and fitted tokens; return them with words stripped.
+def entries_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
+    """Check a list of words, phrases and optimised tokens; return its entries, without spaces around the words.
 
     Raises:
         EmptyWordsError: the list is empty or an entry has no word.
-        OptionError: an entry is something else, such as vectors, or the words are one text with a comma.
+        OptionError: an entry is something else, such as vectors; or there is one text with a comma.
     """
     parts = _parts_of(words)
-    return tuple(part if isinstance(part, Fitted) else BAR.join(listed(synonyms_of(part))) for part in parts) or listed(
-        ()
-    )
+    return tuple(
+        part if isinstance(part, OptimisedTokens) else BAR.join(list_of_words(synonyms_of(part))) for part in parts
+    ) or list_of_words(())
 
 
-def _parts_of(words: object) -> list[str | Fitted]:
-    """Return the entries of a list, or a single word or `TokenSet` as a list, unchanged.
+def _parts_of(words: object) -> list[str | OptimisedTokens]:
+    """Return the entries of a list unchanged; a single word or `TokenSet` becomes a list of one entry.
 
     Raises:
-        OptionError: an entry is something else, or a single text looks like a list. `maps` would read such a text as
-            one prompt, not as a list.
+        OptionError: an entry is something else; or there is one text with a comma, which may be meant as a list. `maps`
+            would read such a text as one prompt.
     """
     if isinstance(words, str) and any(comma in words for comma in _COMMAS):
         parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
@@ -126,15 +139,15 @@ def _parts_of(words: object) -> list[str | Fitted]:
             f"words are one text with a comma, {words!r}: expected a list, {parts!r}; if it is one phrase, write "
             f"[{words!r}]"
         )
-    if isinstance(words, str | Fitted):
+    if isinstance(words, str | OptimisedTokens):
         return [words]
     vectors = isinstance(words, Tensor | TokenEmbedding)
-    entries = list[str | Fitted]()
+    entries = list[str | OptimisedTokens]()
     for entry in words if isinstance(words, Iterable) and not vectors else [words]:
-        if not isinstance(entry, str | Fitted):
+        if not isinstance(entry, str | OptimisedTokens):
             raise OptionError(
-                f"words to segment include {_described(entry)}: expected strings and TokenSets, as masks need names; "
-                "for vectors use trace.maps(...), or fit a TokenSet with ovam.optimize_tokens"
+                f"words to segment include {_described(entry)}: expected strings and TokenSets, because masks need "
+                "names; for vectors use trace.maps(...), or fit a TokenSet with ovam.optimize_tokens"
             )
         entries.append(entry)
     return entries
@@ -145,8 +158,8 @@ def _described(entry: object) -> str:
     return f"a {type(entry).__name__}{shape}"
 
 
-def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -> list[TokenEmbedding]:
-    """Return the attribution prompts: one for each listed word, and one for each group of a `TokenSet`."""
+def _prompts_of(entries: Sequence[str | OptimisedTokens], text: TextSide, padded: bool) -> list[TokenEmbedding]:
+    """Return the attribution prompts: one for each word or synonym, and one for each group of a `TokenSet`."""
     words = [word for entry in entries if isinstance(entry, str) for word in synonyms_of(entry)]
     of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
     prompts = list[TokenEmbedding]()
@@ -159,37 +172,37 @@ def _prompts_of(entries: Sequence[str | Fitted], text: TextSide, padded: bool) -
     return prompts
 
 
-def check_space_of(tokens: Fitted, space: Space) -> None:
-    """Check that fitted tokens can become keys of a model.
+def check_space_of(tokens: OptimisedTokens, space: Space) -> None:
+    """Check that keys of a model can be made from optimised tokens.
 
     Raises:
-        SpaceMismatchError: they were fitted for another text encoder.
+        SpaceMismatchError: the tokens were fitted for another text encoder.
     """
     if tokens.space != space:
         raise SpaceMismatchError(
-            f"tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made from "
-            f"{space}: expected the same text encoder; fit them again on a trace of this model"
+            f"optimised tokens {', '.join(tokens.classes)} were fitted for {tokens.space}, but the keys here are made "
+            f"from {space}: expected the same text encoder; fit them again on a trace of this model"
         )
 
 
-def tell_of_skipped(space: Space, words: Words, half: Half) -> None:
-    """Warn when words use another encoder layer than the unconditional half did."""
+def warn_of_clip_skip(space: Space, words: Words, half: Half) -> None:
+    """Warn if words are read from another layer of the text encoder than the negative prompt was."""
     texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
     if half == "uncond" and space.skips and texts:
         log.warning(
             "words for guidance='uncond' are read from layer %r, like the run's prompt, but pipelines do not apply "
-            "clip_skip to the negative prompt: to use the negative prompt's own keys, pass its vectors from "
-            "pipe.encode_prompt, trace.maps(negative_prompt_embeds[0], guidance='uncond')",
+            "clip_skip to the negative prompt: to use the negative prompt's own keys, pass the vectors that "
+            "pipe.encode_prompt returns for it, trace.maps(negative_prompt_embeds[0], guidance='uncond')",
             space.layer,
         )
 
 
-def fitted_in(words: Words) -> tuple[Fitted, ...]:
-    """Return the fitted tokens among the words."""
-    if isinstance(words, Fitted):
+def optimised_in(words: Words) -> tuple[OptimisedTokens, ...]:
+    """Return the optimised tokens among the words."""
+    if isinstance(words, OptimisedTokens):
         return (words,)
     entries = words if isinstance(words, Sequence) else ()
-    return tuple(word for word in entries if isinstance(word, Fitted))
+    return tuple(word for word in entries if isinstance(word, OptimisedTokens))
 
 
 def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
@@ -210,14 +223,17 @@ def _check_space(fits: bool, given: str, text: TextSide) -> None:
         )
 
 
-def names_of(entries: Iterable[str | Fitted]) -> tuple[str, ...]:
-    """Return the words and the classes of fitted tokens, in order."""
+def names_of(entries: Iterable[str | OptimisedTokens]) -> tuple[str, ...]:
+    """Return the words and the classes of optimised tokens, in order."""
     return tuple(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry.classes))
 
 
 def synonyms_in(words: Words) -> list[tuple[str, ...]]:
-    """Return all synonyms of each listed word, and the name of each fitted class; empty if `words` is no list."""
-    if isinstance(words, str | TokenEmbedding | Tensor | Fitted):
+    """Return for each word of a list all its synonyms, and for each class of optimised tokens its name, in order.
+
+    If `words` is not a list, return nothing.
+    """
+    if isinstance(words, str | TokenEmbedding | Tensor | OptimisedTokens):
         return []
     return [
         names
@@ -227,16 +243,16 @@ def synonyms_in(words: Words) -> list[tuple[str, ...]]:
 
 
 def calibrations_of(words: Words) -> dict[str, Calibration]:
-    """Return the calibrations of the fitted tokens among the words, by class."""
-    return {name: one for tokens in fitted_in(words) for name, one in tokens.calibrations.items()}
+    """Return the calibrations of the optimised tokens among the words, by class."""
+    return {name: one for tokens in optimised_in(words) for name, one in tokens.calibrations.items()}
 
 
-def contrast_of(against: Listed) -> tuple[str | Fitted, ...]:
-    """Return the stripped contrast words; the list may be empty.
+def contrast_of(against: Listed) -> tuple[str | OptimisedTokens, ...]:
+    """Check contrast words and return them without spaces around them; there may be none.
 
     Raises:
         EmptyWordsError: an entry has no word.
-        OptionError: an entry is something else, such as vectors, or the words are one text with a comma.
+        OptionError: an entry is something else, such as vectors; or there is one text with a comma.
     """
     nothing = isinstance(against, str | Sequence) and not against
     return () if nothing else entries_of(against)
@@ -245,7 +261,7 @@ def contrast_of(against: Listed) -> tuple[str | Fitted, ...]:
 def check_different(words: Sequence[str]) -> None:
     """Check that all words are different, ignoring capitals.
 
-    Most text encoders ignore capitals. "dog" and "Dog" would have the same map, and one of them would win every pixel.
+    Most text encoders ignore capitals: "dog" and "Dog" would have the same map, and one of them would get all pixels.
 
     Raises:
         OptionError: a word is listed twice, or differs from another only in capitals or in how accents are encoded.
@@ -257,7 +273,7 @@ def check_different(words: Sequence[str]) -> None:
             also = "" if same[0] == word else f", also as {same[0]!r}, and most text encoders read both the same"
             raise OptionError(
                 f"word {word!r} is listed twice{also}: expected each word once, in `words` or in `against`; the class "
-                "of a token counts as a word, so ask for a word and its token in two calls"
+                "of an optimised token counts as a word, so ask for a word and its token in two calls"
             )
 
 
@@ -267,7 +283,7 @@ def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
 
 
 def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
-    """Return the tokens of all prompts as one sequence, and the spans with positions in that sequence."""
+    """Return the tokens of all prompts as one sequence, and all spans with positions in it; both keep their order."""
     tokens, spans = list[str](), list[Span]()
     for prompt in (embedding.prompt for embedding in prompts):
         spans += [Span(span.text, tuple(len(tokens) + i for i in span.tokens)) for span in prompt.spans]

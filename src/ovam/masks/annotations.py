@@ -1,4 +1,4 @@
-"""Make one annotation, a label for every pixel of an image, from a mask for each class or from a label map."""
+"""Make an annotation, which labels every pixel of one image, from one mask per class or from a label map."""
 
 import hashlib
 import json
@@ -49,21 +49,23 @@ def annotation_of(
 ) -> Annotation:
     """Return one annotation made of masks, one mask per class.
 
-    A mask has booleans, or 0 and one other number for the object: 1, 255 or 65535. `ignore` marks ignored pixels,
-    unless it is the number of the object. Boolean masks have no ignored pixels. If a black and white mask has soft
-    edges or compression, it is cut at half of white, with a warning.
+    A mask has booleans, or 0 and one other number for the object: 1, 255 or 65535. Pixels with the number `ignore` are
+    ignored, unless this number stands for the object. So with the default 255: in a mask of 0 and 255 the object is
+    255; in a mask of 0, 1 and 255 it means ignored. Boolean masks have no ignored pixels. If a black and white mask has
+    soft edges or compression, it is cut at half of white, with a warning.
 
     Args:
-        masks: Masks by class name; or an annotation, which is only checked.
+        masks: Masks by class name; or an annotation, which is checked and returned.
         size: (height, width) of the image.
         ignore: The number of ignored pixels.
-        mask_threshold: Share of white, in [0, 1), above which a pixel belongs to the object; then no pixel is ignored.
+        mask_threshold: Pixels with a share of white above this number, in [0, 1), belong to the object; no pixel is
+            ignored. By default the numbers of the mask decide.
         mask_colour: Colour of the object in pictures with several colours, as '#ff0000', 'red' or (255, 0, 0).
-        image: File name of the image, if masks are whole COCO files with many images.
+        image: File name of the image, for masks that are whole COCO files with many images.
 
     Raises:
-        AnnotationError: there is no class; a mask can't be read, has another shape than the image, has other numbers,
-            or is empty or full; or two masks overlap.
+        AnnotationError: there is no class; a mask can't be read; a mask has another shape than the image, or other
+            numbers; a mask is empty or full; or two masks overlap.
         OptionError: an option has a value that is not allowed.
     """
     reading = reading_of(mask_threshold, mask_colour, image)
@@ -71,8 +73,8 @@ def annotation_of(
         _check_labels(masks, size)
         return masks
     if not isinstance(masks, Mapping) or not masks:
-        told = "empty" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
-        raise AnnotationError(f"annotation is {told}: expected a mask for each class, as in {{'cat': mask}}")
+        given = "empty" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
+        raise AnnotationError(f"annotation is {given}: expected a mask for each class, as in {{'cat': mask}}")
     classes = tuple(_names(masks))
     labels = np.zeros(size, dtype=np.uint8)
     for number, (name, mask) in enumerate(zip(classes, masks.values(), strict=True), start=1):
@@ -83,8 +85,8 @@ def annotation_of(
         if clash.any():
             other = classes[int(labels[clash][0]) - 1]
             raise AnnotationError(
-                f"masks of {name!r} and {other!r} overlap in {int(clash.sum())} pixels: expected one class a "
-                f"pixel; give each pixel to one of them, or mark it with the ignored number {ignore}"
+                f"masks of {name!r} and {other!r} overlap in {int(clash.sum())} pixels: expected one class per "
+                f"pixel; give each pixel to one class, or mark it with the ignored number {ignore}"
             )
         labels[values == IGNORE] = IGNORE
         labels[(values == 1) & (labels != IGNORE)] = number
@@ -106,7 +108,7 @@ def annotation_from_labels(
         names: Classes by number, as {8: "cat"}.
         size: (height, width) of the image.
         ignore: The number of ignored pixels.
-        others: Whether other numbers are allowed; their pixels become background.
+        others: Whether the label map may hold other numbers; their pixels become background.
 
     Raises:
         AnnotationError: see `annotation_of`; or a class has the number of ignored pixels or of the background.
@@ -115,13 +117,13 @@ def annotation_from_labels(
     _check_size(values, size, "label map")
     if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):  # also true for NaN
         raise AnnotationError(
-            "label map holds numbers that are not whole: expected the number of a class in each pixel"
+            "label map holds numbers that are not whole: expected in each pixel the number of its class"
         )
     for number in names:
         if number in (0, ignore):
-            told = "the background" if number == 0 else "ignored pixels"
+            use = "the background" if number == 0 else "ignored pixels"
             raise AnnotationError(
-                f"class {names[number]!r} has the number {number}, which means {told}: expected another number; if "
+                f"class {names[number]!r} has the number {number}, which means {use}: expected another number; if "
                 "the label map uses the number of ignored pixels for a class, change `ignore`"
             )
     values = values.astype(np.int64)
@@ -147,9 +149,11 @@ def _names(masks: Iterable[str]) -> list[str]:
         if not name or name.startswith("<"):
             raise AnnotationError(f"class {name!r} has no valid name: expected a word or phrase, such as 'cat'")
         if folded.count(name.casefold()) > 1:
-            raise AnnotationError(f"class {name!r} is annotated twice: expected one mask a class; join them into one")
+            raise AnnotationError(
+                f"class {name!r} is annotated twice: expected one mask per class; join the masks into one"
+            )
     if len(names) >= IGNORE:
-        raise AnnotationError(f"annotation has {len(names)} classes: expected {IGNORE - 1} at most")
+        raise AnnotationError(f"annotation has {len(names)} classes: expected at most {IGNORE - 1}")
     return names
 
 
@@ -157,7 +161,7 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
     """Check an annotation that the user made."""
     _check_size(annotation.labels, size, "label map")
     if annotation.labels.dtype.kind not in "iu":
-        raise AnnotationError(f"label map is of {annotation.labels.dtype}: expected whole numbers")
+        raise AnnotationError(f"label map has type {annotation.labels.dtype}: expected whole numbers")
     _names(annotation.classes)
     known = range(len(annotation.classes) + 1)
     unknown = [int(value) for value in np.unique(annotation.labels) if value not in (*known, IGNORE)]
@@ -172,7 +176,7 @@ def _check_labels(annotation: Annotation, size: tuple[int, int]) -> None:
 def _check_size(values: np.ndarray, size: tuple[int, int], what: str) -> None:
     if values.shape != size:
         raise AnnotationError(
-            f"{what} is {' x '.join(map(str, values.shape))}, the image {size[0]} x {size[1]} (height x width): "
+            f"{what} is {' x '.join(map(str, values.shape))}, but the image is {size[0]} x {size[1]} (height x width): "
             "expected the same size; annotate the image at its own size"
         )
 
@@ -180,10 +184,10 @@ def _check_size(values: np.ndarray, size: tuple[int, int], what: str) -> None:
 def _check_share(labels: np.ndarray, what: str) -> None:
     counted = np.unique(labels[labels != IGNORE])
     if len(counted) < 2:
-        told = "empty" if not counted.any() else "full"
+        state = "empty" if not counted.any() else "full"
         raise AnnotationError(
-            f"{what} is {told}: expected pixels of a class and other pixels, as a fit learns from the difference "
-            "between them"
+            f"{what} is {state}: expected pixels of a class and other pixels, because a fit learns from the "
+            "difference between them"
         )
 
 

@@ -21,13 +21,13 @@ def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int,
     Args:
         found: The `segmentation` as COCO writes it.
         size: (height, width) of the image.
-        what: Names the mask in errors.
+        what: How error messages call the mask.
 
     Returns:
         Booleans (height, width).
 
     Raises:
-        AnnotationError: `found` is neither of them, or has another size than the image.
+        AnnotationError: `found` is neither run lengths nor polygons, or it has another size than the image.
     """
     return rle_mask(found, size, what) if isinstance(found, Mapping) else polygon_mask(_usable(found, what), size)
 
@@ -62,16 +62,16 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
     """Decode run lengths.
 
     Args:
-        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and 1
-            alternate, 0 first, down one column after the other.
+        rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and runs of 1
+            alternate, and the first run is of 0. They go down the first column, then down the next, and so on.
         image: (height, width) of the image, which `size` must equal.
-        what: Names the mask in errors.
+        what: How error messages call the mask.
 
     Returns:
         Booleans (height, width).
 
     Raises:
-        AnnotationError: these are no run lengths, or they do not fill the size.
+        AnnotationError: `rle` is not run lengths, has another size than the image, or does not fill its size.
     """
     try:
         height, width = (_whole(side) for side in rle["size"])
@@ -83,8 +83,8 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
         ) from error
     if (height, width) != tuple(image):
         raise AnnotationError(
-            f"{what} is {height} x {width}, the image {image[0]} x {image[1]} (height x width): expected the same "
-            "size; annotate the image at its own size"
+            f"{what} is {height} x {width}, but the image is {image[0]} x {image[1]} (height x width): expected the "
+            "same size; annotate the image at its own size"
         )
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise AnnotationError(
@@ -102,9 +102,10 @@ def _whole(value: Any) -> int:
 
 
 def unpacked(counts: str | bytes) -> list[int]:
-    """Return the runs of the packed form: five bits per letter, lowest first.
+    """Return the runs of the packed form, which has five bits per letter, the lowest bits first.
 
-    From the fourth run on, the text has the difference from the run two places before.
+    The text has the first three runs as they are. In place of every later run it has the difference between this run
+    and the run two places before.
 
     Raises:
         ValueError: a letter is not allowed, or the text ends within a number.
@@ -132,7 +133,7 @@ def polygon_mask(polygons: Sequence[Sequence[float | int]], size: tuple[int, int
     """Return the pixels whose centre lies inside one of the polygons.
 
     Args:
-        polygons: Each `[x1, y1, x2, y2, ...]` in pixels from the upper left corner.
+        polygons: Each polygon is `[x1, y1, x2, y2, ...]`, in pixels from the upper left corner of the image.
         size: (height, width) of the image.
 
     Returns:
@@ -158,7 +159,7 @@ def _points(polygon: Sequence[float | int]) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Apply the even-odd rule: a centre is inside if an odd number of edges crosses its row to the left of it."""
+    """Apply the even-odd rule: the centre of a pixel is inside if an odd number of edges cross its row on its left."""
     height, width = size
     centres = np.arange(width) + 0.5
     crossings = np.zeros((height, width), dtype=bool)

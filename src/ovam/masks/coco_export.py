@@ -26,17 +26,17 @@ def coco_of(
 
     Args:
         instances: The objects; each becomes an annotation with its score.
-        words: The words; each becomes a category, also those without an object.
+        words: The words; each becomes a category, even if it has no object.
         size: (height, width) of the image.
         file_name: Name of the image's file.
         image_id: Id of the image.
         categories: Id of each word; gaps are allowed, as in COCO's own ids. By default 1, 2, ...
-        form: "rle" gives the masks themselves, "polygons" outlines.
+        form: "rle" writes the masks themselves as run lengths; "polygons" writes their outlines.
         tolerance: Tolerance of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
 
     Returns:
-        Plain types that JSON has. `bbox` and `area` are those of the mask, also with polygons. Ids of annotations are
-        1, 2, ...
+        Only types that JSON has. `bbox` and `area` are those of the mask, even if the outlines are polygons with fewer
+        corners. The ids of the annotations are 1, 2, ...
 
     Raises:
         OptionError: the form is unknown; an id is not a whole number; two words have the same id; a word has no id;
@@ -78,5 +78,5 @@ def _ids(words: Sequence[str], categories: Mapping[str, int] | None) -> dict[str
     ids = {word: integer(categories[word]) for word in words}
     known = {word: place for word, place in ids.items() if place is not None}
     if len(known) < len(ids) or len(set(known.values())) < len(known):
-        raise OptionError(f"categories={dict(categories)!r}: expected a whole number for each word, no two alike")
+        raise OptionError(f"categories={dict(categories)!r}: expected a whole number for each word, no number twice")
     return known

@@ -1,6 +1,7 @@
-"""Let words compete: with the background, with contrast words, and with each other by a CRF.
+"""Let words compete with the background and with contrast words, and, by a CRF, with each other.
 
-Scores in [0, 1] become log-odds, in which competitors are compared by differences.
+Contrast words are those of the option `against`. Scores in [0, 1] are turned into log-odds: the difference of two
+log-odds says how much stronger one competitor is than the other.
 """
 
 import numpy as np
@@ -17,10 +18,10 @@ _LEAST = 1e-4  # scores are clamped this far from 0 and 1, where log-odds would 
 
 
 def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
-    """Return the words' scores, lowered where contrast words are strong.
+    """Return the scores of the words, lowered where contrast words are strong.
 
-    Where a contrast word is stronger than the background, its score replaces the background's: there a word exceeds
-    the threshold only if its score is higher than that of the contrast word.
+    Where a contrast word is stronger than the background, it takes the place of the background: there a word exceeds
+    the threshold only if the score of the word is higher than that of the contrast word.
 
     Args:
         scores: Scores of the words.
@@ -34,7 +35,7 @@ def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
     return torch.where(ahead > 0, torch.sigmoid(_log_odds(scores) - ahead), scores)
 
 
-def fitted_to_picture(
+def after_crf(
     scores: Scores, rivals: Rivals, threshold: float, picture: np.ndarray, options: CrfOptions
 ) -> tuple[Scores, Rivals]:
     """Return the scores of words and contrast words after a CRF on the picture.
@@ -61,9 +62,9 @@ def fitted_to_picture(
     classes = torch.cat([torch.zeros_like(odds[:1]), odds]).softmax(0)
     found = dense_crf(classes, picture, options.at(picture.shape[:2]))
     logs = found.clamp_min(options.clip).log()
-    fitted = every.clone()
-    fitted[seen] = torch.sigmoid(logs[1:] - logs[:1] + border)
-    return fitted[: len(scores)], fitted[len(scores) :]
+    changed = every.clone()
+    changed[seen] = torch.sigmoid(logs[1:] - logs[:1] + border)
+    return changed[: len(scores)], changed[len(scores) :]
 
 
 def _log_odds(scores: Tensor) -> Tensor:

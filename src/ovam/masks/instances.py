@@ -24,11 +24,12 @@ class Instance:
     Attributes:
         word: Word of the object.
         label: Number of the word in the label map.
-        box_xywh: Smallest box around it: x, y, width and height in whole pixels, as in COCO.
-        area: Number of its pixels.
-        score: Mean score of the word inside, in [0, 1].
+        box_xywh: Smallest box around the object: x, y, width and height in whole pixels, as in COCO.
+        area: Number of the object's pixels.
+        score: Mean score of the word over the object's pixels, in [0, 1].
         number: Number of the object in `numbers`.
-        numbers: Which object is where, 0 for none; all objects of one call share this map.
+        numbers: Map with the number of the object at each pixel, or 0 for none; the objects that one call returns share
+            this map.
     """
 
     word: str
@@ -46,7 +47,7 @@ class Instance:
 
     @property
     def box_xyxy(self) -> Box:
-        """The box as x1, y1, x2, y2; x2 and y2 are exclusive, one more than the last column and row inside."""
+        """The box as x1, y1, x2, y2; x2 and y2 are exclusive: one more than the last column and the last row inside."""
         x, y, width, height = self.box_xywh
         return x, y, x + width, y + height
 
@@ -71,7 +72,7 @@ def instances_of(
     max_hole: int = 0,
     split: bool = False,
 ) -> tuple[Instance, ...]:
-    """Return the objects of a label map: in the order of the words, the largest first.
+    """Return the objects of a label map, in the order of the words; of one word, the largest object comes first.
 
     Args:
         labels: 0 is background, i + 1 is the i-th word.
@@ -80,8 +81,8 @@ def instances_of(
         apart: Whether each connected piece is an object; if not, all pixels of a word are one object.
         min_area: Pieces and objects with fewer pixels are left out.
         max_hole: Holes of up to this many pixels are filled; see `ovam.masks.regions.cleaned`.
-        split: Whether pieces are cut at their necks, for things that touch. A thing that has a neck itself is cut as
-            well; see `ovam.masks.splitting`.
+        split: Whether pieces are cut at narrow places (necks), to separate things that touch. But a single thing that
+            has a neck is cut as well; see `ovam.masks.splitting`.
 
     Raises:
         OptionError: `min_area` or `max_hole` is not a whole number of at least 0.
@@ -111,7 +112,7 @@ def _box(place: tuple[slice, slice]) -> Box:
 
 
 def _numbered(region: np.ndarray, apart: bool, split: bool) -> np.ndarray:
-    """Return the objects of a region as 1, 2, ..., 0 outside."""
+    """Number the objects of a region: 1, 2, ... inside, 0 outside."""
     if not apart:
         return region.astype(np.int32)
     numbers, _ = pieces(region)

@@ -1,4 +1,4 @@
-"""Write objects as Label Studio imports them: predictions that people then correct."""
+"""Write objects as predictions that Label Studio imports, for people to correct."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
@@ -15,7 +15,7 @@ Tool = Literal["brush", "polygon"]
 """Label Studio's tools: `BrushLabels` and `PolygonLabels` in its labelling interface."""
 
 _RUN_BITS = (3, 4, 8, 16)
-"""The four numbers of bits that the length of a run may take; each run uses the smallest that is enough."""
+"""Numbers of bits in which the length of a run can be stored; each run uses the smallest number that is enough."""
 
 
 def label_studio_of(
@@ -31,17 +31,17 @@ def label_studio_of(
     """Return one task with the objects as a prediction; Label Studio imports a JSON list of such tasks.
 
     Args:
-        instances: The objects. With "brush" each becomes one region, with "polygon" each outline does; a region has
-            the object's score.
+        instances: The objects. With "brush", each object becomes one region; with "polygon", each of its outlines
+            becomes one region. A region has the score of its object.
         size: (height, width) of the image.
         image: Address of the image as Label Studio finds it, such as "/data/local-files/?d=image.png".
-        tool: "brush" gives the masks themselves, "polygon" outlines in percent of the image's sides.
+        tool: "brush" writes the masks themselves, "polygon" their outlines, in percent of the image's sides.
         tolerance: Tolerance of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
         from_name: Name of the labels' tag in the labelling interface.
-        to_name: Name of the image's tag there.
+        to_name: Name of the image's tag in the labelling interface.
 
     Returns:
-        Plain types that JSON has.
+        Only types that JSON has.
 
     Raises:
         OptionError: the tool is unknown, or the tolerance is not a number of at least 0.
@@ -85,9 +85,10 @@ def _polygons(one: Instance, size: tuple[int, int], tolerance: float | int) -> I
 def brush_rle(mask: Bool[np.ndarray, "height width"]) -> list[int]:
     """Return a mask in Label Studio's own run lengths: a list of bytes.
 
-    The mask is written as a picture of four channels, 255 inside and 0 outside, row by row. The header has the number
-    of values (in 32 bits), the bits of a value minus 1 (in 5 bits), and each entry of `_RUN_BITS` minus 1 (in 4 bits).
-    Then each run has four parts: a bit 1, the index of its entry in `_RUN_BITS` (2 bits), its length minus 1, value.
+    The mask is written row by row, as a picture of four channels whose values are 255 inside and 0 outside. First comes
+    a header: the number of values (32 bits), the number of bits in a value minus 1 (5 bits), and each entry of
+    `_RUN_BITS` minus 1 (4 bits each). Then come the runs. Each run has four parts: one bit, which is 1; the index of
+    the entry of `_RUN_BITS` that it uses (2 bits); its length minus 1; and its value (8 bits).
 
     Source:
         `label_studio_sdk.converter.brush.encode_rle`, after the package rle-pack of thi.ng/umbrella.

@@ -1,4 +1,13 @@
-"""Read the numbers of a mask or label map of any kind: file, picture, array, tensor, or COCO's RLE and polygons."""
+"""Read the numbers of a mask or label map of any kind: file, picture, array, tensor, or COCO's RLE and polygons.
+
+A mask passes these functions, in which the number 255 changes its meaning:
+
+1. `mask_numbers` returns the numbers of the mask as they are; for a picture, `levels_of` in `ovam.masks.pictures`
+   returns its grey levels or palette indices. There 255 may still stand for white, for the object, or for ignored
+   pixels.
+2. `binary_of` decides which of these it is. Its result is 0 for background, 1 for the object, and 255 (`IGNORE`) for
+   ignored pixels only. If the mask has soft edges, `binary_of` calls `softened`, which cuts it at half of white.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +28,13 @@ from ovam.masks.whole_files import is_whole_file, object_mask
 from ovam.picture_formats import FORMATS
 
 MaskLike = Any
-"""A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number a
-pixel; COCO's RLE (a dictionary) or polygons (a list); a whole file of COCO or labelme, in which the class name selects
-the objects."""
+"""A mask. It is one of these: the file name of a picture or of JSON; a PIL image; an array or tensor with one number
+per pixel; COCO's RLE (a dictionary) or polygons (a list); a whole file of COCO or labelme, in which the class name
+selects the objects."""
 
 
 def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Reading) -> np.ndarray:
-    """Return the numbers (height, width) of a mask of one object; the mask is of any kind in `MaskLike`."""
+    """Return the numbers (height, width) of a mask of one object; the mask may be any kind of `MaskLike`."""
     what = f"mask of {name!r}"
     if isinstance(mask, str | Path):
         mask = _file(Path(mask), what)
@@ -56,13 +65,16 @@ def label_numbers(labels: MaskLike) -> np.ndarray:
         if picture.mode == "P":
             return np.asarray(picture)
         if picture.has_transparency_data:
-            raise AnnotationError(f"{what} has transparent pixels: expected one number a pixel; save it opaque")
+            raise AnnotationError(f"{what} has transparent pixels: expected one number per pixel; save it opaque")
         return levels_of(picture, what)
     return _numbers(labels, what)
 
 
 def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> np.ndarray:
-    """Return 0, 1 and IGNORE, from a mask whose object is 1, 255, 65535 or True, or from a mask with grey levels."""
+    """Return 0 for background, 1 for the object and `IGNORE` for ignored pixels.
+
+    In `values` the object is 1, 255, 65535 or True; or `values` are grey levels.
+    """
     if values.dtype == bool:
         return values.astype(np.uint8)
     if reading.threshold is not None:
@@ -78,7 +90,7 @@ def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> n
         raise AnnotationError(
             f"{what} holds {some_of(unknown)}: expected 0, one number for the object (1, 255 or 65535), and perhaps "
             f"{ignore} for ignored pixels; for grey levels use mask_threshold=0.5 (--mask-threshold 0.5 on the command "
-            "line); for a label map give the names of its numbers"
+            "line); for a label map, name the class of each number"
         )
     binary = np.zeros(values.shape, dtype=np.uint8)
     if ignore != object_at:
@@ -94,9 +106,9 @@ def _numbers(mask: MaskLike, what: str) -> np.ndarray:
         # numpy has no bfloat16 and no eight-bit floats
         mask = (mask.float() if mask.is_floating_point() and mask.dtype != torch.float64 else mask).numpy()
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biuf":
-        told = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
+        given = f"an array {mask.shape} of {mask.dtype}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
         raise AnnotationError(
-            f"{what} is {told}: expected a file name, a PIL image, an array (height, width) of one number a "
+            f"{what} is {given}: expected a file name, a PIL image, an array (height, width) with one number per "
             "pixel, or the RLE or polygons of one COCO object"
         )
     return mask

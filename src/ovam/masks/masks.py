@@ -1,6 +1,7 @@
 """Make masks from maps.
 
-The order is fixed: calibrate, presence, CRF, compete, label, clean. Maps are refined before.
+The steps have a fixed order: calibrate the maps, drop words with low presence, apply the CRF, let words compete, label
+the pixels, and clean the labels. If maps are refined, this comes before all these steps.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.masks.annotations import IGNORE
-from ovam.masks.compete import Scores, contested, fitted_to_picture
+from ovam.masks.compete import Scores, after_crf, contested
 from ovam.masks.options import MaskOptions, SegmentOptions
 from ovam.masks.presence import presences
 from ovam.masks.regions import cleaned
@@ -34,18 +35,18 @@ from ovam.trace.trace import Trace
 
 @float32()
 def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
-    """Label every pixel of the image with one of the maps' words or as background.
+    """Label every pixel of the image with one of the words of the maps, or as background.
 
     Args:
-        maps: Maps of words, phrases and fitted tokens, each once. They must include the words in `against`;
-            `Trace.segment` adds these itself. The score of a fitted token has its border at 0.5.
+        maps: Maps of words, phrases and optimised tokens, each once. They must include the words in `against`;
+            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5.
         options: See `MaskOptions`.
 
     Raises:
         UnknownWordError: a word in `against` has no map here.
         EmptyWordsError: all words are in `against`.
         OptionError: a word occurs twice, the maps keep axes apart, or an option has a value that is not allowed.
-        NothingCapturedError: a CRF was asked for, and the maps have no picture.
+        NothingCapturedError: the options ask for a CRF, but the maps have no picture.
     """
     shown, rivals = _places(maps, options)
     names = tuple(maps.words[i] for i in shown)
@@ -56,7 +57,7 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
         words[[i for i, name in enumerate(names) if seen[name] < options.presence]] = 0.0
     crf = crf_choice(options.crf)
     if crf is not None:
-        words, against = fitted_to_picture(words, against, options.threshold, _picture(maps, crf), crf)
+        words, against = after_crf(words, against, options.threshold, _picture(maps, crf), crf)
     words = contested(words, against, options.threshold)
     labels, areas = _labels(words, options), (options.min_area, options.max_hole)
     return Segmentation(labels, names, words, seen, options.threshold, maps, *areas)
@@ -66,15 +67,17 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
     """Return the positions of the words and of the contrast words among the maps' words."""
     if maps.kept:
         raise OptionError(
-            f"these maps keep {' and '.join(maps.kept)} apart: expected one map a word; make them without keep=..."
+            f"these maps keep {' and '.join(maps.kept)} apart: expected one map per word; make the maps without "
+            "keep=..."
         )
     check_different(maps.words)
     rivals = {folded(name) for name in names_of(contrast_of(options.against))}
     absent = rivals.difference(map(folded, maps.words))
     if absent:
         raise UnknownWordError(
-            f"word {min(absent)!r} in `against` has no map here, only {', '.join(map(repr, maps.words))} have: include "
-            "the word when you make the maps, trace.maps([..., 'word']), or use trace.segment(words, against=[...])"
+            f"word {min(absent)!r} in `against` has no map here: expected one of "
+            f"{', '.join(map(repr, maps.words))}; include the word when you make the maps, trace.maps([..., 'word']), "
+            "or use trace.segment(words, against=[...])"
         )
     shown = [i for i, word in enumerate(maps.words) if folded(word) not in rivals]
     if not shown:
@@ -83,7 +86,7 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
 
 
 def _labels(scores: Scores, options: MaskOptions) -> Tensor:
-    """Label each pixel: the strongest word above the threshold, 0 for background, 255 in the undecided band."""
+    """Label each pixel with its strongest word above the threshold, with 0 for background or with 255 for undecided."""
     best, winner = scores.max(dim=0)
     labels = torch.where(best > options.threshold, winner + 1, 0)
     labels = cleaned(labels, min_area=options.min_area, max_hole=options.max_hole)
@@ -95,18 +98,18 @@ def _picture(maps: AttentionMaps, crf: CrfOptions) -> np.ndarray:
     """Return the run's picture (height, width, 3) uint8."""
     if maps.image_png is None:
         raise NothingCapturedError(
-            f"a CRF with {crf} needs the picture, and the run of these maps ended with latents: run the pipeline with "
+            f"a CRF with {crf} needs the picture, and the run of these maps returned latents: run the pipeline with "
             "output_type='pil', or leave crf out"
         )
     return np.asarray(maps.picture())
 
 
 def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segmentation:
-    """Make the maps of the words and of those in `against`, refine them if asked to, and segment them.
+    """Make maps of `words` and of the words in `against`, refine the maps if the options say so, and segment them.
 
     Args:
         trace: Queries of one run.
-        words: Words or phrases, each its own attribution prompt, or `TokenSet`s, or both in one list.
+        words: Words or phrases, `TokenSet`s, or both in one list. Each word is its own attribution prompt.
         options: See `SegmentOptions`.
 
     Raises:
@@ -123,10 +126,12 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
 def calibrated(maps: AttentionMaps) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
-    The map of a fitted token is calibrated; a word's map is stretched to [0, 1] by its own minimum and maximum.
+    A word's map is resized first and then stretched to [0, 1], so that its score reaches 0 and 1 at the image's size.
+    The map of an optimised token is stretched first, at its own grid: its calibration was fitted to maps that are
+    stretched there. Then it is resized and calibrated.
     """
     scores = torch.empty(len(maps), *maps.image_size)
-    for i, name in enumerate(maps.words):  # one at a time: for a photograph each takes 50 MB
+    for i, name in enumerate(maps.words):  # one after the other: for a photograph each takes 50 MB
         calibration = maps.calibrations.get(name)
         if calibration is None:
             scores[i] = stretched(resize(maps[i], maps.image_size))

@@ -15,13 +15,14 @@ class MaskOptions:
     """Options for making masks from maps. Values are checked when the object is made.
 
     Attributes:
-        against: Contrast words. The pixels that they win become background, in masks, scores and labels alike.
-        threshold: Score of the background, in (0, 1): a pixel whose best word does not exceed it is background.
-        presence: Least presence of a word, in [0, 1): words with less are not in the picture and get no pixels. By
-            default every word gets pixels. Presence is calibrated so that 0.5 is the border.
-        crf: Whether a dense CRF makes masks follow the picture's edges; True, or `CrfOptions`.
-        ignore: Width of the undecided band, in [0, 0.5): pixels whose best score is nearer than that to the threshold
-            are labelled 255, which data sets leave out.
+        against: Contrast words. Pixels where a contrast word is stronger become background, in masks, scores and labels
+            alike.
+        threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score.
+        presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
+            word counts as absent. A word with a presence below 0.5 is probably not in the picture.
+        crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
+        ignore: Half the width of the undecided band, in [0, 0.5): pixels whose best score differs from the threshold by
+            less than this get the label 255. Data sets leave pixels with this label out.
         min_area: Pieces of the label map with fewer pixels become background.
         max_hole: Holes of up to this many pixels are filled.
 
@@ -57,7 +58,7 @@ class SegmentOptions(MaskOptions, MapOptions):
     """Options for all steps from a trace to masks: maps, refinement and masks.
 
     Attributes:
-        refine: Whether the image's self-attention refines the maps first; True, or `RefineOptions`.
+        refine: Whether the image's self-attention refines the maps first: True, False or `RefineOptions`.
     """
 
     refine: RefineChoice = False
@@ -72,7 +73,7 @@ class SegmentOptions(MaskOptions, MapOptions):
 
         Raises:
             EmptyWordsError: there is no word.
-            OptionError: a word is listed twice, an entry is not a word, or the strategy needs more words.
+            OptionError: a word is listed twice, an entry is not a word, or the strategy needs at least two words.
         """
         every = names_of([*entries_of(words), *contrast_of(self.against)])
         check_different(every)

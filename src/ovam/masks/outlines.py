@@ -1,7 +1,7 @@
 """Outlines of masks as polygons along the edges of pixels, exact or with fewer corners.
 
 Coordinates are (x, y) in pixels from the upper left corner of the image: the first pixel is the square from (0, 0) to
-(1, 1). Polygons follow the outline clockwise as seen on a screen, holes counterclockwise.
+(1, 1). Seen on a screen, the corners of an outline are in clockwise order, and those of a hole counterclockwise.
 """
 
 from collections import defaultdict
@@ -16,9 +16,10 @@ from ovam.checks import number
 RING = Num[np.ndarray, "point 2"]
 
 _Edges = dict[tuple[int, int, int], int]
-"""Straight edges: (x, y, direction) of the start, and the end's x (horizontal edge) or y (vertical edge).
+"""Straight edges of a mask, all horizontal or all vertical.
 
-The direction is +1 for right or down, -1 for left or up."""
+A key is the start of an edge, (x, y, direction); the direction is +1 for right or down, and -1 for left or up. The
+value is the end of the edge: its x if the edge is horizontal, its y if it is vertical."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,8 @@ class Polygon:
     """One outline with the holes inside it.
 
     Attributes:
-        outline: (x, y) of its corners, clockwise; the first is not repeated at the end.
-        holes: The same of each hole, counterclockwise.
+        outline: (x, y) of the corners of the outline, clockwise; the first corner is not repeated at the end.
+        holes: (x, y) of the corners of each hole, counterclockwise.
     """
 
     outline: Float[np.ndarray, "point 2"]
@@ -35,7 +36,7 @@ class Polygon:
 
     @property
     def area(self) -> float:
-        """Area in pixels, without the holes."""
+        """Area in pixels, without the area of the holes."""
         return float(_signed_area(self.outline) + sum(_signed_area(hole) for hole in self.holes))
 
     def moved(self, x: int, y: int) -> "Polygon":
@@ -44,9 +45,10 @@ class Polygon:
         return Polygon(self.outline + way, tuple(hole + way for hole in self.holes))
 
     def ring(self) -> Float[np.ndarray, "point 2"]:
-        """Return one closed line for formats without holes: it goes to each hole and back on the same way.
+        """Return one closed line, for formats without holes.
 
-        Programs that fill by the even-odd rule or by winding numbers leave the holes empty.
+        The line goes from the outline to each hole and back the same way. Programs that fill by the even-odd rule or by
+        winding numbers leave the holes empty.
         """
         ring = self.outline
         for hole in self.holes:
@@ -57,7 +59,7 @@ class Polygon:
         return ring
 
     def coco(self) -> list[float]:
-        """Return `ring` as COCO has it, [x1, y1, x2, y2, ...]."""
+        """Return `ring` as COCO writes it: [x1, y1, x2, y2, ...]."""
         return [float(value) for value in self.ring().ravel()]
 
 
@@ -66,9 +68,9 @@ def polygons_of(mask: Bool[np.ndarray, "height width"], *, tolerance: float | in
 
     Args:
         mask: The pixels inside.
-        tolerance: Maximum distance in pixels between the exact and the returned outline. A larger one leaves fewer
-            corners (Douglas-Peucker). 0 keeps every corner, and filling the polygons gives the mask back. With more
-            than about 1, lines may cross where a mask is thin.
+        tolerance: Maximum distance in pixels between the exact and the returned outline. With a larger tolerance fewer
+            corners remain (Douglas-Peucker). With 0 every corner remains, and the filled polygons are exactly the
+            mask. With more than about 1, lines may cross where a mask is thin.
 
     Returns:
         Polygons in the order of their first rows; none for an empty mask.
@@ -90,13 +92,14 @@ def polygons_of(mask: Bool[np.ndarray, "height width"], *, tolerance: float | in
 
 
 def simplified(ring: Float[np.ndarray, "point 2"], tolerance: float | int) -> Float[np.ndarray, "kept 2"]:
-    """Return a closed line with fewer corners; every corner left out lies within `tolerance` pixels of it.
+    """Return a closed line with fewer corners.
 
-    A ring that would lose its area stays as it is.
+    Every corner that is left out lies within `tolerance` pixels of the new line. A ring is returned unchanged if it
+    would lose its area.
 
     Source:
         Douglas and Peucker, "Algorithms for the reduction of the number of points required to represent a digitized
-        line or its caricature", 1973; begun at two corners that lie far apart.
+        line or its caricature", 1973; here it begins with two corners that lie far apart.
     """
     if tolerance == 0 or len(ring) < 4:
         return ring
@@ -125,7 +128,7 @@ def simplified(ring: Float[np.ndarray, "point 2"], tolerance: float | int) -> Fl
 def _distances(
     points: Float[np.ndarray, "point 2"], start: Float[np.ndarray, " 2"], end: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, " point"]:
-    """Return the distances of points from the straight line between two others, ends included."""
+    """Return the distance of each point from the straight line that goes from `start` to `end` and stops there."""
     way = end - start
     length = float(way @ way)
     along = ((points - start) @ way / length).clip(0, 1) if length else np.zeros(len(points))
@@ -167,10 +170,10 @@ def _straight_edges(mask: Bool[np.ndarray, "height width"]) -> list[list[int]]:
 
 
 def _walk(across: _Edges, along: _Edges) -> list[tuple[int, int]]:
-    """Take the edges of one closed line out of both tables, turning right where two lines touch.
+    """Remove the edges of one closed line from both tables, and return the corners of the line.
 
-    Turning right keeps the line on pixels that are connected by edges, not by a corner. Horizontal and vertical edges
-    take turns.
+    Horizontal and vertical edges alternate. Where two lines touch at a corner, the line turns right: so it stays on
+    pixels that are connected by edges.
     """
     start = next(iter(across))
     x, y, right = start
@@ -187,7 +190,7 @@ def _walk(across: _Edges, along: _Edges) -> list[tuple[int, int]]:
 
 
 def _simple(walk: list[tuple[int, int]]) -> list[Integer[np.ndarray, "point 2"]]:
-    """Cut a closed line that passes corners several times into lines that do not."""
+    """Cut a closed line that passes a corner several times into lines that pass each corner once."""
     rings, path, places = list[np.ndarray](), list[tuple[int, int]](), dict[tuple[int, int], int]()
     for corner in walk:
         at = places.get(corner)

@@ -1,4 +1,4 @@
-"""Read masks of one object as programs save them: soft edges, compression, transparency, palettes, colours, 16 bits."""
+"""Read pictures of masks: with soft edges, compression, transparency, a palette, colours or 16 bits."""
 
 import logging
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ Colour = str | Sequence[int]
 _HALF = 0.5  # masks with grey levels are cut at this share of white
 _ALIKE = 16  # compression may move the channels of a grey this far apart
 _NEAR = 48  # compression and soft edges may change a colour by this much
-_DARK, _WHITE = 32, 224  # in a compressed mask, levels below _DARK are black and from _WHITE on white
+_DARK, _WHITE = 32, 224  # in a compressed mask, levels below _DARK are black; _WHITE and above are white
 _APART = 64  # minimum distance between the two greys of a palette
-_LEVELS = 6  # a soft or compressed mask has at least so many grey levels; a trimap or a one-class label map has one
+_LEVELS = 6  # minimum number of grey levels in a soft or compressed mask; a trimap or a label map of one class has one
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Reading:
     """How to read the mask of one object.
 
     Attributes:
-        threshold: Share of white, in [0, 1), above which a pixel belongs to the object; with None the numbers of
-            the mask decide.
+        threshold: Pixels with a share of white above this number, in [0, 1), belong to the object. If it is None, the
+            numbers of the mask decide.
         colour: Colour of the object, red, green and blue; None means white.
-        image: File name of the image, which selects its objects in a file of many images.
+        image: File name of the image; in a file with many images it selects the objects of this image.
     """
 
     threshold: float | None = None
@@ -83,9 +83,10 @@ def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> 
 
 
 def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Shaped[np.ndarray, "height width"]:
-    """Return the grey levels of a mask's picture; with `by_number`, the indices of a palette with colours.
+    """Return the grey levels of a mask's picture.
 
-    If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
+    With `by_number`, a picture whose palette has colours gives the indices of the palette instead. If all visible
+    pixels have one colour and the rest is transparent, the mask is the visible part.
 
     Raises:
         AnnotationError: the picture has colours.
@@ -95,13 +96,13 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
     channels = _rgba(picture, what)
     colours, alpha = channels[..., :3], channels[..., 3]
     if picture.mode == "P" and by_number and (alpha == 255).all() and _spread(colours) > _ALIKE:
-        return np.asarray(picture)  # a label map's palette, such as Pascal VOC's
+        return np.asarray(picture)  # the palette of a label map, such as Pascal VOC's
     if (alpha < 255).any():
         visible = colours[alpha >= 128]
         if not len(visible) or np.ptp(visible, axis=0).max() <= _ALIKE:
-            log.info("%s is drawn on a transparent ground: what is painted is the object", what)
+            log.info("%s is drawn on a transparent background: the painted part is the object", what)
             return alpha.astype(np.uint8)
-        colours = np.rint(colours * (alpha / 255)[..., None]).astype(int)  # over a black ground
+        colours = np.rint(colours * (alpha / 255)[..., None]).astype(int)  # on a black background
     if _spread(colours) > _ALIKE:
         raise AnnotationError(
             f"{what} has colours (most of its pixels have {_frequent(colours)}): expected black and white; name the "
@@ -117,7 +118,7 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
 
 def _rgba(picture: Image.Image, what: str) -> np.ndarray:
     """Return red, green, blue and opacity (height, width, 4) of any kind of picture."""
-    if picture.mode in ("LAB", "HSV"):  # Pillow turns them black
+    if picture.mode in ("LAB", "HSV"):  # Pillow converts them to black
         raise AnnotationError(
             f"{what} is a picture of mode {picture.mode}: expected greys, a palette or RGB; save it as PNG"
         )
@@ -161,11 +162,14 @@ def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str)
 
 
 def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.ndarray, "height width"] | None:
-    """Cut a soft or compressed black and white mask at half of white, with a warning; return None for a label map."""
+    """Cut a black and white mask with soft edges or compression at half of white, with a warning.
+
+    If the numbers look like a label map instead, return None.
+    """
     most = values.max(initial=0)
     if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or most > 65535:
         return None
-    levels = values if most <= 255 else values // 257
+    levels = values if most <= 255 else values // 257  # 16 bits become 8
     between = levels[(levels >= _DARK) & (levels < 255)]
     extremes = levels.min(initial=255) < _DARK and levels.max(initial=0) >= _WHITE
     if not extremes or len(np.unique(between)) < _LEVELS or 2 * (between < _WHITE).sum() > levels.size:

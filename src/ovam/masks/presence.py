@@ -1,4 +1,4 @@
-"""Presence: is a word there at all? A probability from its map before calibration."""
+"""Presence: the probability that a word is in the picture at all, from the word's map before calibration."""
 
 import math
 
@@ -10,17 +10,18 @@ from ovam.defaults import CHOSEN
 from ovam.maps.result import AttentionMaps
 
 _STRONGEST = 0.02  # share of the pixels that a small thing covers
-_LEAST = 1e-6  # log-odds of 0 and 1 are not finite
+_LEAST = 1e-6  # values are clamped this far from 0 and 1, where log-odds are infinite
 _SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
 
 
 def presences(maps: AttentionMaps) -> dict[str, float]:
     """Return how likely each word is in the picture, in [0, 1]; 0.5 is the border.
 
-    It is made from the word's strongest 2 % of pixels: their mean log-odds against the rest of the attribution prompt,
-    which counts as background. A scale and an offset, chosen on validation scenes, turn it into a probability. The map
-    is not stretched by its own maximum, so presence means the same on all pictures of one model. It is
-    computed from the maps before any refinement, as scale and offset were chosen for those.
+    The 2 % of the pixels in which the word's map is strongest are compared with the rest of the attribution prompt,
+    which counts as background: the mean of their log-odds is taken. A scale and an offset, which were chosen on
+    validation scenes, turn this mean into a probability. The map is not stretched by its own maximum, so the same
+    presence means the same in all pictures of one model. Presence is computed from the maps before refinement
+    (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
     """
     plain = maps if maps.plain is None else maps.plain
     found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
@@ -32,8 +33,8 @@ def evidence(word_map: Float[Tensor, "height width"], tokens: int = 1) -> float:
 
     Args:
         word_map: Map of a word before calibration.
-        tokens: Number of the word's tokens. More tokens get more attention in any picture; this is
-            corrected.
+        tokens: Number of the word's tokens. A word of more tokens gets more attention in any picture; the result is
+            corrected for this.
     """
     strongest = max(1, int(_STRONGEST * word_map.numel()))
     shares = word_map.flatten().topk(strongest).values.clamp(_LEAST, 1 - _LEAST)

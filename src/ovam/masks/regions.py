@@ -22,7 +22,8 @@ def pieces(mask: BOOLEAN) -> tuple[NUMBERED, int]:
     """Number the connected pieces of a mask; pixels that touch at a corner are connected.
 
     Returns:
-        0 outside, then 1, 2, ... in the order of their first rows; and how many there are.
+        The numbers of the pixels, 0 outside and 1, 2, ... in the order of the first rows of the pieces; and how many
+        pieces there are.
     """
     numbers, count = ndimage.label(mask, structure=_WITH_DIAGONALS)
     return numbers, int(count)
@@ -44,7 +45,7 @@ def cleaned(
 
     First, connected pieces of a label (corners connect) with fewer pixels than `min_area` become background. Then holes
     are filled: a piece of background (corners do not connect) takes a label if only this label surrounds it and it does
-    not touch the image's edge. So a pixel of one word never passes to another one, unless it was in a speck.
+    not touch the image's edge. So a pixel never changes from one word to another, unless it was in a speck.
 
     Args:
         labels: Whole numbers, 0 for background; or booleans.

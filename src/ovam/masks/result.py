@@ -26,14 +26,14 @@ from ovam.shapes import LabelMap, Mask
 class Segmentation:
     """Masks of words at the image's size.
 
-    `result["cat"]` is the mask of one word. It does not depend on the other words, so masks may overlap. In `labels`
-    each pixel has at most one word. `instances`, `overlay` and the exports of objects use `labels`.
+    `result["cat"]` is the mask of one word. It does not depend on the other words of the result, so masks may overlap.
+    In `labels` each pixel has at most one word. `instances`, `overlay` and the exports of objects use `labels`.
 
     Attributes:
         labels: 0 is background, i + 1 is the i-th word.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How likely each word is in the picture, in [0, 1]; below 0.5 it is probably absent
+        presence: How likely each word is in the picture, in [0, 1]; a word below 0.5 is probably absent
             (`ovam.masks.presence`).
         threshold: Score of the background.
         maps: The maps from which the masks were made, contrast words included.
@@ -51,7 +51,7 @@ class Segmentation:
     max_hole: int = 0
 
     def __getitem__(self, word: str) -> Mask:
-        """Return the binary mask of a word; the other words do not matter for it.
+        """Return the binary mask of a word; it does not depend on the other words of the result.
 
         Raises:
             UnknownWordError: the word was not segmented.
@@ -59,8 +59,8 @@ class Segmentation:
         places = [i for i, name in enumerate(self.words) if is_name(word, name)]
         if not places:
             raise UnknownWordError(
-                f"word {word!r} was not segmented, but {', '.join(map(repr, self.words))} were: "
-                "segment the trace again with it in the list, which needs no new run of the model"
+                f"word {word!r} was not segmented, but these words were: {', '.join(map(repr, self.words))}; "
+                f"segment the trace again with {word!r} in the list, which needs no new run of the model"
             )
         mask = self.scores[places[0]] > self.threshold
         return cleaned(mask, min_area=self.min_area, max_hole=self.max_hole)
@@ -93,7 +93,7 @@ class Segmentation:
         """Return the labels over the picture in the legend's colours; see `ovam.pictures.label_map_picture`.
 
         Raises:
-            NothingCapturedError: there is no picture, as the run ended with latents.
+            NothingCapturedError: there is no picture, because the run returned latents.
             OptionError: the opacity lies outside [0, 1].
         """
         from ovam.pictures import label_map_picture
@@ -105,7 +105,7 @@ class Segmentation:
         return {word: polygons_of(mask.cpu().numpy(), tolerance=tolerance) for word, mask in self.masks.items()}
 
     def boxes(self) -> dict[str, Box | None]:
-        """Return the box around each word's mask as in COCO, (x, y, width, height) in pixels; None if it is empty."""
+        """Return the box around each word's mask, (x, y, width, height) in pixels as in COCO; None if it is empty."""
         return {word: box_of(mask.cpu().numpy()) for word, mask in self.masks.items()}
 
     def rle(self) -> dict[str, Rle]:
@@ -124,7 +124,7 @@ class Segmentation:
     ) -> dict[str, Any]:
         """Return COCO's JSON of this image; see `ovam.masks.coco_export.coco_of`.
 
-        `instances` are those to write, such as `result.instances(min_area=20)`; by default `result.instances()`.
+        `instances` are the objects to write, such as `result.instances(min_area=20)`; by default `result.instances()`.
         """
         return coco_of(
             self._chosen(instances),
@@ -149,7 +149,7 @@ class Segmentation:
     ) -> dict[str, Any]:
         """Return a task with predictions for Label Studio; see `ovam.masks.label_studio.label_studio_of`.
 
-        `instances` are those to write, such as `result.instances(min_area=20)`; by default `result.instances()`.
+        `instances` are the objects to write, such as `result.instances(min_area=20)`; by default `result.instances()`.
         """
         return label_studio_of(
             self._chosen(instances),
@@ -164,7 +164,7 @@ class Segmentation:
     def to_supervision(self, instances: Sequence[Instance] | None = None) -> Any:
         """Return `supervision.Detections`, if that package is installed; see `ovam.masks.detections.detections_of`.
 
-        `instances` are those to take, such as `result.instances(min_area=20)`; by default `result.instances()`.
+        `instances` are the objects to take, such as `result.instances(min_area=20)`; by default `result.instances()`.
         """
         return detections_of(self._chosen(instances), self.size)
 
@@ -181,13 +181,13 @@ class Segmentation:
         """Return the objects to write.
 
         Raises:
-            OptionError: one of them is of another result.
+            OptionError: one of the objects belongs to another result.
         """
         if instances is None:
             return self.instances()
         strange = next((o for o in instances if o.word not in self.words or o.numbers.shape != self.labels.shape), None)
         if strange is not None:
-            raise OptionError(f"{strange!r} is no object of {self!r}: expected objects of result.instances(...)")
+            raise OptionError(f"{strange!r} is not an object of {self!r}: expected objects of result.instances(...)")
         return instances
 
     def _repr_png_(self) -> bytes | None:

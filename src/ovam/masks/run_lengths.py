@@ -1,4 +1,4 @@
-"""Write masks as run lengths, as COCO has them; `ovam.masks.coco` reads them."""
+"""Write masks as COCO's run lengths; `ovam.masks.coco` reads them."""
 
 from collections.abc import Iterable
 from typing import TypedDict
@@ -21,7 +21,10 @@ def rle_of(mask: Bool[np.ndarray, "height width"]) -> Rle:
 
 
 def runs_of(values: Bool[np.ndarray, "..."]) -> list[int]:
-    """Return the lengths of the runs of False and True in turn, False first; the last axis changes fastest."""
+    """Return the lengths of the runs of False and of True, which alternate; the first run is of False.
+
+    The last axis changes fastest.
+    """
     flat = values.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     first = [0] if flat.size and flat[0] else []
@@ -29,9 +32,10 @@ def runs_of(values: Bool[np.ndarray, "..."]) -> list[int]:
 
 
 def packed(runs: Iterable[int]) -> str:
-    """Return runs as text: five bits per letter, lowest first; a sixth bit is set if more letters follow.
+    """Return runs as text: five bits per letter, the lowest bits first; a sixth bit is set if more letters follow.
 
-    From the fourth run on, the text has the difference from the run two places before.
+    The text has the first three runs as they are. In place of every later run it has the difference between this run
+    and the run two places before.
     """
     letters, before = bytearray(), list[int]()
     for run in runs:

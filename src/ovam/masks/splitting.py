@@ -7,18 +7,18 @@ from scipy import ndimage
 from ovam.masks.regions import pieces
 
 NECK = 0.6
-"""A piece is cut where it is narrower than this share of the parts on both sides."""
+"""A piece is cut at a place whose radius is at most this share of the radius of the smaller part beside it."""
 
 _LEAST_RADIUS = 2.0  # pixels; thinner parts are only the roughness of an outline
 _STEPS = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), dtype=bool)
-_LEVELS = 64  # number of depths that are tried; more take longer and find no other necks
+_LEVELS = 64  # number of depths that are tried; more depths take longer and find no other necks
 
 
 def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width"]:
     """Cut one connected piece at its necks, and give each pixel to the nearest part.
 
-    The radius of a part is that of the largest circle inside. Two parts are cut if the widest circle that passes from
-    one to the other has at most `NECK` times the radius of the smaller part, and both radii are 2 pixels or more.
+    The radius of a part is that of the largest circle inside it. Two parts are separated if both radii are at least 2
+    pixels, and if no circle with more than `NECK` times the smaller radius can pass from one part to the other.
 
     Args:
         piece: The pixels of one connected piece.
@@ -26,7 +26,7 @@ def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarra
     Returns:
         0 outside, then 1, 2, ... for the parts; 1 alone if the piece has no neck.
     """
-    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]  # beyond the image is outside
+    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]  # pixels beyond the image count as outside
     cores = _cores(depth, 0.0)
     if len(cores) == 1:
         return piece.astype(np.int32)
@@ -38,7 +38,7 @@ def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarra
 
 
 def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "height width"]) -> None:
-    """Grow all parts at one pace until the piece is full, in turn over 4 and 8 neighbours."""
+    """Grow all parts at the same speed until they fill the piece, over 4 and over 8 neighbours in turn."""
     while True:
         free, grown = piece & (parts == 0), False
         for footprint in _STEPS:
@@ -51,7 +51,10 @@ def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "h
 
 
 def _cores(depth: Float[np.ndarray, "height width"], above: float) -> list[Bool[np.ndarray, "height width"]]:
-    """Return the core of each part; parts separate when the outline shrinks. One core if there is no neck."""
+    """Return the core of each part: what remains when the outline shrinks until the parts separate.
+
+    If there is no neck, there is one core.
+    """
     levels = np.linspace(0, depth.max(), _LEVELS, endpoint=False)
     for level in levels[levels >= above]:
         numbers, count = pieces(depth > level)

@@ -26,7 +26,7 @@ def object_mask(
         category: Name of the category or label; capitals are ignored.
         image: File name of the image; None if the file has only one image.
         size: (height, width) of the image.
-        what: Names the mask in errors.
+        what: How error messages call the mask.
 
     Raises:
         AnnotationError: the image or the category is not in the file, the image has another size, or an object is
@@ -59,7 +59,7 @@ def _coco(
 
 
 def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> Mapping[str, Any]:
-    """Return the file's entry of an image: by its name, by its name without extension, or the only one."""
+    """Return the file's entry for an image, found by its name with or without extension; None means the only entry."""
     if name is None:
         if len(images) == 1:
             return images[0]
@@ -103,17 +103,17 @@ def _outline(shape: Mapping[str, Any], what: str) -> list[Any]:
 
 
 def _check_size(entry: Mapping[str, Any], sides: tuple[str, str], size: tuple[int, int], what: str) -> None:
-    told = tuple(entry.get(side) for side in sides)
-    if None not in told and told != size:
+    stored = tuple(entry.get(side) for side in sides)
+    if None not in stored and stored != size:
         raise AnnotationError(
-            f"{what} is for an image of {told[0]} x {told[1]}, the image is {size[0]} x {size[1]} (height x width): "
-            "expected the same size; annotate the image at its own size"
+            f"{what} is for an image of {stored[0]} x {stored[1]}, but the image is {size[0]} x {size[1]} (height x "
+            "width): expected the same size; annotate the image at its own size"
         )
 
 
 def _without(category: str, image: object, there: Sequence[str], what: str) -> AnnotationError:
     found = _some(sorted(set(there))) if there else "no object"
-    return AnnotationError(f"{what} has no object {category!r} in {image!r}: expected one; there is {found}")
+    return AnnotationError(f"{what} has no object {category!r} in {image!r}: expected at least one; there is {found}")
 
 
 def _some(names: Sequence[str]) -> str:

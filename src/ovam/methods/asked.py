@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovam.errors import OptionError
-from ovam.maps.words import Fitted, check_space_of
+from ovam.maps.words import OptimisedTokens, check_space_of
 from ovam.prompt import with_phrases
 from ovam.trace.text_side import TextSide, TokenEmbedding
 
@@ -83,7 +83,7 @@ class PaddedPrompts:
         return self._read[prompt]
 
 
-def asked_tokens(text: TextSide, tokens: Fitted) -> list[Asked]:
+def asked_tokens(text: TextSide, tokens: OptimisedTokens) -> list[Asked]:
     """Return each class of fitted tokens, in the prompt that it was fitted in: its group's own rows, without padding.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ovam.checks import number
 from ovam.errors import OptionError
-from ovam.maps.words import Fitted, Listed, check_different, entries_of, names_of
+from ovam.maps.words import Listed, OptimisedTokens, check_different, entries_of, names_of
 from ovam.masks.result import Segmentation
 from ovam.trace.trace import Trace
 from ovam.tracing.encode_options import EncodeOptions
@@ -80,7 +80,7 @@ def inner_share(name: str, value: object) -> float:
     return found
 
 
-def asked_of(words: Listed) -> tuple[str | Fitted, ...]:
+def asked_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
     """Check listed words and fitted tokens; return the entries.
 
     Raises:
@@ -92,7 +92,7 @@ def asked_of(words: Listed) -> tuple[str | Fitted, ...]:
     return entries
 
 
-def thresholds_of(entries: Sequence[str | Fitted], method: Method) -> tuple[float, ...]:
+def thresholds_of(entries: Sequence[str | OptimisedTokens], method: Method) -> tuple[float, ...]:
     """Return the threshold of each word and of each class of fitted tokens, in order."""
     return tuple(
         threshold

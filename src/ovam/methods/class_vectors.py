@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ovam.maps.words import Fitted, embed_words
+from ovam.maps.words import OptimisedTokens, embed_words
 from ovam.prompt import parse, synonyms_of
 from ovam.shapes import Embedding
 from ovam.trace.text_side import TextSide, TokenEmbedding
@@ -30,7 +30,7 @@ class Named:
     token: Vector | None = None
 
 
-def named(text: TextSide, entries: Sequence[str | Fitted]) -> list[Named]:
+def named(text: TextSide, entries: Sequence[str | OptimisedTokens]) -> list[Named]:
     """Return the words with their synonyms, and the classes of fitted tokens, in order.
 
     A class with several rows gets their mean.

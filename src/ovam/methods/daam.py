@@ -13,7 +13,7 @@ from ovam.errors import OptionError
 from ovam.maps.calibration import stretched
 from ovam.maps.compute import half_of
 from ovam.maps.resize import resize
-from ovam.maps.words import Fitted, Listed, names_of
+from ovam.maps.words import Listed, OptimisedTokens, names_of
 from ovam.masks.result import Segmentation
 from ovam.methods.asked import Asked, PaddedPrompts, asked_tokens
 from ovam.methods.base import Method, asked_of, thresholds_of
@@ -73,7 +73,9 @@ class DAAM(Method):
         found = WordScores(maps.clamp_max(1), self._values(maps, trace.size), thresholds_of(entries, self))
         return segmentation_of(trace, entries, found)
 
-    def maps(self, trace: Trace, entries: Sequence[str | Fitted]) -> Float[Tensor, "word grid_height grid_width"]:
+    def maps(
+        self, trace: Trace, entries: Sequence[str | OptimisedTokens]
+    ) -> Float[Tensor, "word grid_height grid_width"]:
         """Return DAAM's map of each word and each class of fitted tokens, at the finest grid, at least 0."""
         trace, prompts = without_middle(trace), PaddedPrompts(trace.text)
         finest = finest_of(block.grid for block in trace.blocks.values())
@@ -86,7 +88,7 @@ class DAAM(Method):
                 found.setdefault(one.name, []).append(maps[[rows.index(place) for place in one.places]].mean(0))
         return torch.stack([torch.stack(found[name]).amax(0) for name in names_of(entries)])
 
-    def _asked(self, trace: Trace, entry: str | Fitted, prompts: PaddedPrompts) -> list[Asked]:
+    def _asked(self, trace: Trace, entry: str | OptimisedTokens, prompts: PaddedPrompts) -> list[Asked]:
         if not isinstance(entry, str):
             return asked_tokens(trace.text, entry)
         return [prompts.asked(self._prompt_of(trace, word, prompts), word, entry) for word in synonyms_of(entry)]

@@ -14,7 +14,7 @@ from ovam.checks import number, whole
 from ovam.errors import MissingBlockError, NothingCapturedError, OptionError, UnsupportedPipelineError
 from ovam.maps.compute import attention_maps, half_of
 from ovam.maps.options import MapOptions
-from ovam.maps.words import Fitted, Listed
+from ovam.maps.words import Listed, OptimisedTokens
 from ovam.masks.result import Segmentation
 from ovam.methods.asked import PaddedPrompts, asked_tokens
 from ovam.methods.base import Method, asked_of, capture_line, thresholds_of
@@ -38,7 +38,7 @@ class DatasetDiffusion(Method):
     The class names alone form one padded prompt, the class prompt, so that they share the attention of the run's
     conditional queries. A class's map at 1/4 of the finest grid is enlarged to 1/2, multiplied by the fourth power of
     the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it reaches the
-    threshold. Fitted tokens keep the attribution prompt in which they were fitted.
+    threshold. OptimisedTokens tokens keep the attribution prompt in which they were fitted.
 
     Attributes:
         threshold: Least value of a word; published is "at least", not "above".
@@ -85,7 +85,7 @@ class DatasetDiffusion(Method):
         found = WordScores(maps, values, tuple(map(_just_below, thresholds_of(entries, self))))
         return segmentation_of(trace, entries, found, band=self.band)
 
-    def maps(self, trace: Trace, entries: Sequence[str | Fitted]) -> Float[Tensor, "word height width"]:
+    def maps(self, trace: Trace, entries: Sequence[str | OptimisedTokens]) -> Float[Tensor, "word height width"]:
         """Return the map of each word and each class of fitted tokens, at half of the finest grid, in [0, 1]."""
         coarse = self._coarse(trace)
         parts = self._self_attention(trace)
@@ -137,7 +137,7 @@ class DatasetDiffusion(Method):
         )
 
 
-def _class_maps(trace: Trace, entries: Sequence[str | Fitted]) -> Float[Tensor, "word height width"]:
+def _class_maps(trace: Trace, entries: Sequence[str | OptimisedTokens]) -> Float[Tensor, "word height width"]:
     """Return the mean map of each entry's tokens: words share one padded prompt, tokens keep their own."""
     words = [word for entry in entries if isinstance(entry, str) for word in synonyms_of(entry)]
     of_words = iter(_in_class_prompt(trace, words) if words else ())

@@ -9,7 +9,7 @@ from torch import Tensor
 from ovam.errors import OptionError
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions
-from ovam.maps.words import Fitted
+from ovam.maps.words import OptimisedTokens
 from ovam.prompt import synonyms_of
 from ovam.shapes import Map
 from ovam.trace.trace import Trace
@@ -19,7 +19,7 @@ PHOTOGRAPH = "A photograph of a {}"
 
 
 def last_token_maps(
-    trace: Trace, entries: Sequence[str | Fitted], template: str, options: MapOptions
+    trace: Trace, entries: Sequence[str | OptimisedTokens], template: str, options: MapOptions
 ) -> Float[Tensor, "word grid_height grid_width"]:
     """Return the map of each word and each class of fitted tokens, in order, at the finest grid, in [0, 1].
 

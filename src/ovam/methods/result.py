@@ -11,7 +11,7 @@ from torch import Tensor
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions
 from ovam.maps.result import AttentionMaps
-from ovam.maps.words import Fitted, names_of
+from ovam.maps.words import OptimisedTokens, names_of
 from ovam.masks.annotations import IGNORE
 from ovam.masks.presence import presences
 from ovam.masks.result import Segmentation
@@ -40,7 +40,7 @@ class WordScores:
 
 def segmentation_of(
     trace: Trace,
-    entries: Sequence[str | Fitted],
+    entries: Sequence[str | OptimisedTokens],
     found: WordScores,
     *,
     crf: CrfOptions | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovam import header as told
+from ovam import header as schema
 from ovam.errors import WeightsError
 from ovam.methods.datasetdm_decoder import PerceptionDecoder
 from ovam.methods.grounded_module import GroundingModule
@@ -27,20 +27,20 @@ FORMAT = Format(
     advice="copy it again or train again",
     error=WeightsError,
 )
-_number = told.whole(0, 2**16)  # channels, levels, heads and tokens; far beyond every UNet
-_name = told.text(".+", "a text that is not empty")
-_hash = told.text("[0-9a-f]{16}", "16 hexadecimal digits")
-_HEADER = told.record(
+_number = schema.whole(0, 2**16)  # channels, levels, heads and tokens; far beyond every UNet
+_name = schema.text(".+", "a text that is not empty")
+_hash = schema.text("[0-9a-f]{16}", "16 hexadecimal digits")
+_HEADER = schema.record(
     {
-        "method": told.one_of("grounded", "datasetdm"),
-        "unet": told.record(
+        "method": schema.one_of("grounded", "datasetdm"),
+        "unet": schema.record(
             {
-                "layers": told.listed(told.record({"name": _name, "channels": _number, "level": _number}), 1),
-                "blocks": told.listed(told.record({"name": _name, "heads": _number, "projection": _hash}), 1),
+                "layers": schema.listed(schema.record({"name": _name, "channels": _number, "level": _number}), 1),
+                "blocks": schema.listed(schema.record({"name": _name, "heads": _number, "projection": _hash}), 1),
                 "space": SPACE,
             }
         ),
-        "halves": told.listed(told.one_of("cond", "uncond"), 1, 2),
+        "halves": schema.listed(schema.one_of("cond", "uncond"), 1, 2),
         "tokens": _number,
     }
 )
@@ -139,7 +139,7 @@ def _outline(unet: Mapping[str, Any]) -> Outline:
         levels={entry["name"]: entry["level"] for entry in layers},
         heads={entry["name"]: entry["heads"] for entry in blocks},
         projections={entry["name"]: entry["projection"] for entry in blocks},
-        space=told.made(Space, unet["space"]),
+        space=schema.made(Space, unet["space"]),
     )
 
 

@@ -8,7 +8,7 @@ from ovam.checks import listed, number, text, whole
 from ovam.errors import OptionError
 from ovam.masks.annotations import IGNORE
 from ovam.masks.pictures import Colour
-from ovam.prompt import listed as listed_words
+from ovam.prompt import list_of_words
 from ovam.trace.blocks import BlockChoice, checked_blocks
 from ovam.trace.calls import Half, StepChoice, step_numbers
 
@@ -94,7 +94,7 @@ class FitOptions:
         if self.against is None:
             return tuple(word for word in AGAINST if word not in known)
         words = [self.against] if isinstance(self.against, str) else self.against
-        rivals = listed_words(words) if words else ()
+        rivals = list_of_words(words) if words else ()
         for name in rivals:
             if name.casefold() in known:
                 raise OptionError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovam import header as told
+from ovam import header as schema
 from ovam.errors import OvamError, TokenFileError
 from ovam.maps.calibration import KIND, Calibration
 from ovam.tensor_file import Format, read_file, write_file
@@ -32,43 +32,43 @@ FORMAT = Format(
 _STEEPEST = 1e6
 """Limit of the numbers of a calibration: beyond it, scores do not depend on the map any more."""
 
-_name = told.text(r".*\S.*", "a name")
-TOKENS = told.record(
+_name = schema.text(r".*\S.*", "a name")
+TOKENS = schema.record(
     {
         "space": SPACE,
-        "groups": told.listed(
-            told.record(
+        "groups": schema.listed(
+            schema.record(
                 {
-                    "rows": told.listed(_name, 2),
-                    "calibrations": told.by_name(
-                        told.record(
+                    "rows": schema.listed(_name, 2),
+                    "calibrations": schema.by_name(
+                        schema.record(
                             {
-                                "kind": told.one_of(KIND),
-                                "scale": told.number(1 / _STEEPEST, _STEEPEST),
-                                "offset": told.number(-_STEEPEST, _STEEPEST),
+                                "kind": schema.one_of(KIND),
+                                "scale": schema.number(1 / _STEEPEST, _STEEPEST),
+                                "offset": schema.number(-_STEEPEST, _STEEPEST),
                             }
                         )
                     ),
-                    "fit": told.record(
+                    "fit": schema.record(
                         {
-                            "model": told.text(),
-                            "blocks": told.listed(_name),
-                            "timesteps": told.listed(told.listed(told.number())),
-                            "losses": told.listed(told.or_null(told.number())),
-                            "annotations": told.listed(told.text()),
+                            "model": schema.text(),
+                            "blocks": schema.listed(_name),
+                            "timesteps": schema.listed(schema.listed(schema.number())),
+                            "losses": schema.listed(schema.or_null(schema.number())),
+                            "annotations": schema.listed(schema.text()),
                         },
                         {
-                            "half": told.one_of("cond", "uncond"),
-                            "versions": told.by_name(told.text()),
+                            "half": schema.one_of("cond", "uncond"),
+                            "versions": schema.by_name(schema.text()),
                             **dict.fromkeys(
                                 ("pipeline", "softmax_over", "aggregation", "refinement", "stopped", "remark"),
-                                told.text(),
+                                schema.text(),
                             ),
                         },
                     ),
-                    "licence": told.or_null(told.text()),
+                    "licence": schema.or_null(schema.text()),
                 },
-                {"joint": told.truth},
+                {"joint": schema.truth},
             ),
             1,
         ),
@@ -131,7 +131,7 @@ def load_tokens(path: str | Path) -> TokenSet:
     try:
         _check(header, tensors)
         groups = [_group(entry, tensors[f"group/{i}"]) for i, entry in enumerate(header["groups"])]
-        return TokenSet(tuple(groups), told.made(Space, header["space"]))
+        return TokenSet(tuple(groups), schema.made(Space, header["space"]))
     except (OvamError, ValueError) as error:
         raise TokenFileError(
             f"{path} says it holds tokens of format {header['format_version']} but its header or tensors are not whole "
@@ -149,7 +149,7 @@ def _check(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     width = header["space"]["width"]
     for i, entry in enumerate(header["groups"]):
         name, rows, calibrated = f"group/{i}", entry["rows"], set(entry["calibrations"])
-        vectors, classes = told.tensor_of(name, tensors), {*rows} - {BACKGROUND}
+        vectors, classes = schema.tensor_of(name, tensors), {*rows} - {BACKGROUND}
         if not classes:
             raise ValueError(f"groups[{i}] has no class, rows {rows}")
         # a fit calibrates all its classes; vectors made elsewhere have no calibration and are scored like words
@@ -177,4 +177,4 @@ def _group(entry: Mapping[str, Any], vectors: Tensor) -> TokenGroup:
         name: Calibration(float(found["scale"]), float(found["offset"]))
         for name, found in entry["calibrations"].items()
     }
-    return TokenGroup(tuple(entry["rows"]), vectors, calibrations, told.made(Fit, fit | lists), entry["licence"])
+    return TokenGroup(tuple(entry["rows"]), vectors, calibrations, schema.made(Fit, fit | lists), entry["licence"])

@@ -91,7 +91,7 @@ class TokenGroup:
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Fitted vectors of classes. Each group is evaluated as it was fitted, so merging never changes a map.
+    """Optimised tokens: fitted vectors of classes. Each group is used as it was fitted, so merging changes no map.
 
     Attributes:
         groups: Groups in order; no class is in two of them.

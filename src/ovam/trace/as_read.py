@@ -1,6 +1,7 @@
 """The tokens that a run's text encoder really read, and their positions in the text as typed.
 
-They can differ from the tokens of the text: a pipeline may clean a prompt, replace names in it, and cut off its end.
+The tokens that were read can differ from those of the text as typed: a pipeline may clean a prompt, replace names in
+it, or cut off its end.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 from ovam.prompt import AttributionPrompt
 
 Offsets = tuple[int, int]
-"""Position of a token in its text: the index of its first character, and the end (exclusive)."""
+"""Position of a token in its text: the index of its first character, and the index after its last character."""
 log = logging.getLogger("ovam")
 _LONGEST = 4096
 """Maximum number of tokens of a prompt in a file; far more than any text encoder reads."""
@@ -23,20 +24,21 @@ def own_tokens(tokenizer: Any, read: Sequence[int]) -> list[int]:
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]  # then a pad is the end
+    # if the end token is also used for padding, the first one belongs to the text
+    return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]
 
 
 def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets]) -> list[Offsets]:
-    """Return the position of each token that was read, in the text as typed.
+    """Return for each token that was read its position in the text as typed.
 
     Args:
-        read: Tokens that were read.
-        ids: Tokens of the text as typed.
-        offsets: Position of each token of `ids`.
+        read: The tokens that were read.
+        ids: The tokens of the text as typed.
+        offsets: The position of each token in `ids`.
 
     Returns:
-        One position for each token of `read`. Tokens that replace others get the range of all tokens they replace.
-        Added tokens get the empty range (0, 0).
+        One position for each token in `read`. A token that replaces other tokens gets the range of all of them. An
+        added token gets the empty range (0, 0).
     """
     places = list[Offsets]()
     for kind, start, stop, first, last in SequenceMatcher(None, ids, read, autojunk=False).get_opcodes():
@@ -52,7 +54,7 @@ def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets
 
 
 def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
-    """Return the prompt without the words that were not read; a warning names these."""
+    """Return the prompt without the words that were not read; a warning names the words that were left out."""
     unread = [span.text for span in prompt.spans if not span.tokens]
     if not unread:
         return prompt
@@ -66,9 +68,9 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
 
 
 def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]:
-    """Return the tokens that the run read, without padding: for each tokenizer a dictionary by text.
+    """Return the tokens that the run read, without padding: one dictionary per tokenizer, from text to token numbers.
 
-    A text is left out if the tokenizer alone gives the same tokens.
+    A text is left out if the tokenizer gives the same tokens without the pipeline.
     """
     found = list[dict[str, list[int]]]()
     for part in _parts(reader):
@@ -78,18 +80,18 @@ def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]
     return found
 
 
-def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -> None:
-    """Give a text reader the tokens that a run read for some texts; `told` is what `tokens_read` returned.
+def give_tokens_read(reader: Any, recorded: Sequence[Mapping[str, Sequence[int]]]) -> None:
+    """Give a text reader the tokens that a run read for some texts; `recorded` is what `tokens_read` returned.
 
     The reader is changed in place, so nothing else may use it.
 
     Raises:
-        ValueError: `told` does not fit the reader's tokenizers.
+        ValueError: `recorded` does not fit the reader's tokenizers.
     """
     parts = _parts(reader)
-    if told and len(told) != len(parts):
-        raise ValueError(f"{len(told)} tokenizers have read the prompt, the model has {len(parts)}")
-    for part, texts in zip(parts, told, strict=False):
+    if recorded and len(recorded) != len(parts):
+        raise ValueError(f"the file has tokens of {len(recorded)} tokenizers, but the model has {len(parts)}")
+    for part, texts in zip(parts, recorded, strict=False):
         for ids in texts.values():
             count = len(part.tokenizer)
             if not ids or len(ids) > _LONGEST or not all(type(i) is int and 0 <= i < count for i in ids):
@@ -98,6 +100,6 @@ def give_tokens_read(reader: Any, told: Sequence[Mapping[str, Sequence[int]]]) -
 
 
 def _parts(reader: Any) -> Sequence[Any]:
-    """Return the reader's parts, one for each tokenizer; a reader that is not ovam's own may have none."""
+    """Return the parts of the reader, one per tokenizer; a reader that is not ovam's own may have no parts."""
     found = getattr(reader, "parts", None) or getattr(reader, "readers", None) or [reader]
     return [part for part in found if hasattr(part, "read")]

@@ -9,8 +9,8 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Blocks given by module path or its beginning, by grid height, by share of the finest grid ("1/4"), or (in a list)
-by grid (height, width)."""
+"""Chooses blocks: a module path or its beginning, a grid height, a share of the finest grid ("1/4"), or a list of these
+and of grids (height, width)."""
 
 _SHARE = re.compile(r"1/(\d{1,4})")
 
@@ -19,8 +19,8 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
     """Return the names of the chosen blocks, in the order of `grids`.
 
     Raises:
-        MissingBlockError: an entry fits no block, or there is no entry.
-        OptionError: `choice` is a tuple of two numbers that could be a grid or two heights.
+        MissingBlockError: an entry fits no block, or the list is empty.
+        OptionError: `choice` is a tuple of two numbers that could be one grid or two grid heights.
     """
     if choice is None:
         return tuple(grids)
@@ -32,14 +32,14 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
         names = ", ".join(list(grids)[:5])
         raise MissingBlockError(
             f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
-            f"({sizes}), a share of the finest one ('1/4'), or a module path or its beginning ({names}, ...)"
+            f"({sizes}), a share of the finest one ('1/4'), a module path ({names}, ...), or the beginning of one"
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
 
 
 def checked_blocks(choice: BlockChoice) -> BlockChoice:
-    """Check a choice of blocks; return it with Python integers, and with iterators read into a list.
+    """Check a choice of blocks; return it with Python's own integers, and with a list in place of an iterator.
 
     Raises:
         OptionError: an entry is neither a name, a number nor a grid.
@@ -62,16 +62,16 @@ def _checked(entry: object) -> str | int | Grid:
     if len(sides) == 2 and sides[0] is not None and sides[1] is not None:
         return (sides[0], sides[1])
     raise OptionError(
-        f"blocks have {entry!r} among them: expected module paths or their beginnings ('up_blocks.1'), grid heights "
-        "(16) or grids ((16, 24))"
+        f"the option `blocks` contains {entry!r}: expected module paths or their beginnings ('up_blocks.1'), grid "
+        "heights (16), or grids ((16, 24))"
     )
 
 
 def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
-    """Return the entries of a choice; a tuple of two numbers is a grid or two heights, whichever the model has.
+    """Return the entries of a choice; a tuple of two numbers is one grid or two grid heights, whichever the model has.
 
     Raises:
-        OptionError: the model has both, and they are different blocks.
+        OptionError: the model has both, and they name different blocks.
     """
     if isinstance(choice, str | int):
         return [choice]
@@ -84,8 +84,8 @@ def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | in
         return entries
     if as_grid != as_heights and {grid[0] for grid in grids.values()}.issuperset(entries):
         raise OptionError(
-            f"blocks {choice} can be one grid or two grid heights here, and these are different blocks: write "
-            f"[{choice}] for the grid, {entries} for the heights"
+            f"blocks {choice} can be one grid or two grid heights here, which name different blocks: write [{choice}] "
+            f"for the grid, or {entries} for the heights"
         )
     return [choice]
 

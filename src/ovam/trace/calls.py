@@ -1,4 +1,15 @@
-"""Denoiser calls: what a trace stores about each call, and how to choose some of them."""
+"""Denoiser calls: what a trace stores about each call, and how to choose some of them.
+
+Three numbers tell which call is meant. All modules use these names for them:
+
+* call index: the position of the call among all calls of the run, kept or not (`Call.index`).
+* step: the index of the call's noise level (`Call.step`). With schedulers such as Heun and PNDM, several calls share a
+  step.
+* entry: the position of the call among the kept calls (`Trace.calls`). The axis `step` of a stored tensor has one entry
+  per kept call.
+
+If a run makes one call per step and keeps steps 3 and 5, then call index 5 is step 5 and entry 1.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +19,8 @@ from ovam.checks import integer
 from ovam.errors import MissingStepError, OptionError
 
 Half = Literal["cond", "uncond"]
-"""Half of guidance: "cond" is the pass with the prompt, "uncond" the pass with the negative or empty prompt."""
+"""Half of guidance. Guidance passes two texts through the denoiser: "cond" is the pass with the prompt, "uncond" the
+pass with the negative or empty prompt."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +28,8 @@ class Call:
     """One evaluation of the denoiser.
 
     Attributes:
-        index: Position among all calls of the run, kept or not.
-        step: Index of the noise level. With schedulers such as Heun and PNDM, several calls share a step.
+        index: Call index: position among all calls of the run, kept or not.
+        step: Index of the noise level; several calls may share it.
         timestep: The scheduler's time step, as the denoiser received it.
         sigma: Noise level, or None if the scheduler has none.
     """
@@ -36,7 +48,7 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
     """Check a choice of steps; return its numbers, "middle", or None for all.
 
     Raises:
-        OptionError: `steps` is none of these.
+        OptionError: `steps` is not a choice of steps.
     """
     if steps is None:
         return None
@@ -51,11 +63,11 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
 
 
 def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["middle"]) -> list[int]:
-    """Return the positions in `calls` of the calls of the chosen steps.
+    """Return the entries of the chosen steps: the positions in `calls` of the calls that belong to them.
 
     Raises:
-        MissingStepError: a step is not among the calls.
-        OptionError: `steps` is no choice of steps.
+        MissingStepError: no call belongs to a chosen step.
+        OptionError: `steps` is not a choice of steps.
     """
     there = sorted({call.step for call in calls})
     wanted = step_numbers(steps)
@@ -65,14 +77,14 @@ def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["mi
     missing = wanted.difference(there)
     if missing or not wanted:
         raise MissingStepError(
-            f"step {sorted(missing)} is not in this trace: expected step numbers out of {ranges(there)}; "
+            f"step {sorted(missing)} is not in this trace: expected step numbers from these: {ranges(there)}; "
             "capture with steps=None to keep every step"
         )
     return [i for i, call in enumerate(calls) if call.step in wanted]
 
 
 def ranges(numbers: list[int]) -> str:
-    """Return numbers as text for messages: "3 to 7" if they are consecutive, else a list."""
-    if numbers and all(number == numbers[0] + i for i, number in enumerate(numbers)):
+    """Return numbers as text for messages: "3 to 7" if they are consecutive, otherwise a list such as "[3, 5]"."""
+    if len(numbers) > 1 and all(number == numbers[0] + i for i, number in enumerate(numbers)):
         return f"{numbers[0]} to {numbers[-1]}"
     return str(numbers)

@@ -1,4 +1,4 @@
-"""Traces on disk: one safetensors file with a JSON header, specified in docs/formats.md. Never pickle."""
+"""Traces on disk. A trace is one safetensors file with a JSON header, without pickle; docs/formats.md specifies it."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from ovam.errors import TraceFileError
 from ovam.header import made
 from ovam.tensor_file import Format, read_file, type_name, write_file
 from ovam.trace.calls import Call, Half
-from ovam.trace.header import check_trace, damage_told
+from ovam.trace.header import check_trace, damage_reported
 from ovam.trace.quantised import Stored, from_named, named_tensors
 from ovam.trace.static_text import opened
 from ovam.trace.text_side import SavedText, SavesItself, TextFile, TextSide
@@ -29,7 +29,7 @@ FORMAT = Format(
     error=TraceFileError,
 )
 FLOATS_ALONE = 1
-"""Version of files without int8; older readers can read these too."""
+"""Format version of files without int8; versions of ovam that know only format 1 can read these files too."""
 
 Reader = Callable[[TextFile], TextSide]
 
@@ -44,20 +44,21 @@ def _read(file: TextFile) -> TextSide:
 
 
 READERS: dict[str, Reader] = {"static": _read, "replayed": _read}
-"""Readers of text sides, by the `kind` in the file; add your own kind before you save or load traces."""
+"""Readers of text sides, by the `kind` that a file stores. For a text side of your own kind, add a reader here before
+you save or load traces."""
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:
     """Write a trace to a file.
 
-    The file is written whole or not at all. Equal traces give equal bytes.
+    The file is written whole or not at all. Equal traces give files with equal bytes.
 
     Args:
         trace: The trace. Its queries are written as they are stored, without a copy.
         path: File name, usually ending in `.safetensors`.
 
     Raises:
-        TraceFileError: the folder does not exist, or the trace could not be read back.
+        TraceFileError: the folder does not exist, or the file would be unreadable.
     """
     text = _saved_text(trace, path)
     header = {
@@ -76,7 +77,9 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     }
     parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
     if "self_attention" in parts:
-        header["self_attention"] = parts.pop("self_attention")  # format 1 stores it under this key
+        # Format 1 began with a header key for self-attention alone. "parts" came later, for all other kinds.
+        # Self-attention keeps its key, so that readers that do not know "parts" still find it.
+        header["self_attention"] = parts.pop("self_attention")
     if parts:
         header["parts"] = parts
     tensors = _tensors(trace, text.tensors)
@@ -84,8 +87,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         check_trace(header, tensors, READERS)
     except ValueError as error:
         raise TraceFileError(
-            f"{path} can't be written, as it could not be read back ({error}): expected a trace as a capture makes "
-            "them; see docs/formats.md"
+            f"{path} can't be written, because the file would be unreadable ({error}): expected a trace like those a "
+            "capture makes; see docs/formats.md"
         ) from error
     write_file(Path(path), header, tensors, FORMAT)
 
@@ -118,7 +121,7 @@ def _further_tensors(trace: Trace) -> dict[str, Tensor]:
 
 
 def _about(part: BlockPart) -> dict[str, Any]:
-    """Return the header's entry of a part; a float32 average needs no type and no `averaged` in it."""
+    """Return the header's entry for a part. An average needs no `dtype` and no `averaged`: it is always float32."""
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
@@ -138,8 +141,9 @@ def _saved_text(trace: Trace, path: str | Path) -> SavedText:
     if saved is None or saved.about.get("kind") not in READERS:
         kind = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
         raise TraceFileError(
-            f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read back "
-            f"({kind}): expected a text side of ovam, or one with `saved` and a reader in ovam.trace.file.READERS"
+            f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read from "
+            f"the file ({kind}): expected a text side of ovam, or one with `saved` and a reader in "
+            "ovam.trace.file.READERS"
         )
     return saved
 
@@ -150,19 +154,19 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
     Args:
         path: A file that `save_trace` wrote.
         text: What reads late words: a pipeline, the folder of a pipeline, or a model name such as "mini". With None
-            the trace accepts embeddings only. From a folder only the text encoder is read. The whole model is read
-            in two cases: the file refers to the model's key projections, or the model has joint attention. The file
-            itself never causes a download.
+            the trace accepts embeddings only. If `text` is a folder, only its text encoder is read, except in two
+            cases, in which the whole model is read: the file refers to the model's key projections instead of
+            storing them, or the model has joint attention. Nothing in the file can cause a download.
 
     Raises:
-        TraceFileError: the file is missing, damaged, no trace, or of a newer format.
-        NoTextEncoderError: `text` is None but the file needs the model: it refers to the model's key projections,
-            or its model has joint attention, where late words run through the model.
-        ModelNotFoundError: `text` names no model.
-        SpaceMismatchError: `text` is another text encoder or another model than the trace was made with.
+        TraceFileError: the file is missing or damaged, is not a trace, or has a newer format.
+        NoTextEncoderError: `text` is None, but the file needs the model: it refers to the model's key projections, or
+            the model has joint attention, in which late words run through the model.
+        ModelNotFoundError: `text` does not name a model.
+        SpaceMismatchError: the trace was made with another text encoder, or with another model.
     """
     header, tensors = read_file(Path(path), FORMAT)
-    with damage_told(Path(path), header):
+    with damage_reported(Path(path), header):
         check_trace(header, tensors, READERS)
         blocks = {entry["name"]: _block(entry, header, tensors) for entry in header["blocks"]}
         image = tensors.get("image.png")
@@ -174,7 +178,7 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
             "image_png": None if image is None else image.numpy().tobytes(),
             "parts": _parts(header, tensors),
         }
-    # outside of `damage_told`: an error of the user's model does not mean that the file is damaged
+    # outside of `damage_reported`: an error of the user's model does not mean that the file is damaged
     read = READERS[header["text"]["kind"]]
     return Trace(**parts, text=read(TextFile(Path(path), header, tensors, text)))
 
@@ -191,7 +195,7 @@ def _block(entry: Mapping[str, Any], header: Mapping[str, Any], tensors: Mapping
 
 
 def _parts(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, BlockPart]]:
-    """Return the further parts, by kind and block."""
+    """Return the parts other than queries and outputs, by kind and name; see `Trace.parts`."""
     kinds = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
     return {
         kind: {entry["name"]: _part(kind, entry, header, tensors) for entry in entries}
@@ -210,6 +214,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Read the header of a trace file, without its tensors.
 
     Raises:
-        TraceFileError: the file is missing, damaged, no trace, or of a newer format.
+        TraceFileError: the file is missing or damaged, is not a trace, or has a newer format.
     """
     return tensor_file.read_header(Path(path), FORMAT)

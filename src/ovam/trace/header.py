@@ -13,97 +13,97 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovam import header as told
+from ovam import header as schema
 from ovam.errors import OvamError, TraceFileError
 from ovam.header import Check
 
-_MOST = 2**31  # maximum of calls and steps, far beyond every run
-_SIDE = 2**16  # maximum of a side, in pixels
-_TOKENS = 1024  # maximum of a padded text: T5 reads 512 in every family, CLIP 77
-_PIXELS = 2**27  # maximum of an image
-_FREE = 2**20  # pixels that an image may have, however small its file is
-_PIXELS_A_BYTE = {"query/": 64, "image.png": 512}
-"""Maximum image pixels for each byte of queries or PNG. Known ratios: 3 for int8 queries of Stable Diffusion's coarsest
-block, 343 for a PNG of one colour."""
-_SQUEEZED = 2.0  # maximum ratio of the two sides of a cell, which is 1 in all families
+_MOST = 2**31  # maximum number of calls and of steps; every real run has far fewer
+_SIDE = 2**16  # maximum length of a side, in pixels; also the maximum number of heads and of channels
+_TOKENS = 1024  # maximum number of tokens of a padded text; in all families T5 reads at most 512, and CLIP 77
+_PIXELS = 2**27  # maximum number of pixels of an image
+_FREE = 2**20  # an image may always have this many pixels, even if its file is small
+_PIXELS_PER_BYTE = {"query/": 64, "image.png": 512}
+"""Maximum number of image pixels for each byte of queries or of the PNG. Known ratios: 3 for int8 queries of Stable
+Diffusion's coarsest block, 343 for a PNG of one colour."""
+_SQUEEZED = 2.0  # maximum ratio between the two sides of a grid's cell; cells are square in all families
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 _FLOATS = ("float32", "float16", "bfloat16")
 
-_name = told.text(".+", "a text that is not empty")
-_hash = told.text("[0-9a-f]{16}", "16 hexadecimal digits")
-_side = told.whole(1, _SIDE)
-_pair = told.listed(_side, 2, 2)
+_name = schema.text(".+", "a text that is not empty")
+_hash = schema.text("[0-9a-f]{16}", "16 hexadecimal digits")
+_side = schema.whole(1, _SIDE)
+_pair = schema.listed(_side, 2, 2)
 
-SPACE = told.record(
+SPACE = schema.record(
     {
         "encoder": _name,
-        "layer": told.text(r"last|skip-\d{1,2}|hidden-[1-9]\d?", "'last', 'skip-N' or, from 1 on, 'hidden-N'"),
-        "width": told.whole(1, _SIDE),
+        "layer": schema.text(r"last|skip-\d{1,2}|hidden-[1-9]\d?", "'last', 'skip-N', or 'hidden-N' with N at least 1"),
+        "width": schema.whole(1, _SIDE),
     }
 )
 """Schema of a `Space`, in every kind of file."""
 
 TEXT: Mapping[str, Check] = {
-    "static": told.record(
+    "static": schema.record(
         {
             "space": SPACE,
-            "dtype": told.one_of(*_FLOATS, None),
-            "projections": told.one_of("inside", "by reference"),
+            "dtype": schema.one_of(*_FLOATS, None),
+            "projections": schema.one_of("inside", "by reference"),
             "projections_hash": _hash,
         }
     ),
-    "replayed": told.record(
+    "replayed": schema.record(
         {
             "space": SPACE,
-            "dtype": told.one_of(*_FLOATS),
-            "projections": told.one_of("by reference"),
-            "projections_hash": told.text("[0-9a-f]+", "hexadecimal digits"),
-            "tokens": told.whole(1, _TOKENS),
-            "replay": told.listed(_name),
+            "dtype": schema.one_of(*_FLOATS),
+            "projections": schema.one_of("by reference"),
+            "projections_hash": schema.text("[0-9a-f]+", "hexadecimal digits"),
+            "tokens": schema.whole(1, _TOKENS),
+            "replay": schema.listed(_name),
         }
     ),
 }
-"""Schemas of the header's `text`, by its kind."""
+"""Schemas of the header's `text`, by the kind of text side."""
 
-TRACE = told.record(
+TRACE = schema.record(
     {
-        "source": told.record(
-            {"model": told.text(), "pipeline": told.text(), "kind": told.one_of("generated", "encoded")},
+        "source": schema.record(
+            {"model": schema.text(), "pipeline": schema.text(), "kind": schema.one_of("generated", "encoded")},
             {
-                "prompt": told.or_null(told.text()),
-                "negative_prompt": told.or_null(told.text()),
-                "seed": told.or_null(told.whole(-(2**63), 2**64 - 1)),
-                "versions": told.by_name(told.text()),
+                "prompt": schema.or_null(schema.text()),
+                "negative_prompt": schema.or_null(schema.text()),
+                "seed": schema.or_null(schema.whole(-(2**63), 2**64 - 1)),
+                "versions": schema.by_name(schema.text()),
             },
         ),
         "size": _pair,
-        "calls": told.listed(
-            told.record(
-                {"index": told.whole(0, _MOST), "step": told.whole(0, _MOST), "timestep": told.number()},
-                {"sigma": told.or_null(told.number())},
+        "calls": schema.listed(
+            schema.record(
+                {"index": schema.whole(0, _MOST), "step": schema.whole(0, _MOST), "timestep": schema.number()},
+                {"sigma": schema.or_null(schema.number())},
             )
         ),
-        "blocks": told.listed(
-            told.record(
+        "blocks": schema.listed(
+            schema.record(
                 {
                     "name": _name,
                     "grid": _pair,
-                    "heads": told.whole(1, _SIDE),
-                    "scale": told.number(_SMALLEST, _LARGEST),
+                    "heads": schema.whole(1, _SIDE),
+                    "scale": schema.number(_SMALLEST, _LARGEST),
                 }
             )
         ),
-        "halves": told.listed(told.one_of("cond", "uncond"), 0, 2),
-        "dtype": told.one_of(*_FLOATS, "int8", None),
-        "text": told.record({"kind": told.text()}),
+        "halves": schema.listed(schema.one_of("cond", "uncond"), 0, 2),
+        "dtype": schema.one_of(*_FLOATS, "int8", None),
+        "text": schema.record({"kind": schema.text()}),
     },
     {
-        "self_attention": told.listed(told.record({"name": _name, "grid": _pair})),
-        "parts": told.by_name(
-            told.listed(
-                told.record(
+        "self_attention": schema.listed(schema.record({"name": _name, "grid": _pair})),
+        "parts": schema.by_name(
+            schema.listed(
+                schema.record(
                     {"name": _name, "grid": _pair},
-                    {"averaged": told.truth, "last": told.truth, "dtype": told.one_of(*_FLOATS, "int8")},
+                    {"averaged": schema.truth, "last": schema.truth, "dtype": schema.one_of(*_FLOATS, "int8")},
                 )
             )
         ),
@@ -112,26 +112,26 @@ TRACE = told.record(
 
 
 @contextmanager
-def damage_told(path: Path, header: Mapping[str, Any]) -> Iterator[None]:
+def damage_reported(path: Path, header: Mapping[str, Any]) -> Iterator[None]:
     """Turn any error about wrong values into an error that names the file.
 
     Raises:
-        TraceFileError: header or tensors are incomplete, or do not agree.
+        TraceFileError: the header or the tensors are incomplete, or they do not agree.
     """
     try:
         yield
     except OvamError:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        told_by = f"{type(error).__name__}: " if not isinstance(error, ValueError) else ""
+        kind = f"{type(error).__name__}: " if not isinstance(error, ValueError) else ""
         raise TraceFileError(
-            f"{path} says it is a trace of format {header['format_version']} but its header or tensors are incomplete "
-            f"({told_by}{error}): expected what docs/formats.md lists; write the file again"
+            f"{path} says that it is a trace of format {header['format_version']}, but its header or its tensors are "
+            f"wrong or incomplete ({kind}{error}): expected what docs/formats.md lists; write the file again"
         ) from error
 
 
 def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds: Container[str]) -> None:
-    """Check a trace's header by its schema, and its tensors by the header.
+    """Check that a trace's header fits its schema, and that the tensors fit the header.
 
     Raises:
         ValueError: a field or tensor is missing, or has a value that is not allowed.
@@ -139,13 +139,13 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
     TRACE(header, "")
     kind = header["text"]["kind"]
     if kind not in kinds:
-        raise ValueError(f"text.kind is {kind!r}, which nothing here reads")
+        raise ValueError(f"text.kind is {kind!r}, which no reader here knows")
     if kind in TEXT:  # other kinds are checked by their readers
         TEXT[kind](header["text"], "text")
     further = {"self_attention": header.get("self_attention", []), **header.get("parts", {})}
     for part, entries in {"blocks": header["blocks"], **further}.items():
-        told.check_different([entry["name"] for entry in entries], part)
-    told.check_different(header["halves"], "halves")
+        schema.check_different([entry["name"] for entry in entries], part)
+    schema.check_different(header["halves"], "halves")
     _check_calls(header["calls"])
     for half in header["halves"]:
         for block in header["blocks"]:
@@ -162,13 +162,14 @@ def check_trace(header: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds:
 
 
 def _check_calls(calls: Sequence[Mapping[str, Any]]) -> None:
-    """Check that calls are in the order of the run, each once, and that no step exceeds the index of its call."""
+    """Check that each call occurs once, in the order of the run, and that no step exceeds the index of its call."""
     before = {"index": -1, "step": 0}
     for i, call in enumerate(calls):
         if call["index"] <= before["index"] or not before["step"] <= call["step"] <= call["index"]:
             raise ValueError(
                 f"calls[{i}] is call {call['index']} of step {call['step']} after call {before['index']} of step "
-                f"{before['step']}: expected increasing calls, and steps that never fall or exceed the call's index"
+                f"{before['step']}: expected call indices that increase, and steps that never decrease or exceed the "
+                "index"
             )
         before = {"index": call["index"], "step": call["step"]}
 
@@ -183,26 +184,30 @@ def _check_queries(
         key = f"{part}/{half}/{name}"
         if part == "output" and key not in tensors:
             continue
-        found = told.tensor_of(key, tensors)
+        found = schema.tensor_of(key, tensors)
         if found.ndim != 4 or found.shape[:3] != expected or not found.numel():
-            raise ValueError(f"{key} is {tuple(found.shape)}, the header says {expected} and a head size")
+            raise ValueError(
+                f"{key} has shape {tuple(found.shape)}: expected four axes, none of size 0; the first three have the "
+                f"sizes {expected} by the header"
+            )
     matrix, rows = tensors.get(f"projection/{name}"), block["heads"] * tensors[f"query/{half}/{name}"].shape[3]
     if matrix is not None and (matrix.ndim != 2 or len(matrix) != rows):
-        raise ValueError(f"projection/{name} is {tuple(matrix.shape)}, its queries need {rows} rows")
+        raise ValueError(f"projection/{name} has shape {tuple(matrix.shape)}, but its queries need {rows} rows")
 
 
 def _check_average(name: str, grid: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-    found, pixels = told.tensor_of(name, tensors), grid[0] * grid[1]
+    found, pixels = schema.tensor_of(name, tensors), grid[0] * grid[1]
     if found.dtype != torch.float32 or found.shape != (pixels, pixels):
         raise ValueError(
-            f"{name} is {tuple(found.shape)} of {found.dtype}, the header says a grid of {grid[0]} x {grid[1]}"
+            f"{name} has shape {tuple(found.shape)} and type {found.dtype}: expected ({pixels}, {pixels}) and "
+            f"torch.float32, because the header says a grid of {grid[0]} x {grid[1]}"
         )
 
 
 def _check_features(name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    found, grid = told.tensor_of(name, tensors), entry["grid"]
+    found, grid = schema.tensor_of(name, tensors), entry["grid"]
     if entry.get("averaged", True) or not entry.get("last", False) or entry.get("dtype") not in _FLOATS:
-        raise ValueError(f"{name} is told as another kind: expected the last call's, of {', '.join(_FLOATS)}")
+        raise ValueError(f"{name} has another kind in the header: expected the last call's, of {', '.join(_FLOATS)}")
     if found.ndim != 3 or list(found.shape[1:]) != list(grid) or not found.numel():
         raise ValueError(f"{name} is {tuple(found.shape)}, the header says channels of a grid {grid[0]} x {grid[1]}")
 
@@ -210,55 +215,61 @@ def _check_features(name: str, entry: Mapping[str, Any], tensors: Mapping[str, T
 def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Check that every block has image keys and values, with the pixels and calls of the queries."""
     names, blocks, calls = header["text"]["replay"], header["blocks"], len(header["calls"])
-    told.check_different(names, "text.replay")
+    schema.check_different(names, "text.replay")
     missing = [block["name"] for block in blocks if block["name"] not in names]
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
     pixels = max((block["grid"][0] * block["grid"][1] for block in blocks), default=1)
-    counts = set[int]()  # image pixels by block; a reference picture may add some after the grid's (FLUX Kontext)
+    counts = set[int]()  # numbers of image pixels; a reference picture may add pixels after the grid's (FLUX Kontext)
     for half in header["halves"]:
         for name in names:
             key, value, vector = (
-                told.tensor_of(f"replay/{half}/{name}/{part}", tensors) for part in ("key", "value", "conditioning")
+                schema.tensor_of(f"replay/{half}/{name}/{part}", tensors) for part in ("key", "value", "conditioning")
             )
             if key.ndim != 4 or key.shape != value.shape or key.shape[1] != calls or key.shape[2] < pixels:
                 raise ValueError(
-                    f"replay/{half}/{name} has keys {tuple(key.shape)} and values {tuple(value.shape)}, the header "
-                    f"says {calls} calls and at least {pixels} pixels"
+                    f"replay/{half}/{name} has keys of shape {tuple(key.shape)} and values of shape "
+                    f"{tuple(value.shape)}, but the header says {calls} calls and at least {pixels} pixels"
                 )
             counts.add(key.shape[2])
             if vector.ndim != 2 or len(vector) != calls:
-                raise ValueError(f"replay/{half}/{name}/conditioning is {tuple(vector.shape)} for {calls} calls")
+                raise ValueError(
+                    f"replay/{half}/{name}/conditioning has shape {tuple(vector.shape)}: expected one vector for each "
+                    f"of {calls} calls"
+                )
     if len(counts) > 1:
-        raise ValueError(f"the blocks of text.replay have {sorted(counts)} pixels: expected one number in all")
+        raise ValueError(
+            f"the blocks of text.replay have {sorted(counts)} pixels: expected the same number in every block"
+        )
 
 
 def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Check that the image's size is plausible for the bytes in the file; masks take memory by this size."""
+    """Check that the image's size is plausible for the bytes in the file: the memory of masks grows with this size."""
     height, width = header["size"]
     most = _FREE + sum(
         each * tensor.nbytes
-        for begin, each in _PIXELS_A_BYTE.items()
+        for begin, each in _PIXELS_PER_BYTE.items()
         for name, tensor in tensors.items()
         if name.startswith(begin)
     )
     if height * width > min(most, _PIXELS):
         raise ValueError(
-            f"size is {height} x {width}: expected at most {min(most, _PIXELS)} pixels for the queries and picture here"
+            f"size is {height} x {width}: expected at most {min(most, _PIXELS)} pixels, because the queries and the "
+            "picture in the file have so few bytes"
         )
 
 
 def _check_grids(header: Mapping[str, Any]) -> None:
     """Check that all grids divide one image into cells that are about square.
 
-    For a generated image, this is the image of the trace. An encoded image may have been squeezed for the model, so
-    its grids are only compared with each other.
+    If the image was generated, the grids are compared with the size of the trace. An encoded image may have been
+    squeezed for the model, so its grids are only compared with each other.
     """
     features = header.get("parts", {}).get("features", [])
     grids = [tuple(entry["grid"]) for entry in (*header["blocks"], *header.get("self_attention", []), *features)]
     whole = tuple(header["size"]) if header["source"]["kind"] == "generated" else max(grids, default=(1, 1))
     for grid in dict.fromkeys(grids):
-        # bounds of a cell's side: a grid may have one cell more or less, because of rounding
+        # bounds of the side of a cell; because of rounding, a grid may have one cell more or less
         least = max(side / (cells + 1) for side, cells in zip(whole, grid, strict=True))
         most = min(side / (cells - 1) if cells > 1 else math.inf for side, cells in zip(whole, grid, strict=True))
         if least >= _SQUEEZED * most:
@@ -266,7 +277,7 @@ def _check_grids(header: Mapping[str, Any]) -> None:
 
 
 def _check_picture(size: Sequence[int], picture: Tensor | None) -> None:
-    """Check by its first bytes that the picture is a PNG of the trace's size."""
+    """Check that the picture is a PNG of the trace's size; only its first bytes are read."""
     if picture is None:
         return
     begin = bytes(picture[:24].tolist()) if picture.dtype == torch.uint8 and picture.ndim == 1 else b""
@@ -274,4 +285,4 @@ def _check_picture(size: Sequence[int], picture: Tensor | None) -> None:
         raise ValueError("image.png is no PNG file")
     width, height = struct.unpack(">II", begin[16:24])
     if (height, width) != tuple(size):
-        raise ValueError(f"image.png is {height} x {width}, the header says a size of {size[0]} x {size[1]}")
+        raise ValueError(f"image.png is {height} x {width}, but the header says a size of {size[0]} x {size[1]}")

@@ -18,13 +18,13 @@ class Reads(Protocol):
 
 @runtime_checkable
 class ReadsMany(Protocol):
-    """A text side or reader that reads several phrases in one run of its encoder, so the weights are read only once."""
+    """A text side or reader that reads several phrases in one run of its encoder, which reads the weights only once."""
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]: ...
 
 
 def embed_phrases(text: Reads, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-    """Return `text.embed(phrase, as_phrase=True)` of each phrase; in one run if the text side can do that."""
+    """Return `text.embed(phrase, as_phrase=True)` for each phrase, in one run of the encoder if `text` can do that."""
     if isinstance(text, ReadsMany):
         return text.embed_phrases(phrases, padded=padded)
     return [text.embed(phrase, as_phrase=True, padded=padded) for phrase in phrases]

@@ -1,8 +1,9 @@
-"""Tensors in eight bits: integers from -127 to 127, and a scale for each head, step and channel.
+"""Tensors in eight bits: integers from -127 to 127, and one scale for each head, step and channel.
 
-The scale of a channel is its largest magnitude over the pixels, divided by 127. So no number is wrong by more than half
-of the scale. All pixels share the scale: rows of one head and step become floats by one multiplication when they are
-read. Folding the scale into the keys would save this, but it works only if all rows belong to one step.
+The scale of a channel is the largest magnitude of its numbers over all pixels, divided by 127. So rounding changes a
+number by at most half of the scale. All pixels of one head and step have the same scales, so their queries become
+floats by one multiplication, when they are read. To save this multiplication, the keys could be multiplied by the
+scales instead. But then only queries of one step could be handled together, because each step has its own scales.
 """
 
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class Quantised:
         return self.values.nbytes + self.scale.nbytes
 
     def __getitem__(self, index: Any) -> "Quantised":
-        """Return a part: take entries or slices of head and step, and slices of pixels."""
+        """Return a part. `index` may be numbers or slices for head and step, and a slice for the pixels."""
         head_and_step = index[:2] if isinstance(index, tuple) else index
         return Quantised(self.values[index], self.scale[head_and_step])
 
@@ -60,23 +61,23 @@ class Quantised:
 
 
 Stored = Float[Tensor, "..."] | Quantised
-"""Queries, image keys or image values as a trace stores them: (head, step, pixel, head_dim), or a part of it."""
+"""A tensor as a trace stores it, such as queries (head, step, pixel, head_dim) or image keys; or a part of it."""
 
 
 def quantised(tensor: Float[Tensor, "*kept pixel head_dim"]) -> Quantised:
-    """Round to eight bits; a channel with NaN or infinity gets a scale that is not finite, so `is_finite` finds it."""
+    """Round to eight bits; a channel with NaN or infinity gets a scale that is not finite, for `is_finite`."""
     scale = (tensor.abs().amax(-2, keepdim=True).float() / _LARGEST).clamp(min=_LEAST)
     return Quantised((tensor / scale).round_().to(torch.int8), scale)
 
 
-def put(room: Stored, given: Stored) -> None:
-    """Copy numbers into `room`, in its type; eight-bit numbers go into eight-bit room unchanged."""
-    if isinstance(room, Quantised):
+def put(target: Stored, given: Stored) -> None:
+    """Copy numbers into `target`, and convert them to its type. Eight bits stay unchanged in a target of eight bits."""
+    if isinstance(target, Quantised):
         made = given if isinstance(given, Quantised) else quantised(given)
-        room.values.copy_(made.values)
-        room.scale.copy_(made.scale)
+        target.values.copy_(made.values)
+        target.scale.copy_(made.scale)
     else:
-        room.copy_(floats(given))
+        target.copy_(floats(given))
 
 
 def floats(stored: Stored) -> Float[Tensor, "..."]:
@@ -101,14 +102,17 @@ def from_named(name: str, tensors: Mapping[str, Tensor], dtype: str | None) -> S
 
     Raises:
         KeyError: a tensor is missing.
-        ValueError: the tensor has another type, or its scale another type or shape.
+        ValueError: the tensor has another type than the header says, or its scale has a wrong type or shape.
     """
     found = tensors[name]
     if found.dtype != getattr(torch, str(dtype), None):
-        raise ValueError(f"{name} is of {found.dtype}, the header says {dtype}")
+        raise ValueError(f"{name} has type {found.dtype}, but the header says {dtype}")
     if found.dtype != torch.int8:
         return found
     scale = tensors[f"{name}/scale"]
     if scale.dtype != torch.float32 or scale.shape != (*found.shape[:-2], 1, found.shape[-1]):
-        raise ValueError(f"{name}/scale is {tuple(scale.shape)} of {scale.dtype} for {tuple(found.shape)}")
+        raise ValueError(
+            f"{name}/scale has shape {tuple(scale.shape)} and type {scale.dtype}: expected torch.float32, and the "
+            f"shape {tuple(found.shape)} of the values with one pixel"
+        )
     return Quantised(found, scale)

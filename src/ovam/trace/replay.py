@@ -1,8 +1,9 @@
 """Replay for joint attention: run only the text layers again, against the stored image keys and values.
 
-In joint attention a word's keys depend on the image, block by block. But a text token only reads the image's keys and
-values. If these are stored, the text stream alone can be run again, for any words. The image stream stays as it was in
-the run; late words never change it.
+In joint attention the keys of a word depend on the image, block by block. But all that a text token needs from the
+image is the image's keys and values. If these are stored, the text stream (the text tokens on their way through the
+blocks) can be run again without the image stream, for any words. The image stream stays as it was in the run; words
+that are asked for later never change it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ class ImageStream:
     Attributes:
         key: Image keys, after normalisation and rotary embedding.
         value: Image values.
-        conditioning: Vector that modulates the block, made of the time step and the pooled text.
+        conditioning: Vector that modulates the block; it is made from the time step and the pooled text.
     """
 
     key: Float[Tensor, "*batch head pixel head_dim"]
@@ -40,7 +41,8 @@ class TextRows:
 
     Attributes:
         key: Keys of the tokens.
-        output: Attention outputs of the tokens, over text and image, head by head, before any projection.
+        output: Attention outputs of the tokens, head by head, before the block's output projection. The attention is
+            over text and image.
     """
 
     key: Key
@@ -52,19 +54,21 @@ class TextStream(Protocol):
     """The text tokens of one attribution prompt on their way through the denoiser."""
 
     def enter(self, block: str, image: ImageStream) -> TextRows:
-        """Run all tokens through the next block; blocks must be entered in the order the model runs them."""
+        """Run all tokens through the next block; blocks must be entered in the order in which the model runs them."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class BlockReplay:
-    """Stored image data that is needed to run a text through one joint-attention block again.
+    """The stored image data that a text needs to run through one joint-attention block again.
 
     Attributes:
-        key: Image keys per half (head, step, pixel, head_dim), after normalisation and rotary embedding.
-        value: Image values per half (head, step, pixel, head_dim).
-        conditioning: Vectors per half (step, channel), float32, that modulate the block. They are made of the time
-            step and the generation prompt's pooled text; late words use the same vectors.
+        key: For each half of guidance the image keys, of shape (head, step, pixel, head_dim), after normalisation and
+            rotary embedding.
+        value: For each half of guidance the image values, of shape (head, step, pixel, head_dim).
+        conditioning: For each half of guidance the vectors that modulate the block, of shape (step, channel), float32.
+            They are made from the time step and the pooled text of the generation prompt; late words use the same
+            vectors.
     """
 
     key: Mapping[Half, Stored] = field(repr=False)
@@ -72,7 +76,7 @@ class BlockReplay:
     conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
 
     def at(self, entry: int, half: Half) -> ImageStream:
-        """Return the image stream at one entry of the step axis."""
+        """Return the image stream at one entry of the step axis; `ovam.trace.calls` explains entries."""
         key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
         return ImageStream(key, value, self.conditioning[half][entry])
 
@@ -83,11 +87,12 @@ class BlockReplay:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """Image keys and values of every block from the model's first to the last kept one.
+    """Image keys and values of all blocks from the model's first block to the last kept block.
 
     Attributes:
-        blocks: Image data by module path, in the order the model runs the blocks, from the first on without a gap.
-        calls: The kept denoiser calls. The text stream of one call depends on no other call, so any may be kept.
+        blocks: Image data by module path, in the order in which the model runs the blocks, without a gap.
+        calls: The kept denoiser calls. A text can be run at one call without the other calls, so a capture may keep
+            any of them.
     """
 
     blocks: Mapping[str, BlockReplay] = field(default_factory=dict)
@@ -98,7 +103,7 @@ class Replay:
         return sum(block.nbytes for block in self.blocks.values())
 
     def image(self, block: str, call: int, half: Half) -> ImageStream:
-        """Return the image stream in one block at the denoiser call of this index.
+        """Return the image stream in one block at one denoiser call; `call` is a call index (`ovam.trace.calls`).
 
         Raises:
             MissingBlockError: the block comes after the kept ones.
@@ -114,17 +119,20 @@ class Replay:
             )
         if call not in indices:
             raise MissingStepError(
-                f"denoiser call {call} can't be replayed: expected one out of {ranges(indices)}; "
+                f"denoiser call {call} can't be replayed: expected a call from these: {ranges(indices)}; "
                 "capture with steps=None to keep every step"
             )
         if half not in self.blocks[block].key:
             raise NothingCapturedError(
-                f"the image keys of the {half!r} half were not kept: capture with guidance='both' to have both halves"
+                f"the image keys of the half {half!r} were not kept: capture with guidance='both' to have both halves"
             )
         return self.blocks[block].at(indices.index(call), half)
 
     def select(self, names: Iterable[str], entries: Sequence[int] | None) -> "Replay":
-        """Return the part that these blocks need, at these entries of the step axis; None means all entries."""
+        """Return what a text needs to pass these blocks, at these entries of the step axis; None means all entries.
+
+        A text passes all blocks before a block as well, so their image data stays too.
+        """
         order = list(self.blocks)
         last = max((order.index(name) for name in names if name in order), default=-1)
         kept = {name: self.blocks[name] for name in order[: last + 1]}
@@ -142,7 +150,10 @@ class Replay:
         return Replay(fewer, tuple(self.calls[i] for i in entries))
 
     def rows(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, TextRows]]:
-        """Run a text through the kept blocks once; yield its rows in `blocks`, in the order the model runs them.
+        """Run a text through the kept blocks once, at one call index.
+
+        For each block in `blocks`, yield its name and the keys and outputs of the text there, in the order in which the
+        model runs the blocks.
 
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `image`.

@@ -15,21 +15,21 @@ from ovam.shapes import Embedding, Key
 from ovam.tensor_file import fingerprint, type_name
 from ovam.trace.as_read import tokens_read
 from ovam.trace.calls import Half
-from ovam.trace.header import damage_told
+from ovam.trace.header import damage_reported
 from ovam.trace.phrases import embed_phrases
 from ovam.trace.text_side import SavedText, Space, TextFile, TextReader, TokenEmbedding
 
 CAPTION = "caption_projection"
-"""PixArt's module between text encoder and blocks. Its weights in `StaticText.projections` have names that begin with
-this word."""
+"""Name of PixArt's module between text encoder and blocks. In `StaticText.projections` the names of its weights begin
+with this name."""
 PROJECTIONS_INSIDE = 32 * 2**20
-"""Key projections up to this many bytes are stored in a trace file; for larger ones the file refers to the model."""
+"""If the key projections have at most this many bytes, a trace file stores them; otherwise it refers to the model."""
 
 log = logging.getLogger("ovam")
 
 
 @runtime_checkable
-class Source(Protocol):
+class ProjectionSource(Protocol):
     """The layer from which a block's key projection was copied."""
 
     def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
@@ -38,16 +38,18 @@ class Source(Protocol):
 
 
 class StaticText:
-    """Text side of models whose keys depend on the text alone: `to_k` of the text encoder's output.
+    """Text side of models whose keys depend on the text alone.
 
-    It has its own copy of the key projections, so that a trace always uses the weights of its run. Without `reader`,
-    for example after reading from a file, it accepts embeddings but no texts.
+    The keys are `to_k` applied to the text encoder's output. The text side has its own copy of the key projections, so
+    that a trace always uses the weights of its run. Without a `reader`, as in a trace that was loaded without a text
+    encoder, it accepts embeddings but no texts.
 
     Attributes:
-        projections: Weights by name. A block's matrix (head * head_dim, width) has the block's name. A bias, if there
-            is one, has this name with `.bias` added. In PixArt the text first passes one more projection for all
-            blocks: two layers with a GELU between. Its four tensors are `caption_projection.linear_1.weight` and so on.
-        heads: Number of heads by block.
+        projections: Weights by name. The matrix of a block, of shape (head * head_dim, width), has the block's name.
+            Its bias, if there is one, has this name with `.bias` added. In PixArt all blocks read the text through one
+            more projection: two layers with a GELU between them. The names of its four tensors are
+            `caption_projection.linear_1.weight` and so on.
+        heads: Number of heads of each block, by the block's name.
         space: Space of the input vectors.
     """
 
@@ -59,11 +61,11 @@ class StaticText:
         heads: Mapping[str, int],
         reader: TextReader | None,
         space: Space | None = None,
-        sources: "Mapping[str, Source] | None" = None,
+        sources: "Mapping[str, ProjectionSource] | None" = None,
     ) -> None:
         self.projections, self.heads, self.reader = dict(projections), dict(heads), reader
         self._sources = dict(sources or {})
-        self._encoder = None if reader is None else reader.space  # read it now: later the weights may change
+        self._encoder = None if reader is None else reader.space  # read now, because the weights may change later
         found = space or self._encoder
         assert found is not None  # one of the two is always given
         self.space = found
@@ -87,7 +89,7 @@ class StaticText:
         return replace(self._checked(text).embed(text, as_phrase=as_phrase, padded=padded), space=self.space)
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-        """Return the vectors of several phrases; see `ovam.trace.phrases.ReadsMany`. Errors are those of `embed`."""
+        """Return the vectors of several phrases; see `ovam.trace.phrases.ReadsMany`. Errors are as in `embed`."""
         reader = self._checked(", ".join(phrases))
         return [replace(found, space=self.space) for found in embed_phrases(reader, phrases, padded=padded)]
 
@@ -106,7 +108,10 @@ class StaticText:
         return self.reader
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Return `to_k` of the vectors, split into heads; float32, the same at every call and in both halves."""
+        """Apply `to_k` to the vectors; return the keys, split into heads, in float32.
+
+        The keys are the same at every call and in both halves of guidance.
+        """
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
@@ -121,7 +126,7 @@ class StaticText:
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
 
     def _tell_of_change(self, block: str) -> None:
-        """Warn once if the pipeline's key projection has changed; the keys here are still those of the run."""
+        """Warn once if the pipeline's key projection has changed since the run; the copy here has not."""
         source = self._sources.get(block)
         if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
             return
@@ -155,20 +160,20 @@ class StaticText:
 
 
 def opened(file: TextFile, reader: TextReader | None = None) -> StaticText:
-    """Return the text side of a file with key projections; without a reader it accepts embeddings but no texts.
+    """Return the text side of a file that stores the key projections; without a reader it accepts no texts.
 
     Raises:
         TraceFileError: the projections are damaged.
     """
     space, heads = made(Space, file.about["space"]), heads_in(file)
     projections = projections_in(file.tensors)
-    with damage_told(file.path, file.header):
+    with damage_reported(file.path, file.header):
         check_projections(projections, heads, space, file.about["projections_hash"])
     return StaticText(projections, heads, reader, space)
 
 
 def heads_in(file: TextFile) -> dict[str, int]:
-    """Return the number of heads by block."""
+    """Return the number of heads of each block, by the block's name."""
     return {entry["name"]: int(entry["heads"]) for entry in file.header["blocks"]}
 
 
@@ -178,30 +183,35 @@ def projections_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("projection/"): tensors[name] for name in stored}
 
 
-def check_projections(projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, told: str) -> None:
-    """Check that the projections fit each other and are those that were written; `told` is their hash in the header.
+def check_projections(
+    projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, expected_hash: str
+) -> None:
+    """Check that the projections fit each other, and that their hash is the one in the header.
 
     Raises:
-        ValueError: they do not fit, or their hash is another one.
+        ValueError: they do not fit each other, or they have another hash.
     """
     for name, projection in projections.items():
         if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"projection/{name} is of {projection.dtype}")
+            raise ValueError(f"projection/{name} has type {projection.dtype}: expected float32, float16 or bfloat16")
     first, second = (f"{CAPTION}.{layer}" for layer in ("linear_1", "linear_2"))
-    ways = [first, second] if f"{first}.weight" in projections else []
+    caption_layers = [first, second] if f"{first}.weight" in projections else []
     width = space.width
-    for name in ways:
+    for name in caption_layers:
         width = _check_layer(name, projections[f"{name}.weight"], projections.get(f"{name}.bias"), width, 1)
     for name, count in heads.items():
         _check_layer(name, projections[name], projections.get(f"{name}.bias"), width, count)
-    if fingerprint(projections) != told:
+    if fingerprint(projections) != expected_hash:
         raise ValueError("the key projections are not those that were written")
 
 
 def _check_layer(name: str, matrix: Tensor, bias: Tensor | None, width: int, heads: int) -> int:
     """Check that one layer accepts vectors of this width; return the width of its output."""
     if matrix.ndim != 2 or matrix.shape[0] % heads or matrix.shape[1] != width:
-        raise ValueError(f"projection/{name} is {tuple(matrix.shape)} for {heads} heads and vectors of width {width}")
+        raise ValueError(
+            f"projection/{name} has shape {tuple(matrix.shape)}: expected a matrix for {heads} heads and vectors of "
+            f"width {width}"
+        )
     if bias is not None and bias.shape != matrix.shape[:1]:
-        raise ValueError(f"projection/{name}.bias is {tuple(bias.shape)} for a matrix {tuple(matrix.shape)}")
+        raise ValueError(f"projection/{name}.bias has shape {tuple(bias.shape)}, but its matrix {tuple(matrix.shape)}")
     return matrix.shape[0]

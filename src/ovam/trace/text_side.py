@@ -21,7 +21,8 @@ class Space:
 
     Attributes:
         encoder: Class of the text encoder and a hash of its weights.
-        layer: The encoder's layer that is read: `last`, `skip-N` if CLIP's last N layers are skipped, or `hidden-N`.
+        layer: Layer of the encoder whose output is read: `last`; `skip-N`, if CLIP's last N layers are skipped; or
+            `hidden-N`, the N-th hidden state from the end.
         width: Number of channels of a vector.
     """
 
@@ -44,11 +45,12 @@ class TokenEmbedding:
     """The vectors of an attribution prompt in a named space.
 
     Attributes:
-        vectors: Input of the key path, one vector per token.
+        vectors: What keys are made from: one vector per token.
         prompt: The text and its tokens.
         space: Space of the vectors.
-        own: Positions of the vectors that belong to `prompt.tokens`; None if all of them do. Joint attention always
-            runs the padded text, as the model does. The padding is left out only when attention weights are computed.
+        own: Positions of the vectors that belong to `prompt.tokens`; None if all vectors do. In joint attention the
+            model always runs the padded text, so `vectors` include the padding. It is left out only when attention
+            weights are computed.
     """
 
     vectors: Embedding
@@ -57,11 +59,11 @@ class TokenEmbedding:
     own: tuple[int, ...] | None = None
 
     def taken_rows(self) -> Embedding:
-        """Return the vectors of the prompt's tokens, padding excluded."""
+        """Return the vectors of the prompt's tokens, without the padding."""
         return self.vectors if self.own is None else self.vectors[list(self.own)]
 
     def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
-        """Return the keys of the prompt's tokens, padding excluded; `key` has those of all vectors."""
+        """Return the keys of the prompt's tokens, without the padding; `key` holds the keys of all vectors."""
         return key if self.own is None else key[:, list(self.own)]
 
 
@@ -72,9 +74,9 @@ TextKind = Literal["static", "replayed"]
 class TextSide(Protocol):
     """Turns text into the keys that a trace's queries are compared with.
 
-    `kind` says how exact late words are. `static` keys depend on the text alone (UNet, PixArt), so late words are
-    exact. `replayed` keys are made by running the text stream again, against stored image keys and values (SD3,
-    FLUX); they are exact for the generation prompt.
+    `kind` says how exact late words are, that is, words that are asked for after the run. `static` keys depend on the
+    text alone (UNet, PixArt), so late words are exact. To make `replayed` keys, the text stream is run again, against
+    stored image keys and values (SD3, FLUX); these keys are exact for the generation prompt.
     """
 
     @property
@@ -84,13 +86,13 @@ class TextSide(Protocol):
     def space(self) -> Space: ...
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Return the vectors of a text for the key path; `as_phrase` makes the whole text one unit."""
+        """Return the vectors of a text, from which its keys are made; `as_phrase` makes the whole text one phrase."""
         ...
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Return the keys of an embedding in one block at one denoiser call, float32.
+        """Return the keys of an embedding in one block at one denoiser call, in float32.
 
-        Static sides ignore `call` and `half`.
+        `call` is a call index (`ovam.trace.calls`). Static text sides ignore `call` and `half`.
         """
         ...
 
@@ -103,11 +105,11 @@ class ReplayedSide(TextSide, Protocol):
     def replay(self) -> Replay: ...
 
     def over(self, replay: Replay) -> "ReplayedSide":
-        """Return the same text side with another replay, for example one of fewer blocks."""
+        """Return the same text side with another replay, for example with a replay of fewer blocks."""
         ...
 
     def stream(self, embedding: Embedding) -> TextStream:
-        """Start the text stream of an embedding."""
+        """Return a new text stream of an embedding, which has not entered any block yet."""
         ...
 
 
@@ -117,20 +119,23 @@ class TextReader(Protocol):
 
     @property
     def limit(self) -> int:
-        """Maximum number of tokens that are read of a text, special tokens included."""
+        """Maximum number of tokens of a text, special tokens included, that the text encoder reads."""
         ...
 
     @property
     def space(self) -> Space: ...
 
     def space_in(self, dtype: torch.dtype) -> Space:
-        """Return the space of a copy with weights rounded to `dtype`; float32 and float16 give the same space."""
+        """Return the space that this reader would have if its weights were rounded to `dtype`.
+
+        float32 and float16 give the same space.
+        """
         ...
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Return vectors (token, width) of a text, float32, special tokens included.
+        """Return the vectors of a text, with those of special tokens, of shape (token, width), in float32.
 
-        `padded` pads the text as the pipeline does.
+        With `padded`, the text is padded as the pipeline does it.
 
         Raises:
             EmptyWordsError: the text has no word.
@@ -142,7 +147,7 @@ class TextReader(Protocol):
         """Check that the encoder reads the whole text.
 
         Raises:
-            PromptTooLongError: it does not.
+            PromptTooLongError: the encoder would cut off the end of the text.
         """
         ...
 
@@ -152,7 +157,7 @@ class SavedText:
     """A text side as stored in a trace file.
 
     Attributes:
-        about: Content of the header's `text`, JSON; `kind` selects its reader (`ovam.trace.file.READERS`).
+        about: Content of the header's `text`, for JSON; its `kind` selects a reader in `ovam.trace.file.READERS`.
         tensors: Tensors by their name in the file.
     """
 
@@ -179,10 +184,10 @@ class TextFile:
     """A trace file from which a text side is read.
 
     Attributes:
-        path: Path of the file, for errors.
+        path: Path of the file, for error messages.
         header: Header of the file.
         tensors: Tensors of the file, by name.
-        text: What reads late words, given by the user: a pipeline, a folder, a model name, or None.
+        text: What the user gave to read late words: a pipeline, a folder, a model name, or None.
     """
 
     path: Path

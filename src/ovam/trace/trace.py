@@ -1,7 +1,7 @@
 """A trace: the stored queries of one image's run, from which maps of any words can be made later.
 
 This module knows no model. The `TextSide` of a trace turns words into keys. The methods `maps`, `segment`, `save` and
-`load` call functions of later stages, which are imported only then.
+`load` call functions of later stages, and import them only when they are called.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,12 @@ class BlockTrace:
     Attributes:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
-        scale: Factor on the scores.
-        query: Queries per half (head, step, pixel, head_dim), contiguous; for eight bits see `ovam.trace.quantised`.
-        output: Attention outputs of the pixels per half (head, step, pixel, head_dim), before any projection. Only
-            for joint attention, and only if the capture had `outputs=True`.
+        scale: Factor on the dot products of queries and keys, before the softmax.
+        query: For each half of guidance the queries, contiguous, of shape (head, step, pixel, head_dim). They may be
+            stored in eight bits (`ovam.trace.quantised`).
+        output: For each half of guidance the attention outputs of the pixels, of shape (head, step, pixel, head_dim),
+            before the block's output projection. Only joint attention has them, and only if the capture had
+            `outputs=True`.
     """
 
     name: str
@@ -59,7 +61,7 @@ class BlockTrace:
         return sum(part.nbytes for part in (*self.query.values(), *self.output.values()))
 
     def at(self, entries: Sequence[int]) -> "BlockTrace":
-        """Return the block with only these entries of the step axis."""
+        """Return the block with only these entries of the step axis; `ovam.trace.calls` explains entries."""
         index = torch.tensor(entries)
         query, output = ({half: part[:, index] for half, part in kept.items()} for kept in (self.query, self.output))
         return replace(self, query=query, output=output)
@@ -67,17 +69,19 @@ class BlockTrace:
 
 @dataclass(frozen=True, eq=False)
 class BlockPart:
-    """A further tensor that was kept of a block or of all blocks of a grid, such as their self-attention.
+    """One more stored tensor, such as self-attention: of one block, or of all blocks that have the same grid.
 
     Attributes:
-        name: Module path in the pipeline's denoiser, or the name of a grid, such as "32x32".
-        grid: Height and width of the pixels.
-        values: The tensor per half. For "self_attention" these are weights (pixel, pixel) in [0, 1], the mean over
-            blocks, heads and denoiser calls; the row is the pixel that attends, and each row sums to 1.
+        name: Module path in the pipeline's denoiser; or the name of a grid, such as "32x32", if all blocks of this grid
+            share one mean.
+        grid: Height and width of the grid of pixels.
+        values: For each half of guidance the tensor. For "self_attention" these are attention weights in [0, 1], of
+            shape (pixel, pixel), the mean over blocks, heads and denoiser calls. The first axis is the pixel that
+            attends; over the second axis the weights sum to 1.
             For "features" they are outputs of a layer, (channel, height, width).
-        averaged: Whether `values` are the mean over the denoiser calls. If not, the calls are an axis, after the
-            heads if there are any.
-        last: Whether `values` are of the last of the kept denoiser calls alone, and have no axis of calls.
+        averaged: Whether `values` are the mean over the denoiser calls. If not, `values` have an axis for the calls:
+            the second axis if the first is the heads, otherwise the first.
+        last: Whether `values` are of the last of the kept denoiser calls alone, and have no axis for the calls.
     """
 
     name: str
@@ -91,7 +95,7 @@ class BlockPart:
         return sum(values.nbytes for values in self.values.values())
 
     def at(self, entries: Sequence[int]) -> "BlockPart":
-        """Return the part with only these denoiser calls; the part must not be averaged."""
+        """Return the part with only these entries of its axis for the calls; the part must not be averaged."""
         if self.last:
             return self
         index = torch.tensor(entries)
@@ -139,13 +143,14 @@ class Trace:
         (('cat', 'sky'), True)
 
     Attributes:
-        blocks: Blocks by module path, in the order the model runs them.
+        blocks: Blocks by module path, in the order in which the model runs them.
         calls: The kept denoiser calls; the `step` axis of every query has one entry for each.
         text: Turns words into keys.
         source: Model, prompt, seed.
         size: (height, width) of the image in pixels.
-        image_png: The picture as PNG, or None if the run ended with latents.
-        parts: Further kept tensors, by kind and module path, such as "self_attention"; see `ovam.tracing.parts`.
+        image_png: The picture as PNG, or None if the run returned latents instead of a picture.
+        parts: More stored tensors, first by kind, such as "self_attention", and then by `BlockPart.name`, which is a
+            module path or the name of a grid; see `ovam.tracing.parts`.
     """
 
     blocks: Mapping[str, BlockTrace]
@@ -161,7 +166,7 @@ class Trace:
         """The picture, RGB.
 
         Raises:
-            NothingCapturedError: the run ended with latents and no picture was decoded.
+            NothingCapturedError: the run returned latents, so no picture was decoded.
             ImageInputError: the picture in the trace's file is damaged.
         """
         if self.image_png is None:
@@ -179,12 +184,12 @@ class Trace:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Storage type of the queries; None if there are none."""
+        """Storage type of the queries; None if there are no queries."""
         return next((query.dtype for block in self.blocks.values() for query in block.query.values()), None)
 
     @property
     def replay(self) -> Replay:
-        """Image keys and values, for joint attention only; empty if keys depend on the text alone."""
+        """Image keys and values, for joint attention only; empty if the keys of words depend on the text alone."""
         return self.text.replay if isinstance(self.text, ReplayedSide) else Replay()
 
     @property
@@ -195,7 +200,7 @@ class Trace:
 
     @property
     def self_attention(self) -> Mapping[str, BlockPart]:
-        """Self-attention by module path, for the blocks for which it was kept."""
+        """The stored self-attention by `BlockPart.name`: a module path, or a grid such as "32x32"."""
         return self.parts.get("self_attention", {})
 
     @property
@@ -206,18 +211,18 @@ class Trace:
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
         """Return the trace with fewer blocks or steps; nothing is copied if all steps stay.
 
-        Parts such as self-attention stay, whatever blocks are chosen. But averages belong to all steps together, so a
-        selection of fewer denoiser calls has no averages. Features stay as long as the last call stays.
+        Parts such as self-attention stay, whatever blocks are chosen. But an average is over all kept denoiser calls
+        together, so it is left out if fewer calls are chosen. Features stay if the last call stays.
 
         Args:
-            blocks: Module paths, their beginnings, grid heights (16), grids ([(16, 24)]) or shares of the finest grid
-                ("1/4"); None keeps all.
-            steps: One step number, several of them, or "middle" for the middle step; None keeps all.
+            blocks: Module paths or their beginnings, grid heights (16), grids ([(16, 24)]), or shares of the
+                finest grid ("1/4"); None keeps all blocks.
+            steps: One step number, several of them, or "middle" for the middle step; None keeps all steps.
 
         Raises:
             MissingBlockError: a name or grid fits no block.
             MissingStepError: a step is not in the trace.
-            OptionError: `blocks` is a tuple of two numbers that could be a grid or two heights.
+            OptionError: `blocks` is a tuple of two numbers that could be one grid or two grid heights.
         """
         names = choose_blocks({name: block.grid for name, block in self.blocks.items()}, blocks)
         kept = {name: self.blocks[name] for name in names}
@@ -244,9 +249,10 @@ class Trace:
 
     @of_two(SegmentOptions)
     def segment(self, words: Listed, options: SegmentOptions) -> "Segmentation":
-        """Return masks and a label map of listed words; see `ovam.masks.masks.segment`.
+        """Return masks and a label map of a list of words; see `ovam.masks.masks.segment`.
 
-        Each entry is its own attribution prompt. Each word may occur only once, in `words` or in `against`.
+        Each entry is its own attribution prompt, so the words do not share the attention. Each word may occur only
+        once, in `words` or in `against`.
         """
         from ovam.masks.masks import segment_words
 
@@ -260,13 +266,13 @@ class Trace:
 
     @staticmethod
     def load(path: str | Path, text: object = None) -> "Trace":
-        """Read a trace back; see `ovam.trace.file.load_trace`."""
+        """Read a trace from a file; see `ovam.trace.file.load_trace`."""
         from ovam.trace.file import load_trace
 
         return load_trace(path, text)
 
     def _repr_png_(self) -> bytes | None:
-        """Return its picture for a notebook, or None if there is none."""
+        """Return the picture for a notebook, or None if there is no picture."""
         from ovam.notebook import trace_png
 
         return trace_png(self)

@@ -1,6 +1,21 @@
-"""Follow a pipeline from call to call: where its runs begin and end, what they were asked for, and their pictures.
+"""Follow a pipeline from run to run: when each run begins and ends, its prompts and its pictures.
 
-The denoiser calls of a run, and the blocks' queries, are followed by `ovam.tracing.watch`.
+`ovam.tracing.watch` follows the denoiser calls of a run and the queries of its blocks.
+
+When the pipeline's own call makes a run, the handlers here are called in this order:
+
+1. `_on_start`: the pipeline checks its inputs.
+2. `_on_prompt`, `_on_latents`, and in inpainting `_on_crop`: the pipeline prepares prompt, latents and image.
+3. For each denoiser call the handlers of `Watch`, which give the queries to the recorder.
+4. `_on_pictures`: pictures are decoded, at the end of the run or for a preview.
+5. `_on_end`: the run is over.
+
+A custom loop calls only some of these methods of the pipeline. There a run ends when its last pictures are decoded,
+when the next run begins, or at the end of the `with` block.
+
+Three methods of `Watch` end a run, and each of them leaves a new, empty `Run` in `run`. `finish` gives the old run to
+the recorder; `QueryRecorder.finish` makes a `Trace` of the stored queries of each image. `drop` gives it to nobody.
+`close` chooses: it finishes the run of a custom loop that did not fail, and drops every other run.
 """
 
 import logging
@@ -47,12 +62,12 @@ class Session:
 
     @property
     def covered(self) -> Sequence[RunCoverage]:
-        """Which blocks ran in which calls of the finished runs; each finished run adds an entry."""
+        """Which blocks ran in which calls of the runs that are over; each run that is over adds an entry."""
         return self._watch.covered
 
     @contextmanager
     def installed(self) -> Iterator["Session"]:
-        """Watch the pipeline inside the `with` block; afterwards, even after an error, it is as before.
+        """Watch the pipeline inside the `with` block; afterwards, even after an error, the pipeline is as before.
 
         Raises:
             NestedCaptureError: the pipeline's denoiser is watched already.
@@ -101,7 +116,7 @@ class Session:
         self._watch.finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the start of the pipeline's own call: `check_inputs` is the first method it runs."""
+        """Handle the start of the pipeline's own call: `check_inputs` is the first method that it runs."""
         self._watch.close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
         self.run.thread = get_ident()
@@ -109,8 +124,8 @@ class Session:
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Handle the end of the pipeline's own call: the last decoded pictures are its result, not a preview.
 
-        The call may end before the scheduler's last step: it was interrupted, or it leaves the last steps to a
-        refiner. Some pipelines skip `postprocess` for latent output; their call ends without pictures.
+        The call may end before the scheduler's last step: it was interrupted, or a second model (SDXL's refiner) does
+        the last steps. Some pipelines skip `postprocess` for latent output; their call ends without pictures.
         """
         run = self.run
         if not run.by_pipeline:
@@ -123,7 +138,8 @@ class Session:
             self._watch.finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
-        if self.run.calls:  # custom loop: the next run begins
+        """Note the prompts and the guidance of the run; in a custom loop, this may begin the next run."""
+        if self.run.calls:  # in a custom loop the next run begins
             self._watch.close()
         self.run.thread = get_ident()
         before = self.run.request
@@ -131,6 +147,7 @@ class Session:
         self.run.request = replace(request, read=self._texts.read(arguments, before.read if before else {}))
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
+        """Note the seed of each image, if the pipeline drew its latents from a generator."""
         given = arguments.get("generator")
         unseeded = read_as(self.backbone.pipe) in self.backbone.unseeded
         if arguments.get("latents") is not None or given is None or unseeded:
@@ -142,7 +159,10 @@ class Session:
             self.run.seeds = (_seed(given, drawn),) * len(drawn)
 
     def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Warn that inpainting will use only a part of the image, and paste it back into the image at the end."""
+        """Warn that the pipeline will inpaint only a part of the image.
+
+        At the end it pastes this part back into the image.
+        """
         log.warning(
             "%s: with padding_mask_crop the model sees only the part %s of the image; its traces have the size, "
             "picture and maps of this part, not of the image that the pipeline returns",
@@ -151,9 +171,9 @@ class Session:
         )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle decoded pictures: a run's result, or a preview if another denoiser call follows.
+        """Note decoded pictures. They are the result of the run, or a preview if another denoiser call follows.
 
-        A custom loop may decode its pictures one by one.
+        A custom loop may decode the pictures of a run one by one.
         """
         if not self.run.calls:
             return
@@ -164,13 +184,13 @@ class Session:
             before = []
         run.pictures = [*before, *(png(picture) for picture in pictures)] or self._watch.no_pictures()
         run.size = (pictures[0].height, pictures[0].width) if pictures else self._watch.size()
-        every = run.shape is not None and len(run.pictures) >= run.shape.images
-        if not run.by_pipeline and every and len(run.calls) >= len(run.levels):
+        all_decoded = run.shape is not None and len(run.pictures) >= run.shape.images
+        if not run.by_pipeline and all_decoded and len(run.calls) >= len(run.levels):
             self._watch.close()
 
 
 def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
-    """Return a generator's seed, or None if the generator had been used before: its seed would give another image."""
+    """Return a generator's seed, or None if the generator was used before: then its seed would give another image."""
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
     return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None

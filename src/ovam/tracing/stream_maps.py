@@ -14,7 +14,15 @@ from ovam.maps.options import MapOptions, check_joint, check_rivals
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
 from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.maps.synonyms import merged
-from ovam.maps.words import Words, calibrations_of, embed_words, lengths_of, merge_prompts, synonyms_in, tell_of_skipped
+from ovam.maps.words import (
+    Words,
+    calibrations_of,
+    embed_words,
+    lengths_of,
+    merge_prompts,
+    synonyms_in,
+    warn_of_clip_skip,
+)
 from ovam.precision import float32
 from ovam.trace.replay import ImageStream, TextStream
 from ovam.trace.text_side import ReplayedSide, TextSide
@@ -58,7 +66,7 @@ class MapRecorder:
         """Embed the words once per run, as each run may skip other encoder layers. Make static keys here too."""
         self.shape = shape
         self._embed(self.backbone.text_side(shape.chosen, shape.request))
-        tell_of_skipped(self.text.space, self.words, shape.halves[0])
+        warn_of_clip_skip(self.text.space, self.words, shape.halves[0])
         if self.text.kind == "static":
             vectors = torch.cat([prompt.vectors for prompt in self.prompts])
             self.keys = {name: self.text.keys(vectors, name, 0) for name in shape.chosen}

@@ -226,7 +226,7 @@ class Watch:
             self.drop()
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """End the run, and let the recorder complete it; the size is that of the image, (height, width).
+        """End the run and let the recorder complete it; `run` is a new, empty run then. `size` is that of the image.
 
         Raises:
             SilentBlockError: every call lacks at least one watched block.
@@ -243,7 +243,7 @@ class Watch:
         self.recorder.finish(run, pictures, size)
 
     def drop(self, *, complete: bool = False) -> None:
-        """Leave the run for a new one; `complete` says whether it reached its end."""
+        """Replace the run by a new, empty one; `complete` says whether the old run reached its end."""
         self._unwatch()
         if self.run.seen:
             self.covered.append(self.run.coverage(complete=complete))
