@@ -9,7 +9,6 @@ from ovam.dataset.layout import RECIPE
 from ovam.dataset.recipe import HOME, Recipe, read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.errors import OptionError
-from ovam.output_files import write_bytes
 
 
 def new(output: str | Path, flags: Mapping[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -32,7 +31,12 @@ def new(output: str | Path, flags: Mapping[str, Any], *, overwrite: bool = False
         raise OptionError(f"{path} is there already: expected a new name; delete it, or give --overwrite")
     flags = {"vocabulary": "voc", **flags} if not {"classes", "vocabulary"} & set(flags) else flags
     recipe = _made(flags, path.parent)
-    write_bytes(path, recipe_text(recipe).encode())
+    try:
+        path.write_text(recipe_text(recipe), encoding="utf-8")
+    except OSError as error:
+        raise OptionError(
+            f"{path} can't be written ({error.strerror}): expected a folder that you may write to"
+        ) from error
     names = [one.name for one in recipe.classes]
     return {
         "command": "dataset new",

@@ -53,13 +53,14 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line by one write, and wait until it is on the disk."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        _write(handle, text_of(line).encode())
+        put(handle, text_of(line).encode())
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write(handle: int, data: bytes) -> None:
+def put(handle: int, data: bytes) -> None:
+    """Write all bytes."""
     while data:  # a full disk may take a part of it: the next write raises the error
         data = data[os.write(handle, data) :]
 

@@ -75,9 +75,9 @@ class Vocabulary:
             asked: The items.
         """
         wanted = [word for one in asked for word in (*one.words.values(), *self._against(one))]
-        new = [word for word in dict.fromkeys(wanted) if word not in self._words]
-        for word, embedding in zip(new, embed_phrases(text, new) if new else (), strict=True):
-            self._words[word] = EmbeddedWord(word, embedding)
+        for word in wanted:
+            if word not in self._words:  # one by one: in a batch the last bits would depend on the words beside it
+                self._words[word] = EmbeddedWord(word, embed_phrases(text, [word])[0])
 
     def entries(self, asked: Asked, *, by_words: bool = False) -> tuple[list[Fitted], list[Fitted]]:
         """Return what stands for the classes of an item, and its contrast words.
