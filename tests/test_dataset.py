@@ -25,9 +25,10 @@ from ovam.dataset.draws import Draws
 from ovam.dataset.duplicates import groups_of, hash_of
 from ovam.dataset.filters import kept_by
 from ovam.dataset.generator import generate
-from ovam.dataset.layout import checked_name, read, rows_of
+from ovam.dataset.layout import read, rows_of
 from ovam.dataset.manifest import Shard
 from ovam.dataset.model import Model
+from ovam.dataset.names import checked_name
 from ovam.dataset.planning import plan
 from ovam.dataset.prompts import prompts_of
 from ovam.dataset.recipe import read_recipe, recipe_of

@@ -116,7 +116,7 @@ def filter_(
     with running() as progress:
         from dataclasses import replace
 
-        from ovam.dataset.layout import RECIPE
+        from ovam.dataset.names import RECIPE
         from ovam.dataset.recipe import read_recipe
         from ovam.dataset.views import filter_items as run
 

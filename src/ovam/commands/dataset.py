@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ovam import __version__
-from ovam.dataset.layout import RECIPE
+from ovam.dataset.names import RECIPE
 from ovam.dataset.recipe import HOME, Recipe, read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.errors import OptionError

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ovam.dataset.layout import SHEET, Dataset, Item
+from ovam.dataset.layout import Dataset, Item
+from ovam.dataset.names import SHEET
 from ovam.tokens.card import licence_lines
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

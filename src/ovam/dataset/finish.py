@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovam.dataset.card import card
-from ovam.dataset.layout import CARD, METADATA, SHEET, About, Dataset, Item, item_files, read_item, rows_text
+from ovam.dataset.layout import About, Dataset, Item, read_item, rows_text
 from ovam.dataset.manifest import MANIFEST, lines_in, manifests, settled
+from ovam.dataset.names import CARD, METADATA, SHEET, item_files
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.sheet import contact_sheet
 from ovam.dataset.splits import without_leaks

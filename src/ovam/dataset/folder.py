@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam import __version__
-from ovam.dataset.layout import ABOUT, INPUTS, RECIPE, About, item_files, read_about, read_item
+from ovam.dataset.layout import About, read_about, read_item
 from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
 from ovam.dataset.model import Model
+from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
 from ovam.dataset.recipe import Recipe, differences, read_recipe
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.store import full_disk_told

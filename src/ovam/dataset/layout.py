@@ -1,14 +1,9 @@
-"""The folder of a labelled data set: names of its files, what they hold, and how they are read.
-
-This is the one module that knows the names. `recipe.toml`, `dataset.json`, `manifest*.jsonl`, `items/000123.json`,
-`images/000123.png`, `masks/000123.png`, `metadata.jsonl`, `README.md`, `contact-sheet.png`, `inputs/`.
-"""
+"""A labelled data set as its folder holds it, and how it is read; `ovam.dataset.names` has the names of the files."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +11,19 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ovam.dataset.classes import ClassEntry
+from ovam.dataset.names import (
+    ABOUT,
+    ITEMS,
+    METADATA,
+    checked_name,
+    item_files,
+    stem_of,
+)
 from ovam.dataset.schema import ABOUT_FILE, FORMAT, ITEM_FILE, ROW
 from ovam.errors import DatasetError
 from ovam.header import Check
 from ovam.json_text import parsed, read_json
 from ovam.masks.mask_like import IGNORE
-
-ABOUT, RECIPE, METADATA, CARD, SHEET = "dataset.json", "recipe.toml", "metadata.jsonl", "README.md", "contact-sheet.png"
-ITEMS, IMAGES, MASKS, INPUTS = "items", "images", "masks", "inputs"
-_DIGITS = 6
-_ITEM = re.compile(r"\d{6,}\.json")
 
 
 @dataclass(frozen=True)
@@ -291,30 +289,6 @@ def read_item(folder: Path, name: str) -> Item:
         told["scores"],
         told["hash"],
     )
-
-
-def item_files(folder: Path) -> list[Path]:
-    """Return the files of all items that are done, sorted by number."""
-    found = [path for path in (folder / ITEMS).glob("*.json") if _ITEM.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.stem))
-
-
-def stem_of(index: int) -> str:
-    """Return the name of an item's files, without the ending."""
-    return f"{index:0{_DIGITS}d}"
-
-
-def checked_name(name: str, where: str | Path) -> str:
-    """Return a file's name that stands in a file, if it stays inside the folder.
-
-    Raises:
-        DatasetError: it is absolute, has `..` or a backslash, or is empty.
-    """
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-    odd = not parts or ".." in parts or parts[0] == "/" or "\\" in name or "\0" in name or ":" in parts[0]
-    if odd:
-        raise DatasetError(f"{where} names the file {name!r}: expected a relative name inside the folder, without '..'")
-    return name
 
 
 def read_labels(path: Path) -> UInt8[np.ndarray, "height width"]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ovam.dataset.annotate import Annotated
-from ovam.dataset.layout import IMAGES, ITEMS, MASKS, Item, stem_of
+from ovam.dataset.layout import Item
 from ovam.dataset.manifest import append, done_line
+from ovam.dataset.names import IMAGES, ITEMS, MASKS, stem_of
 from ovam.dataset.prompts import Asked
 from ovam.errors import DatasetError, OvamError
 from ovam.partial import partial_folder

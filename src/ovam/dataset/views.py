@@ -10,8 +10,9 @@ from typing import Any
 from ovam import __version__
 from ovam.dataset.filters import kept_by, random_subset
 from ovam.dataset.finish import write_pages
-from ovam.dataset.layout import ABOUT, INPUTS, ITEMS, RECIPE, Dataset, Item, read
+from ovam.dataset.layout import Dataset, Item, read
 from ovam.dataset.manifest import MANIFEST, settled
+from ovam.dataset.names import ABOUT, INPUTS, ITEMS, RECIPE
 from ovam.dataset.recipe import read_recipe
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.store import full_disk_told

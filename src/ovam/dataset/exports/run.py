@@ -106,8 +106,10 @@ def _sent(folder: Path, address: str, progress: Progress) -> None:
         if system.exists(path) and system.ls(path):
             raise DatasetError(f"{address} has files: expected a new address")
         progress(f"copying to {address}", 0, 0)
-        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
-            system.put_file(str(source), f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}")
+        for source in sorted(file for file in folder.rglob("*") if file.is_file()):
+            target = f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}"
+            system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(source), target)
     except OSError as error:
         raise DatasetError(
             f"{address} can't be written to ({error}): expected a place that you may write to"
