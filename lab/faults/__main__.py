@@ -67,15 +67,15 @@ def faults(model: str, runs: int, number: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         recipe, whole = Path(scratch) / "recipe.toml", Path(scratch) / "whole"
         recipe.write_text(_recipe(model, number))
-        begun = time.monotonic()
         generate(read_recipe(recipe), whole)
-        child(recipe, Path(scratch) / "again", "", 0)
+        begun = time.monotonic()
+        killed(recipe, Path(scratch) / "again", "", 0)  # how long a process takes that nobody stops
         seconds, expected = time.monotonic() - begun, digests(whole)
         for run in range(runs):
             folder = Path(scratch) / f"run-{run}"
             window = WINDOWS[run // 2 % len(WINDOWS)] if run % 2 else ""
             count = chance.randint(1, number * (3 if window == WINDOWS[0] else 1))
-            dead = killed(recipe, folder, window, count, None if window else chance.uniform(0.2, 1.2) * seconds)
+            dead = killed(recipe, folder, window, count, None if window else chance.uniform(0.4, 1.0) * seconds)
             items = len(list((folder / "items").glob("*.json"))) if folder.is_dir() else 0
             generate(read_recipe(recipe), folder)
             same = digests(folder) == expected
