@@ -6,7 +6,7 @@ MORE ?= 2000
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test shapes check format lint types imports docs quick report bench mini test-matrix clean
+.PHONY: demo test shapes check format lint types imports docs quick report bench mini faults test-matrix clean
 
 demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
@@ -48,6 +48,9 @@ bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of
 
 mini: $(VENV)/ready  ## train the embedded model on from the shipped weights or where it stands (hours), in runs/mini
 	$(BIN)/python -m lab.mini train --work-dir runs/mini --more $(MORE)
+
+faults: $(VENV)/ready  ## kill 20 runs of `ovam dataset generate`, go on with them, and compare with a run nobody stopped
+	$(BIN)/python -m lab.faults
 
 test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest diffusers, transformers, accelerate and peft allowed
 	$(BIN)/pytest -n 2 tests

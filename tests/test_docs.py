@@ -17,7 +17,12 @@ from ovam.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FEWER = {"generate": ["--num-inference-steps", "2"], "mini": ["--n", "2"]}
+FEWER = {
+    "generate": ["--num-inference-steps", "2"],
+    "mini": ["--n", "2"],
+    "dataset new": ["--num-inference-steps", "2", "--number", "4", "--batch", "2", "--width", "64", "--height", "64"],
+    "dataset generate": ["--number", "4"],
+}
 """Options that shorten a command and leave its meaning; given last, they win over the page's own."""
 
 WRITTEN = {
@@ -25,6 +30,10 @@ WRITTEN = {
         *("out/dog/image.png", "out/dog/labels.png", "out/dog/run.safetensors"),
         *(f"out/dog/{kind}/{word}.png" for kind in ("maps", "masks") for word in ("dog", "sand")),
         *("out/late/maps/puppy.png", "out/late/maps/sky.png", "out/seg/masks/dog.png", "out/seg/labels.png"),
+    ),
+    "datasets.md": (
+        *("out/pets/contact-sheet.png", "out/pets/metadata.jsonl", "out/good/README.md", "out/as-many/images/*.png"),
+        *("out/voc/SegmentationClass/*.png", "out/coco/annotations/*.json", "out/tar/*.tar"),
     ),
     "benchmark.md": (
         *(f"scenes/test/{kind}/*.png" for kind in ("images", "labels", "parts", "instances")),
@@ -66,7 +75,8 @@ def run_line(line: str) -> None:
         return
     if arguments[0] == "evaluate":  # what the reader brings: here labels that are all right
         shutil.copytree(arguments[2], arguments[1], dirs_exist_ok=True)
-    done = CliRunner().invoke(app, [*arguments, *FEWER.get(arguments[0], [])])
+    fewer = FEWER.get(" ".join(arguments[:2]), FEWER.get(arguments[0], []))
+    done = CliRunner().invoke(app, [*arguments, *fewer])
     assert done.exit_code == 0, f"{line}\n{done.output}"
 
 

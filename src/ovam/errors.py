@@ -108,5 +108,13 @@ class ProbabilityError(OvamError, ValueError):
     """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
 
 
+class RecipeError(OvamError, ValueError):
+    """A recipe of a data set has an unknown key, a value that is not allowed, or parts that do not go together."""
+
+
+class DatasetError(OvamError, ValueError):
+    """A folder is no data set, is damaged, or belongs to another recipe."""
+
+
 class MissingPackageError(OvamError, ImportError):
     """A package that ovam does not depend on is needed, and is not installed."""

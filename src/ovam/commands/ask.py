@@ -15,7 +15,6 @@ from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
 from ovam.commands.generate import pipeline
-from ovam.commands.keeping import kept_for
 from ovam.commands.methods import check_alone, kept_by, told_of_method
 from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
 from ovam.commands.requests import plain
@@ -36,6 +35,7 @@ from ovam.trace.file import load_trace, read_header
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode_image, native_size, read_image
 from ovam.tracing.encode_options import EncodeOptions
+from ovam.tracing.keeping import kept_for
 
 
 def maps(

@@ -1,0 +1,157 @@
+"""The report on pseudo-masks: counts, thresholds, figures, bars, the page. Its run as a whole is `make quick`."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import ovam
+from lab.mini.oracle import IGNORE
+from lab.pseudo_masks import ablations, figures, page, paper, rows, run
+from lab.pseudo_masks.counts import THRESHOLDS, Count, counts_of
+from lab.pseudo_masks.examples import Example, encoded
+from ovam import methods
+from ovam.mini.scenes import LABELS
+
+
+def _count(row, form, name, example, final, *, swept=None, published=None, precision=0.5):
+    swept = swept or tuple((1, 2) for _ in THRESHOLDS)
+    return Count(row, form, name, example, precision, swept, published, final)
+
+
+def test_counts_come_back_from_json_as_they_were():
+    one = _count("DAAM", "word", "dog", "1", (3, 4), published=(2, 4))
+    assert Count.from_json(json.loads(json.dumps(one.as_json()))) == one
+    bare = _count("ours", "word", "dog", "1", None)
+    assert Count.from_json(json.loads(json.dumps(bare.as_json()))) == bare
+
+
+def test_iou_is_pooled_per_class_and_then_averaged():
+    counts = [
+        _count("DAAM", "word", "dog", "1", (10, 100)),
+        _count("DAAM", "word", "dog", "2", (90, 100)),
+        _count("DAAM", "word", "car", "3", (1, 1)),
+    ]
+    assert figures.class_iou(counts, "final") == {"car": 1.0, "dog": 0.5}
+    assert figures.miou(counts, "final") == pytest.approx(0.75)
+    assert figures.miou(counts, "published") is None
+
+
+def test_the_threshold_is_the_best_of_the_classes_mean():
+    """A threshold that is best for the larger class must not win by its pixels."""
+    large, small = np.zeros((2, len(THRESHOLDS), 2), dtype=int)
+    large[:, 1], small[:, 1] = 1000, 10
+    large[4, 0], large[9, 0] = 500, 400  # 0.5 and 0.4
+    small[4, 0], small[9, 0] = 1, 5  # 0.1 and 0.5
+    counts = [
+        _count("DAAM", "word", "dog", "1", None, swept=tuple(map(tuple, large.tolist()))),
+        _count("DAAM", "word", "car", "2", None, swept=tuple(map(tuple, small.tolist()))),
+    ]
+    assert run.thresholds_on(counts) == {("DAAM", "word"): THRESHOLDS[9]}
+
+
+def _both(word, token, *, pictures=12):
+    counts = []
+    for row in ("DAAM", rows.PUBLISHED, rows.RETUNED, rows.DEFAULT):
+        for form, value in (("word", word), ("token", token + 10 * (row == rows.DEFAULT))):
+            for name in ("dog", "car", "bus"):
+                counts += [_count(row, form, name, str(i), (value + i % 3, 100)) for i in range(pictures)]
+    return counts
+
+
+def test_gains_are_of_the_same_pictures():
+    counts = _both(40, 60)
+    assert figures.gain(counts, ("DAAM", "token"), ("DAAM", "word")).value == pytest.approx(0.20)
+    fewer = [one for one in counts if not (one.form == "word" and one.example in {"0", "1", "2"})]
+    assert figures.gain(fewer, ("DAAM", "token"), ("DAAM", "word")).value == pytest.approx(0.20)
+    assert np.isnan(figures.gain(counts, ("DAAM", "token"), ("nobody", "word")).value)
+
+
+@pytest.mark.parametrize(("token", "met"), [(60, True), (43, False)])
+def test_bars_are_met_by_their_own_figures(token, met):
+    counts = _both(40, token)
+    found = figures.bars({"scenes": {"lifts": figures.lifts(counts), "leads": figures.leads(counts)}})
+    lifted = {line["bar"]: line["met"] for line in found}
+    assert lifted["tokens lift DAAM by 5"] is met
+    assert lifted[f"default 8 above {rows.PUBLISHED}"]  # it is 10 above all others
+    assert lifted["default above every method, the best of which is DAAM"]
+
+
+def test_good_median_and_bad_cases_follow_from_the_counts():
+    counts = [_count("DAAM", "word", "dog", f"{i:02d}", (i, 100)) for i in range(40)]
+    picked = figures.picked(counts, ("DAAM", "word"), per_kind=2)
+    values = {kind: [one.final[0] for one in some] for kind, some in picked.items()}
+    assert values == {"good": [34, 35], "median": [19, 20], "bad": [3, 4]}
+    assert figures.picked(counts[::-1], ("DAAM", "word"), per_kind=2) == picked
+
+
+def test_choices_of_grids_stand_beside_the_paper_s_by_their_place():
+    assert {row.name for row in rows.block_rows([24, 12, 6])} == {
+        "24",
+        "12",
+        "6",
+        "24 + 12",
+        "24 + 6",
+        "12 + 6",
+        "24 + 12 + 6",
+    }
+    named = {ablations._in_paper(row.name, [24, 12, 6]) for row in rows.block_rows([24, 12, 6])}
+    assert named == set(paper.GRIDS)
+    assert figures.rank_agreement({"a": 1, "b": 2, "c": 3, "d": 9}, {"a": 5, "b": 6, "c": 7}) == pytest.approx(1)
+    assert np.isnan(figures.rank_agreement({"a": 1, "b": 2}, {"a": 1, "b": 2}))
+
+
+class _Fixed:
+    """A row's values that do not look at the trace."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, trace, entry):
+        return self.values
+
+
+def test_pixels_that_nobody_knows_count_for_nothing():
+    labels = np.zeros((4, 4), dtype=np.uint8)
+    labels[:2], labels[3] = LABELS["dog"], IGNORE
+    values = np.zeros((4, 4), dtype=np.float32)
+    values[0], values[3] = 0.9, 0.9
+    row = rows.Row("fixed", "ours", _Fixed(values), rows.plainly, {"word": 0.5})
+    example = Example("1", np.zeros((4, 4, 3), np.uint8), labels, "", lambda needs: None)
+    assert example.classes == ["dog"]
+    (one,) = counts_of(example, {"ours": None}, [row], {"word": {"dog": "dog"}, "token": {}}, {("fixed", "word"): 0.5})
+    assert one.final == one.published == (4, 8)
+
+
+def test_methods_give_values_in_their_own_scale(sd1):
+    """With the border put at 0.5 the values are the method's own, so that any threshold can be tried on them."""
+    with ovam.capture(sd1) as traces:
+        sd1("a cat on the grass", num_inference_steps=2, height=32, width=32)
+    method = methods.DAAM()
+    values = rows.of_method(method).values(traces[0], "cat")
+    for threshold in (0.3, 0.6):
+        mask = dataclasses.replace(method, threshold=threshold).segment(traces[0], ["cat"])["cat"]
+        assert torch.equal(torch.from_numpy(values > threshold), mask.cpu())
+
+
+def test_encoding_gets_no_options_of_guidance_and_steps():
+    assert encoded({"guidance": "both", "steps": "middle", "self_attention": "1/2"}) == {"self_attention": "1/2"}
+
+
+def test_the_page_tells_figures_bars_and_the_paper_s():
+    counts = _both(40, 60)
+    each = {"table": figures.table(counts), "lifts": figures.lifts(counts), "leads": figures.leads(counts)}
+    sets = {"simple": {**each, "pictures": 12, "line": "12 pictures.", "picture": "simple.png"}}
+    about = {
+        "command": "python -m lab.pseudo_masks",
+        "model": "mini (abc)",
+        "version": "0",
+        "validation": 6,
+        "note": "",
+    }
+    text = page.page({"about": about, "bars": figures.bars(sets), "sets": sets, "ablations": {}})
+    assert "| DAAM | 41.0 | 61.0 | +20.0 (+20.0 to +20.0) |" in text
+    assert "66.2 / 79.7" in text
+    assert "![Good, median and bad cases](simple.png)" in text
