@@ -104,5 +104,9 @@ class ProbabilityError(OvamError, ValueError):
     """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
 
 
+class DatasetError(OvamError, ValueError):
+    """A folder is no data set, is damaged, or belongs to another recipe."""
+
+
 class MissingPackageError(OvamError, ImportError):
     """A package that ovam does not depend on is needed, and is not installed."""
