@@ -104,6 +104,10 @@ class ProbabilityError(OvamError, ValueError):
     """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
 
 
+class RecipeError(OvamError, ValueError):
+    """A recipe of a data set has an unknown key, a value that is not allowed, or parts that do not go together."""
+
+
 class DatasetError(OvamError, ValueError):
     """A folder is no data set, is damaged, or belongs to another recipe."""
 

@@ -1,13 +1,7 @@
 """The commands of the command line as Python functions; each command calls one of them."""
 
-from collections.abc import Callable
+from ovam.progress import Progress as Progress
+from ovam.progress import no_progress as no_progress
 
 NUM_INFERENCE_STEPS = 30
 GUIDANCE_SCALE = 7.5
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, the amount done and the total; both are 0 if unknown."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Report nothing."""

@@ -15,7 +15,6 @@ from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
 from ovam.commands.generate import pipeline
-from ovam.commands.keeping import kept_for
 from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
 from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_maps
@@ -34,6 +33,7 @@ from ovam.trace.file import load_trace, read_header
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode_image, native_size, read_image
 from ovam.tracing.encode_options import EncodeOptions
+from ovam.tracing.keeping import kept_for
 
 
 def maps(

@@ -15,6 +15,7 @@ from ovam.commands import Progress
 from ovam.errors import OptionError
 from ovam.json_text import parsed, read_json
 from ovam.output_files import write_bytes
+from ovam.progress import pace
 from ovam.run_folder import RECORD
 
 RESULTS = "results.jsonl"
@@ -108,8 +109,8 @@ def run_batch(
     _write(path, [*others, *lines.values()])
     waiting = batch.waiting
     for made, item in enumerate(waiting):
-        pace = _pace(made, len(waiting), time.monotonic() - begun, unit)
-        lines[item.name] = _made(item, batch.folder, make, _within(progress, pace, made, len(waiting)), tell)
+        speed = pace(made, len(waiting), time.monotonic() - begun, unit)
+        lines[item.name] = _made(item, batch.folder, make, _within(progress, speed, made, len(waiting)), tell)
         with path.open("a", encoding="utf-8") as file:
             file.write(_text(lines[item.name]))
     _write(path, [*others, *(lines[item.name] for item in batch.items)])
@@ -151,19 +152,6 @@ def _within(progress: Progress, pace: str, made: int, total: int) -> Progress:
 
     tell("starting", 0, 0)
     return tell
-
-
-def _pace(made: int, total: int, seconds: float, unit: str) -> str:
-    """Return how many items are made a second, and the time that is left.
-
-    Example:
-        >>> _pace(10, 40, 20.0, "images")
-        '0.50 images/s, 0:01:00 left; images'
-    """
-    if not made:
-        return unit
-    minutes, left = divmod(round(seconds / made * (total - made)), 60)
-    return f"{made / max(seconds, 1e-9):.2f} {unit}/s, {minutes // 60}:{minutes % 60:02d}:{left:02d} left; {unit}"
 
 
 def _lines_in(path: Path) -> Iterator[Line]:

@@ -13,7 +13,6 @@ from ovam import __version__
 from ovam.backbones.registry import backbone_of
 from ovam.checks import number, whole
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.keeping import kept_for
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_run
@@ -27,11 +26,11 @@ from ovam.output_folders import check_folder
 from ovam.run_folder import RECORD, run_folder
 from ovam.text_sides import text_of
 from ovam.tracing.capture import captured
+from ovam.tracing.keeping import kept_for
+from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.noise import check_seed
 from ovam.tracing.options import CaptureOptions
-from ovam.tracing.plan import native_side
 
-_MOST_SIDES = 8  # maximum ratio to the model's own side, up or down: far beyond useful sizes, but fits in memory
 _LEAST_MULTIPLE = 8  # divides the sides in every family, so that most mistakes are found before a model is loaded
 
 
@@ -106,7 +105,7 @@ def generate(
     if not prompt.strip():
         raise OptionError(f"prompt={prompt!r}: expected a text that says what to generate")
     check_seed(seed, num_images)
-    _check_size(_LEAST_MULTIPLE, height=height, width=width)
+    check_size(_LEAST_MULTIPLE, height=height, width=width)
     folder = check_folder(output_dir)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
@@ -185,16 +184,6 @@ def _check_numbers(num_images: int, num_inference_steps: int, guidance: float, t
         number("true_cfg_scale", true_cfg, least=0.0)
 
 
-def check_steps(pipe: Any, num_inference_steps: int) -> None:
-    """Raise OptionError if there are more steps than the scheduler was trained with; no scheduler accepts that."""
-    most = int(getattr(pipe.scheduler.config, "num_train_timesteps", None) or 1000)
-    if num_inference_steps > most:
-        raise OptionError(
-            f"num_inference_steps={num_inference_steps}: expected at most {most}, the steps that the "
-            f"{type(pipe.scheduler).__name__} was trained with; models need 20 to 50 as a rule"
-        )
-
-
 def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, progress: Progress) -> Any:
     """Load a pipeline by name and disable its progress bar; a pipeline object is returned unchanged."""
     if not isinstance(model, str | Path):
@@ -203,33 +192,6 @@ def pipeline(model: Any, *, dtype: torch.dtype, device: str | torch.device, prog
     pipe = load(model, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def check_sides(pipe: Any, **sides: int | None) -> None:
-    """Raise OptionError if the pipeline can't make images of these sides; None means the model's own."""
-    native = native_side(pipe) * pipe.vae_scale_factor
-    for name, side in sides.items():
-        if side is not None and side * _MOST_SIDES < native:
-            raise OptionError(
-                f"{name}={side}: expected at least {native // _MOST_SIDES} pixels, an eighth of the side of the images "
-                "that the model was made for"
-            )
-    _check_size(backbone_of(pipe).side_multiple, _MOST_SIDES * native, **sides)
-
-
-def _check_size(unit: int, largest: int | None = None, **sides: int | None) -> None:
-    """Raise OptionError for a side that the pipeline would refuse, round (FLUX), or need too much memory for."""
-    for name, side in sides.items():
-        if side is not None and side < 1:
-            raise OptionError(f"{name}={side}: expected a positive multiple of {unit} pixels")
-        if side is not None and largest is not None and side > largest:
-            raise OptionError(
-                f"{name}={side}: expected at most {largest} pixels, {_MOST_SIDES} times the side of the images that "
-                "the model was made for"
-            )
-        if side is not None and side % unit:
-            nearest = max(1, round(side / unit)) * unit
-            raise OptionError(f"{name}={side}: expected a multiple of {unit} pixels, for example {nearest}")
 
 
 def _negative(pipe: Any, prompt: str | None, scale: float | None) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ovam.backbones.registry import backbone_of, supported
-from ovam.commands.generate import check_sides, check_steps
 from ovam.models import MINI, load, mini_folder
 from ovam.text_sides import text_of
 from ovam.trace.file import read_header
+from ovam.tracing.limits import check_sides, check_steps
 from ovam.tracing.plan import native_side, plan
 from ovam.tracing.source import versions
 

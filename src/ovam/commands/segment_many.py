@@ -10,7 +10,6 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.ask import Loading, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
-from ovam.commands.keeping import kept_for
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
 from ovam.errors import OvamError
@@ -21,6 +20,7 @@ from ovam.output_files import safe_names
 from ovam.output_folders import check_folder
 from ovam.trace.file import read_header
 from ovam.tracing.encode_options import EncodeOptions
+from ovam.tracing.keeping import kept_for
 
 _GENERATED = ("run.safetensors", "image.png")
 """Names that files of `generate` have in every folder."""

@@ -71,7 +71,7 @@ def model_card(tokens: TokenSet) -> str:
     """Return the card as the `README.md` of a Hub repository."""
     licences = {group.licence for group in tokens.groups}
     licence = next(iter(licences)) if len(licences) == 1 else None
-    head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", *_licence_of(licence or "other"), "---"]
+    head = ["---", "library_name: ovam", "tags:", "- ovam-tokens", *licence_lines(licence or "other"), "---"]
     use = [
         "```python",
         "import ovam",
@@ -83,7 +83,7 @@ def model_card(tokens: TokenSet) -> str:
     return "\n".join([*head, "", "# Attention tokens", "", "```", card(tokens).strip(), "```", "", *use]) + "\n"
 
 
-def _licence_of(licence: str) -> list[str]:
+def licence_lines(licence: str) -> list[str]:
     """Return the lines about the licence for the Hub.
 
     The Hub accepts the names of its own list. Any other licence needs a name in small letters and dashes; the card has

@@ -1,0 +1,132 @@
+"""Fields of a recipe: each is declared once with its default, bounds and help; files and flags are made of that."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from ovam.errors import RecipeError
+from ovam.input_file import is_text
+
+LARGEST = 2**53
+"""Bound of whole numbers without a bound of their own: all smaller ones are the same in TOML and JSON."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of a field besides its default.
+
+    Attributes:
+        help: One sentence.
+        least: Smallest number that is allowed.
+        most: Largest number that is allowed.
+        choices: Texts that are allowed; all are if there are none.
+        files: Whether the value is a file's name, or several.
+    """
+
+    help: str
+    least: float = 0
+    most: float = LARGEST
+    choices: tuple[str, ...] = ()
+    files: bool = False
+
+
+def option(default: Any, help: str, **told: Any) -> Any:
+    """Declare a field of a recipe."""
+    return field(default=default, metadata={"told": Told(help, **told)})
+
+
+def told_of(one: Field[Any]) -> Told:
+    """Return what was told of a field."""
+    found = one.metadata["told"]
+    assert isinstance(found, Told)
+    return found
+
+
+def type_of(kind: type[Any], name: str) -> tuple[Any, bool]:
+    """Return the type of a field (bool, int, float, str or tuple) and whether it may be None."""
+    hint = get_type_hints(kind)[name]
+    parts = get_args(hint)
+    if NoneType in parts:
+        return next(part for part in parts if part is not NoneType), True
+    return (tuple if parts else hint), False
+
+
+def check_section(section: Any, prefix: str = "") -> None:
+    """Check all fields of a section of a recipe, and bring their values to their types.
+
+    Raises:
+        RecipeError: a value has another type than the field, or is out of its bounds.
+    """
+    for one in fields(section):
+        if "told" in one.metadata:
+            kind, optional = type_of(type(section), one.name)
+            value = getattr(section, one.name)
+            if value is not None or not optional:
+                object.__setattr__(section, one.name, _checked(prefix + one.name, value, kind, told_of(one)))
+
+
+def _checked(name: str, value: Any, kind: Any, told: Told) -> Any:
+    checks = {bool: _truth, int: _whole, float: _number, str: _text, tuple: _texts}
+    return checks[kind](name, value, told)
+
+
+def _truth(name: str, value: Any, told: Told) -> bool:
+    if not isinstance(value, bool):
+        raise RecipeError(f"{name}={value!r}: expected true or false")
+    return value
+
+
+def _whole(name: str, value: Any, told: Told) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not told.least <= value <= told.most:
+        raise RecipeError(f"{name}={value!r}: expected a whole number from {told.least:.0f} to {told.most:.0f}")
+    return value
+
+
+def _number(name: str, value: Any, told: Told) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not known or not told.least <= value <= told.most:
+        raise RecipeError(f"{name}={value!r}: expected a number from {told.least:g} to {told.most:g}")
+    return float(value)
+
+
+def _text(name: str, value: Any, told: Told) -> str:
+    if not isinstance(value, str) or not is_text(value):
+        raise RecipeError(f"{name}={value!r}: expected a text")
+    if told.choices and value not in told.choices:
+        raise RecipeError(f"{name}={value!r}: expected one of {', '.join(map(repr, told.choices))}")
+    return value
+
+
+def _texts(name: str, value: Any, told: Told) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise RecipeError(f"{name}={value!r}: expected a list of texts")
+    found = tuple(_text(name, each, Told("")).strip() for each in value)
+    if not all(found):
+        raise RecipeError(f"{name}={list(value)!r}: expected texts that are not empty")
+    if len(set(found)) < len(found):
+        raise RecipeError(f"{name}={list(value)!r}: expected each text once")
+    return found
+
+
+def check_keys(found: Mapping[str, Any], known: Sequence[str], where: str, everywhere: Sequence[str] = ()) -> None:
+    """Check that a table of a recipe has known keys alone.
+
+    Args:
+        found: The table.
+        known: Keys that it may have.
+        where: What stands before the key in messages, such as "masks.".
+        everywhere: Keys of all tables, with what stands before them, in case the key belongs into another table.
+
+    Raises:
+        RecipeError: a key is unknown; the nearest known one is named.
+    """
+    for key in found:
+        if key not in known:
+            elsewhere = [name for name in everywhere if name.rpartition(".")[2] == key]
+            near = elsewhere or [where + name for name in get_close_matches(key, known, 1, 0.5)]
+            near = near or get_close_matches(where + key, everywhere, 1, 0.4)
+            advice = f"the nearest known one is {near[0]!r}" if near else f"expected some of {', '.join(known)}"
+            raise RecipeError(f"unknown key {where + key!r} in the recipe: {advice}")

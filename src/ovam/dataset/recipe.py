@@ -1,0 +1,202 @@
+"""A recipe: all that a data set is made of, read from one TOML file, checked, and written with every field."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ovam.dataset.classes import ClassEntry, classes_of
+from ovam.dataset.fields import check_keys
+from ovam.dataset.sections import (
+    DataSection,
+    FilterSection,
+    MaskSection,
+    ModelSection,
+    PromptSection,
+    SplitSection,
+)
+from ovam.errors import RecipeError
+from ovam.input_file import regular
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "data": DataSection,
+    "prompts": PromptSection,
+    "model": ModelSection,
+    "masks": MaskSection,
+    "filters": FilterSection,
+    "splits": SplitSection,
+}
+"""Sections by their names in the file."""
+
+HOME = {one.name: section for section, kind in SECTIONS.items() for one in fields(kind)}
+"""Section of each field; no two sections have a field of the same name."""
+
+_FREE = ("data.name", "data.number", "data.licence", "data.vocabulary", "data.classes")
+"""Fields that leave every item as it is; the classes themselves are compared one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that a data set is made of.
+
+    Attributes:
+        data: Name, number of images, classes.
+        prompts: What the images show.
+        model: The model and its run.
+        masks: How masks are made.
+        filters: What `ovam dataset filter` keeps.
+        splits: Shares of the splits.
+        classes: The classes with their numbers and words.
+        base: Folder that the names of files in the recipe start from.
+    """
+
+    data: DataSection
+    prompts: PromptSection
+    model: ModelSection
+    masks: MaskSection
+    filters: FilterSection
+    splits: SplitSection
+    classes: tuple[ClassEntry, ...]
+    base: Path = field(default=Path(), compare=False)
+
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """Return the files that the recipe names, by field."""
+        captions = (self.base / self.prompts.captions,) if self.prompts.captions else ()
+        return {"prompts.captions": captions, "masks.tokens": tuple(self.base / name for name in self.masks.tokens)}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the items depend on, as plain values; files stand as their SHA-256.
+
+        Raises:
+            RecipeError: a file can't be read.
+        """
+        found: dict[str, Any] = {}
+        for section in ("data", "prompts", "model", "masks", "splits"):
+            part = getattr(self, section)
+            found |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
+        found = {name: value for name, value in found.items() if name not in _FREE}
+        for name, paths in self.files().items():
+            found[name] = [digest_of(path) for path in paths]
+        for one in self.classes:
+            found[f"class {one.name!r}"] = {"id": one.id, "words": one.words, "against": one.against}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    def digest(self) -> str:
+        """Return the hash that names this recipe: 16 hexadecimal digits.
+
+        Prompt, seed and split of an item follow from it and the item's index alone. The number of images, name,
+        licence and filters do not change it.
+        """
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_flags(self, flags: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with some fields changed, by their names without the section.
+
+        Raises:
+            RecipeError: a field is unknown, or its value is not allowed.
+        """
+        check_keys(flags, list(HOME), "")
+        tables = {name: dict(values) for name, values in self._tables().items()}
+        for name, value in flags.items():
+            tables[HOME[name]][name] = value
+        own = [one.table() for one in self.classes]
+        if "classes" in flags or "vocabulary" in flags:
+            own = []  # other classes: what was told of the old ones is void
+        return _made({**tables, "class": own}, self.base)
+
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        parts = {section: getattr(self, section) for section in SECTIONS}
+        return {section: {one.name: getattr(part, one.name) for one in fields(part)} for section, part in parts.items()}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between the facts of two recipes, as sentences."""
+    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+    return [f"{name} was {_shown(before.get(name))} and is {_shown(now.get(name))}" for name in names]
+
+
+def _shown(value: Any) -> str:
+    told = "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= 80 else f"{told[:77]}..."
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file that a recipe names.
+
+    Raises:
+        RecipeError: it can't be read.
+    """
+    try:
+        with regular(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecipeError(
+            f"{path} can't be read ({error.strerror or error}): expected a file that the recipe names; names start "
+            "from the recipe's own folder"
+        ) from error
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: the file can't be read or is no TOML, or the recipe is not as expected; the key is named.
+    """
+    path = Path(path)
+    try:
+        text = regular(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise RecipeError(f"{path} can't be read ({reason}): expected a recipe of `ovam dataset new`") from error
+    try:
+        return recipe_of(tomllib.loads(text), base=path.parent)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path} is no TOML ({error}): expected a recipe of `ovam dataset new`") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def recipe_of(tables: Mapping[str, Any] | None = None, *, base: str | Path = ".") -> Recipe:
+    """Return the recipe of nested tables, as TOML has them; a field that is left out has its default.
+
+    Args:
+        tables: Sections by name, and `class`, a list of tables.
+        base: Folder that names of files start from.
+
+    Raises:
+        RecipeError: a key is unknown, or a value is not allowed.
+    """
+    return _made(tables or {}, Path(base))
+
+
+def default_fields() -> dict[str, Any]:
+    """Return all fields with their defaults, by their names without the section."""
+    return {one.name: one.default for kind in SECTIONS.values() for one in fields(kind)}
+
+
+def _made(tables: Mapping[str, Any], base: Path) -> Recipe:
+    everywhere = [f"{section}.{one.name}" for section, kind in SECTIONS.items() for one in fields(kind)]
+    check_keys(tables, [*SECTIONS, "class"], "", [*everywhere, "class.name", "class.id", "class.words"])
+    parts = {}
+    for section, kind in SECTIONS.items():
+        table = tables.get(section, {})
+        if not isinstance(table, Mapping):
+            raise RecipeError(f"{section}={table!r}: expected a table, [{section}]")
+        check_keys(table, [one.name for one in fields(kind)], f"{section}.", everywhere)
+        parts[section] = kind(**table)
+    classes = classes_of(parts["data"], tables.get("class", []))
+    _check_words(classes)
+    return Recipe(**parts, classes=classes, base=base)
+
+
+def _check_words(classes: Iterable[ClassEntry]) -> None:
+    """Check that no word stands for two classes: the second one could never be told from the first."""
+    owners: dict[str, str] = {}
+    for one in classes:
+        for word in one.words:
+            other = owners.setdefault(word.casefold(), one.name)
+            if other != one.name:
+                raise RecipeError(f"word {word!r} stands for {other!r} and {one.name!r}: expected it in one class alone")
