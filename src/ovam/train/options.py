@@ -1,21 +1,13 @@
 """Options of a training, each written once; the command line builds them too."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ovam.checks import number, whole
 from ovam.errors import OptionError
 
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, the amount done and the total; both are 0 if unknown."""
-
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "float16", "bfloat16")
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

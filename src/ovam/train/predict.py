@@ -13,10 +13,10 @@ from ovam.colours import voc_palette
 from ovam.errors import OptionError
 from ovam.output_files import write_json, write_picture
 from ovam.output_folders import check_folder
+from ovam.progress import Progress, no_progress
 from ovam.tracing.encode import read_image
 from ovam.train.classes import Classes
 from ovam.train.model_input import input_of
-from ovam.train.options import Progress, no_progress
 from ovam.train.scores import labels_at, scores_of
 from ovam.train.segmenter import Start, open_trained
 

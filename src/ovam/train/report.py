@@ -8,11 +8,11 @@ import numpy as np
 
 from ovam.evaluate import Confusion
 from ovam.output_files import write_bytes, write_json, write_picture
+from ovam.progress import Progress
 from ovam.run_folder import RECORD, run_folder
 from ovam.train.cases import Case, choose, sheet
 from ovam.train.curves import curves
 from ovam.train.files import read_picture
-from ovam.train.options import Progress
 from ovam.train.page import page
 from ovam.train.segmenter import Start
 from ovam.train.sources import Sources

@@ -1,6 +1,5 @@
 """Train a segmenter: data in, a folder out that transformers loads, with a report."""
 
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,11 @@ import torch
 from ovam import __version__
 from ovam.errors import OptionError, OvamError
 from ovam.output_folders import check_folder
+from ovam.progress import Progress, no_progress
 from ovam.train.checkpoints import FOLDER, last_checkpoint, remove_torn, settle, write_settings
 from ovam.train.mixture import Mixture, collated
-from ovam.train.options import Progress, TrainOptions, no_progress
+from ovam.train.options import TrainOptions
+from ovam.train.processes import is_main
 from ovam.train.segmenter import Start, check_arch, start
 from ovam.train.sources import Sources, read_sources
 from ovam.train.validation import Validation
@@ -25,11 +26,6 @@ from ovam.train.validation import Validation
 _RATE_NEW, _RATE_TRAINED = 5e-4, 6e-5
 _WARM = 20  # a share of the steps, one in so many, in which the learning rate rises
 _LOOKS = 100  # points of the loss curve
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes and prints, of those that train together."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def train(
@@ -67,7 +63,7 @@ def train(
         OvamError: the training was interrupted; its last checkpoint is written.
     """
     begun, options, folder = time.monotonic(), options or TrainOptions(), check_folder(output_dir).absolute()
-    progress = progress if is_main_process() else no_progress
+    progress = progress if is_main() else no_progress
     check_arch(options.arch)
     if device not in (None, "cpu"):
         raise OptionError(
@@ -85,7 +81,7 @@ def train(
         begin = start(options.arch, sources.classes, size=size, seed=options.seed)
         validation = Validation(sources.val, sources.classes, sources.val_survey.sizes, begin.scaling)
         trainer, watch = _trainer(begin, sources, validation, folder, options, device, progress)
-        if is_main_process():
+        if is_main():
             remove_torn(folder)
             write_settings(folder, settings)
         _run(trainer, watch, checkpoint)
@@ -95,7 +91,7 @@ def train(
                 "resume it with resume=True and the same options, and it ends as if it had never stopped"
             )
         about = _about(settings, begin, trainer, begun)
-        if not is_main_process():
+        if not is_main():
             return about
         from ovam.train.report import finish
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from ovam.checks import number
 from ovam.errors import DatasetError, OptionError
+from ovam.progress import Progress
 from ovam.train.classes import Classes, joint
 from ovam.train.folder import Labelled, read_labelled
-from ovam.train.options import Progress
 from ovam.train.survey import Survey, survey
 
 _UNIT, _LARGEST = 32, 512

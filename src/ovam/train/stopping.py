@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ovam.train.options import Progress
+from ovam.progress import Progress
 
 
 class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from ovam.errors import DatasetError
+from ovam.progress import Progress, no_progress
 from ovam.train.classes import IGNORE, Classes
 from ovam.train.files import read_mask, size_of
 from ovam.train.folder import Labelled
-from ovam.train.options import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
