@@ -14,7 +14,6 @@ from ovam.input_file import is_text, regular
 from ovam.json_text import parsed
 
 
-
 @dataclass(frozen=True)
 class Caption:
     """A prompt of a file.
@@ -96,7 +95,9 @@ def _caption(row: Mapping[str, Any], where: str, patterns: Sequence[tuple[ClassE
         if name not in known:
             raise RecipeError(f"{where}: class {name!r} is not in the recipe: expected some of its classes")
         if name not in named:
-            raise RecipeError(f"{where}: {text[:60]!r} does not name its class {name!r}: expected one of its words in it")
+            raise RecipeError(
+                f"{where}: {text[:60]!r} does not name its class {name!r}: expected one of its words in it"
+            )
     return Caption(text, {name: word for name, word in named.items() if name in wanted})
 
 

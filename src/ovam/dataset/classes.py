@@ -26,11 +26,15 @@ class ClassEntry:
     def __post_init__(self) -> None:
         check_section(self, f"class {self.name!r}: ")
         if not self.name.strip():
-            raise RecipeError("class without a name: expected name = \"...\" in each [[class]]")
+            raise RecipeError('class without a name: expected name = "..." in each [[class]]')
         if not self.words:
-            raise RecipeError(f"class {self.name!r} has no word: expected words = [{self.name!r}], for prompts and maps")
+            raise RecipeError(
+                f"class {self.name!r} has no word: expected words = [{self.name!r}], for prompts and maps"
+            )
         if any("|" in word for word in self.words):
-            raise RecipeError(f"class {self.name!r}: words={list(self.words)!r}: expected single words, not joined by |")
+            raise RecipeError(
+                f"class {self.name!r}: words={list(self.words)!r}: expected single words, not joined by |"
+            )
 
     def table(self) -> dict[str, Any]:
         """Return its fields."""
@@ -56,7 +60,7 @@ def classes_of(data: DataSection, tables: Any) -> tuple[ClassEntry, ...]:
         check_keys(table, [one.name for one in fields(ClassEntry)], "class.")
         name = table.get("name")
         if not isinstance(name, str) or not name.strip():
-            raise RecipeError("class without a name: expected name = \"...\" in each [[class]]")
+            raise RecipeError('class without a name: expected name = "..." in each [[class]]')
         if name in seen:
             raise RecipeError(f"class {name!r} has two tables [[class]]: expected one")
         seen.append(name)

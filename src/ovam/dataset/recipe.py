@@ -199,4 +199,6 @@ def _check_words(classes: Iterable[ClassEntry]) -> None:
         for word in one.words:
             other = owners.setdefault(word.casefold(), one.name)
             if other != one.name:
-                raise RecipeError(f"word {word!r} stands for {other!r} and {one.name!r}: expected it in one class alone")
+                raise RecipeError(
+                    f"word {word!r} stands for {other!r} and {one.name!r}: expected it in one class alone"
+                )

@@ -148,7 +148,10 @@ class FilterSection:
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
     most_ignored: float = option(1.0, "Most of the pixels that may be undecided.", most=1)
     duplicates: int = option(
-        -1, "Of pictures whose hashes differ in at most so many of 128 bits, one stays; -1 keeps all.", least=-1, most=32
+        -1,
+        "Of pictures whose hashes differ in at most so many of 128 bits, one stays; -1 keeps all.",
+        least=-1,
+        most=32,
     )
 
     def __post_init__(self) -> None:

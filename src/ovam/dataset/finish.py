@@ -1,0 +1,53 @@
+"""Finish a data set when all its items were tried: splits, `metadata.jsonl`, card, contact sheet, one manifest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ovam.dataset.card import card
+from ovam.dataset.layout import CARD, METADATA, SHEET, About, Dataset, Item, item_files, read_item, rows_text
+from ovam.dataset.manifest import MANIFEST, lines_in, manifests, settled
+from ovam.dataset.recipe import Recipe
+from ovam.dataset.sheet import contact_sheet
+from ovam.dataset.splits import without_leaks
+from ovam.output_files import write_bytes, write_picture
+
+
+def finish(folder: Path, recipe: Recipe, about: About) -> bool:
+    """Write what is made of all items, if all were tried; return whether they were.
+
+    Two shards that end at the same time write the same bytes. Items that failed are left out.
+
+    Raises:
+        DatasetError: an item is damaged.
+        OptionError: a file can't be written.
+    """
+    items = [read_item(folder, path.name) for path in item_files(folder)]
+    lines = list(lines_in(folder))
+    failed = {line["index"] for line in lines if line.get("status") == "failed"}
+    done = {item.index for item in items}
+    if not items or not set(range(recipe.data.number)) <= done | failed:
+        return False
+    write_pages(folder, about, items, recipe.splits.split_distance)
+    write_bytes(folder / MANIFEST, settled({item.index: item.unit for item in items}, lines).encode())
+    for path in manifests(folder):
+        if path.name != MANIFEST:
+            path.unlink(missing_ok=True)
+    return True
+
+
+def write_pages(folder: Path, about: About, items: Sequence[Item], distance: int) -> Dataset:
+    """Write `metadata.jsonl`, the card and the contact sheet of some items; return them with their final splits.
+
+    Args:
+        folder: Folder of the data set or view.
+        about: What `dataset.json` tells.
+        items: Items in any order.
+        distance: Most bits in which the hashes of near duplicates differ, which share a split; -1: none do.
+    """
+    placed = without_leaks(sorted(items, key=lambda item: item.index), distance)
+    found = Dataset(folder, about, tuple(replace(item, folder=folder) for item in placed))
+    write_picture(folder / SHEET, contact_sheet(found))
+    write_bytes(folder / CARD, card(found).encode())
+    write_bytes(folder / METADATA, rows_text(found.items, about.ids).encode())
+    return found

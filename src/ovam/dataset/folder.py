@@ -1,0 +1,157 @@
+"""Prepare the folder of a data set: begin it, or find out that it belongs to the same recipe, and what is done."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ovam import __version__
+from ovam.dataset.layout import ABOUT, INPUTS, RECIPE, About, item_files, read_about, read_item
+from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
+from ovam.dataset.model import Model
+from ovam.dataset.recipe import Recipe, differences, read_recipe
+from ovam.dataset.recipe_text import recipe_text
+from ovam.dataset.store import full_disk_told
+from ovam.errors import DatasetError, RecipeError
+from ovam.json_text import json_text
+from ovam.output_files import write_bytes
+
+_HEAD = """# The recipe of this data set, with all fields. Files that it names are in `inputs/`.
+"""
+
+
+@dataclass(frozen=True)
+class There:
+    """What a folder holds already.
+
+    Attributes:
+        units: Unit of each item that is done.
+        mended: Whether a line of a manifest was cut short, or missing, and has been mended.
+    """
+
+    units: dict[int, int]
+    mended: bool = False
+
+
+def check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Check that a folder is empty, or belongs to this recipe.
+
+    Raises:
+        DatasetError: the folder holds other files, a view, or the data set of another recipe, whose differences are
+            named.
+    """
+    if not (folder / RECIPE).is_file() and not (folder / ABOUT).is_file():
+        found = next((path.name for path in folder.iterdir()), None) if folder.is_dir() else None
+        if found is not None and not found.endswith(".partial"):
+            raise DatasetError(
+                f"output_dir={str(folder)!r} holds other files ({found}) and no data set: expected a new or empty "
+                "folder, or a data set to go on with"
+            )
+        return
+    if (folder / ABOUT).is_file() and read_about(folder).view is not None:
+        raise DatasetError(f"{folder} is a view, which `ovam dataset filter` wrote: expected another output folder")
+    try:
+        before = read_recipe(folder / RECIPE)
+        told = differences(before.facts(), recipe.facts())
+    except RecipeError as error:
+        raise DatasetError(
+            f"{folder} belongs to a recipe that can't be read any more ({error}): expected a new output folder"
+        ) from error
+    if told:
+        raise DatasetError(
+            f"{folder} belongs to another recipe: {'; '.join(told[:5])}{'; ...' if len(told) > 5 else ''}; choose "
+            "another output folder, or take the changes back"
+        )
+    if recipe.data.number < before.data.number:
+        raise DatasetError(
+            f"number={recipe.data.number}: {folder} was begun with {before.data.number}: expected as many or more"
+        )
+
+
+def begin(folder: Path, recipe: Recipe, model: Model, size: tuple[int, int], tokens: dict[str, str]) -> About:
+    """Write the recipe, its files and `dataset.json`, as far as they are new; return what `dataset.json` tells.
+
+    Raises:
+        DatasetError: the folder's images were made by another model.
+    """
+    about = About(
+        recipe.data.name,
+        __version__,
+        {"name": model.name, "hash": model.hash},
+        recipe.digest(),
+        recipe.classes,
+        tokens,
+        size,
+        recipe.data.licence,
+    )
+    if (folder / ABOUT).is_file():
+        before = read_about(folder)
+        if before.model["hash"] != model.hash:
+            raise DatasetError(
+                f"{folder} was made by model {before.model['name']!r} with weights {before.model['hash']}, and the "
+                f"model has {model.hash} now: expected the same weights; choose another output folder"
+            )
+        if before.size != size:
+            raise DatasetError(
+                f"{folder} has images of {before.size}, and the model makes {size}: choose another folder"
+            )
+    _write_recipe(folder, recipe)
+    write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())
+    return about
+
+
+def refreshed(folder: Path, recipe: Recipe) -> About:
+    """Write the recipe and `dataset.json` again, with what may change in a folder whose items are all there."""
+    about = replace(read_about(folder), name=recipe.data.name, licence=recipe.data.licence)
+    _write_recipe(folder, recipe)
+    write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())
+    return about
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write the recipe with copies of its files, so that the folder can be gone on with anywhere."""
+    names = dict[str, str]()
+    with full_disk_told(folder):
+        for paths in recipe.files().values():
+            for path in paths:
+                name, count = path.name, 1
+                while name in names.values():
+                    count += 1
+                    name = f"{path.stem}-{count}{path.suffix}"
+                names[str(path)] = name
+                place = folder / INPUTS / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not (place.exists() and place.samefile(path)):
+                    shutil.copyfile(path, place)
+    held = {str(recipe.base / name): f"{INPUTS}/{names[str(recipe.base / name)]}" for name in _named(recipe)}
+    changed = {
+        "tokens": [held[str(recipe.base / name)] for name in recipe.masks.tokens],
+        "captions": held.get(str(recipe.base / recipe.prompts.captions), "") if recipe.prompts.captions else "",
+    }
+    write_bytes(folder / RECIPE, recipe_text(recipe, changed=changed, head=_HEAD).encode())
+
+
+def _named(recipe: Recipe) -> list[str]:
+    return [*recipe.masks.tokens, *([recipe.prompts.captions] if recipe.prompts.captions else [])]
+
+
+def look(folder: Path, shard: Shard) -> There:
+    """Look which items are done, and mend the shard's manifest.
+
+    Items whose own file is damaged, or whose image or mask is gone, count as not done. A line that was cut short is cut
+    off, and items without a line get one.
+    """
+    units = dict[int, int]()
+    for path in item_files(folder):
+        try:
+            item = read_item(folder, path.name)
+        except DatasetError:
+            path.unlink()
+            continue
+        if item.image_path.is_file() and item.mask_path.is_file():
+            units[item.index] = item.unit
+    torn = mended(folder / shard.manifest)
+    told = {line["index"] for line in lines_in(folder) if line.get("status") == "done"}
+    silent = [index for index in sorted(units) if index not in told and shard.has(units[index])]
+    for index in silent:
+        append(folder / shard.manifest, done_line(index, units[index]))
+    return There(units, torn or bool(silent))

@@ -1,0 +1,96 @@
+"""Load the model of a recipe, check that it fits, and run it on one unit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ovam.backbones.registry import backbone_of
+from ovam.dataset.annotate import options_of
+from ovam.dataset.prompts import Asked
+from ovam.dataset.recipe import Recipe
+from ovam.models import load, model_hash, short_name
+from ovam.progress import Progress
+from ovam.text_sides import text_of
+from ovam.trace.trace import Trace
+from ovam.tracing.capture import captured
+from ovam.tracing.keeping import kept_for
+from ovam.tracing.limits import check_sides, check_size, check_steps
+from ovam.tracing.options import CaptureOptions
+
+_LEAST_MULTIPLE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A pipeline and how it is run.
+
+    Attributes:
+        pipe: The pipeline.
+        recipe: The recipe.
+        name: Name of the model, without its folder.
+        hash: Hash of its weights.
+    """
+
+    pipe: Any
+    recipe: Recipe
+    name: str
+    hash: str
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether masks can be made while the model runs: not in joint attention, whose words need the model itself."""
+        return backbone_of(self.pipe).text_kind == "static"
+
+    def run(self, asked: Sequence[Asked], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
+        """Generate the images of a unit, with a trace of each.
+
+        Args:
+            asked: All items of the unit.
+            after_step: Called after each step with the number of steps done, and of all.
+        """
+        options = self.recipe.model
+        count = len(asked)
+        negative = {"negative_prompt": [options.negative_prompt] * count} if options.negative_prompt else {}
+        steps = options.num_inference_steps
+
+        def told(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if after_step is not None:
+                after_step(step + 1, steps)
+            return tensors
+
+        with captured(self.pipe, kept_for(options_of(self.recipe), CaptureOptions())) as traces:
+            self.pipe(
+                [one.prompt for one in asked],
+                **negative,
+                num_inference_steps=steps,
+                guidance_scale=options.guidance_scale,
+                height=options.height or None,
+                width=options.width or None,
+                generator=[torch.Generator().manual_seed(one.seed) for one in asked],
+                callback_on_step_end=told,
+            )
+            return list(traces)
+
+
+def load_model(recipe: Recipe, *, pipe: Any = None, device: str | torch.device = "cpu", progress: Progress) -> Model:
+    """Load the model of a recipe, unless a pipeline is given, and check that the recipe can be run on it.
+
+    Raises:
+        ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
+        OptionError: it can't make images of this size, or in so many steps.
+        PromptTooLongError: a word is longer than the text encoder reads.
+    """
+    options = recipe.model
+    check_size(_LEAST_MULTIPLE, height=options.height or None, width=options.width or None)
+    if pipe is None:
+        progress(f"loading {options.model}", 0, 0)
+        pipe = load(options.model, dtype=getattr(torch, options.dtype), device=device)
+        pipe.set_progress_bar_config(disable=True)
+    check_sides(pipe, height=options.height or None, width=options.width or None)
+    check_steps(pipe, options.num_inference_steps)
+    reader = text_of(pipe)
+    for word in {*(word for one in recipe.classes for word in (*one.words, *one.against)), *recipe.masks.against}:
+        reader.check_length(word)
+    return Model(pipe, recipe, short_name(options.model), model_hash(pipe))

@@ -1,0 +1,155 @@
+"""Words and tokens of a recipe, embedded once, so that masks can be made while the model runs on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ovam.dataset.prompts import Asked
+from ovam.dataset.recipe import Recipe, digest_of
+from ovam.errors import OvamError, RecipeError
+from ovam.maps.calibration import Calibration
+from ovam.maps.words import Fitted, check_space_of
+from ovam.prompt import folded
+from ovam.tokens.token_set import TokenGroup, TokenSet, merge
+from ovam.trace.phrases import embed_phrases
+from ovam.trace.text_side import Space, TokenEmbedding
+
+if TYPE_CHECKING:
+    from ovam.trace.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedWord:
+    """A word whose vectors are made already; it stands among words like fitted tokens, without a calibration.
+
+    Attributes:
+        word: The word.
+        embedding: Its vectors.
+    """
+
+    word: str
+    embedding: TokenEmbedding
+
+    @property
+    def space(self) -> Space:
+        """Space of the vectors."""
+        return self.embedding.space
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The word alone."""
+        return (self.word,)
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """Nothing: the map is stretched like that of any word."""
+        return {}
+
+    def prompts(self) -> tuple[TokenEmbedding, ...]:
+        """Return the word as its own attribution prompt."""
+        return (self.embedding,)
+
+    def notes(self, trace: "Trace") -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+
+@dataclass(eq=False)
+class Vocabulary:
+    """Words and tokens of a recipe. Words are embedded when they are first needed, by `prepare`.
+
+    Attributes:
+        recipe: The recipe.
+        tokens: Tokens of its files, or None.
+    """
+
+    recipe: Recipe
+    tokens: TokenSet | None
+    _words: dict[str, EmbeddedWord] = field(default_factory=dict)
+
+    def prepare(self, text: Any, asked: Sequence[Asked]) -> None:
+        """Embed the words of some items that are not embedded yet; this runs the text encoder.
+
+        Args:
+            text: Text side of a trace.
+            asked: The items.
+        """
+        wanted = [word for one in asked for word in (*one.words.values(), *self._against(one))]
+        new = [word for word in dict.fromkeys(wanted) if word not in self._words]
+        for word, embedding in zip(new, embed_phrases(text, new) if new else (), strict=True):
+            self._words[word] = EmbeddedWord(word, embedding)
+
+    def entries(self, asked: Asked, *, by_words: bool = False) -> tuple[list[Fitted], list[Fitted]]:
+        """Return what stands for the classes of an item, and its contrast words.
+
+        Args:
+            asked: The item.
+            by_words: Whether words are used also for classes that have a token.
+        """
+        groups, words = list[TokenGroup](), list[Fitted]()
+        for name, word in asked.words.items():
+            group = None if by_words else self._group_of(name)
+            if group is None:
+                words.append(self._words[word])
+            elif group not in groups:
+                groups.append(group)
+        tokens = [TokenSet(tuple(groups), self.tokens.space)] if groups and self.tokens is not None else []
+        taken = {folded(name) for entry in (*words, *tokens) for name in entry.classes}
+        against = [self._words[word] for word in self._against(asked) if folded(word) not in taken]
+        return [*words, *tokens], list(against)
+
+    def _group_of(self, name: str) -> TokenGroup | None:
+        groups = self.tokens.groups if self.tokens is not None else ()
+        return next((group for group in groups if name in group.classes), None)
+
+    def _against(self, asked: Asked) -> list[str]:
+        """Return contrast words of an item: the recipe's, its classes', and its place; no class of the item itself."""
+        masks = self.recipe.masks
+        own = {folded(word) for word in asked.words.values()} | {folded(name) for name in asked.words}
+        of_classes = [word for one in self.recipe.classes if one.name in asked.words for word in one.against]
+        place = [asked.place] if asked.place and masks.against_place else []
+        found = {folded(word): word for word in (*masks.against, *of_classes, *place)}
+        return [word for key, word in found.items() if key not in own]
+
+    def check(self, space: Space) -> None:
+        """Check that the tokens belong to a model.
+
+        Raises:
+            SpaceMismatchError: they were fitted for another text encoder.
+        """
+        if self.tokens is not None:
+            check_space_of(self.tokens, space)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of the file of each class's token."""
+        found = dict[str, str]()
+        for path in self.recipe.files()["masks.tokens"]:
+            digest = digest_of(path)
+            found |= dict.fromkeys(TokenSet.load(path).classes, digest)
+        return found
+
+
+def vocabulary_of(recipe: Recipe) -> Vocabulary:
+    """Load the tokens of a recipe.
+
+    Raises:
+        RecipeError: a file can't be read; a class of the tokens is not in the recipe; or a class stands in two files.
+    """
+    paths = recipe.files()["masks.tokens"]
+    if not paths:
+        return Vocabulary(recipe, None)
+    try:
+        tokens = merge([TokenSet.load(path) for path in paths])
+    except OvamError as error:
+        raise RecipeError(f"masks.tokens={[str(path) for path in paths]!r}: {error}") from error
+    known = {one.name for one in recipe.classes}
+    strange = next((name for name in tokens.classes if name not in known), None)
+    if strange is not None:
+        raise RecipeError(
+            f"the tokens are for {strange!r}, which is no class of the recipe: expected some of "
+            f"{', '.join(sorted(known))}; give the class that name, or leave the file out"
+        )
+    missing = [one.name for one in recipe.classes if one.name not in tokens.classes]
+    if recipe.masks.agreement and missing:
+        raise RecipeError(f"agreement=true: class {missing[0]!r} has no token to compare its word with: expected one")
+    return Vocabulary(recipe, tokens)
