@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ovam.colours import voc_palette
-from ovam.page import grid
+from ovam.page import grid, with_legend
 from ovam.train.classes import IGNORE
 
 EACH = 3
@@ -53,19 +53,22 @@ def choose(scores: Sequence[float], each: int = EACH) -> list[Case]:
     return [Case(kind, i, float(scores[i])) for kind, numbers in kinds for i in numbers]
 
 
-def sheet(rows: Sequence[tuple[str, str, Image.Image, np.ndarray, np.ndarray]]) -> Image.Image:
-    """One row for each case: the picture, its true labels, the predicted ones.
+def sheet(rows: Sequence[tuple[str, str, Image.Image, np.ndarray, np.ndarray]], names: Sequence[str]) -> Image.Image:
+    """One row for each case: the picture, its true labels, the predicted ones; below them the colours' names.
 
     Args:
         rows: Name and note of each, its picture, and its labels (height, width), true and predicted. Ignored pixels are
             white.
+        names: Of all labels.
     """
     tiles = list[tuple[str, str, Image.Image]]()
     for name, note, picture, truth, labels in rows:
         tiles.append((name, note, _framed(picture)))
         tiles.append(("true", "", _framed(_painted(picture, truth))))
         tiles.append(("predicted", "", _framed(_painted(picture, labels))))
-    return grid(tiles, 3)
+    shown = sorted({int(label) for *_, truth, labels in rows for label in np.union1d(truth, labels)} - {IGNORE})
+    red, green, blue = voc_palette().T.tolist()
+    return with_legend(grid(tiles, 3), [(names[i], (red[i], green[i], blue[i])) for i in shown])
 
 
 def _painted(picture: Image.Image, labels: np.ndarray) -> Image.Image:

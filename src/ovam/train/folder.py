@@ -3,17 +3,18 @@
 `read_labelled` is the one door: whatever the folder's layout, it gives pairs of files and names of ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ovam.dataset.layout import ABOUT, checked_name, read
 from ovam.errors import DatasetError
 from ovam.evaluate.voc import VOC
 from ovam.json_text import read_json
 
 Part = Literal["train", "val"]
-_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation", "valid")}
+_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation")}
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -52,7 +53,7 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
     if not folder.is_dir():
         raise DatasetError(f"data set {folder} is not there, or no folder: expected the folder of a data set")
     voc = _voc_root(folder)
-    if (folder / "dataset.json").is_file():
+    if (folder / ABOUT).is_file():
         found = _own(folder, part)
     elif voc is not None:
         found = _voc(folder, voc, part)
@@ -80,30 +81,13 @@ def _checked(found: Labelled, part: Part) -> Labelled:
     return found
 
 
-def _chosen(items: Sequence[tuple[str | None, tuple[Path, Path]]], part: Part) -> tuple[str | None, Any]:
-    """The split for a part, and its pairs; all pairs where there are no splits, or none for validation."""
-    splits = {split for split, _ in items}
-    named = next((name for name in _NAMES[part] if name in splits), None)
-    if named is None and part == "train" and splits - {None}:
-        return "train", ()
-    return named, tuple(pair for split, pair in items if named is None or split == named)
-
-
 def _own(folder: Path, part: Part) -> Labelled:
-    """Read a data set of this project: every item has a JSON of its own."""
-    about = _json(folder / "dataset.json")
-    try:
-        classes = {int(each["id"]): str(each["name"]) for each in about["classes"]}
-        items = [
-            (record.get("split"), (_inside(folder, record["image"]["file"]), _inside(folder, record["mask"]["file"])))
-            for record in map(_json, sorted((folder / "items").glob("*.json")))
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"data set {folder} is damaged ({error!r}): check it, and copy it again") from error
-    split, pairs = _chosen(items, part)
-    return Labelled(folder, "ovam", classes, pairs, split)
+    """Read a data set of this project, or a view of one."""
+    found = read(folder)
+    split = next((name for name in _NAMES[part] if name in found.splits), "train" if part == "train" else None)
+    items = found.items if split is None else found.of_split(split)
+    classes = {number: name for name, number in found.about.ids.items()}
+    return Labelled(folder, "ovam", classes, tuple((item.image_path, item.mask_path) for item in items), split)
 
 
 def _voc_root(folder: Path) -> Path | None:
@@ -122,7 +106,7 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
     masks = sorted((root / "SegmentationClass").glob("*.png"))
     if split is not None:
         names = (lists / f"{split}.txt").read_text(encoding="utf-8").split()
-        masks = [_inside(root, f"SegmentationClass/{name}.png") for name in names]
+        masks = [root / "SegmentationClass" / checked_name(f"{name}.png", lists / f"{split}.txt") for name in names]
     pairs = tuple((_picture(root / "JPEGImages", mask.stem), mask) for mask in masks)
     return Labelled(folder, "Pascal VOC", _label_map(root) or VOC, pairs, split)
 
@@ -148,16 +132,6 @@ def _picture(folder: Path, stem: str) -> Path:
     """The picture of that name, whatever its kind."""
     found = (folder / f"{stem}{ending}" for ending in _PICTURES)
     return next((file for file in found if file.is_file()), folder / f"{stem}.jpg")
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """A file by its name in a list, which must not lead out of the folder."""
-    path = Path(str(name))
-    if path.is_absolute() or ".." in path.parts or "\\" in str(name):
-        raise DatasetError(
-            f"data set {folder} names the file {name!r}: expected a name inside the folder, without '..'"
-        )
-    return folder / path
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def finish(
     rows = _rows(chosen, validation, dict(validation.predicted(model, [each.index for each in chosen], batch=1)))
     with run_folder(folder) as room:
         model.save_pretrained(room)
+        for weights in room.glob("*.safetensors"):  # transformers writes them for their owner alone
+            weights.chmod((room / "config.json").stat().st_mode)
         write_bytes(room / "preprocessor_config.json", (json.dumps(begin.processor, indent=2) + "\n").encode())
         write_picture(room / FILES["curves"], _drawn(result["curve"], about["best_step"]))
-        write_picture(room / FILES["cases"], sheet(rows))
+        write_picture(room / FILES["cases"], sheet(rows, sources.classes.names))
         write_bytes(room / FILES["report"], page(result).encode())
         write_json(room / RECORD, result)
     return result

@@ -44,6 +44,12 @@ class SegmentationTrainer(Trainer):  # type: ignore[misc] # transformers is not 
         loss = output.loss.mean() * (0.0 if empty else 1.0)  # of several GPUs in one process; shape (1,) of Mask2Former
         return (loss, output) if return_outputs else loss
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        _load_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        _load_weights(self.model, self.state.best_model_checkpoint)
+
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean IoU of the validation pictures, over the labels that are true in some of them, and pixel accuracy."""
         total = self._confusion()
@@ -70,3 +76,13 @@ class SegmentationTrainer(Trainer):  # type: ignore[misc] # transformers is not 
             counts = torch.from_numpy(total.counts).to(self.args.device)
             total = Confusion(self.accelerator.reduce(counts, "sum").cpu().numpy(), total.ignored)
         return total
+
+
+def _load_weights(model: Any, folder: str) -> None:
+    """Load a checkpoint as transformers loads any model.
+
+    Files have the names that weights had in older releases, and `from_pretrained` translates them. The Trainer's own
+    loading does not, up to transformers 5.23 at least: it passes over all weights with another name, without an error
+    (a SegFormer's projections, a Mask2Former's whole encoder).
+    """
+    model.load_state_dict(type(model).from_pretrained(folder).state_dict())
