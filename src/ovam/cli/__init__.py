@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ovam import __version__
+from ovam.cli.dataset import dataset_app
 from ovam.cli.evaluation import evaluate
 from ovam.cli.generation import demo, generate
 from ovam.cli.mini import mini_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (demo, generate, maps, segment, optimize, train, info, plan, verify, evaluate):
     app.command(cls=PlainLists)(command)
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(mini_app, name="mini")
 app.add_typer(tokens_app, name="tokens")
 

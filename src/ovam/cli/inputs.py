@@ -14,7 +14,7 @@ from typing import TypeVar
 import typer
 
 from ovam.commands.output_options import MAP_FORMATS, MASK_FORMATS
-from ovam.errors import ImageInputError, OptionError, TokenFileError, TraceFileError
+from ovam.errors import DatasetError, ImageInputError, OptionError, TokenFileError, TraceFileError
 from ovam.input_file import is_tensor_file, is_text, regular
 from ovam.model_names import check_name
 from ovam.output_folders import check_folder
@@ -22,6 +22,8 @@ from ovam.output_folders import check_folder
 Given = TypeVar("Given", str, list[str], None)
 Files = TypeVar("Files", Path, list[Path], None)
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
+_SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
+DATASET_FORMATS = ("voc", "coco", "panoptic", "yolo", "parquet", "webdataset")
 _UNIT = 8  # divides height and width in every family
 
 
@@ -222,6 +224,35 @@ def output_file(value: Path) -> Path:
         raise OptionError(f"{value} can't be written, it is no file: expected a file or a new name")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"{value} can't be written: expected an existing folder {folder} that you may write to")
+    return value
+
+
+def data_set(value: Path) -> Path:
+    """Check the folder of a data set, which has a `dataset.json`."""
+    if not (value / "dataset.json").is_file():
+        raise DatasetError(f"{value} is no data set: expected a folder that `ovam dataset generate` wrote")
+    return value
+
+
+def place(value: str) -> str:
+    """Check an output folder, or an address elsewhere."""
+    if "://" not in text(value):
+        check_folder(value)
+    return value
+
+
+def shard(value: str | None) -> str | None:
+    """Check the form of a shard: its number and how many there are."""
+    found = None if value is None else _SHARD.fullmatch(value)
+    if value is not None and (found is None or int(found[1]) > int(found[2])):
+        raise typer.BadParameter(f"{value!r}: expected a number and how many there are, such as 2/4")
+    return value
+
+
+def one_format(value: str) -> str:
+    """Check the name of a format of data sets."""
+    if value not in DATASET_FORMATS:
+        raise typer.BadParameter(f"{value!r}: expected one of {', '.join(DATASET_FORMATS)}")
     return value
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ovam.cli.dataset_summary import dataset_shown
 from ovam.cli.printing import printing, write_json
 from ovam.cli.tables import facts_table, line, table, value_text
 from ovam.cli.token_summary import tokens_shown
@@ -44,6 +45,8 @@ def show(result: Mapping[str, Any], *, as_json: bool, details: bool = False, sec
 
 
 def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
+    if str(result.get("command", "")).startswith("dataset "):
+        return dataset_shown(result)
     kind = "batch" if "skipped" in result else result.get("command")
     kinds: dict[str, Callable[[Mapping[str, Any]], list[Table | Text]]] = {
         "batch": _batch,

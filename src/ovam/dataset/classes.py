@@ -52,7 +52,9 @@ def classes_of(data: DataSection, tables: Any) -> tuple[ClassEntry, ...]:
         RecipeError: there is no class; a name is unknown to the vocabulary; two have the same name or number; or a
             table is not as expected.
     """
-    found = {name: {"name": name, "id": number, "words": words_for(name)} for name, number in _listed(data).items()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"name": name, "id": number, "words": words_for(name)} for name, number in _listed(data).items()
+    }
     if not isinstance(tables, Sequence) or not all(isinstance(table, Mapping) for table in tables):
         raise RecipeError(f"class={tables!r}: expected tables, each [[class]]")
     seen = list[str]()

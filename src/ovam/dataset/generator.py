@@ -201,8 +201,8 @@ def _annotate(run: Run, unit: Unit, asked: Sequence[Asked], traces: Sequence[Tra
         run.made += 1
         run.in_a_row = 0
         run.failures.pop(one.index, None)
-    for index, error in failed:
-        _failed(run, unit, (index,), error, store, whole=len(failed) == len(unit.missing))
+    for index, reason in failed:
+        _failed(run, unit, (index,), reason, store, whole=len(failed) == len(unit.missing))
 
 
 def _failed(

@@ -1,0 +1,78 @@
+"""Recipes of labelled data sets: begin one, or take one from a file, a folder or flags."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ovam import __version__
+from ovam.dataset.layout import RECIPE
+from ovam.dataset.recipe import HOME, Recipe, read_recipe, recipe_of
+from ovam.dataset.recipe_text import recipe_text
+from ovam.errors import OptionError
+from ovam.output_files import write_bytes
+
+
+def new(output: str | Path, flags: Mapping[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
+    """Write a recipe with all fields and their help.
+
+    Args:
+        output: File to write.
+        flags: Fields that differ from their defaults, by name.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        The file, the number of images, and the classes.
+
+    Raises:
+        RecipeError: a field is not allowed.
+        OptionError: the file is there already, or can't be written.
+    """
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} is there already: expected a new name; delete it, or give --overwrite")
+    flags = {"vocabulary": "voc", **flags} if not {"classes", "vocabulary"} & set(flags) else flags
+    recipe = _made(flags, path.parent)
+    write_bytes(path, recipe_text(recipe).encode())
+    names = [one.name for one in recipe.classes]
+    return {
+        "command": "dataset new",
+        "version": __version__,
+        "output": str(path),
+        "images": recipe.data.number,
+        "classes": names,
+    }
+
+
+def recipe_for(path: str | Path | None, flags: Mapping[str, Any], output_dir: str | Path | None = None) -> Recipe:
+    """Return the recipe of a file, of a folder that was begun, or of flags alone; flags win.
+
+    Args:
+        path: File of the recipe, or None.
+        flags: Fields by name; names of files start from the current folder.
+        output_dir: Folder of the data set; its own recipe is taken if there is no file.
+
+    Raises:
+        RecipeError: the recipe can't be used.
+    """
+    begun = None if output_dir is None else Path(output_dir) / RECIPE
+    if path is None and begun is not None and begun.is_file():
+        path = begun
+    if path is None:
+        return _made(flags, Path())
+    absolute = {name: _absolute(name, value) for name, value in flags.items()}
+    recipe = read_recipe(path)
+    return recipe.with_flags(absolute) if flags else recipe
+
+
+def _made(flags: Mapping[str, Any], base: Path) -> Recipe:
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in flags.items():
+        tables.setdefault(HOME[name], {})[name] = value
+    return recipe_of(tables, base=base)
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Return names of files as absolute ones, since a recipe's names start from its own folder."""
+    if name == "tokens":
+        return [str(Path(each).absolute()) for each in value]
+    return str(Path(value).absolute()) if name == "captions" and value else value

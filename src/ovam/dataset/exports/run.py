@@ -1,0 +1,114 @@
+"""Export a data set: the table of formats, and the way to a folder here or elsewhere."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ovam import __version__
+from ovam.dataset.exports.coco import write_coco
+from ovam.dataset.exports.panoptic import write_panoptic
+from ovam.dataset.exports.parquet import write_parquet
+from ovam.dataset.exports.voc import write_voc
+from ovam.dataset.exports.webdataset import write_webdataset
+from ovam.dataset.exports.yolo import write_yolo
+from ovam.dataset.layout import Dataset, read
+from ovam.dataset.store import full_disk_told
+from ovam.dataset.views import empty_folder
+from ovam.errors import DatasetError, MissingPackageError, OptionError
+from ovam.output_folders import kept_if_done
+from ovam.partial import partial_folder
+from ovam.progress import Progress, no_progress
+
+FORMATS: Mapping[str, Callable[[Dataset, Path], None]] = {
+    "voc": write_voc,
+    "coco": write_coco,
+    "panoptic": write_panoptic,
+    "yolo": write_yolo,
+    "parquet": write_parquet,
+    "webdataset": write_webdataset,
+}
+"""Writers by the name of the format."""
+
+
+def export(
+    folder: str | Path, output_dir: str | Path, form: str, *, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write a data set, or a view, in another format. The same data set gives the same bytes.
+
+    Args:
+        folder: The data set.
+        output_dir: A new or empty folder; or an address such as "s3://bucket/name", which needs fsspec.
+        form: One of `FORMATS`.
+        progress: Called when the writing begins.
+
+    Returns:
+        The format, the number of items, of files and of bytes.
+
+    Raises:
+        OptionError: the format is unknown.
+        DatasetError: the folder is no data set, or the output folder is not empty.
+        MissingPackageError: the format or the address needs a package that is not installed.
+    """
+    if form not in FORMATS:
+        raise OptionError(f"format={form!r}: expected one of {', '.join(FORMATS)}")
+    data = read(folder)
+    if not data.items:
+        raise DatasetError(f"{folder} has no items: expected at least one")
+    progress(f"writing {form}", 0, 0)
+    if "://" in str(output_dir):
+        with tempfile.TemporaryDirectory() as scratch:
+            files = _written(data, Path(scratch), form)
+            _sent(Path(scratch), str(output_dir), progress)
+    else:
+        place = empty_folder(output_dir, data.folder)
+        with kept_if_done(place), full_disk_told(place):
+            place.mkdir(parents=True, exist_ok=True)
+            with partial_folder(place) as room:
+                files = _written(data, room, form)
+                for path in sorted(room.iterdir()):
+                    path.rename(place / path.name)
+    return {
+        "command": "dataset export",
+        "version": __version__,
+        "output_dir": str(output_dir),
+        "format": form,
+        "items": len(data.items),
+        "splits": {split: len(data.of_split(split)) for split in data.splits},
+        "files": len(files),
+        "bytes": sum(files.values()),
+    }
+
+
+def _written(data: Dataset, folder: Path, form: str) -> dict[str, int]:
+    FORMATS[form](data, folder)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def _sent(folder: Path, address: str, progress: Progress) -> None:
+    """Copy files to an address of fsspec.
+
+    Raises:
+        MissingPackageError: fsspec, or what it needs for this kind of address, is not installed.
+        DatasetError: there are files at the address, or it can't be written to.
+    """
+    try:
+        import fsspec
+
+        system, path = fsspec.url_to_fs(address)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{address} can't be written to ({error}), fsspec is no part of ovam: pip install 'ovam[data]'"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{address} can't be written to ({error}): expected an address that fsspec knows") from error
+    try:
+        if system.exists(path) and system.ls(path):
+            raise DatasetError(f"{address} has files: expected a new address")
+        progress(f"copying to {address}", 0, 0)
+        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+            system.put_file(str(source), f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}")
+    except OSError as error:
+        raise DatasetError(
+            f"{address} can't be written to ({error}): expected a place that you may write to"
+        ) from error

@@ -1,0 +1,124 @@
+"""Choose items by their scores; nothing is generated again."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ovam.dataset.draws import Draws
+from ovam.dataset.duplicates import groups_of
+from ovam.dataset.layout import Item
+from ovam.dataset.sections import FilterSection
+from ovam.errors import DatasetError
+
+Test = Callable[[Item], bool]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What filters leave.
+
+    Attributes:
+        items: Items that stay.
+        dropped: Number of items that each filter took out, in the order in which they were asked.
+    """
+
+    items: tuple[Item, ...]
+    dropped: Mapping[str, int]
+
+
+def kept_by(items: Sequence[Item], options: FilterSection) -> Kept:
+    """Return the items that all filters leave.
+
+    Filters are asked one after another, so that each item counts for the first one that takes it out. Quantiles of
+    areas are those of the items that were left until then.
+
+    Args:
+        items: Items in the order of their numbers.
+        options: The filters.
+
+    Raises:
+        DatasetError: no item is left, which names how many each filter took; or a filter needs a score that the items
+            do not have.
+    """
+    left, dropped = list(items), dict[str, int]()
+    for name, choose in _filters(options):
+        before = len(left)
+        left = choose(left)
+        if before > len(left):
+            dropped[name] = before - len(left)
+    if not left:
+        told = ", ".join(f"{name} {count}" for name, count in dropped.items()) or "there was none"
+        raise DatasetError(
+            f"no item is left of {len(items)}; taken out: {told}: expected weaker filters; the card of the data set "
+            "has the usual values of each score"
+        )
+    return Kept(tuple(left), dropped)
+
+
+def random_subset(items: Sequence[Item], count: int, digest: str) -> tuple[Item, ...]:
+    """Return as many items, chosen at random by the recipe's hash: what a filter is compared with."""
+    draws = Draws(digest)
+    chosen = sorted(items, key=lambda item: draws.bits("subset", item.index))[:count]
+    return tuple(sorted(chosen, key=lambda item: item.index))
+
+
+def _filters(options: FilterSection) -> Iterator[tuple[str, Callable[[list[Item]], list[Item]]]]:
+    """Yield the filters that were asked for, with their names."""
+    if options.least_grey:
+        yield "least_grey", _where(lambda item: _number(item, "grey") >= options.least_grey)
+    if not options.empty:
+        yield "empty", _where(lambda item: all(item.areas.values()))
+    if options.least_area_quantile > 0 or options.most_area_quantile < 1:
+        yield "area_quantile", lambda items: _by_area(items, options.least_area_quantile, options.most_area_quantile)
+    for score in ("presence", "confidence", "stability", "agreement"):
+        least = getattr(options, f"least_{score}")
+        if least:
+            yield f"least_{score}", _where(_at_least(score, least))
+    if options.most_ignored < 1:
+        yield "most_ignored", _where(lambda item: item.ignored <= options.most_ignored)
+    if options.duplicates >= 0:
+        yield "duplicates", lambda items: _first_ones(items, options.duplicates)
+
+
+def _where(test: Test) -> Callable[[list[Item]], list[Item]]:
+    return lambda items: [item for item in items if test(item)]
+
+
+def _at_least(score: str, least: float) -> Test:
+    return lambda item: min(_score(item, score).values()) >= least
+
+
+def _score(item: Item, name: str) -> Mapping[str, float]:
+    found: Any = item.scores.get(name)
+    if not isinstance(found, Mapping):
+        raise DatasetError(
+            f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of those"
+            + ("; agreement=true in the recipe makes it" if name == "agreement" else "")
+        )
+    return found
+
+
+def _number(item: Item, name: str) -> float:
+    found: Any = item.scores.get(name)
+    if not isinstance(found, int | float):
+        raise DatasetError(f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}")
+    return found
+
+
+def _by_area(items: Sequence[Item], low: float, high: float) -> list[Item]:
+    """Return the items whose masks have usual areas: between two quantiles of all areas of their class."""
+    areas: dict[str, list[float]] = {}
+    for item in items:
+        for name, area in item.areas.items():
+            areas.setdefault(name, []).append(area)
+    bounds = {name: np.quantile(found, (low, high)) for name, found in areas.items()}
+    return [
+        item for item in items if all(bounds[name][0] <= area <= bounds[name][1] for name, area in item.areas.items())
+    ]
+
+
+def _first_ones(items: Sequence[Item], distance: int) -> list[Item]:
+    first = groups_of([item.hash for item in items], distance)
+    return [item for place, item in enumerate(items) if first[place] == place]

@@ -1,0 +1,111 @@
+"""A view: a folder with some items of a data set, in the same layout; files are links where that works."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ovam import __version__
+from ovam.dataset.filters import kept_by, random_subset
+from ovam.dataset.finish import write_pages
+from ovam.dataset.layout import ABOUT, INPUTS, ITEMS, RECIPE, Dataset, Item, read
+from ovam.dataset.manifest import MANIFEST, settled
+from ovam.dataset.recipe import read_recipe
+from ovam.dataset.sections import FilterSection
+from ovam.dataset.store import full_disk_told
+from ovam.errors import DatasetError
+from ovam.json_text import json_text
+from ovam.output_files import write_bytes
+from ovam.output_folders import check_folder, kept_if_done
+from ovam.progress import Progress, no_progress
+
+
+def filter_items(
+    folder: str | Path,
+    output_dir: str | Path,
+    *,
+    filters: FilterSection | None = None,
+    random_dir: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write a view with the items that filters leave.
+
+    Args:
+        folder: A data set.
+        output_dir: Folder of the view, new or empty.
+        filters: The filters; by default those of the data set's recipe.
+        random_dir: Folder of a second view with as many items, chosen at random, to compare the filters with.
+        progress: Called with the number of items.
+
+    Returns:
+        Numbers of items, those kept, and those that each filter took out.
+
+    Raises:
+        DatasetError: no item is left; the folder is no data set; or an output folder is not empty.
+    """
+    data = read(folder)
+    recipe = read_recipe(data.folder / RECIPE)
+    options = filters or recipe.filters
+    places = [empty_folder(place, data.folder) for place in (output_dir, random_dir) if place is not None]
+    kept = kept_by(data.items, options)
+    distance = recipe.splits.split_distance
+    told = {"of": data.about.recipe, "filters": asdict(options), "kept": len(kept.items), "dropped": dict(kept.dropped)}
+    _write_view(data, kept.items, places[0], told, distance, progress)
+    if random_dir is not None:
+        subset = random_subset(data.items, len(kept.items), data.about.recipe)
+        chance = {"of": data.about.recipe, "filters": {}, "kept": len(subset), "dropped": {}, "random": True}
+        _write_view(data, subset, places[1], chance, distance, progress)
+    return {
+        "command": "dataset filter",
+        "version": __version__,
+        "output_dir": str(places[0]),
+        "random_dir": None if random_dir is None else str(places[1]),
+        "items": len(data.items),
+        "kept": len(kept.items),
+        "dropped": dict(kept.dropped),
+    }
+
+
+def empty_folder(place: str | Path, source: Path) -> Path:
+    """Return an output folder that is new or empty, and not inside the data set.
+
+    Raises:
+        DatasetError: it has files, or is the data set's folder or inside it.
+        OptionError: it can't be written to.
+    """
+    folder = check_folder(place)
+    inside = folder.resolve().is_relative_to(source.resolve())
+    if inside or (folder.is_dir() and next(folder.iterdir(), None) is not None):
+        told = f"is inside the data set {source}" if inside else "has files in it"
+        raise DatasetError(f"output folder {folder} {told}: expected a new or an empty folder")
+    return folder
+
+
+def _write_view(
+    data: Dataset, items: Sequence[Item], folder: Path, view: Mapping[str, Any], distance: int, progress: Progress
+) -> None:
+    about = replace(data.about, view=dict(view))
+    with kept_if_done(folder), full_disk_told(folder):
+        for place, item in enumerate(items):
+            progress("linking items", place, len(items))
+            for name in (item.image, item.mask, f"{ITEMS}/{item.stem}.json"):
+                link(data.folder / name, folder / name)
+        for path in sorted((data.folder / INPUTS).glob("*")):
+            link(path, folder / INPUTS / path.name)
+        shutil.copyfile(data.folder / RECIPE, folder / RECIPE)
+        write_bytes(folder / MANIFEST, settled({item.index: item.unit for item in items}, ()).encode())
+        write_pages(folder, about, items, distance)
+        write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())
+
+
+def link(source: Path, place: Path) -> None:
+    """Give a file another name by a hard link, or copy it where links do not work, for example on another disk."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, place)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(source, place)
