@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 import labelled
+from ovam.dataset.exports.voc import write_voc
+from ovam.dataset.layout import read
 from ovam.errors import DatasetError, OptionError
 from ovam.train import AugmentOptions, TrainOptions, read_labelled
 from ovam.train.augment import augmented
 from ovam.train.classes import IGNORE, Classes, joint
+from ovam.train.files import read_mask
 from ovam.train.mixture import Mixture, order
 from ovam.train.model_input import Scaling, as_input
 from ovam.train.options import PLAIN
@@ -52,6 +55,20 @@ class TestFolders:
             "# label:color_rgb:parts:actions\nbackground:::\ncrack:128,0,0::\nrust:::\n"
         )
         assert read_labelled(folder, "train").classes == {1: "crack", 2: "rust"}
+        (folder / "labels.txt").write_text("0 background\n8 disc\n12 a square\n255 undecided\n")
+        assert read_labelled(folder, "train").classes == {8: "disc", 12: "a square"}
+        (folder / "labels.txt").write_text("disc\n")
+        with pytest.raises(DatasetError, match="expected lines such as"):
+            read_labelled(folder, "train")
+
+    def test_an_export_of_the_project_is_read_as_its_data_set(self, tmp_path):
+        own = labelled.dataset(tmp_path / "own", 4, classes={17: "disc", 90: "square"}, splits=("train", "validation"))
+        write_voc(read(own), tmp_path / "voc")
+        for part in ("train", "val"):
+            first, second = read_labelled(own, part), read_labelled(tmp_path / "voc", part)
+            assert first.classes == second.classes
+            masks = [[read_mask(mask) for _, mask in each.pairs] for each in (first, second)]
+            np.testing.assert_array_equal(*masks)
 
     def test_scenes(self, tmp_path):
         image, mask = labelled.pair(rng(), (1, 2))

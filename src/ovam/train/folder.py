@@ -108,17 +108,28 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
         names = (lists / f"{split}.txt").read_text(encoding="utf-8").split()
         masks = [root / "SegmentationClass" / checked_name(f"{name}.png", lists / f"{split}.txt") for name in names]
     pairs = tuple((_picture(root / "JPEGImages", mask.stem), mask) for mask in masks)
-    return Labelled(folder, "Pascal VOC", _label_map(root) or VOC, pairs, split)
+    return Labelled(folder, "Pascal VOC", _named(root) or VOC, pairs, split)
 
 
-def _label_map(root: Path) -> dict[int, str]:
-    """Names by id of a folder of other classes: `labelmap.txt` lists them by rising id, as annotation tools do."""
-    file = next((each / "labelmap.txt" for each in (root, root.parent) if (each / "labelmap.txt").is_file()), None)
-    if file is None:
-        return {}
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
-    names = [line.split(":")[0].strip() for line in lines]
+def _named(root: Path) -> dict[int, str]:
+    """Names by id of a folder of other classes; empty where no file tells them.
+
+    `labels.txt` has lines such as `18 dog`, as exports of `ovam dataset` do; `labelmap.txt` lists names by rising id, as
+    annotation tools do.
+    """
+    listed, numbered = root / "labelmap.txt", root / "labels.txt"
+    if numbered.is_file():
+        pairs = [line.split(maxsplit=1) for line in _lines(numbered)]
+        try:
+            return {int(number): name for number, name in pairs if int(number) not in (0, 255)}
+        except ValueError as error:
+            raise DatasetError(f"{numbered} can't be read ({error}): expected lines such as '18 dog'") from error
+    names = [line.split(":")[0].strip() for line in (_lines(listed) if listed.is_file() else ())]
     return {i: name for i, name in enumerate(names) if i}
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
 
 
 def _scenes(folder: Path) -> Labelled:
