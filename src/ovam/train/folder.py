@@ -114,8 +114,8 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
 def _named(root: Path) -> dict[int, str]:
     """Names by id of a folder of other classes; empty where no file tells them.
 
-    `labels.txt` has lines such as `18 dog`, as exports of `ovam dataset` do; `labelmap.txt` lists names by rising id, as
-    annotation tools do.
+    `labels.txt` has lines such as `18 dog`, as exports of `ovam dataset` do; `labelmap.txt` lists names by rising id,
+    as annotation tools do.
     """
     listed, numbered = root / "labelmap.txt", root / "labels.txt"
     if numbered.is_file():

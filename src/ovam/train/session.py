@@ -140,7 +140,7 @@ def _trainer(
     from ovam.train.stopping import Watch
     from ovam.train.trainer import SegmentationTrainer
 
-    arguments = _arguments(folder / FOLDER, options, begin.own_weights, device)
+    arguments = _arguments(folder / FOLDER, options, begin, device)
     places = options.steps * options.accumulate * arguments.train_batch_size * arguments.world_size
     mixture = Mixture(
         sources.train,
@@ -166,7 +166,7 @@ def _trainer(
     return trainer, watch
 
 
-def _arguments(folder: Path, options: TrainOptions, own_weights: bool, device: str | None) -> Any:
+def _arguments(folder: Path, options: TrainOptions, begin: Start, device: str | None) -> Any:
     from transformers import TrainingArguments
 
     on_gpu = device is None and torch.cuda.is_available()
@@ -179,7 +179,7 @@ def _arguments(folder: Path, options: TrainOptions, own_weights: bool, device: s
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulate,
-        learning_rate=options.learning_rate or (_RATE_TRAINED if own_weights else _RATE_NEW),
+        learning_rate=options.learning_rate or (_RATE_TRAINED if begin.own_weights else _RATE_NEW),
         weight_decay=0.01,
         warmup_steps=options.steps // _WARM,
         lr_scheduler_type="linear",
@@ -196,6 +196,7 @@ def _arguments(folder: Path, options: TrainOptions, own_weights: bool, device: s
         metric_for_best_model="miou",
         greater_is_better=True,
         logging_steps=max(1, options.steps // _LOOKS),
+        ddp_find_unused_parameters=begin.universal,  # of several processes
         dataloader_num_workers=options.workers,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from ovam.progress import Progress
@@ -32,8 +33,16 @@ class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed
         self._progress(f"training{self._miou}", state.global_step, state.max_steps)
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True  # the last step too, whatever the rhythm
-        elif self.asked:
+        elif self._anywhere(args):
             control.should_save = control.should_training_stop = True
+
+    def _anywhere(self, args: Any) -> bool:
+        """Whether any of the processes that train together was asked to stop; all must do so after the same step."""
+        if args.world_size == 1:
+            return self.asked
+        asked = torch.tensor(float(self.asked), device=args.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
 
 
 @contextmanager
