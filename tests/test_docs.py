@@ -17,7 +17,11 @@ from ovam.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FEWER = {"generate": ["--num-inference-steps", "2"], "mini": ["--n", "2"]}
+FEWER = {
+    "generate": ["--num-inference-steps", "2"],
+    "mini": ["--n", "2"],
+    "train": ["--steps", "2", "--batch-size", "2", "--device", "cpu"],
+}
 """Options that shorten a command and leave its meaning; given last, they win over the page's own."""
 
 WRITTEN = {

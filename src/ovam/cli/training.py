@@ -89,7 +89,7 @@ def train(
         Precision, typer.Option(help="Type to calculate in; auto is bfloat16 on GPUs that have it.")
     ] = Precision.auto,
     device: Annotated[
-        str | None, typer.Option(help="cpu, or all GPUs if left out.", show_default="GPUs", callback=inputs.device)
+        str | None, typer.Option(help="cpu, or a GPU if left out.", show_default="GPU", callback=inputs.device)
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=1000, help="Processes that read pictures.", metavar="<int>")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=_SEEDS, help="Seed of weights and order.", metavar="<int>")] = 0,

@@ -49,8 +49,8 @@ def train(
         output_dir: Folder to write to.
         options: How it is trained.
         resume: Go on with the training that was stopped in this folder; it ends with the weights of an unbroken one.
-        device: `cpu`, or None for all GPUs of this process, else the CPU. Processes that are started by
-            `accelerate launch` share the work.
+        device: `cpu`, or None for a GPU where there is one. Processes that `torchrun` or `accelerate launch` starts take
+            a GPU each, and share the work.
         progress: Called with the progress.
 
     Returns:
@@ -66,9 +66,7 @@ def train(
     progress = progress if is_main() else no_progress
     check_arch(options.arch)
     if device not in (None, "cpu"):
-        raise OptionError(
-            f"device={device!r}: expected 'cpu', or None for the GPUs; choose some by CUDA_VISIBLE_DEVICES"
-        )
+        raise OptionError(f"device={device!r}: expected 'cpu', or None for a GPU; choose one by CUDA_VISIBLE_DEVICES")
     if resume:
         _check_begun(folder)
     sources = read_sources(data, val, progress)
@@ -173,7 +171,7 @@ def _arguments(folder: Path, options: TrainOptions, begin: Start, device: str | 
     bfloat = options.precision == "bfloat16" or (
         options.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
@@ -203,6 +201,9 @@ def _arguments(folder: Path, options: TrainOptions, begin: Start, device: str | 
         report_to="none",
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:  # one process with several GPUs would cut lists of masks into pieces, and is slow
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _run(trainer: Any, watch: Any, checkpoint: Path | None) -> None:
