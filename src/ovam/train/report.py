@@ -1,7 +1,6 @@
 """End a training: look at the best model once more, and write it with its report."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,33 +13,23 @@ from ovam.train.cases import Case, choose, sheet
 from ovam.train.curves import curves
 from ovam.train.files import read_picture
 from ovam.train.page import page
-from ovam.train.segmenter import Start
 from ovam.train.sources import Sources
+from ovam.train.task import Task
 from ovam.train.validation import Validation
 
 FILES = {"report": "report.md", "curves": "curves.png", "cases": "cases.png", "model": "model.safetensors"}
 
 
-def finish(
-    folder: Path,
-    about: dict[str, Any],
-    begin: Start,
-    trainer: Any,
-    validation: Validation,
-    sources: Sources,
-    progress: Progress,
-) -> dict[str, Any]:
+def finish(task: Task, about: dict[str, Any], trainer: Any, *, progress: Progress) -> dict[str, Any]:
     """Write model and report, all files or none; return what `result.json` holds.
 
     Args:
-        folder: Output folder.
-        about: Facts of the training.
-        begin: The model, which has its best weights by now.
-        trainer: The Trainer, which has ended.
-        validation: What is validated on.
-        sources: Data sets.
+        task: The training.
+        about: Facts of it.
+        trainer: The Trainer, which has ended, and whose model has its best weights by now.
         progress: Called for each validation picture.
     """
+    validation, sources = task.validation, task.sources
     model, batch = trainer.model.eval(), trainer.args.per_device_eval_batch_size
     total, per_picture = Confusion.empty(len(sources.classes.names)), np.full(len(validation), np.nan)
     for done, (i, labels) in enumerate(validation.predicted(model, range(len(validation)), batch=batch)):
@@ -50,7 +39,7 @@ def finish(
     chosen = choose(per_picture.tolist())
     result = {
         **about,
-        "output_dir": str(folder),
+        "output_dir": str(task.folder),
         "data": sources.record(),
         "figures": _figures(total, per_picture),
         "classes": _classes(total, sources),
@@ -59,11 +48,11 @@ def finish(
         "files": FILES,
     }
     rows = _rows(chosen, validation, dict(validation.predicted(model, [each.index for each in chosen], batch=1)))
-    with run_folder(folder) as room:
+    with run_folder(task.folder) as room:
         model.save_pretrained(room)
         for weights in room.glob("*.safetensors"):  # transformers writes them for their owner alone
             weights.chmod((room / "config.json").stat().st_mode)
-        write_bytes(room / "preprocessor_config.json", (json.dumps(begin.processor, indent=2) + "\n").encode())
+        write_bytes(room / "preprocessor_config.json", (json.dumps(task.start.processor, indent=2) + "\n").encode())
         write_picture(room / FILES["curves"], _drawn(result["curve"], about["best_step"]))
         write_picture(room / FILES["cases"], sheet(rows, sources.classes.names))
         write_bytes(room / FILES["report"], page(result).encode())

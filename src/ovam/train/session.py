@@ -15,17 +15,13 @@ from ovam import __version__
 from ovam.errors import OptionError, OvamError
 from ovam.output_folders import check_folder
 from ovam.progress import Progress, no_progress
-from ovam.train.checkpoints import FOLDER, last_checkpoint, remove_torn, settle, write_settings
-from ovam.train.mixture import Mixture, collated
+from ovam.train.checkpoints import last_checkpoint, remove_torn, settle, write_settings
 from ovam.train.options import TrainOptions
 from ovam.train.processes import is_main
-from ovam.train.segmenter import Start, check_arch, start
+from ovam.train.segmenter import check_arch, start
 from ovam.train.sources import Sources, read_sources
+from ovam.train.task import Task
 from ovam.train.validation import Validation
-
-_RATE_NEW, _RATE_TRAINED = 5e-4, 6e-5
-_WARM = 20  # a share of the steps, one in so many, in which the learning rate rises
-_LOOKS = 100  # points of the loss curve
 
 
 def train(
@@ -49,8 +45,8 @@ def train(
         output_dir: Folder to write to.
         options: How it is trained.
         resume: Go on with the training that was stopped in this folder; it ends with the weights of an unbroken one.
-        device: `cpu`, or None for a GPU where there is one. Processes that `torchrun` or `accelerate launch` starts take
-            a GPU each, and share the work.
+        device: `cpu`, or None for a GPU where there is one. Processes that `torchrun` or `accelerate launch` starts
+            take a GPU each, and share the work.
         progress: Called with the progress.
 
     Returns:
@@ -78,22 +74,38 @@ def train(
         progress("loading the model", 0, 0)
         begin = start(options.arch, sources.classes, size=size, seed=options.seed)
         validation = Validation(sources.val, sources.classes, sources.val_survey.sizes, begin.scaling)
-        trainer, watch = _trainer(begin, sources, validation, folder, options, device, progress)
-        if is_main():
-            remove_torn(folder)
-            write_settings(folder, settings)
-        _run(trainer, watch, checkpoint)
-        if trainer.state.global_step < trainer.state.max_steps:
-            raise OvamError(
-                f"the training was stopped at step {trainer.state.global_step} of {trainer.state.max_steps}: "
-                "resume it with resume=True and the same options, and it ends as if it had never stopped"
-            )
-        about = _about(settings, begin, trainer, begun)
+        task = Task(folder, sources, begin, validation, options, device)
+        trainer = _trained(task, settings, checkpoint, progress=progress)
+        about = _about(settings, trainer, time.monotonic() - begun)
         if not is_main():
             return about
         from ovam.train.report import finish
 
-        return finish(folder, about, begin, trainer, validation, sources, progress)
+        return finish(task, about, trainer, progress=progress)
+
+
+def _trained(task: Task, settings: dict[str, Any], checkpoint: Path | None, *, progress: Progress) -> Any:
+    """Run the Trainer to its end; return it, with the best weights in its model.
+
+    Raises:
+        OvamError: the training was interrupted.
+    """
+    from ovam.train.setup import trainer_of
+    from ovam.train.stopping import interruptible
+
+    trainer, watch = trainer_of(task, progress)
+    if is_main():
+        remove_torn(task.folder)
+        write_settings(task.folder, settings)
+    with interruptible(watch):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    done, total = trainer.state.global_step, trainer.state.max_steps
+    if done < total:
+        raise OvamError(
+            f"the training was stopped at step {done} of {total}: resume it with resume=True and the same options, and "
+            "it ends as if it had never stopped"
+        )
+    return trainer
 
 
 def _check_begun(folder: Path) -> None:
@@ -124,100 +136,11 @@ def _randomness_kept() -> Iterator[None]:
         torch.random.set_rng_state(states[2])
 
 
-def _trainer(
-    begin: Start,
-    sources: Sources,
-    validation: Validation,
-    folder: Path,
-    options: TrainOptions,
-    device: str | None,
-    progress: Progress,
-) -> tuple[Any, Any]:
-    from transformers import PrinterCallback, ProgressCallback
-
-    from ovam.train.stopping import Watch
-    from ovam.train.trainer import SegmentationTrainer
-
-    arguments = _arguments(folder / FOLDER, options, begin, device)
-    places = options.steps * options.accumulate * arguments.train_batch_size * arguments.world_size
-    mixture = Mixture(
-        sources.train,
-        sources.weights,
-        sources.classes,
-        length=places,
-        scaling=begin.scaling,
-        augment=options.augment,
-        seed=options.seed,
-    )
-    watch = Watch(progress)
-    trainer = SegmentationTrainer(
-        universal=begin.universal,
-        validation=validation,
-        model=begin.model,
-        args=arguments,
-        train_dataset=mixture,
-        data_collator=collated,
-        callbacks=[watch],
-    )
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    return trainer, watch
-
-
-def _arguments(folder: Path, options: TrainOptions, begin: Start, device: str | None) -> Any:
-    from transformers import TrainingArguments
-
-    on_gpu = device is None and torch.cuda.is_available()
-    bfloat = options.precision == "bfloat16" or (
-        options.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    )
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        learning_rate=options.learning_rate or (_RATE_TRAINED if begin.own_weights else _RATE_NEW),
-        weight_decay=0.01,
-        warmup_steps=options.steps // _WARM,
-        lr_scheduler_type="linear",
-        bf16=bfloat,
-        fp16=options.precision == "float16",
-        use_cpu=device == "cpu",
-        seed=options.seed,
-        eval_strategy="steps",
-        eval_steps=options.rhythm,
-        save_strategy="steps",
-        save_steps=options.rhythm,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="miou",
-        greater_is_better=True,
-        logging_steps=max(1, options.steps // _LOOKS),
-        ddp_find_unused_parameters=begin.universal,  # of several processes
-        dataloader_num_workers=options.workers,
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    if arguments.n_gpu > 1:  # one process with several GPUs would cut lists of masks into pieces, and is slow
-        arguments._n_gpu = 1
-    return arguments
-
-
-def _run(trainer: Any, watch: Any, checkpoint: Path | None) -> None:
-    from ovam.train.stopping import interruptible
-
-    with interruptible(watch):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-
-
-def _about(settings: dict[str, Any], begin: Start, trainer: Any, begun: float) -> dict[str, Any]:
+def _about(settings: dict[str, Any], trainer: Any, seconds: float) -> dict[str, Any]:
     import accelerate
     import transformers
 
-    model = begin.model
+    model = trainer.model
     return {
         "command": "train",
         "version": __version__,
@@ -233,5 +156,5 @@ def _about(settings: dict[str, Any], begin: Start, trainer: Any, begun: float) -
             "transformers": transformers.__version__,
             "accelerate": accelerate.__version__,
         },
-        "seconds": round(time.monotonic() - begun, 2),
+        "seconds": round(seconds, 2),
     }
