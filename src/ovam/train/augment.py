@@ -11,15 +11,15 @@ from ovam.train.options import AugmentOptions
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Mask = UInt8[np.ndarray, "height width"]
+Square = tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]
+"""A picture and its labels, brought to the training size."""
 
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _OUTSIDE = (124, 116, 104)  # the mean colour of photographs, which becomes about 0 for the model
 _WIDEST_BLUR = 1 / 256  # of the side: two pixels of 512
 
 
-def augmented(
-    picture: Picture, mask: Mask, size: int, rng: np.random.Generator, options: AugmentOptions
-) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
+def augmented(picture: Picture, mask: Mask, size: int, rng: np.random.Generator, options: AugmentOptions) -> Square:
     """A square of a picture and of its mask, changed at random.
 
     Args:
@@ -40,8 +40,8 @@ def augmented(
 
 
 def _window(
-    picture: Picture, mask: Mask, size: int, rng: np.random.Generator, scale: tuple[float, float]
-) -> tuple[Picture, Mask]:
+    picture: Picture, mask: Mask, size: int, rng: np.random.Generator, scale: tuple[float | int, float | int]
+) -> Square:
     """Cut a square window out of the picture, which may reach beyond it, and bring it to the size."""
     height, width = mask.shape
     enlarged = math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))

@@ -10,11 +10,11 @@ _LINE, _MARK = (47, 111, 205), (222, 98, 27)
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 250, 64, 20, 34, 34
 _LETTERS = 14
 
-Curve = Sequence[tuple[float, float]]
+Curve = Sequence[tuple[float | int, float | int]]
 """Points (step, value) by rising step."""
 
 
-def curves(panels: Sequence[tuple[str, Curve]], *, mark: float | None = None) -> Image.Image:
+def curves(panels: Sequence[tuple[str, Curve]], *, mark: float | int | None = None) -> Image.Image:
     """A panel for each curve; all have one axis of steps.
 
     Args:
@@ -30,7 +30,7 @@ def curves(panels: Sequence[tuple[str, Curve]], *, mark: float | None = None) ->
     return sheet
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def ticks(low: float | int, high: float | int, about: int = 4) -> list[float]:
     """Round numbers that cover a range, about that many.
 
     Example:
@@ -50,14 +50,14 @@ def _panel(
     top: int,
     title: str,
     points: Curve,
-    steps: tuple[float, float],
-    mark: float | None,
+    steps: tuple[float | int, float | int],
+    mark: float | int | None,
 ) -> None:
     font, values = ImageFont.load_default(_LETTERS), [value for _, value in points] or [0.0, 1.0]
     marks = ticks(min(values), max(values))
     box = (_LEFT, top + _TOP, _WIDTH - _RIGHT, top + _HEIGHT - _BOTTOM)
 
-    def place(step: float, value: float) -> tuple[float, float]:
+    def place(step: float | int, value: float | int) -> tuple[float, float]:
         across = (step - steps[0]) / (steps[1] - steps[0])
         up = (value - marks[0]) / (marks[-1] - marks[0])
         return box[0] + across * (box[2] - box[0]), box[3] - up * (box[3] - box[1])

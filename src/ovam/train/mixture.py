@@ -33,7 +33,7 @@ class Order:
     draw: Int64[np.ndarray, " place"]
 
 
-def order(weights: Sequence[float], length: int) -> Order:
+def order(weights: Sequence[float | int], length: int) -> Order:
     """Spread data sets evenly: at any place, each has had its share of the places before, to within one.
 
     So 1:1 gives four and four in each batch of eight; in batches of nine, five and four in turn.
@@ -79,7 +79,7 @@ class Mixture(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __init__(
         self,
         sets: Sequence[Labelled],
-        weights: Sequence[float],
+        weights: Sequence[float | int],
         classes: Classes,
         *,
         length: int,

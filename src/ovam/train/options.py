@@ -24,12 +24,12 @@ class AugmentOptions:
         blur: Share of the pictures that are blurred a little, in [0, 1].
     """
 
-    flip: float = 0.5
-    scale: tuple[float, float] = (0.75, 2.0)
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.3
-    blur: float = 0.1
+    flip: float | int = 0.5
+    scale: tuple[float | int, float | int] = (0.75, 2.0)
+    brightness: float | int = 0.3
+    contrast: float | int = 0.3
+    saturation: float | int = 0.3
+    blur: float | int = 0.1
 
     def __post_init__(self) -> None:
         for name in ("flip", "blur"):
@@ -42,7 +42,7 @@ class AugmentOptions:
             raise OptionError(f"scale={self.scale!r}: expected two rising numbers from 0.1 to 10, such as (0.75, 2)")
 
 
-PLAIN = AugmentOptions(flip=0, scale=(1, 1), brightness=0, contrast=0, saturation=0, blur=0)
+PLAIN = AugmentOptions(flip=0.0, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, blur=0.0)
 """No changes but one: of a picture that is not square, a square as high as its short side is cut out at random."""
 
 
@@ -70,7 +70,7 @@ class TrainOptions:
     steps: int = 2000
     batch_size: int = 8
     accumulate: int = 1
-    learning_rate: float | None = None
+    learning_rate: float | int | None = None
     size: int | None = None
     evaluate_every: int | None = None
     seed: int = 0

@@ -25,7 +25,7 @@ from ovam.train.validation import Validation
 
 
 def train(
-    data: Sequence[tuple[str | Path, float]],
+    data: Sequence[tuple[str | Path, float | int]],
     val: str | Path,
     output_dir: str | Path,
     *,

@@ -63,7 +63,7 @@ class Sources:
         ]
 
 
-def read_sources(data: Sequence[tuple[str | Path, float]], val: str | Path, progress: Progress) -> Sources:
+def read_sources(data: Sequence[tuple[str | Path, float | int]], val: str | Path, progress: Progress) -> Sources:
     """Read and check all data sets.
 
     Args:
