@@ -22,6 +22,7 @@ FEWER = {
     "mini": ["--n", "2"],
     "dataset new": ["--num-inference-steps", "2", "--number", "4", "--batch", "2", "--width", "64", "--height", "64"],
     "dataset generate": ["--number", "4"],
+    "train": ["--steps", "2", "--batch-size", "2", "--device", "cpu"],
 }
 """Options that shorten a command and leave its meaning; given last, they win over the page's own."""
 

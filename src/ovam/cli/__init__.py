@@ -20,6 +20,7 @@ from ovam.cli.printing import unprintable
 from ovam.cli.questions import maps, segment
 from ovam.cli.terminal import Commands, PlainLists
 from ovam.cli.tokens import optimize, tokens_app
+from ovam.cli.training import train
 from ovam.errors import OvamError
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, generate, maps, segment, optimize, info, plan, verify, evaluate):
+for command in (demo, generate, maps, segment, optimize, train, info, plan, verify, evaluate):
     app.command(cls=PlainLists)(command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(mini_app, name="mini")

@@ -55,6 +55,7 @@ def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
         "segment": _asked,
         "demo": _shown,
         "evaluate": _evaluated,
+        "train": _trained,
         "plan": _plan,
         "verify": _verified,
     }
@@ -145,6 +146,12 @@ def _cell(name: str, value: Any) -> str:
 def _evaluated(result: Mapping[str, Any]) -> list[Table | Text]:
     facts = {name: value for name, value in result.items() if name != "figures" and value not in (None, [])}
     return facts_table(facts | result["figures"])
+
+
+def _trained(result: Mapping[str, Any]) -> list[Table | Text]:
+    facts = {name: result[name] for name in ("model", "parameters", "device", "steps", "best_step")} | result["figures"]
+    files = line(f"in {result['output_dir']}: {', '.join(result['files'].values())}")
+    return [*facts_table(facts | {"data": result["data"], "classes": result["classes"]}), files]
 
 
 def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
