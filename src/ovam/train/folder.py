@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ovam.dataset.layout import ABOUT, checked_name, read
+from ovam.dataset.layout import read
+from ovam.dataset.names import ABOUT, checked_name
 from ovam.errors import DatasetError
 from ovam.evaluate.voc import VOC
 from ovam.json_text import read_json
