@@ -14,8 +14,10 @@ demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 test: $(VENV)/ready  ## set up and run the tests
 	$(BIN)/pytest -n 2 tests
 
-# pages and examples run in processes of their own, which are not checked; the others are measures of the lab
-UNCHECKED := docs examples fits gain performance rivals trials
+# left out: what runs in processes of its own, which are not checked; commands and files; measures of the lab
+UNCHECKED := arguments batches cli command_line dataset dataset_exports docs errors examples fits gain imports measures \
+	method_commands method_contract_meta methods_training oracle performance pseudo_masks rivals scenes token_commands \
+	train train_data training trials verify
 shapes: $(VENV)/ready  ## the product's tests again, with every array's shape and every argument's type checked
 	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
 

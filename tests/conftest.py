@@ -35,3 +35,10 @@ def sd1():
 def sd2():
     """Tiny Stable Diffusion 2, shared: tests must leave it as it is."""
     return tiny.sd2()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what the contracts of `ovam.testing` hand wrong values to: they import no pytest."""
+    for item in items:
+        if getattr(item, "originalname", "") == "test_a_threshold_that_is_none_is_refused":
+            item.add_marker("user_error")

@@ -14,9 +14,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from ovam.cli import app
-from ovam.evaluate.voc import VOC
 from ovam.mini.scenes import CLASSES, LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.slices import slices
+from ovam.voc_names import VOC
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmark.md"
 ENTRY = ("--method", "by hand", "--question", "all names", "--model", "none", "--made-with", "python by_hand.py")

@@ -320,6 +320,7 @@ class TestEveryMethod:
             methods.by_name(name).segment(replace(trace, blocks=blocks), ["sky"])
 
     @ALL
+    @pytest.mark.user_error
     @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, float("nan"), "0.4", True])
     def test_thresholds_that_are_none(self, name, value):
         for field in ("threshold", "token_threshold"):
@@ -336,6 +337,7 @@ class TestEveryMethod:
         assert method.segment(latent, ["sky"]).size == trace.size
 
 
+@pytest.mark.user_error
 @pytest.mark.parametrize(
     ("make", "told"),
     [

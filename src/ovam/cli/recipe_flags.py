@@ -26,7 +26,7 @@ def _row(section: type[Any], one: Field[Any]) -> Row:
     if kind is tuple and one.name != "templates":
         return Row(_typed(str, told, _shown(default), flag, callback=_texts(told)), words_of)
     if kind is tuple:
-        return Row(_typed(list[str], told, _shown(default), flag, callback=inputs.text))
+        return Row(_typed(list[str], told, _shown(default), flag, callback=inputs.text, metavar="<str>"))
     if kind is bool:
         return Row(_typed(bool, told, "", f"{flag}/--no-{flag[2:]}"))
     if kind is str:

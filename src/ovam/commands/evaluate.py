@@ -14,10 +14,10 @@ from ovam.commands.entry import Entry
 from ovam.commands.scoring import IGNORE, LabelTally, ScoreTally, Thing
 from ovam.errors import GroundTruthError, NotFiniteError
 from ovam.evaluate.overlap import check_sizes
-from ovam.evaluate.voc import VOC
 from ovam.input_file import regular
 from ovam.json_text import parsed, read_json
 from ovam.picture_formats import FORMATS
+from ovam.voc_names import VOC
 
 _MOST_NUMBER = 4095  # maximum class number: the counts of all pairs take 128 MB
 

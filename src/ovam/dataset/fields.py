@@ -27,8 +27,8 @@ class Told:
     """
 
     help: str
-    least: float = 0
-    most: float = LARGEST
+    least: float | int = 0
+    most: float | int = LARGEST
     choices: tuple[str, ...] = ()
     files: bool = False
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ovam.evaluate.voc import VOC
+from ovam.voc_names import VOC
 
 _SYNONYMS = {
     "aeroplane": ("aeroplane", "plane"),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from ovam.dataset.layout import read
 from ovam.dataset.names import ABOUT, checked_name
 from ovam.errors import DatasetError
-from ovam.evaluate.voc import VOC
 from ovam.json_text import read_json
+from ovam.voc_names import VOC
 
 Part = Literal["train", "val"]
 _NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation")}
