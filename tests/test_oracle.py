@@ -240,7 +240,7 @@ def test_each_class_is_shown_as_often_as_another():
 @pytest.mark.user_error
 def test_parts_of_another_world_or_seed_are_not_taken_up(tmp_path):
     (tmp_path / "identity.json").write_text('{"world": 1, "seed": 0}')
-    with pytest.raises(OptionError, match=r"asked for was \{'world': 2, 'recipe': 2, 'seed': 7\}"):
+    with pytest.raises(OptionError, match=r"asked for was \{'world': 3, 'recipe': 2, 'seed': 7\}"):
         train(tmp_path, seed=7)
     (tmp_path / "identity.json").unlink()
     (tmp_path / "vae").mkdir()

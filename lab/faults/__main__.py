@@ -3,12 +3,15 @@
 import argparse
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from lab.faults.windows import WINDOWS, arm
 from ovam.dataset.checking import check
@@ -33,10 +36,14 @@ def child(recipe: Path, folder: Path, window: str, count: int) -> None:
 
 
 def killed(recipe: Path, folder: Path, window: str, count: int, seconds: float | None = None) -> bool:
-    """Run a child that ends at a moment or after some seconds; return whether it was killed."""
+    """Run a child that ends at a moment or after some seconds; return whether it was killed.
+
+    It computes with as many threads as this process: with another number sums round otherwise.
+    """
     command = [sys.executable, "-m", "lab.faults", _CHILD, str(recipe), str(folder), window, str(count)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(command, stdout=told, stderr=told)
+        process = subprocess.Popen(command, stdout=told, stderr=told, env=os.environ | threads)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -224,6 +224,8 @@ def take_up(folder: Path, work: Path) -> None:
     pipe = load(folder)
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
+    if (folder / PICTURE_TOWER).exists():
+        shutil.copy(folder / PICTURE_TOWER, work)
     about = _training_of(folder)
     (work / _HISTORY).write_text(about["history"])
     tensors = {f"ema.{name}": value for name, value in pipe.unet.state_dict().items()}
@@ -237,12 +239,13 @@ def _training_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def export(work: Path, folder: Path) -> None:
+def export(work: Path, folder: Path, *, with_tower: bool = False) -> None:
     """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors.
 
     Args:
         work: Folder of parts and checkpoints.
         folder: Gets the pipeline.
+        with_tower: Whether the picture tower goes with it, from which a training that was aligned goes on.
 
     Raises:
         OptionError: something was not trained in `work`.
@@ -266,6 +269,8 @@ def export(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
+    if with_tower:
+        shutil.copy(work / PICTURE_TOWER, folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")
