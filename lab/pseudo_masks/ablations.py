@@ -9,7 +9,17 @@ from lab.pseudo_masks import paper
 from lab.pseudo_masks.counts import Count, Entries
 from lab.pseudo_masks.examples import SCENES, SIMPLE
 from lab.pseudo_masks.figures import class_iou, miou, rank_agreement, table
-from lab.pseudo_masks.rows import DEFAULT, TOKEN, WORD, after_crf, block_rows, ours, postprocessing_rows, step_rows
+from lab.pseudo_masks.rows import (
+    DEFAULT,
+    TOKEN,
+    WORD,
+    after_crf,
+    block_rows,
+    ours,
+    plainly,
+    postprocessing_rows,
+    step_rows,
+)
 from lab.pseudo_masks.run import Study, scored, validated
 from lab.pseudo_masks.tokens import tokens_of
 
@@ -45,7 +55,7 @@ def ablate(
     study = Study(name, rows, entries, asked)
     thresholds = validated(pipe, study, max(10, count // 2), work, images) if name != "steps" else None
     if thresholds is None:  # a scene has no denoiser calls to choose from: one threshold for all, that of all calls
-        whole = Study("all steps", [ours("all", {}, refine=False, cut=lambda v, t, _: v > t)], entries, asked)
+        whole = Study("all steps", [ours("all", {}, refine=False, cut=plainly)], entries, asked)
         one = validated(pipe, whole, max(10, count // 2), work, images)
         thresholds = {(row.name, form): one["all", form] for row in rows for form in entries}
     counts = scored(pipe, study, on, count, work, images, thresholds)

@@ -10,14 +10,19 @@ import numpy as np
 import torch
 
 from lab.digest import digest, syntax_of
+from lab.fits.generated import oracle_hashes
 from lab.pseudo_masks.counts import THRESHOLDS, Count, Entries, Thresholds, counts_of
-from lab.pseudo_masks.examples import VALIDATION, Example, examples
+from lab.pseudo_masks.examples import CAPTIONS, SIMPLE, VALIDATION, examples
 from lab.pseudo_masks.rows import Row, needs_of
+from ovam.defaults import CHOSEN
 from ovam.methods.base import Method
 from ovam.mini.scenes import WORLD
 from ovam.models import model_hash
 
-_CODE = ("ovam.maps", "ovam.masks", "ovam.refine", "ovam.methods", "ovam.tracing", "ovam.backbones")
+_CODE = (
+    *("ovam.maps", "ovam.masks", "ovam.refine", "ovam.methods", "ovam.tokens", "ovam.tracing", "ovam.backbones"),
+    "lab.pseudo_masks",
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,16 @@ def scored(
     images: Path,
     thresholds: Thresholds | None = None,
 ) -> list[Count]:
-    """The counts of a set, those that are missing made."""
+    """The counts of a set, those that are missing made.
+
+    They are found again by all that they depend on: model, truth, code, the product's defaults, and what is asked for.
+    """
     thresholds = thresholds or {}
     chosen = [[*key, value] for key, value in sorted(thresholds.items())]
     names = [row.name for row in study.rows]
-    about = [model_hash(pipe), WORLD, syntax_of(*_CODE), study.name, names, study.asked, set_name, chosen]
+    truth = oracle_hashes() if set_name in (SIMPLE, CAPTIONS) else WORLD
+    basis = [model_hash(pipe), truth, syntax_of(*_CODE), CHOSEN]
+    about = [*basis, study.name, names, study.asked, set_name, chosen]
     folder = work / "counts" / digest(about)
     needs = needs_of(study.rows, study.extra)
     found: list[Count] = []
@@ -88,8 +98,3 @@ def thresholds_on(counts: Sequence[Count]) -> dict[tuple[str, str], float]:
 def validated(pipe: Any, study: Study, count: int, work: Path, images: Path) -> dict[tuple[str, str], float]:
     """Thresholds that were chosen on validation scenes, which have exact masks; no oracle is asked."""
     return thresholds_on(scored(pipe, study, VALIDATION, count, work, images))
-
-
-def find(pipe: Any, set_name: str, name: str, count: int, images: Path) -> Example:
-    """The example of a name."""
-    return next(each for each in examples(pipe, set_name, count, images) if each.name == name)

@@ -1,7 +1,8 @@
 """Stage 3: the denoiser's training. It can be broken off and taken up again at any iteration.
 
-Nothing but the denoising error is learned from: no mask, no supervision of attention. Weights are bfloat16 beside
-float32 copies that the optimiser moves; several processes, of one thread each, average their gradients.
+The denoising error is learned from, and the picture tower's features where there is one: no mask, no supervision of
+attention. Weights are bfloat16 beside float32 copies that the optimiser moves; several processes, of one thread each,
+average their gradients.
 """
 
 import os
@@ -123,7 +124,9 @@ class DenoiserTraining:
                 self.alignment.save()
 
     def loss(self, scenes: np.ndarray, random: np.random.Generator, *, words_alone: bool) -> Tensor:
-        """Mean squared error of the velocity over the scenes, each at a time step of its own.
+        """Mean squared error of the velocity over the scenes, each at a time step of its own; alignment is added to it.
+
+        `error` keeps it without the alignment.
 
         Args:
             scenes: Indices, (sample,).
