@@ -12,22 +12,21 @@ demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
 
 test: $(VENV)/ready  ## set up and run the tests
-	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2
 
-# left out: what runs in processes of its own, which are not checked; commands and files; measures of the lab
-UNCHECKED := arguments batches cli command_line dataset dataset_exports docs errors examples fits gain imports measures \
-	method_commands method_contract_meta methods_training oracle performance pseudo_masks rivals scenes token_commands \
-	train train_data training trials verify
+# left out: what runs in processes of its own, which are not checked; commands and files
+UNCHECKED := arguments batches cli command_line dataset dataset_exports docs errors examples imports method_commands \
+	method_contract_meta scenes token_commands train train_data verify
 shapes: $(VENV)/ready  ## the product's tests again, with every array's shape and every argument's type checked
 	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
 
 check: format lint types imports docs quick test shapes  ## what CI runs
 
 format: $(VENV)/ready
-	$(BIN)/ruff format --check src tests lab examples
+	$(BIN)/ruff format --check .
 
 lint: $(VENV)/ready
-	$(BIN)/ruff check src tests lab examples
+	$(BIN)/ruff check .
 
 types: $(VENV)/ready
 	$(BIN)/mypy
@@ -55,8 +54,8 @@ faults: $(VENV)/ready  ## kill 20 runs of `ovam dataset generate`, go on with th
 	$(BIN)/python -m lab.faults
 
 test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest diffusers, transformers, accelerate and peft allowed
-	$(BIN)/pytest -n 2 tests
-	$(OLDEST)/bin/pytest -n 2 tests
+	$(BIN)/pytest -n 2
+	$(OLDEST)/bin/pytest -n 2
 
 # torch comes first and alone: resolved together with the rest it may bring CUDA packages of several gigabytes
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -8,8 +8,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lab.mini.baselines import BASELINES, class_iou
-from lab.mini.measures import headroom
 from ovam.errors import OptionError, SplitError
 from ovam.mini.scenes import CLASSES, LABELS, PARTS, UNKNOWN_PART, render, seed_of
 from ovam.mini.scenes.animals import ANIMALS
@@ -66,7 +64,6 @@ def test_what_is_not_in_the_world_is_named():
     assert_refuses(OptionError, ["'lion'", "aeroplane", "sky"], lambda: scene.mask("lion"))
     assert_refuses(OptionError, ["count=4"], lambda: render(0, split="train", count=4))
     assert_refuses(SplitError, ["'tset'", "unknown", "test"], lambda: render(0, split="tset"))
-    assert_refuses(OptionError, ["'lion'"], lambda: headroom._scenes_of(["lion"], 1))
 
 
 def test_classes_carry_the_ids_of_pascal_voc():
@@ -269,31 +266,6 @@ def test_a_scene_of_another_split_is_refused():
         seed_of("train", 10**8)
     with pytest.raises(SplitError, match="belongs to no split"):
         render(6 * 10**8, split="test")
-
-
-def test_baselines_score_the_object_above_a_plain_ground():
-    """On a world without clutter they must work: a gate that can't be failed is none."""
-    image = np.full((64, 64, 3), (90, 160, 70), dtype=np.uint8)
-    image[20:44, 20:44] = (200, 40, 40)
-    image += np.random.default_rng(0).integers(0, 9, image.shape, dtype=np.uint8)
-    truth = np.zeros((64, 64), dtype=bool)
-    truth[20:44, 20:44] = True
-    for name, baseline in BASELINES.items():
-        score = baseline(image)
-        assert score.shape == (64, 64)
-        assert 0 <= score.min() <= score.max() <= 1
-        assert score[truth].mean() > score[~truth].mean() + 0.3, name
-
-
-def test_class_iou_is_pooled_by_class_and_averaged_over_classes(scenes):
-    some = scenes["test"][:10]
-    whole = [np.ones(scene.labels.shape, dtype=bool) for scene in some]
-    by_class = {}
-    for scene in some:
-        for name in {thing.name for thing in scene.objects}:
-            hit, total = by_class.get(name, (0, 0))
-            by_class[name] = hit + scene.mask(name).sum(), total + scene.labels.size
-    assert class_iou(some, whole) == pytest.approx(np.mean([hit / total for hit, total in by_class.values()]))
 
 
 def test_the_sprite_sheet_has_every_emoji_of_the_world():

@@ -12,7 +12,7 @@ from lab.methods.__main__ import main
 from lab.methods.comparison import ALLOWED, Agreement, of_labels, of_values, table_rows
 from lab.methods.with_dataset_diffusion import _loop_over_images
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_values_agree_up_to_rounding():

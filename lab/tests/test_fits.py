@@ -22,7 +22,7 @@ from ovam.errors import OptionError
 from ovam.mini.scenes import LABELS, render, seed_of
 from ovam.tokens.options import PULL
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CAT = LABELS["cat"]
 
 
@@ -344,7 +344,7 @@ def test_what_was_chosen_for_another_model_or_other_blocks_is_read_by_no_measure
 
 
 def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published_report():
-    results = Path(__file__).parents[1] / "docs" / "results"
+    results = Path(__file__).parents[2] / "docs" / "results"
     report, files = json.loads((results / "mini" / "report.json").read_text()), (results / "tokens").glob("*.json")
     stamps = {file.stem: json.loads(file.read_text())["stamp"] for file in files if file.stem != "gain"}
     assert {*stamps} == {"test", "validation", "generated", "generated-a", "generated-b"}

@@ -144,7 +144,7 @@ def test_the_middle_has_the_numbers_own_spread():
 
 
 def test_a_token_is_made_from_files_and_scored_as_it_is_read(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     pipe = ovam.load("mini")
     (scene,) = annotation_scenes(["car"], 1)["car"]
     encoded = end_to_end.settings()["int8"]
