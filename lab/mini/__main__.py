@@ -53,14 +53,12 @@ def train(
 def export(
     output_dir: Annotated[Path, typer.Option(help="Folder of the pipeline that is written.")],
     work_dir: Annotated[Path, typer.Option(help="Where the trained parts lie.")] = Path("runs/mini"),
-    *,
-    with_tower: Annotated[bool, typer.Option(help="Also the picture tower, to train on from that folder.")] = False,
 ) -> None:
     """Put the trained parts together as a pipeline's folder."""
     with quiet():
         from lab.mini.training.recipe import export as run
 
-        run(work_dir, output_dir, with_tower=with_tower)
+        run(work_dir, output_dir)
 
 
 @app.command()

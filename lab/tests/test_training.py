@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 
 from lab.mini.__main__ import app
 from lab.mini.training import recipe
-from lab.mini.training.alignment import WEIGHT, WHERE, Alignment
+from lab.mini.training.chances import SHARES, chances, classes_shown
 from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of, phase_at
-from lab.mini.training.loop import Masters, Peers, load_tensors, save_tensors
+from lab.mini.training.loop import Masters, Peers, load_tensors
 from lab.mini.training.recipe import take_up
-from lab.mini.training.text_tower import PictureTower, word_similarity
+from lab.mini.training.text_tower import word_similarity
 from lab.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
-from lab.mini.training.unet import TEXT_WIDTH, build_unet
+from lab.mini.training.unet import build_unet
 from ovam.errors import OptionError
+from ovam.mini.scenes import CLASSES, LABELS
 from ovam.models import mini_folder
 from ovam.text_sides import text_of
 
@@ -103,6 +104,31 @@ def test_time_steps_cover_the_schedule_and_favour_those_where_text_counts(traini
     assert shares.min() > 0.09
 
 
+def test_scenes_of_several_things_and_of_rare_classes_are_drawn_more_often():
+    labels = np.zeros((5, 8, 8), dtype=np.uint8)
+    labels[:, 0, 0] = [LABELS[name] for name in ("dog", "dog", "cat", "dog", "dog")]
+    labels[3:, 4, 4] = [LABELS[name] for name in ("car", "bus")]
+    labels[4, 0, 4] = LABELS["cat"]
+    shown = classes_shown(labels)
+    assert [[CLASSES[i] for i in np.flatnonzero(row)] for row in shown[2:]] == [
+        ["cat"],
+        ["car", "dog"],
+        ["bus", "cat", "dog"],
+    ]
+    found = chances(shown)
+    assert found[3:] == pytest.approx(SHARES[1:])
+    assert found[:3].sum() == pytest.approx(SHARES[0])
+    assert found[2] == pytest.approx(2 * found[0])  # two scenes show a cat, four a dog
+
+
+def test_a_scene_is_drawn_by_its_chance(training):
+    chance = np.array([0, 0.5, 0, 0, 0.125, 0.125, 0.25, 0])
+    run, random = training(chances=chance), np.random.default_rng(0)
+    drawn = np.bincount(run.scenes(20000, random), minlength=8) / 20000
+    assert drawn == pytest.approx(chance, abs=0.015)  # measured: 0.004
+    assert training().scenes(20000, random).max() == 7
+
+
 def test_a_rate_is_warmed_up_after_every_start_and_falls_within_its_phase():
     phases = [Phase(1000, 64, 16, 1e-3, 1e-3), Phase(1000, 96, 8, 1e-3, 0.0)]
     assert phase_at(0, 0, phases) == (phases[0], pytest.approx(1e-3 / 200))
@@ -153,48 +179,6 @@ def test_a_text_is_as_near_as_its_words_best_places():
     for text, picture in np.ndindex(3, 3):
         best = [max(float(word @ place) for place in places[picture]) for word in words[text][is_word[text]]]
         assert found[text, picture].item() == pytest.approx(np.mean(best), abs=1e-6)  # measured 6e-8
-
-
-def test_features_are_drawn_to_the_places_that_they_show(tmp_path):
-    torch.manual_seed(0)
-    save_tensors(PictureTower(TEXT_WIDTH).state_dict(), tmp_path / "tower")
-    model = build_unet()
-    aligned = Alignment(model, tmp_path / "tower", tmp_path / "heads", TEXT_WIDTH)
-    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
-    model(torch.randn(2, 4, 16, 16), 500, torch.randn(2, 5, TEXT_WIDTH))
-    seen = dict(aligned.seen)
-    assert [seen[name].shape[-1] for name in WHERE] == [8, 16]
-    loss = aligned.loss(pictures)
-    places = aligned.tower(pictures)[0].mT.unflatten(-1, (8, 8))
-    terms = []
-    for name, head in zip(WHERE, aligned.heads, strict=True):
-        feature = seen[name]
-        wide = nn.functional.interpolate(places, feature.shape[-2:], mode="bilinear")
-        cosines = nn.functional.cosine_similarity(head(feature.flatten(2).mT), wide.flatten(2).mT, dim=-1)
-        terms.append(1 - cosines.mean().item())
-    assert loss.item() == pytest.approx(WEIGHT * np.mean(terms), abs=0.01)  # bfloat16 where there is: measured 1e-4
-    loss.backward()
-    before = aligned.heads[0][0].weight.clone()
-    aligned.step(Peers())
-    aligned.save()
-    again = Alignment(build_unet(), tmp_path / "tower", tmp_path / "heads", TEXT_WIDTH)
-    assert not torch.equal(aligned.heads[0][0].weight, before)
-    assert torch.equal(again.heads[0][0].weight, aligned.heads[0][0].weight)
-    assert model.get_submodule("down_blocks.0.resnets.0.conv1").weight.grad.abs().sum() > 0
-
-
-def test_the_tower_sees_the_view_that_the_denoiser_sees(training, tmp_path):
-    class Pool:
-        def pictures(self, scenes, size):
-            assert size == 4 * 8  # of latents of 8 x 8
-            return torch.arange(size).float().expand(len(scenes), 3, size, size)
-
-    save_tensors(PictureTower(TEXT_WIDTH).state_dict(), tmp_path / "tower")
-    run = training(aligned=(tmp_path / "tower", Pool()))
-    plain, mirrored = run._pictures(np.array([0, 1]), torch.tensor([0, 1]))
-    assert (plain[0, 0, 0].item(), mirrored[0, 0, 0].item()) == (0, 31)
-    whole = run.loss(np.arange(8), np.random.default_rng(0), words_alone=False).item()
-    assert 0 < whole - run.error < 2 * WEIGHT
 
 
 def test_two_processes_train_one_denoiser_through_sizes(tmp_path):
@@ -317,13 +301,13 @@ def test_commands_call_the_recipe(monkeypatch, tmp_path):
         "lab.mini.training.recipe.train",
         lambda work, start, seed, more, processes: called.append((work, start, seed, more, processes)),
     )
-    monkeypatch.setattr("lab.mini.training.recipe.export", lambda *a, with_tower: called.append((*a, with_tower)))
+    monkeypatch.setattr("lab.mini.training.recipe.export", lambda *paths: called.append(paths))
     assert call("train", "--work-dir", tmp_path).exit_code == 0
     assert call("export", "--work-dir", tmp_path, "--output-dir", tmp_path / "out").exit_code == 0
     scratch = ("--from-scratch", "--seed", 3, "--more", 9, "--processes", 2)
     assert call("train", "--work-dir", tmp_path, *scratch).exit_code == 0
     assert called == [
         (tmp_path, mini_folder(), 0, 0, 1),
-        (tmp_path, tmp_path / "out", False),
+        (tmp_path, tmp_path / "out"),
         (tmp_path, None, 3, 9, 2),
     ]

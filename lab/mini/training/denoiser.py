@@ -1,8 +1,7 @@
 """Stage 3: the denoiser's training. It can be broken off and taken up again at any iteration.
 
-The denoising error is learned from, and the picture tower's features where there is one: no mask, no supervision of
-attention. Weights are bfloat16 beside float32 copies that the optimiser moves; several processes, of one thread each,
-average their gradients.
+It learns from the denoising error alone: no mask, no supervision of attention, no auxiliary loss. Weights are bfloat16
+beside float32 copies that the optimiser moves; several processes, of one thread each, average their gradients.
 """
 
 import os
@@ -15,12 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab.mini.training.alignment import Alignment
-from lab.mini.training.autoencoder import FACTOR
 from lab.mini.training.loop import DEVICE, Log, Masters, Peers, load_tensors, save_tensors
-from lab.mini.training.pool import Pool
 from lab.mini.training.texts import Captions
-from lab.mini.training.unet import TEXT_WIDTH, build_scheduler, build_unet, compile_blocks
+from lab.mini.training.unet import build_scheduler, build_unet, compile_blocks
 
 WARM_ITERATIONS, CHECKPOINT_EVERY = 200, 500
 LONGEST_AVERAGE = 0.9995
@@ -80,7 +76,7 @@ class DenoiserTraining:
         peers: The processes that train together.
         seed: Another one makes a sibling.
         compiled: Compile the transformer blocks, which takes minutes and pays after some hundred iterations.
-        aligned: The picture tower's file and the scenes' pictures, to draw features to the tower's; None leaves it out.
+        chances: Chance of each scene to be drawn, (scene,), with sum 1; None draws them evenly.
     """
 
     def __init__(
@@ -92,8 +88,9 @@ class DenoiserTraining:
         peers: Peers | None = None,
         seed: int = 0,
         compiled: bool = False,
-        aligned: tuple[Path, Pool] | None = None,
+        chances: np.ndarray | None = None,
     ) -> None:
+        self.cumulated = np.linspace(0, 1, latents.shape[1] + 1)[1:] if chances is None else np.cumsum(chances)
         self.folder, self.latents, self.captions = folder, latents, captions
         self.peers, self.seed = peers or Peers(), 2 + 10**6 * seed
         torch.manual_seed(self.seed)
@@ -103,9 +100,6 @@ class DenoiserTraining:
         self.scheduler = build_scheduler()
         if checkpoint_of(folder).exists():
             self._resume()
-        self.alignment, self.pool = None, None if aligned is None else aligned[1]
-        if aligned is not None:
-            self.alignment = Alignment(self.model, aligned[0], folder.with_suffix(".alignment.safetensors"), TEXT_WIDTH)
         if compiled:
             compile_blocks(self.model)
 
@@ -120,13 +114,9 @@ class DenoiserTraining:
             save_tensors(
                 self.masters.tensors() | {"iteration": torch.tensor(self.iteration)}, checkpoint_of(self.folder)
             )
-            if self.alignment is not None:
-                self.alignment.save()
 
     def loss(self, scenes: np.ndarray, random: np.random.Generator, *, words_alone: bool) -> Tensor:
-        """Mean squared error of the velocity over the scenes, each at a time step of its own; alignment is added to it.
-
-        `error` keeps it without the alignment.
+        """Mean squared error of the velocity over the scenes, each at a time step of its own.
 
         Args:
             scenes: Indices, (sample,).
@@ -147,14 +137,12 @@ class DenoiserTraining:
             told.states.to(dtype),
             encoder_attention_mask=told.attended,
         ).sample
-        loss = F.mse_loss(predicted.float(), velocity)
-        self.error = loss.item()
-        return loss if self.alignment is None else loss + self.alignment.loss(self._pictures(scenes, views))
+        return F.mse_loss(predicted.float(), velocity)
 
-    def _pictures(self, scenes: np.ndarray, views: Tensor) -> Tensor:
-        assert self.pool is not None
-        pictures = self.pool.pictures(scenes, FACTOR * self.latents.shape[-1]).to(DEVICE)
-        return torch.where(views.to(DEVICE)[:, None, None, None] == 1, pictures.flip(-1), pictures)
+    def scenes(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """Return indices of scenes, (count,), each drawn by its chance."""
+        found = np.searchsorted(self.cumulated, random.random(count), side="right")
+        return found.clip(max=len(self.cumulated) - 1)  # the last sum may be a little less than 1
 
     def timesteps(self, count: int, random: np.random.Generator) -> np.ndarray:
         """Return time steps (sample,): half of them even, half from a logistic normal law around `WHERE_TEXT_COUNTS`.
@@ -188,14 +176,12 @@ class DenoiserTraining:
             if self.peers.count > 1 and os.getppid() != parent:  # a second run may be writing to the folder by now
                 raise SystemExit(f"process {self.peers.rank} ends: the command that started it has ended")
             count = max(1, phase.batch // self.peers.count)
-            scenes = random.integers(self.latents.shape[1], size=count)
+            scenes = self.scenes(count, random)
             loss = self.loss(scenes, random, words_alone=self.iteration % 2 == 1)
             loss.backward()
             self.iteration += 1
             self.masters.step(rate, self.iteration, self.peers)
-            if self.alignment is not None:
-                self.alignment.step(self.peers)
-            log.add(self.iteration, self.error, whole=loss.item())
+            log.add(self.iteration, loss.item())
             if self.iteration % CHECKPOINT_EVERY == 0:
                 self.save()
         self.save()

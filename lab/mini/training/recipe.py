@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,11 +17,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lab.mini.oracle import load_oracles
 from lab.mini.training.autoencoder import encode_pool, train_autoencoder
+from lab.mini.training.chances import chances, classes_shown
 from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of
 from lab.mini.training.loop import Peers, load_tensors, multiplies_bfloat16, save_tensors
 from lab.mini.training.oracles import JUDGED, train_oracles
 from lab.mini.training.pool import Pool
-from lab.mini.training.text_tower import PICTURE_TOWER, train_text_encoder
+from lab.mini.training.text_tower import train_text_encoder
 from lab.mini.training.texts import Captions
 from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
@@ -34,10 +36,11 @@ RECIPE = 2
 SCENES = 40_000
 PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations
     Phase(15_500, 64, 32, 1e-3, 1e-3),
-    Phase(29_500, 64, 32, 4e-4, 2e-4),
-    Phase(25_000, 96, 32, 3e-4, 1e-5),
+    Phase(20_500, 64, 32, 4e-4, 2e-4),
+    Phase(12_000, 96, 32, 3e-4, 1e-5),
 )
 RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
+_LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # an iteration takes nine tenths of the time
 _HISTORY = "history.txt"  # kept by hand where a run was changed on its way
 
 
@@ -106,6 +109,7 @@ def train(
         if processes == 1:
             run(0, processes=1)
         else:
+            os.environ.setdefault(*_LARGE_PAGES)  # read when a process starts
             _meeting(work).unlink(missing_ok=True)  # of a run that was broken off: it would be waited for
             spawn(partial(run, processes=processes), nprocs=processes)
 
@@ -146,7 +150,7 @@ def _train_denoiser(
         peers=Peers(rank, processes),
         seed=seed,
         compiled=compiled and shutil.which("g++") is not None,
-        aligned=(work / PICTURE_TOWER, pool) if (work / PICTURE_TOWER).exists() else None,
+        chances=chances(classes_shown(pool.labels)),
     )
     training.run(phases, until=end)
     if processes > 1:
@@ -224,8 +228,6 @@ def take_up(folder: Path, work: Path) -> None:
     pipe = load(folder)
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
-    if (folder / PICTURE_TOWER).exists():
-        shutil.copy(folder / PICTURE_TOWER, work)
     about = _training_of(folder)
     (work / _HISTORY).write_text(about["history"])
     tensors = {f"ema.{name}": value for name, value in pipe.unet.state_dict().items()}
@@ -239,13 +241,12 @@ def _training_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def export(work: Path, folder: Path, *, with_tower: bool = False) -> None:
+def export(work: Path, folder: Path) -> None:
     """Put the parts in `work`, as far as they are trained, together as a pipeline folder in float16 safetensors.
 
     Args:
         work: Folder of parts and checkpoints.
         folder: Gets the pipeline.
-        with_tower: Whether the picture tower goes with it, from which a training that was aligned goes on.
 
     Raises:
         OptionError: something was not trained in `work`.
@@ -269,8 +270,6 @@ def export(work: Path, folder: Path, *, with_tower: bool = False) -> None:
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
-    if with_tower:
-        shutil.copy(work / PICTURE_TOWER, folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")
