@@ -116,6 +116,8 @@ def test_parts_lie_where_the_picture_shows_them():
             if thing.name in ("car", "bus") and thing.colour in ("yellow", "white") and own.sum() > 30:
                 body = (scene.instances == i) & (scene.parts == 0)
                 tyres.append(scene.image[own].mean() < scene.image[body].mean() - 10)
+        if len(tyres) > 5:
+            break
     assert len(tyres) > 5
     assert all(tyres)
 
