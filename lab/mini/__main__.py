@@ -100,7 +100,7 @@ def report(
     only: Annotated[str, typer.Option(help="Sections to measure again, by commas: sheet, words, headroom.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="On a few scenes, to see that it runs.")] = False,
 ) -> None:
-    """Measure the embedded model and write its page, figures and contact sheet: half an hour on two cores.
+    """Measure the embedded model and write its pages, figures and contact sheet: half an hour on two cores.
 
     Sections that the same code measured on the same weights are kept. Pictures that are missing are made, which
     `python -m lab.mini images` does beforehand.
@@ -110,6 +110,20 @@ def report(
 
         folder = docs or Path("out/quick-report" if quick else "docs")
         run(folder, images_dir, only=[name.strip() for name in only.split(",") if name.strip()] or None, quick=quick)
+
+
+@app.command()
+def blind(
+    docs: Annotated[Path, typer.Option(help="Folder that the report was written to.")] = Path("docs"),
+    answers: Annotated[
+        Path | None, typer.Option(help="JSON list of the class of each picture, in the order of the sheet's numbers.")
+    ] = None,
+) -> None:
+    """Make the sheet of the blind test, or score the answers of a judge who has not seen the prompts."""
+    with quiet():
+        from lab.mini.measures.report import judge_blind as run
+
+        print(f"wrote {run(docs, answers)}")
 
 
 if __name__ == "__main__":

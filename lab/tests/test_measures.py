@@ -16,7 +16,7 @@ from lab.mini.measures import choices, curves, encoding, headroom, images, memor
 from lab.mini.measures.asking import Asking, untrained
 from lab.mini.measures.bars import bars
 from lab.mini.measures.generation import class_shares, classes_in, one_object_prompts, two_object_prompts
-from lab.mini.measures.page import page
+from lab.mini.measures.page import measured, page
 from ovam.errors import OptionError
 from ovam.evaluate import average_precision
 from ovam.mini.scenes import CLASSES, LABELS, render, seed_of
@@ -28,6 +28,8 @@ from ovam.tracing.encode import encode
 from test_errors import assert_refuses
 
 FIGURES = {
+    "blind": {"right": 32, "mistaken": {"cow": ["dog", "sheep"], "cat": ["dog"]}},
+    "speed": 2.5,
     "gates": {"centre disc": {"miou": 0.2}, "colour clusters": {"miou": GATE + 0.001}},
     "oracles": {
         "ways": {"after the autoencoder": {"a": {"mIoU": 0.85}, "b": {"mIoU": 0.7}}},
@@ -61,6 +63,8 @@ FIGURES = {
 def test_a_bar_is_met_where_the_figure_reaches_it():
     verdicts = {bar.asked: bar.met for bar in bars(FIGURES)}
     met = [
+        "blind test",
+        "classes named wrong",
         "gate: centre disc",
         "oracle A",
         "one-object",
@@ -73,6 +77,7 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
         "Spearman with Stable Diffusion 1.5, resolutions",
     ]
     missed = [
+        "a guided image",
         *(f"Spearman with Stable Diffusion 1.5, {name}" for name in ("from call", "up to call", "classes")),
         "gate: colour clusters",
         "agreement",
@@ -369,7 +374,7 @@ def _curve(keys):
 def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     methods = {"word": {"IoU": 0.375, "AP": 0.5}, "fitted": {"IoU": 0.625, "AP": 0.75}, "exact": {"IoU": 0.875}}
     judged = FIGURES["generation"] | {"captions": 0.625}
-    sections = FIGURES | {
+    sections = {name: found for name, found in FIGURES.items() if name != "blind"} | {
         "generation": FIGURES["generation"] | {"by_oracle": {"a": judged, "b": judged | {"captions": 0.375}}},
         "words": FIGURES["words"] | {"objects": _row(0.61), "classes": {"cat": _row(0.7), "bus": {"count": 0}}}
         | {"slices": {"novel": _row(0.4)}, "grounds": _row(0.5) | FIGURES["words"]["grounds"]},
@@ -401,7 +406,9 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         },
         "sections": sections,
     }
-    text = page(json.loads(json.dumps(figures)))
+    figures["size"] = 96
+    text = measured(json.loads(json.dumps(figures)))
+    short = page(json.loads(json.dumps(figures)))
     for shown in (
         "| cat | 3 | 0.700 | 0.300 (0.200 to 0.400)",
         "12.5% of the pixels ignored",
@@ -424,13 +431,21 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "$" not in text
     assert "**A quick run" not in text
     assert "**A quick run" in page(figures | {"quick": True})
+    assert "**A quick run" in measured(figures | {"quick": True})
+    assert "96 x 96 pixels" in short
+    assert "grids of\n24, 12 and 6" in short
+    assert "Nobody who did not know the prompts" in short
+    blind = {"pictures": 40, "right": 38, "answers": [], "mistaken": {"cow": ["dog", "dog"]}}
+    named = page(figures | {"sections": sections | {"blind": blind}})
+    assert "**38 of 40 are right**; taken for others: cow (dog, dog)." in named
+    assert "| classes named wrong in both of their pictures, at most 2 | 1 | yes |" in named
     assert "2 threads, 10 minutes" in text
     assert "Not measured" not in text
     unjudged = {key: value for key, value in sections.items() if key not in ("oracles", "generation", "transfer")}
-    shorter = page(figures | {"sections": unjudged, "oracles": {}})
-    assert shorter.count("Not measured.") == 6
-    assert shorter.count("not measured | **no**") == 3
-    assert "oracle A, mIoU" not in shorter
+    unjudged_figures = figures | {"sections": unjudged, "oracles": {}}
+    assert measured(unjudged_figures).count("Not measured.") == 6
+    assert page(unjudged_figures).count("not measured | **no**") == 4  # with the blind test
+    assert "oracle A, mIoU" not in page(unjudged_figures)
 
 
 STAMPED = {
@@ -511,7 +526,7 @@ def test_an_unknown_section_is_named(tmp_path):
 
 def test_a_section_is_measured_once_or_when_it_is_named(tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr(report, "page", lambda figures: "page")
+    monkeypatch.setattr(report, "write_pages", lambda docs, figures: None)
     monkeypatch.setattr(
         report,
         "_measures",
@@ -686,7 +701,8 @@ def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypa
     for of in found["oracles"]["ways"].values():
         assert {row["mIoU"] for row in of.values()} == {of["a"]["mIoU"]}
         assert 0 <= of["a"]["mIoU"] < 0.05  # the only label that is seen is seldom the true one
-    text = (docs / "mini.md").read_text()
+    assert "$" not in (docs / "mini.md").read_text()
+    text = (docs / "mini-measured.md").read_text()
     assert "$" not in text
     assert "| gate" not in text
     measured = text[text.index("## Oracles") : text.index("## Chosen before test")]

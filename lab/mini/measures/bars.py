@@ -1,6 +1,6 @@
 """The bars that the instrument is held to, each beside what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,14 @@ def bars(sections: Mapping[str, Any]) -> list[Bar]:
 
 def _at_least(asked: str, value: float, least: float) -> Bar:
     return Bar(f"{asked} at least {least:g}", f"{value:.3f}", value >= least)
+
+
+def _blind(found: Mapping[str, Any]) -> list[Bar]:
+    twice = [name for name, said in found["mistaken"].items() if len(said) > 1]
+    return [
+        Bar("blind test: at least 32 of 40 pictures named right", str(found["right"]), found["right"] >= 32),
+        Bar("classes named wrong in both of their pictures, at most 2", str(len(twice)), len(twice) <= 2),
+    ]
 
 
 def _gates(found: Mapping[str, Any]) -> list[Bar]:
@@ -97,7 +105,12 @@ def _transfer(found: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
-_JUDGES = {
+def _speed(found: float) -> list[Bar]:
+    return [Bar("a guided image of 30 steps, at most 2 s", f"{found:.1f} s", found <= 2)]
+
+
+_JUDGES: dict[str, Callable[[Any], list[Bar]]] = {
+    "blind": _blind,
     "gates": _gates,
     "oracles": _oracles,
     "generation": _generation,
@@ -105,4 +118,5 @@ _JUDGES = {
     "words": _words,
     "headroom": _headroom,
     "transfer": _transfer,
+    "speed": _speed,
 }

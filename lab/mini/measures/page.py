@@ -1,4 +1,7 @@
-"""The page of mini, from the report's figures alone; a section that was not measured says so."""
+"""The pages of mini, from the report's figures alone; a section that was not measured says so.
+
+`page` is what a reader needs, on one screen; `measured` has the tables behind it.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 from lab.mini.measures.bars import bars
 from lab.mini.measures.choices import TIMES
 from lab.mini.measures.words import GROUND_BASELINES, THING_BASELINES
+from lab.mini.training.autoencoder import FACTOR
 from ovam.evaluate import Interval
 
 Figures = Mapping[str, Any]
@@ -15,10 +19,29 @@ _MISSING = "Not measured.\n"
 
 
 def page(figures: Figures) -> str:
-    """The Markdown page.
+    """The short Markdown page: what mini is, its pictures, its bars.
 
     Args:
         figures: As `report_on_mini` writes them: the stamp, and the measured sections by name.
+    """
+    sections, size = figures["sections"], figures["size"]
+    grids = [size // FACTOR // 2**level for level in range(3)]
+    verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
+    return _filled(
+        "page.md",
+        figures,
+        size=size,
+        grids=f"{grids[0]}, {grids[1]} and {grids[2]}",
+        blind=_blind(sections.get("blind")),
+        bars=_table(("bar", "measured", "met"), verdicts),
+    )
+
+
+def measured(figures: Figures) -> str:
+    """The long Markdown page: every table, and the recipe.
+
+    Args:
+        figures: As for `page`.
     """
     training, sections = figures["training"], figures["sections"]
     phases = [
@@ -26,25 +49,40 @@ def page(figures: Figures) -> str:
         + " and, in turns, ".join(f"{batch} scenes at {size} pixels" for size, batch in _sizes(phase))
         for phase in training["phases"]
     ]
-    verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
     shown = dict.fromkeys((key for keys, _ in _SECTIONS.values() for key in keys), _MISSING)
     for name, (keys, show) in _SECTIONS.items():
         if name in sections:
             shown |= dict(zip(keys, show(sections[name]), strict=True))
-    return Template((Path(__file__).parent / "page.md").read_text()).substitute(
-        shown,
-        command=figures["command"],
-        quick="**A quick run, not for publication.** " if figures["quick"] else "",
-        model=figures["model"],
+    return _filled(
+        "measured.md",
+        figures,
+        **shown,
         oracle_hashes=", ".join(f"{name} {value}" for name, value in figures["oracles"].items()) or "none yet",
-        date=figures["date"],
         threads=figures["threads"],
         minutes=f"{sum(figures['seconds'].values()) / 60:.0f}",
         scenes=training["scenes"],
         phases=", then ".join(phases),
         iterations=training["iterations"],
         history=training["history"],
-        bars=_table(("bar", "measured", "met"), verdicts),
+    )
+
+
+def _filled(template: str, figures: Figures, **values: Any) -> str:
+    quick = "**A quick run, not for publication.** " if figures["quick"] else ""
+    stamp = {key: figures[key] for key in ("command", "model", "date")}
+    return Template((Path(__file__).parent / template).read_text()).substitute(stamp, quick=quick, **values)
+
+
+def _blind(found: Figures | None) -> str:
+    """What somebody saw who knew the twenty classes and not the prompts."""
+    if found is None:
+        return "Nobody who did not know the prompts has named these pictures yet.\n"
+    wrong = ", ".join(f"{name} ({', '.join(said)})" for name, said in found["mistaken"].items())
+    others = f"; taken for others: {wrong}" if wrong else ""
+    return (
+        "Somebody who did not know the prompts named the main thing of these pictures, in another order, from the "
+        f"list of the twenty classes: **{found['right']} of {found['pictures']} are right**{others}. "
+        "The answers are in [blind.json](results/mini/blind.json).\n"
     )
 
 

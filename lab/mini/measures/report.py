@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lab.digest import syntax_of
 from lab.mini.baselines import gates
+from lab.mini.measures.blind import blind_sheet, judged, read_answers
 from lab.mini.measures.choices import choose
 from lab.mini.measures.curves import measure_curves
 from lab.mini.measures.encoding import measure_encoding
@@ -22,7 +24,7 @@ from lab.mini.measures.headroom import measure_headroom
 from lab.mini.measures.images import Entry, make_images, read_images
 from lab.mini.measures.memory import known_thumbnails, measure_memory
 from lab.mini.measures.oracles import measure_oracles
-from lab.mini.measures.page import page
+from lab.mini.measures.page import measured, page
 from lab.mini.measures.samples import (
     GUIDANCE_SCALE,
     SHEET_PROMPTS,
@@ -89,7 +91,7 @@ def report_on_mini(
     only: Collection[str] | None = None,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Measure the embedded model and write `mini.md`, its figures as JSON, and the contact sheet below `docs`.
+    """Measure the embedded model and write its two pages, its figures as JSON, and the contact sheet below `docs`.
 
     A report that was broken off goes on: the figures are written after each section, and sections that the same code
     measured on the same weights are kept. Where some are asked for, the others are kept that the same version measured.
@@ -125,8 +127,47 @@ def report_on_mini(
         figures["sections"][name] = measure()
         figures["seconds"][name], figures["codes"][name] = time.monotonic() - begun, _code()
         _write(folder / "report.json", figures)
-    (docs / "mini.md").write_text(page(figures))
+    write_pages(docs, figures)
     return figures
+
+
+def write_pages(docs: Path, figures: Mapping[str, Any]) -> None:
+    """Write `mini.md` and `mini-measured.md` from a report's figures and, if it is of the same weights, the blind test.
+
+    Args:
+        docs: Folder of the documentation; the answers of the blind test are read from it.
+        figures: As `report_on_mini` gives them.
+    """
+    answers = docs / "results" / "mini" / "blind.json"
+    blind: dict[str, Any] = json.loads(answers.read_text()) if answers.exists() else {}
+    sections = figures["sections"] | ({"blind": blind} if blind.get("model") == figures["model"] else {})
+    for name, write in (("mini.md", page), ("mini-measured.md", measured)):
+        (docs / name).write_text(write({**figures, "sections": sections}))
+
+
+def judge_blind(docs: Path, answers: Path | None) -> Path:
+    """Make the sheet of the blind test, or score its answers and write the pages anew.
+
+    Args:
+        docs: Folder of the documentation, with a report.
+        answers: JSON list of classes in the order of the sheet's numbers; None makes the sheet.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        OptionError: there is no report, or the answers are not a class for each picture.
+    """
+    folder = docs / "results" / "mini"
+    if not (folder / "report.json").exists() or not (folder / "sheet.png").exists():
+        raise OptionError(f"{folder} has no report with a sheet of pictures: make it with `python -m lab.mini report`")
+    if answers is None:
+        blind_sheet(Image.open(folder / "sheet.png")).save(folder / "blind.png")
+        return folder / "blind.png"
+    figures = json.loads((folder / "report.json").read_text())
+    _write(folder / "blind.json", {"model": figures["model"], **judged(read_answers(answers))})
+    write_pages(docs, figures)
+    return folder / "blind.json"
 
 
 def _measures(
@@ -174,6 +215,7 @@ def _stamp(pipe: Any, quick: bool) -> dict[str, Any]:
         "quick": quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": model_hash(pipe),
+        "size": pipe.unet.config.sample_size * pipe.vae_scale_factor,
         "oracles": {name: fingerprint(oracle.state_dict()) for name, oracle in oracles},
         "training": _training(),
         "guidance_scale": GUIDANCE_SCALE,

@@ -14,12 +14,15 @@ from ovam.trace.trace import Trace
 from ovam.tracing.capture import capture
 
 GUIDANCE_SCALE = 7.5
-_COLUMNS = 8
+SHEET_COLUMNS = 8
+
+SHEET_CLASSES = (*CLASSES, *CLASSES[::-1])
+"""Class of each of the forty prompts."""
 
 SHEET_PROMPTS = tuple(
     f"a photograph of {with_article(name)} {place}"
     for name, place in zip(
-        (*CLASSES, *CLASSES[::-1]),
+        SHEET_CLASSES,
         (
             *("in the sky", "on the road", "on the sand", "on the water", "on the floor") * 4,
             *("on the grass", "on the snow", "on the sand", "on the road", "on the grass under the sky") * 4,
@@ -33,8 +36,8 @@ SHEET_PROMPTS = tuple(
 def measure_masses(pipe: Any) -> dict[str, float]:
     """Share of attention on start, words, end and padding, mean over eight prompts, of any model of cross attention."""
     with capture(pipe) as traces:
-        prompts = list(SHEET_PROMPTS[:_COLUMNS])
-        pipe(prompts, num_inference_steps=10, generator=[_seeded(i) for i in range(_COLUMNS)])
+        prompts = list(SHEET_PROMPTS[:SHEET_COLUMNS])
+        pipe(prompts, num_inference_steps=10, generator=[_seeded(i) for i in range(SHEET_COLUMNS)])
     masses = [attention_masses(trace) for trace in traces]
     return {kind: float(np.mean([mass[kind] for mass in masses])) for kind in masses[0]}
 
@@ -62,14 +65,14 @@ def seconds_per_image(pipe: Any, *, steps: int = 30, repeats: int = 3) -> float:
 def contact_sheet(pipe: Any, prompts: Sequence[str] = SHEET_PROMPTS, *, steps: int = 30) -> Image.Image:
     """One picture for each prompt, eight in a row."""
     pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), _COLUMNS):
-        row = list(prompts[start : start + _COLUMNS])
+    for start in range(0, len(prompts), SHEET_COLUMNS):
+        row = list(prompts[start : start + SHEET_COLUMNS])
         generators = [_seeded(start + i) for i in range(len(row))]
         pictures += pipe(row, num_inference_steps=steps, generator=generators, guidance_scale=GUIDANCE_SCALE).images
     width, height = pictures[0].size
-    sheet = Image.new("RGB", (_COLUMNS * width, -(-len(pictures) // _COLUMNS) * height))
+    sheet = Image.new("RGB", (SHEET_COLUMNS * width, -(-len(pictures) // SHEET_COLUMNS) * height))
     for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % _COLUMNS * width, i // _COLUMNS * height))
+        sheet.paste(picture, (i % SHEET_COLUMNS * width, i // SHEET_COLUMNS * height))
     return sheet
 
 
