@@ -129,11 +129,12 @@ class Masters:
         for name, value, average in zip(self.names, self.values, self.averages, strict=True):
             average.copy_(tensors[f"ema.{name}"])
             value.copy_(tensors.get(f"raw.{name}", average))
-            moments = {
-                key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}.{name}" in tensors
-            }
-            if moments:
-                self.optimiser.state[value] = moments
+            moments = {key: tensors[f"{key}.{name}"] for key in _MOMENTS if f"{key}.{name}" in tensors}
+            if moments:  # laid out in memory as the weights are: the fused step pairs numbers by their place there
+                self.optimiser.state[value] = {
+                    key: torch.empty_like(value).copy_(kept) if kept.shape == value.shape else kept
+                    for key, kept in moments.items()
+                }
         torch._foreach_copy_(list[Tensor](self.live), self.values)
 
 
