@@ -20,6 +20,7 @@ from lab.mini.training.unet import build_scheduler, build_unet, compile_blocks
 
 WARM_ITERATIONS, CHECKPOINT_EVERY = 200, 500
 LONGEST_AVERAGE = 0.9995
+WHOLE_EVERY = 4  # one batch in so many sees end and padding tokens, as a pipeline gives them
 WHERE_TEXT_COUNTS = 0.66  # share of the noisiest time step, around which shapes and things are decided
 
 
@@ -177,7 +178,7 @@ class DenoiserTraining:
                 raise SystemExit(f"process {self.peers.rank} ends: the command that started it has ended")
             count = max(1, phase.batch // self.peers.count)
             scenes = self.scenes(count, random)
-            loss = self.loss(scenes, random, words_alone=self.iteration % 2 == 1)
+            loss = self.loss(scenes, random, words_alone=self.iteration % WHOLE_EVERY > 0)
             loss.backward()
             self.iteration += 1
             self.masters.step(rate, self.iteration, self.peers)
