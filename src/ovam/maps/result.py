@@ -60,9 +60,9 @@ class AttentionMaps:
         calibrations: Calibrations of the words that are classes of optimised tokens.
         self_attention: Self-attention of the same run, for refining the maps. The keys are module paths or grid names.
         image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
-        plain: The maps of the same words before refinement, in the same order and with all their tokens. The presence
-            of a word (the probability that the picture shows it, `ovam.masks.presence`) is computed from them. None if
-            this object was neither refined nor made by `only`.
+        plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence,
+            which is the probability that the picture shows a word (`ovam.masks.presence`), is
+            computed from them. None if this object was neither refined nor made by `only`.
     """
 
     token_maps: TokenMaps

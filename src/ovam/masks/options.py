@@ -15,8 +15,8 @@ class MaskOptions:
     """Options for making masks from maps. Values are checked when the object is made.
 
     Attributes:
-        against: Contrast words: a pixel where one of them is stronger than a word does not belong to this word, in
-            masks, scores and labels alike.
+        against: Contrast words. Pixels where a contrast word is stronger become background, in masks, scores and labels
+            alike.
         threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score.
         presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
             word counts as absent. A word with a presence below 0.5 is probably not in the picture.

@@ -19,10 +19,10 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
 
     At a pixel, the value of the map is the word's part of the attention; all other attention goes to the other tokens
     of the attribution prompt. The 2 % of the pixels with the highest values are taken, and the mean of the log-odds of
-    these values. A scale and an offset, which were chosen on validation scenes, turn this mean into a probability. The
-    map is not stretched by its own maximum, so the same presence means the same in all pictures of one model. Presence
-    is computed from the maps before refinement (`AttentionMaps.plain`), because the scale and the offset were chosen
-    for such maps.
+    these values. A scale and an offset, which were chosen on validation scenes, turn this mean into a probability.
+    The map is not stretched by its own maximum, so the same
+    presence means the same in all pictures of one model. Presence is computed from the maps before refinement
+    (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
     """
     plain = maps if maps.plain is None else maps.plain
     found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
