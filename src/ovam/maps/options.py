@@ -120,5 +120,5 @@ def check_rivals(words: Sequence[str]) -> None:
     if len(words) < 2:
         raise OptionError(
             f"strategy='output' for {words[0]!r} alone, which would get 1 at every pixel: expected at least two words, "
-            "which share each pixel; add a word for the rest of the image, such as 'background'"
+            "because their values at a pixel sum to 1; add a word for the rest of the image, such as 'background'"
         )

@@ -157,8 +157,8 @@ def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str)
     white = next((white for white in (1.0, 255.0, 65535.0) if high <= white), None)
     if white is None or not low >= 0:
         raise AnnotationError(
-            f"{what} holds numbers from {low:g} to {high:g}: mask_threshold is a share of white, so expected levels "
-            "from 0 to 1, 255 or 65535"
+            f"{what} holds numbers from {low:g} to {high:g}: mask_threshold is a part of the white value, so "
+            "expected levels from 0 to 1, 255 or 65535"
         )
     return values > threshold * white
 
