@@ -43,7 +43,7 @@ REAL_IMAGES = {
 def table() -> str:
     """The table's lines; a cell's test is the column's, of the row's class or file."""
     backbones = {name: backbone for backbone in BACKBONES for name in backbone.pipelines}
-    lines = [("family", *FEATURES, "its tests", "real images")]
+    lines = [("family", *FEATURES, "tests of the family", "real images")]
     lines.append(("---",) * len(lines[0]))
     lines.append(("*shown by*", *(f"`{test}`" for test in FEATURES.values()), f"[contract]({CONTRACT})", ""))
     for family, (pipeline, tests) in FAMILIES.items():

@@ -43,8 +43,9 @@ pairs of runs of {calls} denoiser calls, all that is done once a run included, f
 BYTES = """## Bytes kept
 
 A trace against the bytes of its queries (pixels x channels x storage type, summed over blocks and denoiser calls).
-The rest does not grow with the number of steps: the key projections, which let a trace answer late words with the
-weights it ran with (inside the file up to 32 MiB, by reference to the model above), the picture as PNG, the header.
+The rest does not grow with the number of steps: the key projections, which let a trace make maps of words that are
+asked for after the run, with the weights of the run (inside the file up to 32 MiB, by reference to the model above),
+the picture as PNG, the header.
 The last column is calculated: the same trace with 50 steps.
 """
 

@@ -106,7 +106,7 @@ def synonyms_of(word: str) -> tuple[str, ...]:
 
 
 def is_name(word: str, name: str) -> bool:
-    """Return whether a word is this name, or one of the synonyms in it, ignoring capitals."""
+    """Return whether a word is this name, or one of the synonyms in it, whether in upper or lower case."""
     return folded(word) in {folded(each) for each in (name, *name.split(BAR))}
 
 

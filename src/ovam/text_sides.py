@@ -15,7 +15,7 @@ from ovam.json_text import read_json
 from ovam.model_names import check_name
 from ovam.models import at_hand, check_tokenizers, folder_of, load, pretrained
 from ovam.tensor_file import fingerprint
-from ovam.trace.as_read import give_tokens_read
+from ovam.trace.as_read import set_tokens_read
 from ovam.trace.header import damage_reported
 from ovam.trace.static_text import StaticText, heads_in, opened
 from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
@@ -98,7 +98,7 @@ def _static_side(file: TextFile) -> TextSide:
         reader = text_of(text, space.layer)
         _check_encoder(reader, space, dtype, file.path)
         with damage_reported(file.path, file.header):
-            give_tokens_read(reader, about.get("read", []))
+            set_tokens_read(reader, about.get("read", []))
     if inside:
         return opened(file, reader)
     heads = heads_in(file)

@@ -14,7 +14,7 @@ from ovam.backbones.offload import device_of, marks, real_weights, unwrapped
 from ovam.errors import PromptTooLongError, UnsupportedPipelineError
 from ovam.prompt import AttributionPrompt, Unit, locate, parse, phrase
 from ovam.tensor_file import fingerprint
-from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
+from ovam.trace.as_read import Offsets, only_words_read, positions_as_typed, without_padding
 from ovam.trace.text_side import Space, TokenEmbedding
 
 _AT_ONCE = 32
@@ -89,7 +89,7 @@ class ClipText:
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         found = self.embed_all(text, as_phrase=as_phrase, padded=padded)
-        return replace(found, prompt=without_unread(found.prompt))
+        return replace(found, prompt=only_words_read(found.prompt))
 
     def embed_all(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
         """Like `embed`, but the prompt keeps words that the run did not read."""
@@ -129,8 +129,8 @@ class ClipText:
         encoded = self.tokenizer(plain, return_offsets_mapping=True, truncation=False, verbose=False)
         ids, offsets = with_all_vectors(self.tokenizer, plain, encoded)
         if plain in self.read:
-            read = own_tokens(self.tokenizer, self.read[plain])
-            return read, places_of(read, ids, offsets)
+            read = without_padding(self.tokenizer, self.read[plain])
+            return read, positions_as_typed(read, ids, offsets)
         check_tokens(plain, offsets, self.limit)
         return ids, offsets
 
@@ -177,7 +177,7 @@ class ClipTexts:
         """
         read = [part.embed_all(text, as_phrase=as_phrase, padded=padded) for part in self.parts]
         found = self._joined(text, read)
-        return replace(found, prompt=without_unread(found.prompt))
+        return replace(found, prompt=only_words_read(found.prompt))
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
         """See `ovam.trace.phrases.ReadsMany`; raises the errors of `embed`."""

@@ -189,7 +189,7 @@ class KeySource:
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         self._module, self._dtype, self._seen = ref(module), dtype, _state(module)
 
-    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+    def still_has(self, matrix: Tensor, bias: Tensor | None) -> bool:
         """Whether the pipeline still has this key projection, or is gone; compares only after a change."""
         module = self._module()
         if module is None or _state(module) == self._seen:

@@ -1,8 +1,10 @@
-"""Replay for joint-attention families: run a text through the model again, against stored image keys and values.
+"""Replay for families with joint attention: run a text through the model again, with the stored image keys and values.
 
-The text meets the image only in attention, as keys and values. A trace stores these, and the vector that modulates
-every block (time step, pooled text, embedded guidance). With them, any text can run through the model's own text layers
-again. The modulating vector is the run's own: it never contains the pooled vector of the new text.
+In joint attention, text and image tokens share one attention, and a text token needs only the keys and values of the
+image. A trace stores the image keys and values. It also stores the vector from which each block computes its scales,
+shifts and gates (made from the time step, the pooled text embedding and the guidance). With these tensors, any text can
+run through the model's own text layers again. The vector is that of the run: it never
+contains the pooled embedding of the new text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -12,7 +12,7 @@ from ovam.backbones.joint import Origin, ReplayedText
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NoTextEncoderError, SpaceMismatchError
 from ovam.header import made
-from ovam.trace.as_read import give_tokens_read
+from ovam.trace.as_read import set_tokens_read
 from ovam.trace.calls import Call, Half
 from ovam.trace.header import damage_reported
 from ovam.trace.quantised import from_named
@@ -57,7 +57,7 @@ def replayed_side(file: TextFile, pipe: Any) -> TextSide:
             "without other adapters"
         )
     with damage_reported(path, header):
-        give_tokens_read(side.words, about.get("read", []))
+        set_tokens_read(side.words, about.get("read", []))
         _check_run(header, tensors, backbone)
         return side.over(_replay(header, tensors), origin)
 

@@ -18,7 +18,7 @@ from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
 from ovam.shapes import Embedding
-from ovam.trace.as_read import own_tokens, places_of, without_unread
+from ovam.trace.as_read import only_words_read, positions_as_typed, without_padding
 from ovam.trace.text_side import Space, TokenEmbedding
 
 _PAD = "<pad>"
@@ -128,7 +128,7 @@ class JointText:
             vectors = self.encode([reading.ids for reading in readings]).float()
         prompt = self._located(plain, units, readings)
         self._tell_of_unknown(prompt.spans, readings)
-        prompt = without_unread(prompt)
+        prompt = only_words_read(prompt)
         if padded:
             return TokenEmbedding(vectors, prompt, self.space)
         own = self._own(readings)
@@ -187,8 +187,8 @@ def _read(reader: Reader, plain: str) -> _Reading:
     if reader.all_vectors:
         ids, offsets = with_all_vectors(tokenizer, plain, found)
     if plain in reader.read:
-        read = own_tokens(tokenizer, reader.read[plain])
-        ids, offsets = read, places_of(read, ids, offsets)
+        read = without_padding(tokenizer, reader.read[plain])
+        ids, offsets = read, positions_as_typed(read, ids, offsets)
     whole, room = len(ids), reader.length - 1  # the end token stays
     ids, offsets = ([*part[:-1][:room], *part[-1:]] for part in (ids, offsets))  # an empty tokenizer gives none
     names = []

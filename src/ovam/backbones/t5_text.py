@@ -10,7 +10,7 @@ from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
 from ovam.backbones.unknown import meaningless, tell_of_unknown
 from ovam.prompt import locate, parse, phrase
-from ovam.trace.as_read import Offsets, own_tokens, places_of, without_unread
+from ovam.trace.as_read import Offsets, only_words_read, positions_as_typed, without_padding
 from ovam.trace.text_side import Space, TokenEmbedding
 
 _GAP = "▁"
@@ -61,7 +61,7 @@ class T5Text:
             token if token == _GAP else plain[start:stop].lower()
             for token, (start, stop) in zip(tokens[:-1], offsets[:-1], strict=True)
         ]
-        prompt = without_unread(locate(plain, units, [*names, "<end>"], offsets))
+        prompt = only_words_read(locate(plain, units, [*names, "<end>"], offsets))
         tell_of_unknown(prompt.spans, *meaningless(self.tokenizer, own))
         return TokenEmbedding(hidden.float(), prompt, self.space)
 
@@ -81,5 +81,5 @@ class T5Text:
         ]
         if plain not in self.read:
             return list(encoded.input_ids), offsets
-        read = own_tokens(self.tokenizer, self.read[plain])
-        return read, places_of(read, encoded.input_ids, offsets)
+        read = without_padding(self.tokenizer, self.read[plain])
+        return read, positions_as_typed(read, encoded.input_ids, offsets)

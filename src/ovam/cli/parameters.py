@@ -129,8 +129,8 @@ ByStrategy = Annotated[
 Blocks = Annotated[
     str | None,
     typer.Option(
-        help="Attention blocks, separated by commas: grid heights (16), grids (16x24), shares of the finest (1/4), "
-        "or names (up_blocks.1).",
+        help="Attention blocks, separated by commas: grid heights (16), grids (16x24), "
+        "sizes relative to the finest (1/4), or names (up_blocks.1).",
         callback=inputs.text,
     ),
 ]

@@ -39,7 +39,8 @@ def maps(
     attribution_prompt: Annotated[
         str | None,
         typer.Option(
-            help="A text whose words share the attention; --words then selects some of them.", callback=inputs.text
+            help="A text among whose words the attention is divided; --words then selects some of them.",
+            callback=inputs.text,
         ),
     ] = None,
     tokens: Tokens = None,

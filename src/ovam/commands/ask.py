@@ -56,8 +56,8 @@ def maps(
     Args:
         trace_file: A file that `ovam.Trace.save` or `generate` wrote.
         words: Words and phrases, each a separate attribution prompt, and optimised tokens.
-        attribution_prompt: A text whose words share the attention. Then `words` select some of its words; with none,
-            all of them get maps.
+        attribution_prompt: A text for which maps are made: the attention is divided among its tokens. Then `words`
+            select some of its words; with none, all of them get maps.
         output_dir: Folder for `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` next to the file.
         model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id. It may be
             left out only if the file names mini, since a file alone never causes another model to be loaded.

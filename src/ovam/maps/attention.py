@@ -1,7 +1,7 @@
 """Compute summed attention weights from the queries of one block and the keys of attribution prompts.
 
-In this module a row is one query: the query of one pixel at one step, in each head. To save memory, rows are handled in
-pieces.
+In this module a row stands for one pixel at one step: it holds the queries of all heads there. To save memory, rows are
+handled in pieces.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from ovam.errors import SpaceMismatchError
 from ovam.shapes import Key
 from ovam.trace.quantised import Quantised, Stored
 
-_FLOATS = 3 * 2**19  # numbers in a piece, queries and scores together: 6 MB, so that a piece fits in a cache
+_FLOATS = 3 * 2**19  # numbers in a piece, queries and scores together: 6 MB, which fits in a cache
 _FLOATS_ELSEWHERE = 2**25  # devices other than the CPU are faster with few large pieces
 
 Rows = Float[Tensor, "head row head_dim"]
@@ -40,10 +40,10 @@ def weight_sums(
 
     Args:
         query: Queries of one block and one half.
-        key: Keys of all prompts; along `token` one prompt follows the other.
+        key: Keys of all prompts, one prompt after the other on the axis `token`.
         scale: Factor on the dot products of queries and keys, before the softmax; `head_dim ** -0.5` in every
             supported backbone.
-        lengths: Number of tokens of each prompt. These numbers add up to the size of `token` in `key`.
+        lengths: Number of tokens of each prompt. Their sum is the length of the axis `token` of `key`.
         keep_head: Keep the heads apart instead of summing over them.
         keep_step: Keep the steps apart instead of summing over them.
         image_key: Image keys of the same steps, for a softmax over text and image. Then the tokens of each prompt share
@@ -72,10 +72,10 @@ def weight_sums(
         return _joint_sums(query, scaled, image_key, scale, keep, lengths)
     if torch.is_grad_enabled() and (key.requires_grad or _needs_gradients(query)):
         return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
-    relative = _relative(scaled, lengths)
+    relative = _relative_to_first(scaled, lengths)
     owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
     members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
-    scratch = torch.empty(relative[..., 0].numel() * _rows_beside(relative), device=key.device)
+    scratch = torch.empty(relative[..., 0].numel() * _rows_with_scores(relative), device=key.device)
     sums = _sums(query, relative, keep, lambda rows: _exponentials(relative, rows, owner, members, scratch))
     if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
@@ -104,7 +104,7 @@ def add_self_weights(
     """
     scaled = key.float() * scale
     first = 0
-    for rows in query.split(_rows_beside(key), dim=1):
+    for rows in query.split(_rows_with_scores(key), dim=1):
         weights = torch.softmax(rows.float() @ scaled.mT, dim=-1).mean(0).to(mean.device)
         part = mean[first : first + len(weights)]
         if share == 1:
@@ -118,17 +118,17 @@ def _needs_gradients(query: Stored) -> bool:
     return not isinstance(query, Quantised) and query.requires_grad
 
 
-def _sums(query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
+def _sums(query: Stored, key: Key, keep: tuple[bool, bool], factors: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
     """Sum the weights over heads and steps, but not over an axis that is kept apart.
 
-    `weigh` returns two factors for a piece of rows; their product is the weights.
+    `factors` returns two factors for a piece of rows; the weights are their product.
     """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     added = [axis for axis, kept in enumerate(keep) if not kept]
-    for span, part in pieces(steps, pixels, _rows_beside(key)):
+    for span, part in pieces(steps, pixels, _rows_with_scores(key)):
         count = len(range(steps)[span])
-        powers, factor = weigh(query[:, span, part].float().flatten(1, 2))
+        powers, factor = factors(query[:, span, part].float().flatten(1, 2))
         weights = powers.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
         target = sums[:, span if keep[1] else slice(1), :, part]
         target += weights.sum(added, keepdim=True) if added else weights
@@ -140,16 +140,17 @@ def _joint_sums(
 ) -> Tensor:
     """Sum as `_sums` does, with text and image in one softmax.
 
-    The image pixels enter the softmax as one score, the logsumexp of their scores; the tokens get the same weights.
+    All image pixels together are one score in the softmax: the logsumexp of their scores. The tokens get exactly the
+    weights that they would get if each pixel had its own score.
     """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
-    at_once = _rows_beside(image_key[:1, 0])
+    at_once = _rows_with_scores(image_key[:1, 0])
     for head, step in itertools.product(range(heads), range(steps)):
-        rivals = image_key[head, step].float() * scale
+        image_scaled = image_key[head, step].float() * scale
         for first in range(0, pixels, at_once):
             rows = query[head, step, first : first + at_once].float()
-            image = torch.logsumexp(rivals @ rows.T, 0, keepdim=True)
+            image = torch.logsumexp(image_scaled @ rows.T, 0, keepdim=True)
             parts = (key[head] @ rows.T).split(list(lengths))
             weights = torch.cat([torch.softmax(torch.cat([part, image]), 0)[:-1] for part in parts])
             target = sums[head if keep[0] else 0, step if keep[1] else 0, :, first : first + at_once]
@@ -166,18 +167,18 @@ def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
             yield slice(step, step + at_once), slice(pixel, pixel + part)
 
 
-def rows_at_once(heads: int, width: int, device: torch.device) -> int:
-    """Return how many rows fit in a piece, at least one; a row takes `width` numbers in each head."""
-    return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * width))
+def rows_at_once(heads: int, numbers: int, device: torch.device) -> int:
+    """Return how many rows fit in a piece, at least one; a row takes `numbers` numbers in each head."""
+    return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * numbers))
 
 
-def _rows_beside(key: Stored) -> int:
+def _rows_with_scores(key: Stored) -> int:
     """Return how many rows fit in a piece together with their scores for all keys."""
     heads, tokens, head_dim = key.shape
     return rows_at_once(heads, tokens + head_dim, key.device)
 
 
-def _relative(key: Key, lengths: Sequence[int]) -> Key:
+def _relative_to_first(key: Key, lengths: Sequence[int]) -> Key:
     """Subtract the first key of each prompt from all keys of the prompt; this does not change the softmax.
 
     The first score becomes 0, so the sum of exponentials is at least 1 and can't underflow. A softmax usually searches
@@ -189,8 +190,9 @@ def _relative(key: Key, lengths: Sequence[int]) -> Key:
 def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
     """Return the exponentials of relative scores, and 1 divided by their sum in each prompt.
 
-    This is 2 to 3 times as fast as a softmax. All heads are multiplied at once, because a product for a single head has
-    few keys and is slow. `scratch` is used again for every piece, because new memory would cost 10 % more time.
+    This is 2 to 3 times as fast as a softmax. One matrix product handles all heads: one product for each head would be
+    slow, because the matrix of one head's keys is small. `scratch` is used again for every piece, because new memory
+    would cost 10 % more time.
     """
     shape = (*key.shape[:2], rows.shape[1])
     powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
@@ -202,7 +204,7 @@ def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch:
 def _complete(totals: Tensor, count: int) -> bool:
     """Return whether the weights of every prompt add up to 1 for every query; `count` queries are summed at each pixel.
 
-    This fails only if a score is more than about 80 above the first score of its prompt, because its exponential then
+    The answer is False only if a score is more than about 80 above the first score of its prompt: then its exponential
     overflows. In this case a total is NaN, or too small by 1 or more. The tolerance of 0.5 is far above rounding
     errors.
     """

@@ -1,8 +1,8 @@
-"""Calibration: turn a map into a score in [0, 1]. This is the only change of scale between map and mask.
+"""Calibration: turn a map into a score in [0, 1]. Between map and mask, only this changes the range of the values.
 
-How high the values of a raw map are depends on the image and on the other tokens of its attribution prompt, so the
-values of two raw maps can't be compared. A word's map is stretched to [0, 1]. An optimised token has two more numbers,
-which turn its stretched map into a score; a score above 0.5 says that the pixel belongs to the class.
+The values of a raw map depend on the image and on the other tokens of its attribution prompt (the text for which maps
+are made). So the values of two raw maps can't be compared. A word's map is stretched to [0, 1]. An optimised token has
+two more numbers, which turn its stretched map into a score; a score above 0.5 says that the pixel belongs to the class.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ _ROUNDING = 1e-5  # if the values of a map differ by less than this share of the
 
 @dataclass(frozen=True)
 class Calibration:
-    """Two numbers that a fit found: the score is `sigmoid(scale * stretched + offset)`, and its border is at 0.5.
+    """Turns a stretched map into a score: `sigmoid(scale * stretched + offset)`.
+
+    The two numbers were found when the optimised token was fitted, so that the score of a pixel of the class is above
+    0.5.
 
     Attributes:
         scale: Steepness of the score; positive.

@@ -39,11 +39,12 @@ log = logging.getLogger("ovam")
 
 @float32()
 def attention_maps(trace: Trace, words: Words, options: MapOptions) -> AttentionMaps:
-    """Return attention maps of any words, in the generation prompt or not, without running the model again.
+    """Return attention maps of any words, in the run's prompt or not, without running the model again.
 
-    An attribution prompt is a text that maps are asked for; its words share the attention. A string is one attribution
-    prompt. In a list each entry is its own attribution prompt, so another entry never changes the other maps. The words
-    keep their order (`ovam.maps.words`).
+    An attribution prompt is a text for which maps are made. At each pixel the attention is divided among its tokens. A
+    string is one attribution prompt. In a list each entry is its own attribution prompt: an entry that you add does not
+    change the maps of the other entries, except with the strategy "output". The words keep their order
+    (`ovam.maps.words`).
 
     Args:
         trace: Queries of one run.
@@ -76,16 +77,16 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     for note in {note: None for tokens in optimised_in(words) for note in tokens.notes(chosen)}:
         log.info(note)
     tokens, spans = merge_prompts(prompts)
-    flat = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, options.axes)
+    accumulator = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, options.axes)
     if options.strategy == "output":
         check_rivals([span.text for span in spans])
-        _add_shares(flat, chosen, prompts, spans, half)
+        _add_shares(accumulator, chosen, prompts, spans, half)
         tokens, spans = words_alone(spans)
     else:
-        _add_weights(flat, chosen, prompts, half, options.softmax_over)
-    maps = flat.result(chosen.calls)
+        _add_weights(accumulator, chosen, prompts, half, options.softmax_over)
+    maps = accumulator.result(chosen.calls)
     _check_finite(maps, chosen.blocks, half, options.strategy)
-    apart, calibrations = flat.labels(chosen.calls), calibrations_of(words)
+    apart, calibrations = accumulator.labels(chosen.calls), calibrations_of(words)
     among_pixels = _self_attention(chosen, half)
     found = AttentionMaps(
         maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels, trace.image_png
@@ -99,11 +100,11 @@ def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:
 
 
 def _add_weights(
-    flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
+    accumulator: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], half: Half, softmax_over: SoftmaxOver
 ) -> None:
     """Add the attention weights of all blocks and steps over the tokens of each attribution prompt.
 
-    Each round handles some entries of the axis `step`, with the keys that belong to one call index
+    Each pass of the outer loop handles some entries of the axis `step`, with the keys of one call index
     (`ovam.trace.calls`).
     """
     lengths = lengths_of(prompts)
@@ -118,23 +119,26 @@ def _add_weights(
                 key.to(query.device),
                 scale=block.scale,
                 lengths=lengths,
-                keep_head=flat.keep_head,
-                keep_step=flat.keep_step,
+                keep_head=accumulator.keep_head,
+                keep_step=accumulator.keep_step,
                 image_key=image_key,
             )
-            flat.add(name, weights, query.shape[0])
+            accumulator.add(name, weights, query.shape[0])
 
 
 def _add_shares(
-    flat: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
+    accumulator: "Accumulator", trace: Trace, prompts: Sequence[TokenEmbedding], spans: Sequence[Span], half: Half
 ) -> None:
-    """Add the shares that the words have in each pixel, for all blocks and steps; rounds are as in `_add_weights`."""
+    """Add the share of each word at each pixel (`output_shares`), for all blocks and steps.
+
+    The loops are those of `_add_weights`.
+    """
     for entries, call in key_groups(trace.text, trace.calls):
         for name, rows in rows_of(trace.text, prompts, tuple(trace.blocks), call, half):
             outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
             image = _outputs_of(trace.blocks[name], half)[:, entries]
             words = word_outputs(outputs, spans).to(image.device)
-            flat.add(name, output_shares(floats(image), words, keep_step=flat.keep_step), 1)
+            accumulator.add(name, output_shares(floats(image), words, keep_step=accumulator.keep_step), 1)
 
 
 def _outputs_of(block: BlockTrace, half: Half) -> Stored:
@@ -171,7 +175,7 @@ class Accumulator:
     def add(self, block: str, sums: Float[Tensor, "kept_head kept_step token pixel"], heads: int) -> None:
         """Add the values of a block at some steps.
 
-        The values are summed over these steps and over `heads` heads, but not over an axis that is kept apart.
+        The values are summed over these steps and over `heads` heads, but not over an axis in `keep`.
         """
         parts = self.sums.setdefault(block, [])
         self.heads[block] = heads
@@ -183,7 +187,7 @@ class Accumulator:
     def result(self, calls: Sequence[Call]) -> TokenMaps:
         """Return the mean at the finest grid, of shape (block or head, step, token, height, width).
 
-        Of the first two axes only those that are kept apart exist.
+        The first two axes exist only if they are in `keep`.
         """
         rows = (
             resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
@@ -201,7 +205,7 @@ class Accumulator:
         return maps if self.keep_step else maps.squeeze(-4)
 
     def labels(self, calls: Sequence[Call]) -> dict[Axis, tuple[object, ...]]:
-        """Return the labels along each kept axis: block names, (block, head) pairs, calls."""
+        """Return, for each axis in `keep`, the label of each position: block names, (block, head) pairs or calls."""
         named: dict[Axis, tuple[object, ...]] = {}
         if "block" in self.keep:
             named["block"] = tuple(self.sums)

@@ -24,19 +24,23 @@ class MapOptions:
             the negative or empty prompt). The default is "cond", if it was kept. If the run used clip-skip, words for
             "uncond" give a warning (logger `ovam`), because the pipeline applied clip-skip only to the prompt.
         blocks: The blocks to use: module paths or their beginnings ("up_blocks.1"), grid heights (16), grids
-            ([(16, 24)]), or shares of the finest grid ("1/4"). By default all blocks are used.
+            ([(16, 24)]), or sizes relative to the finest grid ("1/4": each side is 1/4 as long). By default all blocks
+            are used.
         steps: The steps to use: one step number, several of them, or "middle" for the middle step. By default all
             steps are used.
-        keep: The axis or axes that are kept apart; the maps are averaged over the others. "block" keeps the blocks
-            apart, "head" every head of every block (`kept["head"]` names them), and "step" the denoiser calls.
+        keep: The axis or axes that the maps keep; the maps are averaged over all others. With "block" there is one map
+            for each block, with "head" one for each head of each block, and with "step" one for each denoiser call.
+            `AttentionMaps.kept` lists the positions on these axes.
         softmax_over: "prompt" divides the attention among the tokens of the attribution prompt, with its start and end
             tokens. "padded" divides it among all positions that the encoder reads (77 in CLIP), as the model does;
-            words get less, because padding takes a part. "joint" divides it among these positions and all image
-            pixels, as the model does in joint attention (SD3, FLUX); words get even less.
+            words get less, because padding takes a part. "joint" divides it among these positions and all image pixels,
+            as the model does in joint attention, which is one attention over the tokens of text and image (SD3, FLUX);
+            words get even less.
         strategy: "attention" uses the attention weights of pixels over tokens. "output" compares the attention output
             of each pixel with that of each word (`ovam.maps.output_space`); it needs joint attention and a capture
-            with `outputs=True`. With "output", all words share every pixel, so another word in a list changes the
-            maps of the other words. Only words have maps, not tokens, and all heads of a block make one map.
+            with `outputs=True`. With "output", the values of all words at a pixel sum to 1. So a word that you add to a
+            list changes the maps of the other words. Only words have maps, not tokens, and all heads of a block make
+            one map.
         phrases: Phrases of a prompt that get one map each, such as phrases=["hot dog"] for "a hot dog on the grass".
 
     Raises:
@@ -116,5 +120,5 @@ def check_rivals(words: Sequence[str]) -> None:
     if len(words) < 2:
         raise OptionError(
             f"strategy='output' for {words[0]!r} alone, which would get 1 at every pixel: expected at least two words, "
-            "which share each pixel; add a word for the rest of the image, such as 'background'"
+            "because their values at a pixel sum to 1; add a word for the rest of the image, such as 'background'"
         )

@@ -46,20 +46,22 @@ class SelfAttention:
 class AttentionMaps:
     """How much every grid position attends to each token and word.
 
-    `maps["lawn"]` and `maps[0]` return the map of a word, which is the sum of the maps of its tokens: the share of the
-    attention that goes to the word, however many tokens it has.
+    `maps["lawn"]` and `maps[0]` return the map of a word. It is the sum of the maps of the word's tokens, so each value
+    is the part of the attention that goes to the word. A word may have any number of tokens.
 
     Attributes:
         token_maps: (*kept, token, height, width), float32, in [0, 1].
         tokens: The tokens in order; special ones are `<start>`, `<end>` and `<pad>`.
         spans: The words and phrases in the given order, each with the positions of its tokens.
         image_size: (height, width) of the image.
-        kept: Labels along each leading axis that was kept apart, by the name of the axis.
+        kept: For each axis that was not averaged (option `keep`), by its name: the label of each position on this axis,
+            such as the names of the blocks.
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
         calibrations: Calibrations of the words that are classes of optimised tokens.
-        self_attention: Self-attention of the same run, with which the maps can be refined, by module path or grid name.
+        self_attention: Self-attention of the same run, for refining the maps. The keys are module paths or grid names.
         image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
-        plain: The maps of the same words before refinement, in the same order and with all their tokens; presence is
+        plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence,
+            which is the probability that the picture shows a word (`ovam.masks.presence`), is
             computed from them. None if this object was neither refined nor made by `only`.
     """
 
@@ -183,7 +185,9 @@ class AttentionMaps:
         return replace(self, token_maps=resize(self.token_maps, found))
 
     def only(self, words: Sequence[str | int]) -> "AttentionMaps":
-        """Return the maps of some words or special tokens, in this order; each word becomes one token.
+        """Return the maps of some words or special tokens, in this order.
+
+        In the result each word has only one token map: the sum of the maps of its tokens.
 
         `plain` keeps the maps as they were before, with all tokens: presence needs the number of tokens of each word.
 
@@ -208,7 +212,10 @@ class AttentionMaps:
 
     @of_one(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":
-        """Return the maps, spread by the image's self-attention; see `ovam.refine.self_attention.refined`."""
+        """Return refined maps: pixels that attend to each other get similar values.
+
+        See `ovam.refine.self_attention.refined`.
+        """
         from ovam.refine.self_attention import refined
 
         return refined(self, options)
@@ -221,7 +228,7 @@ class AttentionMaps:
         return segment(self, options)
 
     def _repr_png_(self) -> bytes | None:
-        """Return the maps over the picture for a notebook, or None if there is no picture or axes are kept apart."""
+        """Return the maps over the picture for a notebook, or None if there is no picture or an axis was kept."""
         from ovam.notebook import maps_png
 
         return maps_png(self)

@@ -1,4 +1,4 @@
-"""Merge the maps of synonyms: "dog|puppy" in a list is one word with one map, so synonyms don't compete for pixels."""
+"""Merge the maps of synonyms: "dog|puppy" in a list is one word with one map."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +15,8 @@ def merged(maps: AttentionMaps, names: Sequence[tuple[str, ...]], *, summed: boo
     Args:
         maps: Maps whose spans are the synonyms of all words, in the order of `names` (`ovam.maps.words`).
         names: For each word its synonyms; most words have only one name.
-        summed: Whether the synonyms share each pixel, so that their maps are added. If not, each synonym had its own
-            attribution prompt, and each pixel gets the largest value of the synonyms.
+        summed: Whether the maps of the synonyms are added. This is right for the strategy "output", in which the values
+            of all words at a pixel sum to 1. If False, each pixel gets the largest value among the synonyms.
     """
     if all(len(own) == 1 for own in names):
         return maps

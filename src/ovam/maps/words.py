@@ -1,10 +1,11 @@
 """Turn words, phrases, optimised tokens and vectors into attribution prompts.
 
-An attribution prompt is a text that maps are asked for; its words share the attention.
+An attribution prompt is a text for which maps are made. At each pixel the attention is divided among its tokens.
 
 Order: the functions here, `ovam.maps.compute`, `ovam.maps.synonyms` and the masks all keep the given order of words. In
-a list, the synonyms of an entry follow each other ("dog|puppy"), and a `TokenSet` stands for its classes, in the order
-of `classes`. So the spans of maps, `synonyms_in` and `names_of` can be compared by position.
+a list, the synonyms of an entry ("dog|puppy") come one after the other. A `TokenSet` is replaced by its classes, in the
+order of `classes`. So, for a list, `synonyms_in`, `names_of` and the words of finished maps have one element for each
+word, in the same order. Before the synonyms are merged, the maps have one span for each synonym.
 """
 
 import logging
@@ -71,7 +72,8 @@ def embed_words(
 ) -> list[TokenEmbedding]:
     """Return the attribution prompts of `words`, in order.
 
-    A string is one prompt. In a list, each word, phrase or synonym is one prompt, and so is each group of a `TokenSet`.
+    A string is one prompt. In a list, each word, phrase or synonym is one prompt. In a `TokenSet`, the classes of one
+    group (fitted together) are one prompt.
 
     Args:
         text: Turns text into vectors.
@@ -118,7 +120,8 @@ def entries_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
 
     Raises:
         EmptyWordsError: the list is empty or an entry has no word.
-        OptionError: an entry is something else, such as vectors; or there is one text with a comma.
+        OptionError: an entry is something else, such as vectors; or `words` is one string with a comma, which may be
+            meant as a list.
     """
     parts = _parts_of(words)
     return tuple(
@@ -130,8 +133,8 @@ def _parts_of(words: object) -> list[str | OptimisedTokens]:
     """Return the entries of a list unchanged; a single word or `TokenSet` becomes a list of one entry.
 
     Raises:
-        OptionError: an entry is something else; or there is one text with a comma, which may be meant as a list. `maps`
-            would read such a text as one prompt.
+        OptionError: an entry is something else; or `words` is one string with a comma, which may be meant as a list.
+            `maps` would read such a string as one prompt.
     """
     if isinstance(words, str) and any(comma in words for comma in _COMMAS):
         parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
@@ -186,7 +189,7 @@ def check_space_of(tokens: OptimisedTokens, space: Space) -> None:
 
 
 def warn_of_clip_skip(space: Space, words: Words, half: Half) -> None:
-    """Warn if words are read from another layer of the text encoder than the negative prompt was."""
+    """Warn if the vectors of the words come from another encoder layer than those of the negative prompt."""
     texts = isinstance(words, str) or (isinstance(words, Sequence) and any(isinstance(word, str) for word in words))
     if half == "uncond" and space.skips and texts:
         log.warning(
@@ -248,20 +251,24 @@ def calibrations_of(words: Words) -> dict[str, Calibration]:
 
 
 def contrast_of(against: Listed) -> tuple[str | OptimisedTokens, ...]:
-    """Check contrast words and return them without spaces around them; there may be none.
+    """Check contrast words (the option `against`), and return them without spaces around them.
+
+    The result is empty if no contrast words are given.
 
     Raises:
         EmptyWordsError: an entry has no word.
-        OptionError: an entry is something else, such as vectors; or there is one text with a comma.
+        OptionError: an entry is something else, such as vectors; or `against` is one string with a comma, which may be
+            meant as a list.
     """
     nothing = isinstance(against, str | Sequence) and not against
     return () if nothing else entries_of(against)
 
 
 def check_different(words: Sequence[str]) -> None:
-    """Check that all words are different, ignoring capitals.
+    """Check that all words are different. Upper and lower case count as the same.
 
-    Most text encoders ignore capitals: "dog" and "Dog" would have the same map, and one of them would get all pixels.
+    Most text encoders make no difference between upper and lower case: "dog" and "Dog" would have the same map, and one
+    of them would get all pixels.
 
     Raises:
         OptionError: a word is listed twice, or differs from another only in capitals or in how accents are encoded.

@@ -50,18 +50,19 @@ def annotation_of(
     """Return one annotation made of masks, one mask per class.
 
     A mask has booleans, or 0 and one other number for the object: 1, 255 or 65535. Pixels with the number `ignore` are
-    ignored, unless this number stands for the object. So with the default 255: in a mask of 0 and 255 the object is
-    255; in a mask of 0, 1 and 255 it means ignored. Boolean masks have no ignored pixels. If a black and white mask has
-    soft edges or compression, it is cut at half of white, with a warning.
+    ignored, unless this number stands for the object. So with the default 255: in a mask of 0 and 255, 255 is the
+    object; in a mask of 0, 1 and 255, 1 is the object and 255 marks ignored pixels. Boolean masks have no ignored
+    pixels. If a black and white mask has grey levels, from soft edges or lossy compression, pixels above half of the
+    white value are the object, and a warning is logged.
 
     Args:
         masks: Masks by class name; or an annotation, which is checked and returned.
         size: (height, width) of the image.
         ignore: The number of ignored pixels.
-        mask_threshold: Pixels with a share of white above this number, in [0, 1), belong to the object; no pixel is
-            ignored. By default the numbers of the mask decide.
+        mask_threshold: A number in [0, 1): pixels whose value, divided by the value of white, is above this number
+            belong to the object. No pixel is ignored. By default the numbers of the mask decide.
         mask_colour: Colour of the object in pictures with several colours, as '#ff0000', 'red' or (255, 0, 0).
-        image: File name of the image, for masks that are whole COCO files with many images.
+        image: File name of the image. It is needed if a mask is given as a COCO file with annotations of many images.
 
     Raises:
         AnnotationError: there is no class; a mask can't be read; a mask has another shape than the image, or other

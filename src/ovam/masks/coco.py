@@ -21,7 +21,7 @@ def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int,
     Args:
         found: The `segmentation` as COCO writes it.
         size: (height, width) of the image.
-        what: How error messages call the mask.
+        what: Name of the mask in error messages.
 
     Returns:
         Booleans (height, width).
@@ -65,13 +65,14 @@ def rle_mask(rle: Mapping[str, Any], image: tuple[int, int], what: str) -> np.nd
         rle: `size` (height, width), and `counts`: a list, or the packed text of `pycocotools`. Runs of 0 and runs of 1
             alternate, and the first run is of 0. They go down the first column, then down the next, and so on.
         image: (height, width) of the image, which `size` must equal.
-        what: How error messages call the mask.
+        what: Name of the mask in error messages.
 
     Returns:
         Booleans (height, width).
 
     Raises:
-        AnnotationError: `rle` is not run lengths, has another size than the image, or does not fill its size.
+        AnnotationError: `rle` is not run lengths, has another size than the image, or its runs do not add up to the
+            number of pixels.
     """
     try:
         height, width = (_whole(side) for side in rle["size"])
@@ -159,7 +160,11 @@ def _points(polygon: Sequence[float | int]) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Apply the even-odd rule: the centre of a pixel is inside if an odd number of edges cross its row on its left."""
+    """Return the pixels inside a polygon, by the even-odd rule.
+
+    On the horizontal line through the centre of a pixel, count the edges that cross this line left of the centre. If
+    their number is odd, the pixel is inside.
+    """
     height, width = size
     centres = np.arange(width) + 0.5
     crossings = np.zeros((height, width), dtype=bool)

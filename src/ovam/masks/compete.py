@@ -1,7 +1,10 @@
-"""Let words compete with the background and with contrast words, and, by a CRF, with each other.
+"""Change the scores of words by what else is in the picture: contrast words, or all words in a CRF.
 
-Contrast words are those of the option `against`. Scores in [0, 1] are turned into log-odds: the difference of two
-log-odds says how much stronger one competitor is than the other.
+`contested` lowers the scores where a contrast word is stronger. `after_crf` applies a CRF (conditional random field) to
+the background and all words together.
+
+Contrast words are the words of the option `against`. Scores in [0, 1] are turned into log-odds: the difference of two
+log-odds says how much stronger one word is than the other.
 """
 
 import numpy as np
@@ -20,8 +23,8 @@ _LEAST = 1e-4  # scores are clamped this far from 0 and 1, where log-odds would 
 def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
     """Return the scores of the words, lowered where contrast words are strong.
 
-    Where a contrast word is stronger than the background, it takes the place of the background: there a word exceeds
-    the threshold only if the score of the word is higher than that of the contrast word.
+    At pixels where the score of a contrast word is above the threshold, the scores of the words are lowered. Afterwards
+    a word is above the threshold there only if its score was higher than the score of the contrast word.
 
     Args:
         scores: Scores of the words.

@@ -1,12 +1,13 @@
 """Read the numbers of a mask or label map of any kind: file, picture, array, tensor, or COCO's RLE and polygons.
 
-A mask passes these functions, in which the number 255 changes its meaning:
+Two functions read a mask, one after the other. The number 255 has another meaning after the second one:
 
 1. `mask_numbers` returns the numbers of the mask as they are; for a picture, `levels_of` in `ovam.masks.pictures`
    returns its grey levels or palette indices. There 255 may still stand for white, for the object, or for ignored
    pixels.
 2. `binary_of` decides which of these it is. Its result is 0 for background, 1 for the object, and 255 (`IGNORE`) for
-   ignored pixels only. If the mask has soft edges, `binary_of` calls `softened`, which cuts it at half of white.
+   ignored pixels only. If the mask has soft edges, `binary_of` calls `softened`: pixels above half of the white value
+   become the object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Read
         mask = mask["segmentation"]  # one entry of COCO's annotations
     rows = isinstance(mask, list) and len(mask) == size[0] and all(_is_row(row, size[1]) for row in mask)
     if rows:
-        mask = np.asarray(mask)  # a mask, not polygons: nobody draws one polygon per row
+        mask = np.asarray(mask)  # a mask, not polygons: it has as many rows and columns as the image
     if isinstance(mask, Mapping) or is_polygons(mask):
         return segmentation_mask(mask, size, what)
     if not isinstance(mask, Image.Image):

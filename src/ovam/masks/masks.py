@@ -1,7 +1,8 @@
 """Make masks from maps.
 
-The steps have a fixed order: calibrate the maps, drop words with low presence, apply the CRF, let words compete, label
-the pixels, and clean the labels. If maps are refined, this comes before all these steps.
+The steps have a fixed order: calibrate the maps, set the scores of words with low presence (the probability that the
+picture shows the word) to 0, apply the CRF, lower the scores where contrast words (the words of `against`) are
+stronger, label the pixels, and clean the labels. If maps are refined, this comes before all these steps.
 """
 
 import numpy as np

@@ -21,8 +21,8 @@ class MaskOptions:
         presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
             word counts as absent. A word with a presence below 0.5 is probably not in the picture.
         crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
-        ignore: Half the width of the undecided band, in [0, 0.5): pixels whose best score differs from the threshold by
-            less than this get the label 255. Data sets leave pixels with this label out.
+        ignore: Half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose best score is in
+            this range are undecided and get the label 255. Data sets leave pixels with this label out.
         min_area: Pieces of the label map with fewer pixels become background.
         max_hole: Holes of up to this many pixels are filled.
 

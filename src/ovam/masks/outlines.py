@@ -172,8 +172,8 @@ def _straight_edges(mask: Bool[np.ndarray, "height width"]) -> list[list[int]]:
 def _walk(across: _Edges, along: _Edges) -> list[tuple[int, int]]:
     """Remove the edges of one closed line from both tables, and return the corners of the line.
 
-    Horizontal and vertical edges alternate. Where two lines touch at a corner, the line turns right: so it stays on
-    pixels that are connected by edges.
+    Horizontal and vertical edges alternate. Where two pixels touch only at a corner, the line turns right. So it
+    follows the outline of one piece whose pixels share edges.
     """
     start = next(iter(across))
     x, y, right = start

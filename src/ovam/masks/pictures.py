@@ -15,12 +15,14 @@ log = logging.getLogger("ovam")
 Colour = str | Sequence[int]
 """A colour as '#ff0000' or 'red', or as three numbers from 0 to 255."""
 
-_HALF = 0.5  # masks with grey levels are cut at this share of white
-_ALIKE = 16  # compression may move the channels of a grey this far apart
+_HALF = 0.5  # in masks with grey levels, pixels above this part of the white value are the object
+_ALIKE = 16  # after lossy compression, red, green and blue of a grey pixel may differ by this much
 _NEAR = 48  # compression and soft edges may change a colour by this much
 _DARK, _WHITE = 32, 224  # in a compressed mask, levels below _DARK are black; _WHITE and above are white
 _APART = 64  # minimum distance between the two greys of a palette
-_LEVELS = 6  # minimum number of grey levels in a soft or compressed mask; a trimap or a label map of one class has one
+_LEVELS = 6
+"""Minimum number of different levels between black and white in a mask with soft edges or compression. A trimap has one
+such level, and so has a label map of one class."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Reading:
     """How to read the mask of one object.
 
     Attributes:
-        threshold: Pixels with a share of white above this number, in [0, 1), belong to the object. If it is None, the
-            numbers of the mask decide.
+        threshold: A number in [0, 1): pixels whose value, divided by the value of white, is above this number belong to
+            the object. If it is None, the numbers of the mask decide.
         colour: Colour of the object, red, green and blue; None means white.
         image: File name of the image; in a file with many images it selects the objects of this image.
     """
@@ -85,8 +87,8 @@ def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> 
 def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Shaped[np.ndarray, "height width"]:
     """Return the grey levels of a mask's picture.
 
-    With `by_number`, a picture whose palette has colours gives the indices of the palette instead. If all visible
-    pixels have one colour and the rest is transparent, the mask is the visible part.
+    With `by_number`, if the palette of the picture has colours, return the palette index of each pixel in place of a
+    grey level. If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
 
     Raises:
         AnnotationError: the picture has colours.
@@ -142,7 +144,7 @@ def _hex(colour: Sequence[int]) -> str:
 
 
 def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str) -> Bool[np.ndarray, "height width"]:
-    """Return the pixels whose share of white is above a threshold.
+    """Return the pixels whose value, divided by the value of white, is above a threshold.
 
     White is 1, 255 or 65535: the smallest of these that no pixel exceeds.
 
@@ -155,14 +157,16 @@ def cut(values: Shaped[np.ndarray, "height width"], threshold: float, what: str)
     white = next((white for white in (1.0, 255.0, 65535.0) if high <= white), None)
     if white is None or not low >= 0:
         raise AnnotationError(
-            f"{what} holds numbers from {low:g} to {high:g}: mask_threshold is a share of white, so expected levels "
-            "from 0 to 1, 255 or 65535"
+            f"{what} holds numbers from {low:g} to {high:g}: mask_threshold is a part of the white value, so "
+            "expected levels from 0 to 1, 255 or 65535"
         )
     return values > threshold * white
 
 
 def softened(values: Shaped[np.ndarray, "height width"], what: str) -> Bool[np.ndarray, "height width"] | None:
-    """Cut a black and white mask with soft edges or compression at half of white, with a warning.
+    """Return the object of a black and white mask with grey levels: the pixels above half of the white value.
+
+    Such levels come from soft edges or lossy compression. A warning is logged.
 
     If the numbers look like a label map instead, return None.
     """

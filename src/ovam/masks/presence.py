@@ -15,11 +15,12 @@ _SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
 
 
 def presences(maps: AttentionMaps) -> dict[str, float]:
-    """Return how likely each word is in the picture, in [0, 1]; 0.5 is the border.
+    """Return for each word the probability, in [0, 1], that the picture shows it; below 0.5 it is probably absent.
 
-    The 2 % of the pixels in which the word's map is strongest are compared with the rest of the attribution prompt,
-    which counts as background: the mean of their log-odds is taken. A scale and an offset, which were chosen on
-    validation scenes, turn this mean into a probability. The map is not stretched by its own maximum, so the same
+    At a pixel, the value of the map is the word's part of the attention; all other attention goes to the other tokens
+    of the attribution prompt. The 2 % of the pixels with the highest values are taken, and the mean of the log-odds of
+    these values. A scale and an offset, which were chosen on validation scenes, turn this mean into a probability.
+    The map is not stretched by its own maximum, so the same
     presence means the same in all pictures of one model. Presence is computed from the maps before refinement
     (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
     """

@@ -1,4 +1,7 @@
-"""Connected pieces of masks and label maps: find them, remove specks, fill holes. Nothing here knows words."""
+"""Connected pieces of masks and label maps: find them, remove small ones, fill holes.
+
+The functions here use only label numbers, not words.
+"""
 
 import numpy as np
 import torch
@@ -41,11 +44,13 @@ def box_of(mask: BOOLEAN) -> Box | None:
 def cleaned(
     labels: Shaped[Tensor, "height width"], *, min_area: int = 0, max_hole: int = 0
 ) -> Shaped[Tensor, "height width"]:
-    """Return a label map, or a mask, without specks and small holes.
+    """Return a label map, or a mask, without small pieces and small holes.
 
-    First, connected pieces of a label (corners connect) with fewer pixels than `min_area` become background. Then holes
-    are filled: a piece of background (corners do not connect) takes a label if only this label surrounds it and it does
-    not touch the image's edge. So a pixel never changes from one word to another, unless it was in a speck.
+    First, each connected piece of a label that has fewer pixels than `min_area` becomes background. Pixels that touch
+    only at a corner are connected here. Then holes are filled: a connected piece of background of at most `max_hole`
+    pixels gets a label if all pixels around it have this label, and if it does not touch the image's edge. Here pixels
+    that touch only at a corner are not connected. So a pixel changes from one label to another only if it was in a
+    small piece that was removed, and then in a hole that was filled.
 
     Args:
         labels: Whole numbers, 0 for background; or booleans.

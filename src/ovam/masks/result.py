@@ -33,7 +33,7 @@ class Segmentation:
         labels: 0 is background, i + 1 is the i-th word.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
-        presence: How likely each word is in the picture, in [0, 1]; a word below 0.5 is probably absent
+        presence: For each word the probability, in [0, 1], that the picture shows it; below 0.5 it is probably absent
             (`ovam.masks.presence`).
         threshold: Score of the background.
         maps: The maps from which the masks were made, contrast words included.

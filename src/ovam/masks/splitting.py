@@ -1,4 +1,4 @@
-"""Cut a connected piece where it has a neck, for things of one word that touch."""
+"""Separate things of one word that touch: cut a connected piece at its narrow places, its necks."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -7,11 +7,12 @@ from scipy import ndimage
 from ovam.masks.regions import pieces
 
 NECK = 0.6
-"""A piece is cut at a place whose radius is at most this share of the radius of the smaller part beside it."""
+"""A piece is cut at a narrow place if half the width there is at most this number times the radius of the smaller of
+the two parts that the place connects."""
 
-_LEAST_RADIUS = 2.0  # pixels; thinner parts are only the roughness of an outline
+_LEAST_RADIUS = 2.0  # pixels; parts with a smaller radius do not count: they come from an uneven outline
 _STEPS = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), dtype=bool)
-_LEVELS = 64  # number of depths that are tried; more depths take longer and find no other necks
+_LEVELS = 64  # number of distances from the outline that are tried; more take longer and find no other necks
 
 
 def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width"]:
@@ -51,7 +52,10 @@ def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "h
 
 
 def _cores(depth: Float[np.ndarray, "height width"], above: float) -> list[Bool[np.ndarray, "height width"]]:
-    """Return the core of each part: what remains when the outline shrinks until the parts separate.
+    """Return the core of each part of a piece, from the distance of each pixel to the outline (`depth`).
+
+    Pixels near the outline are removed, more and more, until the piece separates into parts. The pixels of a part that
+    remain are its core. The first pixels that are removed have a depth of at most `above`.
 
     If there is no neck, there is one core.
     """

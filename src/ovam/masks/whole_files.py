@@ -23,10 +23,10 @@ def object_mask(
 
     Args:
         content: The parsed file.
-        category: Name of the category or label; capitals are ignored.
+        category: Name of the category or label; upper and lower case count as the same.
         image: File name of the image; None if the file has only one image.
         size: (height, width) of the image.
-        what: How error messages call the mask.
+        what: Name of the mask in error messages.
 
     Raises:
         AnnotationError: the image or the category is not in the file, the image has another size, or an object is

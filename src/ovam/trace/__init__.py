@@ -1,1 +1,1 @@
-"""A trace: the stored queries of one image's run, and the text side that turns text into keys."""
+"""A trace: the stored queries of one image of a run, and a text side, the object that turns text into keys."""

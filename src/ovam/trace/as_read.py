@@ -1,7 +1,7 @@
 """The tokens that a run's text encoder really read, and their positions in the text as typed.
 
-The tokens that were read can differ from those of the text as typed: a pipeline may clean a prompt, replace names in
-it, or cut off its end.
+The tokens that were read can differ from those of the text as typed: a pipeline may clean a prompt, replace the name of
+a textual inversion by several tokens, or cut off the end of the prompt.
 """
 
 import logging
@@ -19,17 +19,17 @@ _LONGEST = 4096
 """Maximum number of tokens of a prompt in a file; far more than any text encoder reads."""
 
 
-def own_tokens(tokenizer: Any, read: Sequence[int]) -> list[int]:
+def without_padding(tokenizer: Any, read: Sequence[int]) -> list[int]:
     """Return the tokens that an encoder read, without the padding."""
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    # if the end token is also used for padding, the first one belongs to the text
+    # one token may serve as end and as padding; then the first of these tokens at the end belongs to the text
     return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]
 
 
-def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets]) -> list[Offsets]:
-    """Return for each token that was read its position in the text as typed.
+def positions_as_typed(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets]) -> list[Offsets]:
+    """Return the position, in the text as typed, of each token that was read.
 
     Args:
         read: The tokens that were read.
@@ -40,21 +40,20 @@ def places_of(read: Sequence[int], ids: Sequence[int], offsets: Sequence[Offsets
         One position for each token in `read`. A token that replaces other tokens gets the range of all of them. An
         added token gets the empty range (0, 0).
     """
-    places = list[Offsets]()
+    positions = list[Offsets]()
     for kind, start, stop, first, last in SequenceMatcher(None, ids, read, autojunk=False).get_opcodes():
         if kind == "equal":
-            places += offsets[start:stop]
+            positions += offsets[start:stop]
         elif kind == "replace":
-            places += [(min(begin for begin, _ in offsets[start:stop]), max(end for _, end in offsets[start:stop]))] * (
-                last - first
-            )
+            begin, end = min(begin for begin, _ in offsets[start:stop]), max(end for _, end in offsets[start:stop])
+            positions += [(begin, end)] * (last - first)
         elif kind == "insert":
-            places += [(0, 0)] * (last - first)
-    return places
+            positions += [(0, 0)] * (last - first)
+    return positions
 
 
-def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
-    """Return the prompt without the words that were not read; a warning names the words that were left out."""
+def only_words_read(prompt: AttributionPrompt) -> AttributionPrompt:
+    """Return the prompt with only the words that the text encoder read. A warning names the other words."""
     unread = [span.text for span in prompt.spans if not span.tokens]
     if not unread:
         return prompt
@@ -70,25 +69,25 @@ def without_unread(prompt: AttributionPrompt) -> AttributionPrompt:
 def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]:
     """Return the tokens that the run read, without padding: one dictionary per tokenizer, from text to token numbers.
 
-    A text is left out if the tokenizer gives the same tokens without the pipeline.
+    A text is left out if the tokenizer itself, called without the pipeline, gives the tokens that the run read.
     """
     found = list[dict[str, list[int]]]()
-    for part in _parts(reader):
-        own = {text: own_tokens(part.tokenizer, part.read[text]) for text in texts if text in part.read}
+    for part in _tokenizer_parts(reader):
+        own = {text: without_padding(part.tokenizer, part.read[text]) for text in texts if text in part.read}
         cut = {text: list(part.tokenizer(text, truncation=False, verbose=False).input_ids) for text in own}
         found.append({text: ids for text, ids in own.items() if ids != cut[text]})
     return found
 
 
-def give_tokens_read(reader: Any, recorded: Sequence[Mapping[str, Sequence[int]]]) -> None:
+def set_tokens_read(reader: Any, recorded: Sequence[Mapping[str, Sequence[int]]]) -> None:
     """Give a text reader the tokens that a run read for some texts; `recorded` is what `tokens_read` returned.
 
-    The reader is changed in place, so nothing else may use it.
+    This changes the reader itself, so give a reader that no other object uses.
 
     Raises:
         ValueError: `recorded` does not fit the reader's tokenizers.
     """
-    parts = _parts(reader)
+    parts = _tokenizer_parts(reader)
     if recorded and len(recorded) != len(parts):
         raise ValueError(f"the file has tokens of {len(recorded)} tokenizers, but the model has {len(parts)}")
     for part, texts in zip(parts, recorded, strict=False):
@@ -99,7 +98,7 @@ def give_tokens_read(reader: Any, recorded: Sequence[Mapping[str, Sequence[int]]
         part.read = {text: tuple(ids) for text, ids in texts.items()}
 
 
-def _parts(reader: Any) -> Sequence[Any]:
+def _tokenizer_parts(reader: Any) -> Sequence[Any]:
     """Return the parts of the reader, one per tokenizer; a reader that is not ovam's own may have no parts."""
     found = getattr(reader, "parts", None) or getattr(reader, "readers", None) or [reader]
     return [part for part in found if hasattr(part, "read")]

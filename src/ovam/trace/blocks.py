@@ -1,4 +1,4 @@
-"""Choose attention blocks of a model by name, by grid, or by a grid's share of the finest one."""
+"""Choose attention blocks of a model by name, by grid, or by the size of their grid relative to the finest grid."""
 
 import math
 import re
@@ -9,8 +9,8 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Chooses blocks: a module path or its beginning, a grid height, a share of the finest grid ("1/4"), or a list of these
-and of grids (height, width)."""
+"""Chooses blocks: a module path or its beginning, a grid height, or a size relative to the finest grid ("1/4"); or a
+list of these. A list may also contain grids (height, width)."""
 
 _SHARE = re.compile(r"1/(\d{1,4})")
 
@@ -39,7 +39,8 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
 
 
 def checked_blocks(choice: BlockChoice) -> BlockChoice:
-    """Check a choice of blocks; return it with Python's own integers, and with a list in place of an iterator.
+    """Check a choice of blocks. Return it with `int` in place of NumPy integers, and with a list in place of an
+    iterator.
 
     Raises:
         OptionError: an entry is neither a name, a number nor a grid.
@@ -68,7 +69,9 @@ def _checked(entry: object) -> str | int | Grid:
 
 
 def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | int | Grid]) -> list[str | int | Grid]:
-    """Return the entries of a choice; a tuple of two numbers is one grid or two grid heights, whichever the model has.
+    """Return the entries of a choice.
+
+    A tuple of two numbers is one grid if the model has this grid; otherwise the numbers are two grid heights.
 
     Raises:
         OptionError: the model has both, and they name different blocks.
@@ -91,15 +94,18 @@ def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | in
 
 
 def finest_of(grids: Iterable[Grid]) -> Grid:
-    """Return the grid with most pixels; (0, 0) if there is none."""
+    """Return the grid that has the most pixels, or (0, 0) if there are no grids."""
     return max(grids, key=math.prod, default=(0, 0))
 
 
 def share_of(grid: Grid, finest: Grid) -> int:
-    """Return n if a grid's sides are 1/n of the finest grid's: a power of two, as models halve their grids.
+    """Return n, a power of two: each side of `grid` is about 1/n as long as the same side of `finest`.
 
-    This is how sizes in papers are read on other models and pictures. "16 x 16" in a paper that uses Stable Diffusion
-    at 512 pixels, whose finest grid is 64 x 64, is the grid of 1/4. Sides that do not halve evenly are rounded.
+    Models halve their grids from level to level, so n is a power of two. If a side is odd, half of it is rounded, and
+    the ratio of the sides is not exactly a power of two; then n is the nearest power of two.
+
+    A size that a paper gives for one model can so be used for other models and picture sizes. Example: Stable Diffusion
+    at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about it means "1/4".
     """
     return int(2 ** round(math.log2(math.prod(finest) / math.prod(grid)) / 2))
 

@@ -63,21 +63,21 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
 
 
 def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["middle"]) -> list[int]:
-    """Return the entries of the chosen steps: the positions in `calls` of the calls that belong to them.
+    """Return the entries of the chosen steps: for each call of a chosen step, its position in `calls`.
 
     Raises:
         MissingStepError: no call belongs to a chosen step.
         OptionError: `steps` is not a choice of steps.
     """
-    there = sorted({call.step for call in calls})
+    kept = sorted({call.step for call in calls})
     wanted = step_numbers(steps)
     if wanted == "middle":
-        wanted = frozenset(there[len(there) // 2 : len(there) // 2 + 1])
+        wanted = frozenset(kept[len(kept) // 2 : len(kept) // 2 + 1])
     assert isinstance(wanted, frozenset)
-    missing = wanted.difference(there)
+    missing = wanted.difference(kept)
     if missing or not wanted:
         raise MissingStepError(
-            f"step {sorted(missing)} is not in this trace: expected step numbers from these: {ranges(there)}; "
+            f"step {sorted(missing)} is not in this trace: expected step numbers from these: {ranges(kept)}; "
             "capture with steps=None to keep every step"
         )
     return [i for i, call in enumerate(calls) if call.step in wanted]

@@ -28,14 +28,17 @@ FORMAT = Format(
     advice="copy it again or write it again with trace.save(...)",
     error=TraceFileError,
 )
-FLOATS_ALONE = 1
+FORMAT_WITHOUT_INT8 = 1
 """Format version of files without int8; versions of ovam that know only format 1 can read these files too."""
 
 Reader = Callable[[TextFile], TextSide]
 
 
 def _read(file: TextFile) -> TextSide:
-    """Read a text side of ovam's own families; model libraries are imported only if a model is given or needed."""
+    """Read the text side of a model family that ovam supports.
+
+    Model libraries are imported only if the user gave a model or the file needs one.
+    """
     if file.text is None and file.about["projections"] == "inside":
         return opened(file)
     from ovam.text_sides import read_text_side
@@ -63,7 +66,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     text = _saved_text(trace, path)
     header = {
         "format": FORMAT.name,
-        "format_version": FORMAT.version if trace.dtype == torch.int8 else FLOATS_ALONE,
+        "format_version": FORMAT.version if trace.dtype == torch.int8 else FORMAT_WITHOUT_INT8,
         "source": asdict(trace.source),
         "size": list(trace.size),
         "calls": [asdict(call) for call in trace.calls],
@@ -121,7 +124,10 @@ def _further_tensors(trace: Trace) -> dict[str, Tensor]:
 
 
 def _about(part: BlockPart) -> dict[str, Any]:
-    """Return the header's entry for a part. An average needs no `dtype` and no `averaged`: it is always float32."""
+    """Return the header's entry for a part.
+
+    For an average, the keys `dtype` and `averaged` are left out: averages are the default, and always float32.
+    """
     about: dict[str, Any] = {"name": part.name, "grid": list(part.grid)}
     if not part.averaged:
         dtype = next(iter(part.values.values())).dtype
@@ -153,10 +159,11 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
 
     Args:
         path: A file that `save_trace` wrote.
-        text: What reads late words: a pipeline, the folder of a pipeline, or a model name such as "mini". With None
-            the trace accepts embeddings only. If `text` is a folder, only its text encoder is read, except in two
-            cases, in which the whole model is read: the file refers to the model's key projections instead of
-            storing them, or the model has joint attention. Nothing in the file can cause a download.
+        text: The text encoder for late words, which are words that are asked for after the run: a pipeline, the folder
+            of a pipeline, or a model name such as "mini". With None the trace accepts embeddings only. If `text` is a
+            folder, usually only its text encoder is read. The whole model is read in two cases: the file does not store
+            the key projections, or the model has joint attention (image and text tokens in one attention, as in SD3 and
+            FLUX). Nothing in the file can cause a download.
 
     Raises:
         TraceFileError: the file is missing or damaged, is not a trace, or has a newer format.

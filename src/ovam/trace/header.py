@@ -17,28 +17,28 @@ from ovam import header as schema
 from ovam.errors import OvamError, TraceFileError
 from ovam.header import Check
 
-_MOST = 2**31  # maximum number of calls and of steps; every real run has far fewer
-_SIDE = 2**16  # maximum length of a side, in pixels; also the maximum number of heads and of channels
-_TOKENS = 1024  # maximum number of tokens of a padded text; in all families T5 reads at most 512, and CLIP 77
-_PIXELS = 2**27  # maximum number of pixels of an image
-_FREE = 2**20  # an image may always have this many pixels, even if its file is small
+_MOST_CALLS = 2**31  # maximum number of calls and of steps; every real run has far fewer
+_LONGEST_SIDE = 2**16  # maximum length of a side, in pixels; also the maximum number of heads and of channels
+_MOST_TOKENS = 1024  # maximum number of tokens of a padded text; in all families T5 reads at most 512, and CLIP 77
+_MOST_PIXELS = 2**27  # maximum number of pixels of an image
+_PIXELS_ALWAYS_ALLOWED = 2**20  # an image may always have this many pixels, even if its file is small
 _PIXELS_PER_BYTE = {"query/": 64, "image.png": 512}
-"""Maximum number of image pixels for each byte of queries or of the PNG. Known ratios: 3 for int8 queries of Stable
-Diffusion's coarsest block, 343 for a PNG of one colour."""
-_SQUEEZED = 2.0  # maximum ratio between the two sides of a grid's cell; cells are square in all families
-_SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-_FLOATS = ("float32", "float16", "bfloat16")
+"""Maximum number of image pixels for each byte of queries or of the PNG. Measured examples: 3 pixels per byte if only
+int8 queries of Stable Diffusion's coarsest block are stored, 343 for a PNG of one colour."""
+_MOST_CELL_RATIO = 2.0  # maximum ratio between the two sides of a grid's cell; cells are square in all families
+_SMALLEST_SCALE, _LARGEST_SCALE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+_FLOAT_TYPES = ("float32", "float16", "bfloat16")
 
 _name = schema.text(".+", "a text that is not empty")
 _hash = schema.text("[0-9a-f]{16}", "16 hexadecimal digits")
-_side = schema.whole(1, _SIDE)
+_side = schema.whole(1, _LONGEST_SIDE)
 _pair = schema.listed(_side, 2, 2)
 
 SPACE = schema.record(
     {
         "encoder": _name,
         "layer": schema.text(r"last|skip-\d{1,2}|hidden-[1-9]\d?", "'last', 'skip-N', or 'hidden-N' with N at least 1"),
-        "width": schema.whole(1, _SIDE),
+        "width": schema.whole(1, _LONGEST_SIDE),
     }
 )
 """Schema of a `Space`, in every kind of file."""
@@ -47,7 +47,7 @@ TEXT: Mapping[str, Check] = {
     "static": schema.record(
         {
             "space": SPACE,
-            "dtype": schema.one_of(*_FLOATS, None),
+            "dtype": schema.one_of(*_FLOAT_TYPES, None),
             "projections": schema.one_of("inside", "by reference"),
             "projections_hash": _hash,
         }
@@ -55,10 +55,10 @@ TEXT: Mapping[str, Check] = {
     "replayed": schema.record(
         {
             "space": SPACE,
-            "dtype": schema.one_of(*_FLOATS),
+            "dtype": schema.one_of(*_FLOAT_TYPES),
             "projections": schema.one_of("by reference"),
             "projections_hash": schema.text("[0-9a-f]+", "hexadecimal digits"),
-            "tokens": schema.whole(1, _TOKENS),
+            "tokens": schema.whole(1, _MOST_TOKENS),
             "replay": schema.listed(_name),
         }
     ),
@@ -79,7 +79,11 @@ TRACE = schema.record(
         "size": _pair,
         "calls": schema.listed(
             schema.record(
-                {"index": schema.whole(0, _MOST), "step": schema.whole(0, _MOST), "timestep": schema.number()},
+                {
+                    "index": schema.whole(0, _MOST_CALLS),
+                    "step": schema.whole(0, _MOST_CALLS),
+                    "timestep": schema.number(),
+                },
                 {"sigma": schema.or_null(schema.number())},
             )
         ),
@@ -88,13 +92,13 @@ TRACE = schema.record(
                 {
                     "name": _name,
                     "grid": _pair,
-                    "heads": schema.whole(1, _SIDE),
-                    "scale": schema.number(_SMALLEST, _LARGEST),
+                    "heads": schema.whole(1, _LONGEST_SIDE),
+                    "scale": schema.number(_SMALLEST_SCALE, _LARGEST_SCALE),
                 }
             )
         ),
         "halves": schema.listed(schema.one_of("cond", "uncond"), 0, 2),
-        "dtype": schema.one_of(*_FLOATS, "int8", None),
+        "dtype": schema.one_of(*_FLOAT_TYPES, "int8", None),
         "text": schema.record({"kind": schema.text()}),
     },
     {
@@ -103,7 +107,7 @@ TRACE = schema.record(
             schema.listed(
                 schema.record(
                     {"name": _name, "grid": _pair},
-                    {"averaged": schema.truth, "last": schema.truth, "dtype": schema.one_of(*_FLOATS, "int8")},
+                    {"averaged": schema.truth, "last": schema.truth, "dtype": schema.one_of(*_FLOAT_TYPES, "int8")},
                 )
             )
         ),
@@ -206,8 +210,10 @@ def _check_average(name: str, grid: Sequence[int], tensors: Mapping[str, Tensor]
 
 def _check_features(name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     found, grid = schema.tensor_of(name, tensors), entry["grid"]
-    if entry.get("averaged", True) or not entry.get("last", False) or entry.get("dtype") not in _FLOATS:
-        raise ValueError(f"{name} has another kind in the header: expected the last call's, of {', '.join(_FLOATS)}")
+    if entry.get("averaged", True) or not entry.get("last", False) or entry.get("dtype") not in _FLOAT_TYPES:
+        raise ValueError(
+            f"{name} has another kind in the header: expected the last call's, of {', '.join(_FLOAT_TYPES)}"
+        )
     if found.ndim != 3 or list(found.shape[1:]) != list(grid) or not found.numel():
         raise ValueError(f"{name} is {tuple(found.shape)}, the header says channels of a grid {grid[0]} x {grid[1]}")
 
@@ -220,7 +226,8 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
     pixels = max((block["grid"][0] * block["grid"][1] for block in blocks), default=1)
-    counts = set[int]()  # numbers of image pixels; a reference picture may add pixels after the grid's (FLUX Kontext)
+    # numbers of image pixels; with a reference picture (FLUX Kontext), its pixels follow the pixels of the grid
+    counts = set[int]()
     for half in header["halves"]:
         for name in names:
             key, value, vector = (
@@ -246,16 +253,17 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 def _check_size(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Check that the image's size is plausible for the bytes in the file: the memory of masks grows with this size."""
     height, width = header["size"]
-    most = _FREE + sum(
+    most = _PIXELS_ALWAYS_ALLOWED + sum(
         each * tensor.nbytes
         for begin, each in _PIXELS_PER_BYTE.items()
         for name, tensor in tensors.items()
         if name.startswith(begin)
     )
-    if height * width > min(most, _PIXELS):
+    most = min(most, _MOST_PIXELS)
+    if height * width > most:
         raise ValueError(
-            f"size is {height} x {width}: expected at most {min(most, _PIXELS)} pixels, because the queries and the "
-            "picture in the file have so few bytes"
+            f"size is {height} x {width}: expected at most {most} pixels, because the queries and the picture in the "
+            "file have so few bytes"
         )
 
 
@@ -263,7 +271,7 @@ def _check_grids(header: Mapping[str, Any]) -> None:
     """Check that all grids divide one image into cells that are about square.
 
     If the image was generated, the grids are compared with the size of the trace. An encoded image may have been
-    squeezed for the model, so its grids are only compared with each other.
+    resized for the model, with another ratio of height to width. So its grids are only compared with each other.
     """
     features = header.get("parts", {}).get("features", [])
     grids = [tuple(entry["grid"]) for entry in (*header["blocks"], *header.get("self_attention", []), *features)]
@@ -272,7 +280,7 @@ def _check_grids(header: Mapping[str, Any]) -> None:
         # bounds of the side of a cell; because of rounding, a grid may have one cell more or less
         least = max(side / (cells + 1) for side, cells in zip(whole, grid, strict=True))
         most = min(side / (cells - 1) if cells > 1 else math.inf for side, cells in zip(whole, grid, strict=True))
-        if least >= _SQUEEZED * most:
+        if least >= _MOST_CELL_RATIO * most:
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} does not fit into {whole[0]} x {whole[1]}")
 
 

@@ -8,7 +8,10 @@ from ovam.trace.text_side import Space, TokenEmbedding
 
 @runtime_checkable
 class Reads(Protocol):
-    """A text side or a text reader: it turns texts into vectors of its space."""
+    """Turns texts into vectors of a `Space`.
+
+    This is a `TextReader` (tokenizer and text encoder), or a `TextSide`, which also makes keys of the vectors.
+    """
 
     @property
     def space(self) -> Space: ...
@@ -18,7 +21,10 @@ class Reads(Protocol):
 
 @runtime_checkable
 class ReadsMany(Protocol):
-    """A text side or reader that reads several phrases in one run of its encoder, which reads the weights only once."""
+    """Can turn several phrases into vectors in one run of the text encoder.
+
+    This is faster, because the encoder's weights are read from memory only once.
+    """
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]: ...
 

@@ -1,9 +1,11 @@
 """Tensors in eight bits: integers from -127 to 127, and one scale for each head, step and channel.
 
 The scale of a channel is the largest magnitude of its numbers over all pixels, divided by 127. So rounding changes a
-number by at most half of the scale. All pixels of one head and step have the same scales, so their queries become
-floats by one multiplication, when they are read. To save this multiplication, the keys could be multiplied by the
-scales instead. But then only queries of one step could be handled together, because each step has its own scales.
+number by at most half of the scale. All pixels of one head and step have the same scales. So, when queries are read,
+one multiplication of the integers by the scales makes floats of them.
+
+One could multiply the keys by the scales instead. ovam does not do this: each step has its own scales, so queries of
+several steps could no longer be handled together.
 """
 
 from collections.abc import Mapping
@@ -14,8 +16,8 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
-_LARGEST = 127
-_LEAST = torch.finfo(torch.float32).tiny  # minimum of a scale, for channels that are all zero
+_LARGEST_INTEGER = 127
+_LEAST_SCALE = torch.finfo(torch.float32).tiny  # minimum of a scale, for channels that are all zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +67,19 @@ Stored = Float[Tensor, "..."] | Quantised
 
 
 def quantised(tensor: Float[Tensor, "*kept pixel head_dim"]) -> Quantised:
-    """Round to eight bits; a channel with NaN or infinity gets a scale that is not finite, for `is_finite`."""
-    scale = (tensor.abs().amax(-2, keepdim=True).float() / _LARGEST).clamp(min=_LEAST)
+    """Round to eight bits.
+
+    A channel with NaN or infinity gets a scale that is not finite, so that `is_finite` finds it.
+    """
+    scale = (tensor.abs().amax(-2, keepdim=True).float() / _LARGEST_INTEGER).clamp(min=_LEAST_SCALE)
     return Quantised((tensor / scale).round_().to(torch.int8), scale)
 
 
 def put(target: Stored, given: Stored) -> None:
-    """Copy numbers into `target`, and convert them to its type. Eight bits stay unchanged in a target of eight bits."""
+    """Copy numbers into `target`, and convert them to its type.
+
+    If `given` and `target` are both `Quantised`, integers and scales are copied unchanged.
+    """
     if isinstance(target, Quantised):
         made = given if isinstance(given, Quantised) else quantised(given)
         target.values.copy_(made.values)

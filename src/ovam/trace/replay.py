@@ -1,9 +1,10 @@
-"""Replay for joint attention: run only the text layers again, against the stored image keys and values.
+"""Replay for joint attention: run only the text layers again, with the stored image keys and values.
 
-In joint attention the keys of a word depend on the image, block by block. But all that a text token needs from the
-image is the image's keys and values. If these are stored, the text stream (the text tokens on their way through the
-blocks) can be run again without the image stream, for any words. The image stream stays as it was in the run; words
-that are asked for later never change it.
+Joint attention is one attention over the tokens of image and text together (SD3, FLUX). There the keys of a word depend
+on the image, block by block. But all that a text token needs from the image is the image's keys and values. If these
+are stored, the text stream (the text tokens on their way through the blocks) can be run again without the image stream,
+for any words. The image stream stays as it was in the run. Late words, which are words that are asked for after the
+run, never change the image stream.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ class ImageStream:
     Attributes:
         key: Image keys, after normalisation and rotary embedding.
         value: Image values.
-        conditioning: Vector that modulates the block; it is made from the time step and the pooled text.
+        conditioning: Vector from which the block computes its scales, shifts and gates. The model makes this vector
+            from the time step, the pooled text embedding (one vector for the whole prompt) and, in FLUX, the guidance.
     """
 
     key: Float[Tensor, "*batch head pixel head_dim"]
@@ -60,15 +62,15 @@ class TextStream(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class BlockReplay:
-    """The stored image data that a text needs to run through one joint-attention block again.
+    """The stored image data that is needed to run a text's tokens through one joint-attention block again.
 
     Attributes:
         key: For each half of guidance the image keys, of shape (head, step, pixel, head_dim), after normalisation and
             rotary embedding.
         value: For each half of guidance the image values, of shape (head, step, pixel, head_dim).
-        conditioning: For each half of guidance the vectors that modulate the block, of shape (step, channel), float32.
-            They are made from the time step and the pooled text of the generation prompt; late words use the same
-            vectors.
+        conditioning: For each half of guidance the vectors of `ImageStream.conditioning`, of shape (step, channel),
+            float32. The model made them in the run, with the pooled text embedding of the generation prompt (the prompt
+            of the run). The same vectors are used for late words.
     """
 
     key: Mapping[Half, Stored] = field(repr=False)
@@ -129,9 +131,10 @@ class Replay:
         return self.blocks[block].at(indices.index(call), half)
 
     def select(self, names: Iterable[str], entries: Sequence[int] | None) -> "Replay":
-        """Return what a text needs to pass these blocks, at these entries of the step axis; None means all entries.
+        """Return a `Replay` with only the data that a text needs in these blocks, at these entries of the step axis.
 
-        A text passes all blocks before a block as well, so their image data stays too.
+        To reach a block, a text must first run through all earlier blocks. So the image data of all blocks up to the
+        last named block stays. If `entries` is None, all entries stay.
         """
         order = list(self.blocks)
         last = max((order.index(name) for name in names if name in order), default=-1)

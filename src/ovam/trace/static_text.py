@@ -32,7 +32,7 @@ log = logging.getLogger("ovam")
 class ProjectionSource(Protocol):
     """The layer from which a block's key projection was copied."""
 
-    def still_gives(self, matrix: Tensor, bias: Tensor | None) -> bool:
+    def still_has(self, matrix: Tensor, bias: Tensor | None) -> bool:
         """Return whether the layer still has this projection."""
         ...
 
@@ -117,7 +117,7 @@ class StaticText:
                 f"vectors of width {embedding.shape[-1]} can't become keys of block {block!r}, which takes "
                 f"{self.space.width}: make them with this trace's own text side, trace.text.embed(...)"
             )
-        self._tell_of_change(block)
+        self._warn_of_change(block)
         vectors = embedding.to(self.projections[block].device).float()
         if f"{CAPTION}.linear_1.weight" in self.projections:
             hidden = F.gelu(self._linear(vectors, f"{CAPTION}.linear_1", ".weight"), approximate="tanh")
@@ -125,10 +125,13 @@ class StaticText:
         keys = self._linear(vectors, block)
         return keys.unflatten(-1, (self.heads[block], -1)).transpose(0, 1)
 
-    def _tell_of_change(self, block: str) -> None:
-        """Warn once if the pipeline's key projection has changed since the run; the copy here has not."""
+    def _warn_of_change(self, block: str) -> None:
+        """Warn once if the pipeline's key projection has changed since the run.
+
+        This object still uses its own copy, which has not changed.
+        """
         source = self._sources.get(block)
-        if source is None or source.still_gives(self.projections[block], self.projections.get(f"{block}.bias")):
+        if source is None or source.still_has(self.projections[block], self.projections.get(f"{block}.bias")):
             return
         self._sources.clear()
         log.warning(
@@ -138,7 +141,7 @@ class StaticText:
         )
 
     def _linear(self, vectors: Tensor, name: str, ending: str = "") -> Tensor:
-        """Apply one layer as torch does, so that the numbers of a float32 model are reproduced bit by bit."""
+        """Apply one layer with torch's own function, so that the results equal those of a float32 model exactly."""
         bias = self.projections.get(f"{name}.bias")
         return F.linear(vectors, self.projections[name + ending].float(), None if bias is None else bias.float())
 
@@ -186,10 +189,12 @@ def projections_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_projections(
     projections: Mapping[str, Tensor], heads: Mapping[str, int], space: Space, expected_hash: str
 ) -> None:
-    """Check that the projections fit each other, and that their hash is the one in the header.
+    """Check types and shapes of the projections, and that their hash is the one in the header.
+
+    The shapes must fit the number of heads of each block, and the width of the space.
 
     Raises:
-        ValueError: they do not fit each other, or they have another hash.
+        ValueError: a type, a shape or the hash is another one.
     """
     for name, projection in projections.items():
         if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):

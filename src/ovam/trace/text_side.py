@@ -1,4 +1,7 @@
-"""From text to keys: the interface of a trace's text side, with its vectors and their spaces."""
+"""The interface of a text side: the part of a trace that turns text into keys.
+
+A text is first turned into vectors (`TokenEmbedding`). `Space` says which text encoder and layer they come from.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,22 +38,26 @@ class Space:
 
     @property
     def skips(self) -> bool:
-        """Whether `clip_skip` skipped layers; `hidden-2` does not count, as some families always read this layer."""
+        """Whether `clip_skip` skipped layers.
+
+        For `hidden-2` this is False: some families always read this layer, without `clip_skip`.
+        """
         kind, _, depth = self.layer.partition("-")
         return bool(depth) and int(depth) > (2 if kind == "hidden" else 0)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenEmbedding:
-    """The vectors of an attribution prompt in a named space.
+    """The vectors of an attribution prompt (a text for which maps are made), and the `Space` that they belong to.
 
     Attributes:
         vectors: What keys are made from: one vector per token.
         prompt: The text and its tokens.
         space: Space of the vectors.
-        own: Positions of the vectors that belong to `prompt.tokens`; None if all vectors do. In joint attention the
-            model always runs the padded text, so `vectors` include the padding. It is left out only when attention
-            weights are computed.
+        own: Positions of the vectors that belong to `prompt.tokens`; None if all vectors do. In joint attention (image
+            and text tokens in one attention) the model always runs the padded text, so `vectors` include the padding.
+            The padding is removed only after the model has run, when the keys or outputs of the prompt's tokens are
+            taken (`taken`). With `padded=True`, `own` is None, and no padding is removed.
     """
 
     vectors: Embedding
@@ -74,9 +81,11 @@ TextKind = Literal["static", "replayed"]
 class TextSide(Protocol):
     """Turns text into the keys that a trace's queries are compared with.
 
-    `kind` says how exact late words are, that is, words that are asked for after the run. `static` keys depend on the
-    text alone (UNet, PixArt), so late words are exact. To make `replayed` keys, the text stream is run again, against
-    stored image keys and values (SD3, FLUX); these keys are exact for the generation prompt.
+    Late words are words that are asked for after the run. `kind` says how exact their keys are. `static` keys depend on
+    the text alone (UNet, PixArt), so the keys of late words are exact. For `replayed` keys (SD3, FLUX), the text tokens
+    run through the blocks again, with the stored image keys and values (`ovam.trace.replay`). For the generation
+    prompt, which is the prompt of the run, this gives the keys of the run. Other words get the keys that belong to the
+    image as it was in the run.
     """
 
     @property
@@ -99,7 +108,7 @@ class TextSide(Protocol):
 
 @runtime_checkable
 class ReplayedSide(TextSide, Protocol):
-    """A text side of joint attention: it runs the text stream again, against the stored image keys and values."""
+    """A text side for joint attention: it runs text tokens through the blocks again, with the stored image data."""
 
     @property
     def replay(self) -> Replay: ...
@@ -128,7 +137,7 @@ class TextReader(Protocol):
     def space_in(self, dtype: torch.dtype) -> Space:
         """Return the space that this reader would have if its weights were rounded to `dtype`.
 
-        float32 and float16 give the same space.
+        float32 and float16 give the same space, because the hash is computed from the weights as float16.
         """
         ...
 

@@ -1,7 +1,8 @@
 """A trace: the stored queries of one image's run, from which maps of any words can be made later.
 
-This module knows no model. The `TextSide` of a trace turns words into keys. The methods `maps`, `segment`, `save` and
-`load` call functions of later stages, and import them only when they are called.
+The code here does not depend on any model family. The text side of a trace (`TextSide`) turns words into keys. The
+methods `maps`, `segment`, `save` and `load` use `ovam.maps`, `ovam.masks` and `ovam.trace.file`. Each method imports
+the function that it needs when the method is called.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,11 +40,11 @@ class BlockTrace:
         name: Module path in the pipeline's denoiser.
         grid: Height and width of the block's pixels.
         scale: Factor on the dot products of queries and keys, before the softmax.
-        query: For each half of guidance the queries, contiguous, of shape (head, step, pixel, head_dim). They may be
-            stored in eight bits (`ovam.trace.quantised`).
-        output: For each half of guidance the attention outputs of the pixels, of shape (head, step, pixel, head_dim),
-            before the block's output projection. Only joint attention has them, and only if the capture had
-            `outputs=True`.
+        query: The queries of each half of guidance (`ovam.trace.calls.Half`): contiguous tensors of shape (head, step,
+            pixel, head_dim). They may be stored in eight bits (`ovam.trace.quantised`).
+        output: The attention outputs of the pixels in each half of guidance, of shape (head, step, pixel, head_dim),
+            before the block's output projection. Outputs are stored only for models with joint attention (image and
+            text tokens in one attention, as in SD3 and FLUX), and only if the capture had `outputs=True`.
     """
 
     name: str
@@ -69,19 +70,22 @@ class BlockTrace:
 
 @dataclass(frozen=True, eq=False)
 class BlockPart:
-    """One more stored tensor, such as self-attention: of one block, or of all blocks that have the same grid.
+    """A stored tensor other than queries and outputs, such as self-attention.
+
+    The tensor belongs to one block, or is the mean over all blocks that have the same grid.
 
     Attributes:
-        name: Module path in the pipeline's denoiser; or the name of a grid, such as "32x32", if all blocks of this grid
-            share one mean.
+        name: Module path in the pipeline's denoiser; or the name of a grid, such as "32x32", if `values` are the mean
+            over all blocks of this grid.
         grid: Height and width of the grid of pixels.
-        values: For each half of guidance the tensor. For "self_attention" these are attention weights in [0, 1], of
+        values: The tensor of each half of guidance. For "self_attention" these are attention weights in [0, 1], of
             shape (pixel, pixel), the mean over blocks, heads and denoiser calls. The first axis is the pixel that
-            attends; over the second axis the weights sum to 1.
-            For "features" they are outputs of a layer, (channel, height, width).
-        averaged: Whether `values` are the mean over the denoiser calls. If not, `values` have an axis for the calls:
-            the second axis if the first is the heads, otherwise the first.
-        last: Whether `values` are of the last of the kept denoiser calls alone, and have no axis for the calls.
+            attends; over the second axis the weights sum to 1. For "features" they are outputs of a layer, (channel,
+            height, width).
+        averaged: Whether `values` are the mean over the denoiser calls. If `averaged` and `last` are both False,
+            `values` have a step axis with one entry for each call. The step axis is the second axis if the first axis
+            is the heads; otherwise it is the first axis.
+        last: Whether `values` come only from the last kept denoiser call. Then they have no step axis.
     """
 
     name: str
@@ -95,7 +99,10 @@ class BlockPart:
         return sum(values.nbytes for values in self.values.values())
 
     def at(self, entries: Sequence[int]) -> "BlockPart":
-        """Return the part with only these entries of its axis for the calls; the part must not be averaged."""
+        """Return the part with only these entries of the step axis.
+
+        The part must not be an average. A part of the last call is returned unchanged.
+        """
         if self.last:
             return self
         index = torch.tensor(entries)
@@ -118,7 +125,18 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The queries of one image's run, its picture, and the text side that turns words into keys.
+    """The queries of one image of a run, its picture, and the text side that turns words into keys.
+
+    Glossary:
+        text side: the part of a trace that turns text into keys (`ovam.trace.text_side`).
+        generation prompt: the prompt that the picture was made with.
+        attribution prompt: a text for which maps are made. At each pixel the attention is divided among its tokens.
+        late words: words that are asked for after the run.
+        half of guidance: "cond", the pass of the denoiser with the prompt, or "uncond", the pass with the negative or
+            empty prompt.
+        joint attention: one attention over the tokens of image and text together, as in SD3 and FLUX.
+        contrast words: words of the option `against`. Pixels where one of them is stronger become background.
+        presence: the probability that the picture shows a word at all (`ovam.masks.presence`).
 
     Shapes (`ovam.shapes` explains the axes):
         blocks[name].query[half]: (head, step, pixel, head_dim).
@@ -149,8 +167,8 @@ class Trace:
         source: Model, prompt, seed.
         size: (height, width) of the image in pixels.
         image_png: The picture as PNG, or None if the run returned latents instead of a picture.
-        parts: More stored tensors, first by kind, such as "self_attention", and then by `BlockPart.name`, which is a
-            module path or the name of a grid; see `ovam.tracing.parts`.
+        parts: More stored tensors: `parts[kind][name]`, where `kind` is, for example, "self_attention", and `name` is a
+            `BlockPart.name`, which is a module path or the name of a grid; see `ovam.tracing.parts`.
     """
 
     blocks: Mapping[str, BlockTrace]
@@ -211,12 +229,14 @@ class Trace:
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
         """Return the trace with fewer blocks or steps; nothing is copied if all steps stay.
 
-        Parts such as self-attention stay, whatever blocks are chosen. But an average is over all kept denoiser calls
-        together, so it is left out if fewer calls are chosen. Features stay if the last call stays.
+        Parts such as self-attention stay, whatever blocks are chosen. But an average was computed over all kept
+        denoiser calls. If you choose only some of these calls, the returned trace has no averages. Features stay if the
+        last call stays.
 
         Args:
-            blocks: Module paths or their beginnings, grid heights (16), grids ([(16, 24)]), or shares of the
-                finest grid ("1/4"); None keeps all blocks.
+            blocks: Module paths or their beginnings, grid heights (16), grids ([(16, 24)]), or sizes relative to the
+                finest grid, which is the grid with the most pixels: "1/4" means that each side is 1/4 as long. None
+                keeps all blocks.
             steps: One step number, several of them, or "middle" for the middle step; None keeps all steps.
 
         Raises:
@@ -279,10 +299,10 @@ class Trace:
 
     def __repr__(self) -> str:
         height, width = self.size
-        what = f"{self.source.prompt!r}, " if self.source.prompt else ""
+        prompt = f"{self.source.prompt!r}, " if self.source.prompt else ""
         mebibytes = self.nbytes / 2**20
         return (
-            f"Trace({what}{height} x {width} pixels, {len(self.blocks)} blocks, {len(self.calls)} denoiser calls, "
+            f"Trace({prompt}{height} x {width} pixels, {len(self.blocks)} blocks, {len(self.calls)} denoiser calls, "
             f"{mebibytes:.1f} MiB)"
         )
 
@@ -292,12 +312,13 @@ def _parts_at(
 ) -> dict[str, dict[str, BlockPart]]:
     """Return the parts with only these denoiser calls.
 
-    Averages over all calls are left out, and what is of the `last` call where that is not among the entries.
+    A kind of parts is left out if its values are averages over all calls. It is also left out if its values come from
+    the last call, and the entry `last` is not in `entries`.
     """
-    gone = {
+    left_out = {
         kind
         for kind, blocks in parts.items()
         if any(part.averaged or (part.last and last not in entries) for part in blocks.values())
     }
-    kept = {kind: blocks for kind, blocks in parts.items() if kind not in gone}
+    kept = {kind: blocks for kind, blocks in parts.items() if kind not in left_out}
     return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in kept.items()}

@@ -84,15 +84,15 @@ class OneThread:
         self.pipe, self._run, self._drop, self._lock = pipe, run, drop, RLock()
         self._overtaken = set[int]()  # threads whose runs were not over when another began
 
-    def starting(self, handler: Callable[..., None]) -> Callable[..., None]:
+    def at_start(self, handler: Callable[..., None]) -> Callable[..., None]:
         """Wrap a handler of the start of a run."""
         return self._locked(handler, self._take_over)
 
-    def going_on(self, handler: Callable[..., None]) -> Callable[..., None]:
+    def between_calls(self, handler: Callable[..., None]) -> Callable[..., None]:
         """Wrap a handler of an event between denoiser calls. Custom loops may change the thread there."""
         return self._locked(handler, lambda: self._check(self._run().by_pipeline))
 
-    def inside(self, handler: Callable[..., None]) -> Callable[..., None]:
+    def within_call(self, handler: Callable[..., None]) -> Callable[..., None]:
         """Wrap a handler of an event within a denoiser call."""
         return self._locked(handler, lambda: self._check(self._run().evaluating))
 

@@ -125,7 +125,7 @@ class Run:
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`
     evaluating: bool = False  # whether the denoiser is running, or failed
-    by_pipeline: bool = False  # whether this is the pipeline's own call; if not, a custom loop
+    by_pipeline: bool = False  # whether the user called `pipe(...)`; if not, a custom loop
     thread: int | None = None  # thread of the run
     crossed: bool = False  # whether another thread interfered
     text: torch.Tensor | None = None  # text embedding of the last call

@@ -2,20 +2,23 @@
 
 `ovam.tracing.watch` follows the denoiser calls of a run and the queries of its blocks.
 
-When the pipeline's own call makes a run, the handlers here are called in this order:
+If the user calls the pipeline, `pipe(...)`, the handlers of this module are called in this order:
 
 1. `_on_start`: the pipeline checks its inputs.
 2. `_on_prompt`, `_on_latents`, and in inpainting `_on_crop`: the pipeline prepares prompt, latents and image.
-3. For each denoiser call the handlers of `Watch`, which give the queries to the recorder.
+3. For each denoiser call, the handlers of `Watch` run. They pass the queries to the recorder, the object that stores
+   them or makes maps of them (`ovam.tracing.run.Recorder`).
 4. `_on_pictures`: pictures are decoded, at the end of the run or for a preview.
 5. `_on_end`: the run is over.
 
-A custom loop calls only some of these methods of the pipeline. There a run ends when its last pictures are decoded,
-when the next run begins, or at the end of the `with` block.
+A custom loop is the user's own sampling loop, which does not call `pipe(...)`. It calls only some of the pipeline's
+methods, so only some of these handlers are called. There a run ends when its last pictures are decoded, when the next
+run begins, or at the end of the `with` block.
 
-Three methods of `Watch` end a run, and each of them leaves a new, empty `Run` in `run`. `finish` gives the old run to
-the recorder; `QueryRecorder.finish` makes a `Trace` of the stored queries of each image. `drop` gives it to nobody.
-`close` chooses: it finishes the run of a custom loop that did not fail, and drops every other run.
+Three methods of `Watch` end a run. After each of them, `Watch.run` is a new, empty `Run`. `finish` gives the old run to
+the recorder; `QueryRecorder.finish` makes a `Trace` of the stored queries of each image. `drop` discards the old run:
+no trace is made of it. `close` chooses: it finishes the run of a custom loop that did not fail, and drops every other
+run.
 """
 
 import logging
@@ -88,11 +91,13 @@ class Session:
             installed.enter_context(others_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(encoders_watched(pipe, self.backbone.prompt_method, self._texts))
-            installed.enter_context(wrapped(pipe, "check_inputs", thread.starting(self._on_start)))
-            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, thread.going_on(self._on_prompt)))
-            installed.enter_context(wrapped(pipe, "prepare_latents", thread.going_on(self._on_latents)))
-            installed.enter_context(wrapped(pipe.image_processor, "postprocess", thread.going_on(self._on_pictures)))
-            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.going_on(self._on_end)))
+            installed.enter_context(wrapped(pipe, "check_inputs", thread.at_start(self._on_start)))
+            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, thread.between_calls(self._on_prompt)))
+            installed.enter_context(wrapped(pipe, "prepare_latents", thread.between_calls(self._on_latents)))
+            installed.enter_context(
+                wrapped(pipe.image_processor, "postprocess", thread.between_calls(self._on_pictures))
+            )
+            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.between_calls(self._on_end)))
             if hasattr(pipe, "mask_processor"):  # inpainting only
                 installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
             installed.enter_context(self._watch.installed())
@@ -100,29 +105,29 @@ class Session:
             self._watch.close()
 
     def begin(self, request: Request, seeds: tuple[int | None, ...], levels: Sequence[Level], kept: int) -> None:
-        """Start a run by hand, for a loop that does not use the pipeline's own call.
+        """Start a run explicitly, for code that runs the denoiser itself and does not call `pipe(...)`.
 
         Args:
             request: Prompts and guidance.
             seeds: One seed per image.
-            levels: Time step and sigma of each denoiser call; the scheduler is bypassed.
+            levels: Time step and sigma of each denoiser call. They are used in place of those of the scheduler.
             kept: Number of calls that will be kept.
         """
         self._watch.drop()
         self._watch.run = Run(request=request, seeds=seeds, levels=list(levels), planned_calls=kept)
 
     def finish(self, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:
-        """End a run that was started by hand."""
+        """End a run that `begin` started."""
         self._watch.finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the start of the pipeline's own call: `check_inputs` is the first method that it runs."""
+        """Handle the start of `pipe(...)`: `check_inputs` is the first method that this call runs."""
         self._watch.close()
         self.run.by_pipeline, self.run.handled = True, sys.exception()
         self.run.thread = get_ident()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the end of the pipeline's own call: the last decoded pictures are its result, not a preview.
+        """Handle the end of `pipe(...)`: the last decoded pictures are the result of this call, not a preview.
 
         The call may end before the scheduler's last step: it was interrupted, or a second model (SDXL's refiner) does
         the last steps. Some pipelines skip `postprocess` for latent output; their call ends without pictures.
@@ -138,7 +143,10 @@ class Session:
             self._watch.finish(run.pictures, run.size)
 
     def _on_prompt(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Note the prompts and the guidance of the run; in a custom loop, this may begin the next run."""
+        """Store the prompts and the guidance of the run.
+
+        In a custom loop, a prompt that is encoded after denoiser calls begins the next run.
+        """
         if self.run.calls:  # in a custom loop the next run begins
             self._watch.close()
         self.run.thread = get_ident()
@@ -147,16 +155,17 @@ class Session:
         self.run.request = replace(request, read=self._texts.read(arguments, before.read if before else {}))
 
     def _on_latents(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Note the seed of each image, if the pipeline drew its latents from a generator."""
+        """Store the seed of each image, if the pipeline made its random latents with a generator that the user gave."""
         given = arguments.get("generator")
         unseeded = read_as(self.backbone.pipe) in self.backbone.unseeded
         if arguments.get("latents") is not None or given is None or unseeded:
             return
-        drawn = result[0] if isinstance(result, tuple) else result  # some families return positions as well
+        # some families return a tuple: the latents, and the position ids of the image tokens
+        latents = result[0] if isinstance(result, tuple) else result
         if isinstance(given, list):
-            self.run.seeds = tuple(_seed(generator, drawn[:1]) for generator in given)
+            self.run.seeds = tuple(_seed(generator, latents[:1]) for generator in given)
         else:
-            self.run.seeds = (_seed(given, drawn),) * len(drawn)
+            self.run.seeds = (_seed(given, latents),) * len(latents)
 
     def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Warn that the pipeline will inpaint only a part of the image.
@@ -171,7 +180,7 @@ class Session:
         )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Note decoded pictures. They are the result of the run, or a preview if another denoiser call follows.
+        """Store decoded pictures. They are the result of the run, or a preview if another denoiser call follows.
 
         A custom loop may decode the pictures of a run one by one.
         """
@@ -189,8 +198,8 @@ class Session:
             self._watch.close()
 
 
-def _seed(generator: torch.Generator, drawn: torch.Tensor) -> int | None:
+def _seed(generator: torch.Generator, latents: torch.Tensor) -> int | None:
     """Return a generator's seed, or None if the generator was used before: then its seed would give another image."""
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
-    torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
+    torch.randn(latents.shape, generator=fresh, device=generator.device, dtype=latents.dtype)
     return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None

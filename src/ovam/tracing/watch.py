@@ -51,9 +51,9 @@ class Watch:
         denoiser, thread = self.backbone.denoiser, self.thread
         with ExitStack() as installed:
             installed.callback(self._unwatch)
-            handle = denoiser.register_forward_pre_hook(thread.going_on(self._on_denoiser), with_kwargs=True)
+            handle = denoiser.register_forward_pre_hook(thread.between_calls(self._on_denoiser), with_kwargs=True)
             installed.callback(handle.remove)
-            installed.callback(denoiser.register_forward_hook(thread.inside(self._on_evaluated)).remove)
+            installed.callback(denoiser.register_forward_hook(thread.within_call(self._on_evaluated)).remove)
             yield
 
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ class Watch:
         )
         self.recorder.begin(shape)
         run.shape, run.levels = shape, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
-        for handle in self.backbone.watch(shape.watched, self.thread.inside(self._on_block)):
+        for handle in self.backbone.watch(shape.watched, self.thread.within_call(self._on_block)):
             self._watchers.callback(handle.remove)
 
     def _on_block(self, name: str, observation: Observation) -> None:
