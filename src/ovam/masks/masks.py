@@ -18,11 +18,12 @@ from ovam.maps.calibration import stretched
 from ovam.maps.compute import attention_maps
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
+from ovam.maps.thresholds import Thresholds, moved
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.masks.annotations import IGNORE
 from ovam.masks.compete import Scores, after_crf, contested
 from ovam.masks.options import MaskOptions, SegmentOptions
-from ovam.masks.presence import presences
+from ovam.masks.presence import absent, presences
 from ovam.masks.regions import cleaned
 from ovam.masks.result import Segmentation
 from ovam.precision import float32
@@ -39,7 +40,8 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
 
     Args:
         maps: Maps of words, phrases and optimised tokens, each once. They must include the words in `against`;
-            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5.
+            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5: if a token
+            has a threshold of its own, this is where it lies.
         options: See `MaskOptions`.
 
     Raises:
@@ -53,8 +55,8 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
     scores, found = calibrated(maps), presences(maps)
     seen = {name: found[name] for name in names}
     words, against = scores[shown], scores[rivals]
-    if options.presence is not None:
-        words[[i for i, name in enumerate(names) if seen[name] < options.presence]] = 0.0
+    gone = absent(maps, seen, options.presence)
+    words[[i for i, name in enumerate(names) if name in gone]] = 0.0
     crf = crf_choice(options.crf)
     if crf is not None:
         words, against = after_crf(words, against, options.threshold, _picture(maps, crf), crf)
@@ -72,10 +74,10 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
         )
     check_different(maps.words)
     rivals = {folded(name) for name in names_of(contrast_of(options.against))}
-    absent = rivals.difference(map(folded, maps.words))
-    if absent:
+    missing = rivals.difference(map(folded, maps.words))
+    if missing:
         raise UnknownWordError(
-            f"word {min(absent)!r} in `against` has no map here: expected one of "
+            f"word {min(missing)!r} in `against` has no map here: expected one of "
             f"{', '.join(map(repr, maps.words))}; include the word when you make the maps, trace.maps([..., 'word']), "
             "or use trace.segment(words, against=[...])"
         )
@@ -128,7 +130,7 @@ def calibrated(maps: AttentionMaps) -> Scores:
 
     A word's map is resized first and then stretched to [0, 1], so that its score reaches 0 and 1 at the image's size.
     The map of an optimised token is stretched first, at its own grid: its calibration was fitted to maps that are
-    stretched there. Then it is resized and calibrated.
+    stretched there. Then it is resized and calibrated. A threshold of its own is moved to 0.5.
     """
     scores = torch.empty(len(maps), *maps.image_size)
     for i, name in enumerate(maps.words):  # one after the other: for a photograph each takes 50 MB
@@ -137,4 +139,5 @@ def calibrated(maps: AttentionMaps) -> Scores:
             scores[i] = stretched(resize(maps[i], maps.image_size))
         else:
             scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
+        scores[i] = moved(scores[i], maps.thresholds.get(name, Thresholds()).mask)
     return scores
