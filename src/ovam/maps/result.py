@@ -63,6 +63,7 @@ class AttentionMaps:
         plain: The maps of the same words before refinement, in the same order and with all their tokens; presence is
             computed from them. None if this object was neither refined nor made by `only`.
         thresholds: Thresholds of the words that are classes of optimised tokens and have some.
+        refined: Whether self-attention has refined the maps.
     """
 
     token_maps: TokenMaps
@@ -76,6 +77,7 @@ class AttentionMaps:
     image_png: bytes | None = field(default=None, repr=False)
     plain: "AttentionMaps | None" = field(default=None, repr=False)
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    refined: bool = False
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property

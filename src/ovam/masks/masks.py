@@ -4,17 +4,20 @@ The steps have a fixed order: calibrate the maps, drop words with low presence, 
 the pixels, and clean the labels. If maps are refined, this comes before all these steps.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ovam.defaults import CHOSEN
 from ovam.errors import (
     EmptyWordsError,
     NothingCapturedError,
     OptionError,
     UnknownWordError,
 )
-from ovam.maps.calibration import stretched
+from ovam.maps.calibration import Calibration, stretched
 from ovam.maps.compute import attention_maps
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
@@ -125,10 +128,28 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
     return segment(maps, options)
 
 
+WORDS: Mapping[str, Calibration] = {
+    kind: Calibration(found["scale"], -found["scale"] * found["border"])
+    for kind, found in CHOSEN.get("words", {}).items()
+}
+"""Calibrations of words, of plain and of refined maps. If none were chosen, a word's score is its stretched map."""
+
+
+def word_calibration(maps: AttentionMaps) -> Calibration | None:
+    """Return the calibration of words that was chosen on validation scenes for such maps, or None."""
+    return WORDS.get("refined" if maps.refined else "plain")
+
+
 def calibrated(maps: AttentionMaps) -> Scores:
+    """Return the scores of all words at the image's size, in [0, 1]; see `scores_by`."""
+    return scores_by(maps, word_calibration(maps))
+
+
+def scores_by(maps: AttentionMaps, of_words: Calibration | None) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
-    A word's map is resized first and then stretched to [0, 1], so that its score reaches 0 and 1 at the image's size.
+    A word's map is resized first and then stretched to [0, 1] at the image's size. The calibration of words, if there
+    is one, turns this into a score whose border is at 0.5.
     The map of an optimised token is stretched first, at its own grid: its calibration was fitted to maps that are
     stretched there. Then it is resized and calibrated. A threshold of its own is moved to 0.5.
     """
@@ -136,7 +157,8 @@ def calibrated(maps: AttentionMaps) -> Scores:
     for i, name in enumerate(maps.words):  # one after the other: for a photograph each takes 50 MB
         calibration = maps.calibrations.get(name)
         if calibration is None:
-            scores[i] = stretched(resize(maps[i], maps.image_size))
+            shares = stretched(resize(maps[i], maps.image_size))
+            scores[i] = shares if of_words is None else of_words(shares)
         else:
             scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
         scores[i] = moved(scores[i], maps.thresholds.get(name, Thresholds()).mask)
