@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -64,7 +67,9 @@ def _bars(given: list[str]) -> None:
         help=f"generated pictures of each set (default: {plain.pictures})",
     )
     parser.add_argument("--quick", action="store_true", help="a few pictures, to see that it runs; not for publication")
-    parser.add_argument("--work-dir", type=Path, default=plain.work_dir, help="keeps tokens")
+    parser.add_argument(
+        "--work-dir", type=Path, default=plain.work_dir, help="keeps tokens, and gets the counts of every mask"
+    )
     parser.add_argument("--images-dir", type=Path, default=plain.images_dir, help="keeps generated pictures")
     parser.add_argument("--output-dir", type=Path, default=Path("docs/results"), help="folder of the page and its JSON")
     arguments = parser.parse_args(given)
@@ -83,9 +88,21 @@ def _bars(given: list[str]) -> None:
     )
     found = {"stamp": made, "quick": arguments.quick, **bars.measure(pipe, asked)}
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.output_dir / "refinement.json").write_text(json.dumps(found, indent=1) + "\n")
+    rows = found.pop("rows")
+    arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    (arguments.work_dir / "rows.json").write_text(json.dumps(rows) + "\n")
+    (arguments.output_dir / "refinement.json").write_text(json.dumps(known(found), indent=1) + "\n")
     (arguments.output_dir / "refinement.md").write_text(page.write(found))
     print(f"wrote {arguments.output_dir / 'refinement.md'}")
+
+
+def known(value: Any) -> Any:
+    """Return a value as JSON can have it: what is not a number is null."""
+    if isinstance(value, Mapping):
+        return {name: known(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(scenes: int) -> tuple[str, ...]:

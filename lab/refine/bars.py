@@ -4,6 +4,7 @@ Steps from a word or a token to its mask are rows; each has the IoU of classes k
 thresholds are chosen on validation scenes. Label maps stand apart: the true list given, and all names asked.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,8 @@ def _rows(seen: Any, chosen: Thresholds) -> list[Row]:
 
 def _set(rows: Sequence[Row]) -> dict[str, Any]:
     own = where(rows, lambda row: row.own)
-    return {"steps": steps_of(own), "slices": slices_of(rows, WORDS)}
+    fewest = min(Counter(row.name for row in own).values(), default=0)
+    return {"steps": steps_of(own), "slices": slices_of(rows, WORDS), "fewest_of_a_class": fewest}
 
 
 def _word_blind(seen: Sequence[Case], rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ what becomes of words that are not there. `python -m lab.refine bars` measures a
   among the slices.
 * IoU is pooled over a class's pictures, then the mean of the classes is taken. Intervals are 95 %, over classes and
   pictures.
+* A token is fitted on one annotation, one draw of it for each class.
 * Thresholds are chosen on validation scenes: one for all words, one for each token. Refinement, CRF and presence have
   the product's frozen defaults.
 """
@@ -76,9 +77,8 @@ def _set(name: str, found: Mapping[str, Any]) -> str:
         ]
         for step, row in each["steps"].items()
     ]
-    text = (
-        f"## {_SETS[name]}\n\n{each['steps'][WORD]['masks']} masks. *{GRID}* is no ceiling of steps that read pixels.\n"
-    )
+    masks = f"{each['steps'][WORD]['masks']} masks, of a class at least {each['fewest_of_a_class']}"
+    text = f"## {_SETS[name]}\n\n{masks}. *{GRID}* is no ceiling of steps that read pixels.\n"
     return f"{text}\n{table(header, rows)}\n{_slices(each['slices'])}"
 
 

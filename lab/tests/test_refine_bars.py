@@ -1,5 +1,6 @@
 """The bars of refinement: rows, thresholds and label maps on planted maps, and verdicts on made-up figures."""
 
+import json
 from itertools import product
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ from PIL import Image
 
 from lab.mini.oracle import IGNORE
 from lab.refine import bars, page, verdicts
+from lab.refine.__main__ import known
 from lab.refine.cases import Case, other_words
 from lab.refine.figures import gain, iou, slices_of, steps_of
 from lab.refine.labelled import ALL, GATED, GIVEN, auroc, label_maps, levels_of, thresholds_of, with_thresholds
-from lab.refine.split import cut_along, edges_of, touching
+from lab.refine.split import EDGES, MEAN, UNCUT, cut_along, edges_of, told, touching
 from lab.refine.steps import (
     BLIND,
     CRF,
@@ -109,9 +111,9 @@ class TestThresholds:
                 for step, maps in ((WORD, case.maps), (TOKEN, case.tokens)):
                     score, truth = calibrated(maps.only([name]))[0].numpy(), case.truth[name]
                     pair = each.setdefault((step, name), [0, 0])
-                    for mine, right, known in zip((score > level).flat, truth.flat, case.counted.flat, strict=True):
-                        pair[0] += bool(known and mine and right)
-                        pair[1] += bool(known and (mine or right))
+                    for mine, right, counts in zip((score > level).flat, truth.flat, case.counted.flat, strict=True):
+                        pair[0] += bool(counts and mine and right)
+                        pair[1] += bool(counts and (mine or right))
             reached = {key: both / either for key, (both, either) in each.items()}
             best[level] = reached[WORD, "aeroplane"]  # bicycle is no class of development
             own[level] = reached[TOKEN, "bicycle"]
@@ -283,6 +285,8 @@ def test_everything_is_measured_and_written(seen, monkeypatch, tmp_path):
     found = bars.measure(None, bars.Asked(scenes=3, validation=3, pictures=3))
     assert set(found["sets"]["scenes"]["steps"]) >= {*WORDS, *TOKENS, *MODEL_FREE, BLIND, GRID}
     assert found["opinions"]["polygons without tolerance"]["difference"] in (0.0, None)
+    assert found["sets"]["scenes"]["fewest_of_a_class"] == 2
+    json.dumps(known(found), allow_nan=False)
     stamped = {
         "command": "python -m lab.refine bars", "date": "2025-01-31", "threads": 1, "bootstrap_seed": 0,
         "processor": "a processor", "python": "3.11", "versions": {"ovam": "0"},
@@ -324,3 +328,16 @@ class TestEdges:
         assert touching(scene) == ["cat"]
         instances[instances == 2] = 1
         assert touching(scene) == []
+
+    def test_the_setting_is_chosen_on_one_half_and_told_on_the_other(self):
+        good, bad = np.array([3, 0, 1]), np.array([1, 2, 3])
+        flat, steep = ((EDGES, MEAN, "absolute difference", level) for level in ("level 0.5", "level 0.9"))
+        even = {(UNCUT,): [bad], flat: [good], steep: [bad]}
+        odd = {(UNCUT,): [good, bad], flat: [bad, bad], steep: [good, good]}
+        found = told(even, odd)
+        row = found[f"{EDGES}, {MEAN}"]
+        assert row["setting"] == "absolute difference, level 0.5"
+        assert row["found, wrong, missed"] == [2, 4, 6]
+        assert row["f1"] == pytest.approx(4 / (4 + 4 + 6))
+        assert row["above_no_cut"][0] == pytest.approx(row["f1"] - found[UNCUT]["f1"])
+        assert row["above_no_cut"][1] < 0 == found[UNCUT]["above_no_cut"][1]
