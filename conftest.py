@@ -37,6 +37,14 @@ def sd2():
     return tiny.sd2()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stretched_words():
+    """Words are scored by their stretched maps, whatever was chosen on validation scenes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovam.masks.masks.WORDS", {})
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Mark what the contracts of `ovam.testing` hand wrong values to: they import no pytest."""
     for item in items:

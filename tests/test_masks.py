@@ -13,14 +13,17 @@ import ovam
 import tiny
 from ovam import errors
 from ovam.defaults import CHOSEN
+from ovam.maps.calibration import Calibration
 from ovam.maps.options import MapOptions
-from ovam.maps.result import AttentionMaps
+from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.masks import masks
 from ovam.masks.options import SegmentOptions
 from ovam.masks.presence import presences
 from ovam.prompt import Span
+from ovam.tokens.token_set import TokenSet
 from ovam.tracing.decoded import png
 from synthetic import make_trace
+from test_tokens import group_of
 
 WORDS, AGAINST = ["sky", "hot dog"], ["lawn"]
 
@@ -93,6 +96,27 @@ class TestPresence:
     def test_of_special_tokens_taken_from_maps(self, trace):
         maps = trace.maps("a hot dog")
         assert presences(maps.only(["<start>"]))["<start>"] > 0
+
+
+class TestWords:
+    def test_scores_follow_the_calibration_that_was_chosen(self, trace, monkeypatch):
+        tokens = TokenSet((group_of("car", calibrations={"car": Calibration(9.0, -5.0)}),), trace.text.space)
+        plain = trace.segment(["sky", tokens]).scores.numpy()
+        monkeypatch.setattr(masks, "WORDS", {"plain": Calibration(8.0, -4.8), "refined": Calibration(5.0, -2.0)})
+        found = trace.segment(["sky", tokens]).scores.numpy()
+        assert np.abs(found[0] - 1 / (1 + np.exp(4.8 - 8 * plain[0].astype(float)))).max() < 1e-6  # measured 9e-8
+        assert np.array_equal(found[1], plain[1]), "a token has its own"
+        maps = trace.maps(["sky"])
+        of_refined = replace(maps, refined=True).segment().scores[0].numpy()
+        assert np.abs(of_refined - 1 / (1 + np.exp(2 - 5 * plain[0].astype(float)))).max() < 1e-6
+
+    def test_refined_maps_say_so(self):
+        grid = SelfAttention((2, 2), torch.full((4, 4), 0.25))
+        maps = AttentionMaps(
+            torch.rand(1, 2, 2), ("sky",), (Span("sky", (0,)),), (4, 4), {}, self_attention={"2": grid}
+        )
+        assert not maps.refined
+        assert maps.refine().only(["sky"]).refined
 
 
 class TestContrast:

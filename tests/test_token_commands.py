@@ -180,3 +180,30 @@ def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path)
     assert succeed(*asked, "--blocks", block, "--output-dir", tmp_path / "s")["notes"] == []
     (note,) = succeed(*asked, "--output-dir", tmp_path / "s")["notes"]
     assert f"fitted on 1 blocks, asked of {len(trace.blocks)}, 1 of them alike" in note
+
+
+def test_thresholds_are_chosen_written_and_used_alike(made, model, tmp_path):
+    out, _ = made
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    given = (
+        "--image",
+        out / "image.png",
+        "--mask",
+        out / "mask.png",
+        "--word",
+        "cat",
+        "--without",
+        tmp_path / "grey.png",
+    )
+    asked = ("tokens", "thresholds", out / "cat.safetensors", *given, "--model", model)
+    result = succeed(*asked, "--output", tmp_path / "cat.safetensors")
+    tokens = TokenSet.load(tmp_path / "cat.safetensors")
+    found = tokens.thresholds["cat"]
+    assert f"mask {found.mask:.3g} and presence {found.presence:.3g}, chosen on 2" in result["groups"][0]["thresholds"]
+    assert torch.equal(tokens.groups[0].vectors, TokenSet.load(out / "cat.safetensors").groups[0].vectors)
+    expected = ovam.Trace.load(out / "run.safetensors", text=model).segment(tokens)
+    use = ("segment", out / "run.safetensors", "--model", model, "--tokens", tmp_path / "cat.safetensors")
+    by_command = succeed(*use, "--output-dir", tmp_path / "s")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "s" / "labels.png")), expected.labels.numpy())
+    assert by_command["words"][0]["presence"] == pytest.approx(expected.presence["cat"])
+    assert "chosen on 2 pictures" in call("tokens", "show", tmp_path / "cat.safetensors", "--details").stdout

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ovam import errors
 from ovam.maps.calibration import Calibration
+from ovam.maps.thresholds import Thresholds
 from ovam.tokens.card import model_card
 from ovam.tokens.hub import FILE, push_to_hub
 from ovam.tokens.legacy import import_tokens, read_arrays
@@ -56,7 +57,7 @@ def assert_same(found, expected):
     assert len(found.groups) == len(expected.groups)
     for one, other in zip(found.groups, expected.groups, strict=True):
         assert torch.equal(one.vectors, other.vectors)
-        for name in ("rows", "calibrations", "fit", "licence"):
+        for name in ("rows", "calibrations", "fit", "licence", "thresholds"):
             assert getattr(one, name) == getattr(other, name)
 
 
@@ -68,6 +69,32 @@ class TestFile:
         found.save(tmp_path / "b.safetensors")
         assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+    def test_thresholds_come_back_and_raise_the_version(self, tokens, tmp_path):
+        """Readers of version 1 would make other masks, so such a file is of version 2; others stay as they are."""
+        path, versions = tmp_path / "a.safetensors", []
+        chosen = {"sky": Thresholds(mask=0.35, pictures=12, refined=True), "car": Thresholds(presence=0.8)}
+        for each in (tokens, tokens.with_thresholds(chosen)):
+            self.changed(each, path, lambda header, _: versions.append(header["format_version"]))
+            assert_same(TokenSet.load(path), each)
+        assert versions == [1, 2]
+        assert TokenSet.load(path).thresholds == chosen
+        assert tokens.with_thresholds(chosen).with_thresholds({}).thresholds == {}
+        assert_refuses(errors.OptionError, ["'cow'", "sky"], lambda: tokens.with_thresholds({"cow": Thresholds()}))
+
+    @pytest.mark.parametrize(
+        ("found", "told"),
+        [
+            ({"cow": {"mask": 0.5, "presence": None}}, "['cow']"),
+            ({"sky": {"mask": 1.5, "presence": None}}, "mask is 1.5"),
+            ({"sky": {"mask": None, "presence": "NaN"}}, "presence is 'NaN'"),
+            ({"sky": {"mask": 0.5}}, "presence is missing"),
+            ({"sky": {"mask": 0.5, "presence": None, "pictures": -1}}, "pictures is -1"),
+        ],
+    )
+    def test_thresholds_that_do_not_fit(self, tokens, tmp_path, found, told):
+        path = self.changed(tokens, tmp_path / "a.safetensors", lambda h, t: h["groups"][0].update(thresholds=found))
+        assert_refuses(errors.TokenFileError, [str(path), told], lambda: TokenSet.load(path))
 
     def test_a_failed_write_leaves_the_old_file(self, tokens, tmp_path, monkeypatch):
         path = tmp_path / "a.safetensors"
@@ -106,7 +133,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda h, t: h.update(format_version=2), "newer than the 1"),
+            (lambda h, t: h.update(format_version=3), "newer than the 2"),
             (lambda h, t: h.update(format_version="1"), "format version '1'"),
             (lambda h, t: h.update(format="ovam-trace"), "'ovam-trace'"),
             (lambda h, t: h["space"].update(width=WIDTH + 1), str(WIDTH + 1)),

@@ -12,6 +12,7 @@ import reference
 import tiny
 from ovam import errors
 from ovam.maps.calibration import Calibration, stretched
+from ovam.maps.thresholds import Thresholds
 from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of, target_of
 from ovam.tokens.class_maps import class_maps, share_sums
 from ovam.tokens.loss import Target, loss_of
@@ -410,10 +411,12 @@ class TestUse:
             sd1("a dog", **run, generator=torch.Generator().manual_seed(0))
         space = traces[0].text.space
         vectors = torch.randn(2, space.width, generator=torch.Generator().manual_seed(0))
-        tokens = TokenSet((TokenGroup((BACKGROUND, "sky"), vectors, {}, Fit("tiny")),), space)
+        own = {"sky": Thresholds(mask=0.4)}
+        tokens = TokenSet((TokenGroup((BACKGROUND, "sky"), vectors, {}, Fit("tiny"), thresholds=own),), space)
         with ovam.stream(sd1, ["dog", tokens]) as maps:
             sd1("a dog", **run, generator=torch.Generator().manual_seed(0))
         assert torch.allclose(maps[0]["sky"], traces[0].maps(tokens)["sky"], atol=1e-5)
+        assert maps[0].thresholds == own
 
     def test_tokens_can_not_be_padded(self, trace):
         tokens = TokenSet((group_of("sky"),), trace.text.space)

@@ -17,6 +17,7 @@ from lab.performance import (
     end_to_end,
     layout,
     maps,
+    refinement,
     report,
     storage_types,
     time_to_quality,
@@ -27,6 +28,7 @@ from lab.performance.options import Options
 BENCHMARKS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "maps": maps.run,  # first: while this process is small, and the machine's memory all but empty
     "token_iteration": tokens.run,
+    "refinement": refinement.run,
     "time_to_quality": time_to_quality.run,
     "end_to_end": end_to_end.run,
     "capture_overhead": capture_overhead.run,

@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.markdown import table
 from lab.measure import Ratio
-from lab.performance import report_tokens
+from lab.performance import report_refinement, report_tokens
 from lab.performance.report_tokens import verdict
 from lab.performance.tokens import STORED, USUAL
 from ovam.tokens.options import AGAINST, PHRASES
@@ -97,6 +97,7 @@ def write(results: Mapping[str, Result]) -> str:
         "storage_types": _storage,
         "maps": _maps,
         "token_iteration": _iteration,
+        "refinement": report_refinement.section,
         "time_to_quality": report_tokens.quality,
         "end_to_end": report_tokens.end,
         "layout": _layout,
@@ -185,6 +186,7 @@ _GOALS = {
     "storage_types": _storage_goals,
     "maps": _maps_goals,
     "token_iteration": _iteration_goals,
+    "refinement": report_refinement.goals,
     "time_to_quality": report_tokens.quality_goals,
     "end_to_end": report_tokens.end_goals,
 }

@@ -1,6 +1,7 @@
 """Choose the product's defaults on validation scenes, and write them into its one frozen file.
 
-Refinement and threshold: by the IoU of the ten development classes, pooled per class. Then the CRF, with these.
+Refinement, and the border of words' stretched maps with and without it: by the IoU of the ten development classes,
+pooled per class. The steepness at the border: by the likelihood of the pixels. Then the CRF, with these.
 Presence: by a logistic regression of "is the word there" on the evidence of its map, over all class words.
 """
 
@@ -12,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from lab.mini.measures.choices import DEVELOPMENT
 from lab.refine.cases import Case, cases
 from ovam.backbones.sampled import sampled_hash
 from ovam.evaluate import presence_auroc
+from ovam.maps.calibration import Calibration
 from ovam.maps.result import AttentionMaps
 from ovam.masks.compete import after_crf
-from ovam.masks.masks import calibrated
+from ovam.masks.masks import scores_by
 from ovam.masks.presence import evidence
 from ovam.refine.crf_options import CrfOptions
 from ovam.refine.options import RefineOptions
@@ -58,6 +60,7 @@ CRFS: Sequence[CrfOptions] = tuple(
     )
 )
 THRESHOLDS = np.linspace(0.2, 0.9, 29)
+_SCALES, _BORDER = (1.0, 50.0), 0.5
 
 
 def choose(pipe: Any, count: int) -> dict[str, Any]:
@@ -67,8 +70,14 @@ def choose(pipe: Any, count: int) -> dict[str, Any]:
     tried: list[dict[str, Any]] = [{"refine": name, **best_of(_soft(seen, each))} for name, each in maps.items()]
     best = max((row for row in tried if row["refine"] != _name(None)), key=lambda row: row["iou"])
     option = next(option for option in REFINEMENTS if _name(option) == best["refine"])
+    plain = next(row for row in tried if row["refine"] == _name(None))
+    words = {
+        "plain": calibration_of(_soft(seen, maps[_name(None)]), plain["threshold"]),
+        "refined": calibration_of(_soft(seen, maps[best["refine"]]), best["threshold"]),
+    }
+    score = Calibration(words["refined"]["scale"], -words["refined"]["scale"] * words["refined"]["border"])
     fitted: list[dict[str, Any]] = [
-        {"crf": _name(crf), **best_of(_soft(seen, maps[best["refine"]], crf, best["threshold"]))} for crf in CRFS
+        {"crf": _name(crf), **best_of(_soft(seen, maps[best["refine"]], score, crf))} for crf in CRFS
     ]
     crf = CRFS[int(np.argmax([row["iou"] for row in fitted]))]
     assert option is not None
@@ -77,6 +86,7 @@ def choose(pipe: Any, count: int) -> dict[str, Any]:
         "model": sampled_hash(pipe.unet),
         "refine": {name: getattr(option, name) for name in ("method", "products", "exponent", "spread", "sharpness")},
         "crf": {each.name: getattr(crf, each.name) for each in fields(crf) if each.name not in ("backend", "clip")},
+        "words": words,
         "presence": presence_fit(seen),
         "tried": {"refine": tried, "crf": fitted},
     }
@@ -99,18 +109,24 @@ Soft = Mapping[str, list[tuple[np.ndarray, np.ndarray]]]
 
 
 def _soft(
-    seen: Iterable[Case], maps: Iterable[AttentionMaps], crf: CrfOptions | None = None, threshold: float = 0.5
+    seen: Iterable[Case],
+    maps: Iterable[AttentionMaps],
+    calibration: Calibration | None = None,
+    crf: CrfOptions | None = None,
 ) -> Soft:
-    """Return the scores of the development classes that are there, after a CRF of each alone if there is one."""
+    """Return the scores of the development classes that are there, after a CRF of each alone if there is one.
+
+    Without a calibration they are the stretched maps, whatever the product's defaults are now.
+    """
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in DEVELOPMENT}
     for case, each in zip(seen, maps, strict=True):
         there = [name for name in case.truth if name in found]
         if not there:
             continue
-        scores = calibrated(each.only(there))
+        scores = scores_by(each.only(there), calibration)
         if crf is not None:
             picture, none = np.asarray(each.picture()), scores[:0]
-            scores = torch.cat([after_crf(one[None], none, threshold, picture, crf)[0] for one in scores])
+            scores = torch.cat([after_crf(one[None], none, _BORDER, picture, crf)[0] for one in scores])
         for name, score in zip(there, scores.numpy(), strict=True):
             found[name].append((score, case.truth[name]))
     return found
@@ -127,6 +143,21 @@ def best_of(soft: Soft) -> dict[str, float]:
     iou = (both / np.maximum(either, 1))[either.sum(1) > 0].mean(0)
     best = int(iou.argmax())
     return {"threshold": float(THRESHOLDS[best]), "iou": float(iou[best])}
+
+
+def calibration_of(soft: Soft, border: float) -> dict[str, float]:
+    """Return the scale of words' scores that makes the truth most likely, and the border, which is given.
+
+    Each picture counts alike, and so does each of its pixels. A score is `sigmoid(scale * (stretched - border))`.
+    """
+    pairs = [pair for each in soft.values() for pair in each]
+
+    def loss(scale: float) -> float:
+        found = [np.logaddexp(0, np.where(truth, -scale, scale) * (score - border)).mean() for score, truth in pairs]
+        return float(np.mean(found))
+
+    found = minimize_scalar(loss, bounds=_SCALES, method="bounded")
+    return {"scale": float(found.x), "border": border}
 
 
 def presence_fit(seen: Sequence[Case]) -> dict[str, float]:

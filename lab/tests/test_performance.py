@@ -10,8 +10,9 @@ import ovam
 from lab.fits.methods import PUBLISHED, TUNED
 from lab.fits.scenes import annotation_scenes, of_split
 from lab.measure import middle
-from lab.performance import end_to_end, report, report_tokens, time_to_quality
+from lab.performance import end_to_end, refinement, report, report_refinement, report_tokens, time_to_quality
 from lab.performance.narrowed import narrowed
+from lab.performance.options import Options
 from lab.rivals import authors
 from ovam.masks.annotations import annotation_of
 from ovam.tokens.loss import Target
@@ -168,3 +169,15 @@ def test_a_narrowed_trace_loses_only_what_its_queries_have_elsewhere():
     whole = trace.maps("the sky").token_maps
     assert (half.maps("the sky").token_maps - whole).abs().max() < 1e-6  # measured: 8.9e-8
     assert (narrowed(trace, 0.25).maps("the sky").token_maps - whole).abs().max() > 0.01  # measured: 0.28
+
+
+def test_refinement_and_crf_have_their_times_floors_and_goal(tmp_path):
+    found = refinement.run(Options(None, quick=True))
+    assert set(found["seconds"]) >= {*refinement.REFINEMENTS, refinement.CRF, refinement.BOTH}
+    assert all(len(each) == 3 for each in found["seconds"].values())
+    assert found["bytes"]["self-attention"] == 4 * refinement.QUICK_GRID**4
+    page = report.write({"refinement": {"benchmark": "refinement", "stamp": STAMP, **found}})
+    assert "| refinement as by default" in page
+    assert "refinement and CRF of one map, 128 x 128 pixels, 16 x 16 places, within 1 s" in page
+    slow = found | {"seconds": found["seconds"] | {refinement.BOTH: [0.9, 1.2, 1.3]}}
+    assert report_refinement.goals(slow)[0][-1] == report_tokens.verdict(False, False)

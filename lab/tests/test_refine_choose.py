@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lab.refine.cases import Case
-from lab.refine.choose import DEVELOPMENT, best_of, presence_fit
+from lab.refine.choose import DEVELOPMENT, best_of, calibration_of, presence_fit
 from ovam.maps.result import AttentionMaps
 from ovam.prompt import Span
 
@@ -18,6 +18,18 @@ def test_the_threshold_is_where_the_mean_iou_of_the_classes_is_greatest():
     found = best_of(soft)
     assert found["iou"] == 1
     assert 0.444 <= found["threshold"] < 0.556
+
+
+@pytest.mark.parametrize("scale", [4.0, 12.0])
+def test_the_scale_of_scores_is_the_one_that_truths_were_drawn_with(scale):
+    random, border = np.random.default_rng(0), 0.6
+    pairs = []
+    for _ in range(4):
+        score = random.random((100, 100))
+        pairs.append((score, random.random(score.shape) < 1 / (1 + np.exp(-scale * (score - border)))))
+    found = calibration_of({"cat": pairs[:1], "dog": pairs[1:]}, border)
+    assert found["border"] == border
+    assert found["scale"] == pytest.approx(scale, rel=0.05)  # measured 0.017
 
 
 @pytest.mark.parametrize("border", [0.2, 0.7])

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ovam.cli.tables import facts_table, line, table
 
-_ALWAYS = ("rows", "model", "annotations", "loss", "licence")
+_ALWAYS = ("rows", "model", "annotations", "thresholds", "loss", "licence")
 
 
 def tokens_shown(result: Mapping[str, Any], details: bool) -> list[Table | Text]:

@@ -1,4 +1,4 @@
-"""`ovam optimize` and `ovam tokens`: fit tokens to annotations; show, merge, check and import their files."""
+"""`ovam optimize` and `ovam tokens`: fit tokens; choose their thresholds; show, merge, check and import their files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,53 +8,55 @@ import typer
 
 from ovam.cli import inputs
 from ovam.cli.arguments import torch_type
+from ovam.cli.mask_parameters import Refine
 from ovam.cli.parameters import AsJson, Device, DType, OutputFile, Seed, TraceModel, Weights
 from ovam.cli.stages import FIT, taking
 from ovam.cli.terminal import PlainLists, Summaries, running, show
 
 tokens_app = typer.Typer(
     cls=Summaries,
-    help="Files of optimised tokens: show, merge, check, import.",
+    help="Files of optimised tokens: thresholds, show, merge, check, import.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 TokenFile = Annotated[Path, typer.Argument(help="File of optimised tokens.", callback=inputs.tokens)]
 Details = Annotated[bool, typer.Option("--details", help="Also show how each class was fitted.")]
 _LARGEST = 100_000
+Masks = Annotated[
+    list[Path],
+    typer.Option(
+        help="Picture, or JSON of COCO or labelme, at its image's size; repeatable.",
+        metavar="<file>",
+        callback=inputs.file,
+    ),
+]
+Words = Annotated[
+    list[str],
+    typer.Option(help="Class of each mask, or one for all; repeatable.", metavar="<str>", callback=inputs.text),
+]
+Images = Annotated[
+    list[Path] | None, typer.Option(help="Image of each mask; repeatable.", metavar="<file>", callback=inputs.file)
+]
+Traces = Annotated[
+    list[Path] | None,
+    typer.Option(help="Trace of each further mask; repeatable.", metavar="<file>", callback=inputs.trace),
+]
+Labels = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=0, max=_LARGEST, help="Number of each word, if masks are label maps; repeatable.", metavar="<int>"
+    ),
+]
 
 
 @taking(fit=FIT)
 def optimize(
-    mask: Annotated[
-        list[Path],
-        typer.Option(
-            help="Picture, or JSON of COCO or labelme, at its image's size; repeatable.",
-            metavar="<file>",
-            callback=inputs.file,
-        ),
-    ],
-    word: Annotated[
-        list[str],
-        typer.Option(help="Class of each mask, or one for all; repeatable.", metavar="<str>", callback=inputs.text),
-    ],
+    mask: Masks,
+    word: Words,
     output: OutputFile,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="Image of each mask; repeatable.", metavar="<file>", callback=inputs.file),
-    ] = None,
-    trace: Annotated[
-        list[Path] | None,
-        typer.Option(help="Trace of each further mask; repeatable.", metavar="<file>", callback=inputs.trace),
-    ] = None,
-    label: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=0,
-            max=_LARGEST,
-            help="Number of each word, if masks are label maps; repeatable.",
-            metavar="<int>",
-        ),
-    ] = None,
+    image: Images = None,
+    trace: Traces = None,
+    label: Labels = None,
     model: TraceModel = None,
     seed: Seed = 0,
     dtype: Weights = DType.float32,
@@ -78,6 +80,50 @@ def optimize(
             labels=label or (),
             model=model,
             options=FitOptions(**fit),
+            seed=seed,
+            dtype=torch_type(dtype),
+            device=device,
+            progress=progress,
+        )
+    show(result, as_json, details=details)
+
+
+@tokens_app.command("thresholds")
+def choose_thresholds(
+    file: TokenFile,
+    mask: Masks,
+    word: Words,
+    output: OutputFile,
+    image: Images = None,
+    trace: Traces = None,
+    label: Labels = None,
+    without: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image without any of the classes; repeatable.", metavar="<file>", callback=inputs.file),
+    ] = None,
+    refine: Refine = None,
+    model: TraceModel = None,
+    seed: Seed = 0,
+    dtype: Weights = DType.float32,
+    device: Device = "cpu",
+    details: Details = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose thresholds of tokens on annotated images that the fit did not see; segmenting then uses them."""
+    with running() as progress:
+        from ovam.commands.tokens import thresholds as run
+
+        result = run(
+            file,
+            mask,
+            word,
+            output=output,
+            images=image or (),
+            traces=trace or (),
+            without=without or (),
+            labels=label or (),
+            refine=bool(refine),
+            model=model,
             seed=seed,
             dtype=torch_type(dtype),
             device=device,

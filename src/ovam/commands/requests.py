@@ -52,6 +52,8 @@ def state_of(path: Path) -> list[int]:
 
 def _hash_of(tokens: OptimisedTokens) -> str:
     digest = hashlib.sha256(repr(sorted(tokens.calibrations.items())).encode())
+    if tokens.thresholds:
+        digest.update(repr(sorted(tokens.thresholds.items())).encode())
     for prompt in tokens.prompts():
         digest.update(prompt.vectors.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

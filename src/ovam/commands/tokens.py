@@ -1,7 +1,7 @@
 """Fit tokens to annotated images or traces; show, merge, check and import them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
+from ovam.commands.annotated import Sources, annotated_traces, encoded_images
 from ovam.commands.ask import open_trace
-from ovam.commands.generate import pipeline
-from ovam.errors import AnnotationError, OptionError
 from ovam.maps.words import check_space_of
-from ovam.masks.annotations import IGNORE, Annotation, annotation_from_labels, annotation_of
-from ovam.models import MINI, short_name
+from ovam.masks.annotations import IGNORE, Annotation
+from ovam.models import short_name
+from ovam.refine.options import RefineChoice
 from ovam.tensor_file import check_writable
 from ovam.text_sides import text_of
 from ovam.tokens.card import facts
@@ -22,9 +22,10 @@ from ovam.tokens.legacy import import_tokens
 from ovam.tokens.optimize import fit_tokens
 from ovam.tokens.options import FitOptions
 from ovam.tokens.store import FORMAT
+from ovam.tokens.thresholds import choose_thresholds
 from ovam.tokens.token_set import TokenSet, merge
 from ovam.trace.trace import Trace
-from ovam.tracing.encode import encode, read_image
+from ovam.tracing.encode import read_image
 
 
 def optimize(
@@ -71,28 +72,23 @@ def optimize(
         The errors of `ovam.optimize_tokens`, `ovam.encode` and `ovam.Trace.load`.
     """
     begun, options = time.monotonic(), options or FitOptions()
-    sources = [*map(Path, images), *map(Path, traces)]
-    named = _by_source(sources, masks, words, labels)
     check_writable(Path(output), FORMAT)
-    pictures = {path: read_image(path) for path in named if path in set(map(Path, images))}
-    opened = {path: open_trace(path, model, progress) for path in named if path in set(map(Path, traces))}
-    sizes = {path: (picture.height, picture.width) for path, picture in pictures.items()}
-    sizes |= {path: trace.size for path, trace in opened.items()}
-    marks = []
-    for path, own in named.items():  # before a model is loaded
-        name = path.name if path in pictures else None  # a trace's file name is not its picture's
-        marks.append(_annotated(path, own, sizes[path], {**options.reading, "image": name}))
-    if pictures:
-        pipe = pipeline(MINI if model is None else model, dtype=dtype, device=device, progress=progress)
-        for done, (path, picture) in enumerate(pictures.items()):
-            progress("encoding images", done, len(pictures))
-            opened[path] = encode(pipe, picture, seed=seed, blocks=options.blocks)
+    found = annotated_traces(
+        Sources(masks=masks, words=words, images=images, traces=traces, labels=labels),
+        reading=options.reading,
+        model=model,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+        seed=seed,
+        blocks=options.blocks,
+    )
     progress("optimising tokens", 0, 0)
-    tokens = fit_tokens([opened[path] for path in named], marks, options)
+    tokens = fit_tokens([trace for trace, _ in found.values()], [mark for _, mark in found.values()], options)
     tokens.save(output)
     reached = [
-        _reached(path, opened[path].select(blocks=options.blocks, steps=options.steps), mark, tokens)
-        for path, mark in zip(named, marks, strict=True)
+        _reached(path, trace.select(blocks=options.blocks, steps=options.steps), mark, tokens)
+        for path, (trace, mark) in found.items()
     ]
     return {
         "command": "optimize",
@@ -104,60 +100,6 @@ def optimize(
     }
 
 
-Masks = dict[str, tuple[Path, int | None]]
-"""Masks of one source, by class: the file, and the class's number in it if the file is a label map."""
-
-
-def _by_source(
-    sources: Sequence[Path], masks: Sequence[str | Path], words: Sequence[str], labels: Sequence[int]
-) -> dict[Path, Masks]:
-    words = list(words) * len(masks) if len(words) == 1 else list(words)
-    numbers: list[int | None] = [*labels] or [None]
-    numbers = numbers * len(masks) if len(numbers) == 1 else numbers
-    if not sources or not len(sources) == len(masks) == len(words) == len(numbers):
-        raise OptionError(
-            f"{len(sources)} images and traces, {len(masks)} masks, {len(words)} words and {len(labels)} labels: "
-            "expected as many masks and words as images and traces, in the same order (images first), or one word for "
-            "all; repeat an image for each of its masks"
-        )
-    named: dict[Path, Masks] = {}
-    for source, mask, word, number in zip(sources, masks, words, numbers, strict=True):
-        if word in named.setdefault(source, {}):
-            raise OptionError(f"word {word!r} is given twice for {source}: expected one mask for each class")
-        clash = [other for other, (_, taken) in named[source].items() if taken == number and number is not None]
-        if clash:
-            raise OptionError(
-                f"label {number} of {source} is given to {clash[0]!r} and to {word!r}: expected a different number "
-                "for each class; give --label once for each --mask"
-            )
-        named[source][word] = (Path(mask), number)
-    return named
-
-
-def _annotated(source: Path, masks: Masks, size: tuple[int, int], reading: Mapping[str, Any]) -> Annotation:
-    try:
-        return _annotation(masks, size, reading)
-    except AnnotationError as error:
-        files = ", ".join(sorted({str(mask) for mask, _ in masks.values()}))
-        raise AnnotationError(f"{source} with {files}: {error}") from error
-
-
-def _annotation(masks: Masks, size: tuple[int, int], reading: Mapping[str, Any]) -> Annotation:
-    files = {mask for mask, _ in masks.values()}
-    if all(number is None for _, number in masks.values()):
-        return annotation_of({word: mask for word, (mask, _) in masks.items()}, size, **reading)
-    given = [f"{name}={reading[name]!r}" for name in ("mask_threshold", "mask_colour") if reading[name] is not None]
-    if given:
-        raise OptionError(f"{given[0]} with labels: expected masks of one object; label maps are read by their numbers")
-    if len(files) > 1:
-        raise AnnotationError(
-            f"{len(files)} label maps are given for one image: expected one that contains all its classes; repeat it "
-            "with --mask for each class"
-        )
-    names = {int(number): word for word, (_, number) in masks.items() if number is not None}
-    return annotation_from_labels(files.pop(), names, size, ignore=reading["ignore"], others=True)
-
-
 def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> dict[str, Any]:
     """Return the IoU of an annotation with the masks that the tokens give on its image."""
     labels, counted = trace.segment(tokens).labels.numpy(), mark.labels != IGNORE
@@ -167,6 +109,73 @@ def _reached(path: Path, trace: Trace, mark: Annotation, tokens: TokenSet) -> di
         right = mark.labels == mark.classes.index(name) + 1
         found[name] = round(float((mine & right).sum() / max(1, (mine | right).sum())), 4)
     return {"source": str(path), "iou": found}
+
+
+def thresholds(
+    file: str | Path,
+    masks: Sequence[str | Path],
+    words: Sequence[str],
+    *,
+    output: str | Path,
+    images: Sequence[str | Path] = (),
+    traces: Sequence[str | Path] = (),
+    without: Sequence[str | Path] = (),
+    labels: Sequence[int] = (),
+    refine: RefineChoice = False,
+    model: str | Path | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Choose the thresholds of tokens on annotated pictures that the fit did not see, and write them with the tokens.
+
+    Args:
+        file: File of tokens.
+        masks: As in `optimize`.
+        words: Names of the classes, as in the tokens.
+        output: File to write.
+        images: As in `optimize`.
+        traces: As in `optimize`. With `refine` they need self-attention.
+        without: Images that show no class of the tokens; presence thresholds need pictures without the class.
+        labels: As in `optimize`.
+        refine: Whether maps are refined first, as they will be when the tokens are used.
+        model: As in `optimize`.
+        seed: As in `optimize`.
+        dtype: As in `optimize`.
+        device: As in `optimize`.
+        progress: Called with the progress of the work.
+
+    Returns:
+        The set's facts.
+
+    Raises:
+        TokenFileError: a file can't be read or written.
+        The errors of `ovam.tokens.thresholds.choose_thresholds`, `ovam.encode` and `ovam.Trace.load`.
+    """
+    begun, tokens = time.monotonic(), TokenSet.load(file)
+    check_writable(Path(output), FORMAT)
+    loading = {"model": model, "dtype": dtype, "device": device, "progress": progress}
+    encoding = {"seed": seed, "self_attention": True} if refine else {"seed": seed}
+    blank = {path: read_image(path) for path in map(Path, without)}
+    sources = Sources(masks=masks, words=words, images=images, traces=traces, labels=labels)
+    found = annotated_traces(sources, reading={}, **loading, **encoding)
+    bare = encoded_images(blank, **loading, **encoding)
+    progress("choosing thresholds", 0, 0)
+    chosen = choose_thresholds(
+        tokens,
+        [*(trace for trace, _ in found.values()), *bare.values()],
+        [*(mark for _, mark in found.values()), *({} for _ in bare)],
+        refine=refine,
+    )
+    chosen.save(output)
+    return {
+        "command": "tokens thresholds",
+        "version": __version__,
+        "output": str(output),
+        **facts(chosen),
+        "seconds": round(time.monotonic() - begun, 2),
+    }
 
 
 def show(path: str | Path) -> dict[str, Any]:

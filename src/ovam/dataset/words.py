@@ -8,6 +8,7 @@ from ovam.dataset.prompts import Asked
 from ovam.dataset.recipe import Recipe, digest_of
 from ovam.errors import OvamError, RecipeError
 from ovam.maps.calibration import Calibration
+from ovam.maps.thresholds import Thresholds
 from ovam.maps.words import OptimisedTokens, check_space_of
 from ovam.prompt import folded
 from ovam.tokens.token_set import TokenGroup, TokenSet, merge
@@ -43,6 +44,11 @@ class EmbeddedWord:
     @property
     def calibrations(self) -> Mapping[str, Calibration]:
         """Nothing: the map is stretched like that of any word."""
+        return {}
+
+    @property
+    def thresholds(self) -> Mapping[str, Thresholds]:
+        """Nothing: a word has no thresholds of its own."""
         return {}
 
     def prompts(self) -> tuple[TokenEmbedding, ...]:

@@ -24,6 +24,7 @@ from ovam.maps.words import (
     merge_prompts,
     optimised_in,
     synonyms_in,
+    thresholds_of,
     warn_of_clip_skip,
 )
 from ovam.precision import float32
@@ -89,7 +90,16 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     apart, calibrations = accumulator.labels(chosen.calls), calibrations_of(words)
     among_pixels = _self_attention(chosen, half)
     found = AttentionMaps(
-        maps, tokens, spans, chosen.size, apart, len(prompts), calibrations, among_pixels, trace.image_png
+        maps,
+        tokens,
+        spans,
+        chosen.size,
+        apart,
+        len(prompts),
+        calibrations,
+        among_pixels,
+        trace.image_png,
+        thresholds=thresholds_of(words),
     )
     return merged(found, synonyms_in(words), summed=options.strategy == "output")
 

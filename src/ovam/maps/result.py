@@ -15,6 +15,7 @@ from ovam.errors import AmbiguousWordError, NothingCapturedError, UnknownWordErr
 from ovam.keywords import of_one
 from ovam.maps.calibration import Calibration
 from ovam.maps.resize import resize
+from ovam.maps.thresholds import Thresholds
 from ovam.masks.options import MaskOptions
 from ovam.prompt import Span, is_name
 from ovam.refine.options import RefineOptions
@@ -63,6 +64,8 @@ class AttentionMaps:
         plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence,
             which is the probability that the picture shows a word (`ovam.masks.presence`), is
             computed from them. None if this object was neither refined nor made by `only`.
+        thresholds: Thresholds of the words that are classes of optimised tokens and have some.
+        refined: Whether self-attention has refined the maps.
     """
 
     token_maps: TokenMaps
@@ -75,6 +78,8 @@ class AttentionMaps:
     self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)
     image_png: bytes | None = field(default=None, repr=False)
     plain: "AttentionMaps | None" = field(default=None, repr=False)
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    refined: bool = False
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -201,8 +206,18 @@ class AttentionMaps:
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         before = self.plain or self
         whole = tuple(Span(name, self._plain_tokens(word)) for name, word in zip(names, words, strict=True))
-        plain = replace(before, spans=whole, plain=None)
-        return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain)
+        own = {name: self._own_name(word) for name, word in zip(names, words, strict=True)}
+        of_words = {
+            "calibrations": {name: self.calibrations[one] for name, one in own.items() if one in self.calibrations},
+            "thresholds": {name: self.thresholds[one] for name, one in own.items() if one in self.thresholds},
+        }
+        plain = replace(before, spans=whole, plain=None, **of_words)
+        return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain, **of_words)
+
+    def _own_name(self, word: str | int) -> str:
+        """Return a word as these maps spell it: "Cat" may be asked of maps of "cat"."""
+        tokens = tuple(self._positions(word))
+        return next((span.text for span in self.spans if span.tokens == tokens), str(word))
 
     def _plain_tokens(self, word: str | int) -> tuple[int, ...]:
         """Return the positions of a word's tokens in the maps from which presence is computed."""

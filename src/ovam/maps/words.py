@@ -19,6 +19,7 @@ from torch import Tensor
 from ovam.errors import EmptyWordsError, OptionError, SpaceMismatchError
 from ovam.maps.calibration import Calibration
 from ovam.maps.options import SoftmaxOver
+from ovam.maps.thresholds import Thresholds
 from ovam.prompt import BAR, AttributionPrompt, Span, folded, list_of_words, synonyms_of, with_phrases
 from ovam.shapes import Embedding
 from ovam.trace.calls import Half
@@ -50,6 +51,11 @@ class OptimisedTokens(Protocol):
     @property
     def calibrations(self) -> Mapping[str, Calibration]:
         """Calibrations by class, for the classes that have one."""
+        ...
+
+    @property
+    def thresholds(self) -> Mapping[str, Thresholds]:
+        """Thresholds by class, for the classes that have some."""
         ...
 
     def prompts(self) -> tuple[TokenEmbedding, ...]: ...
@@ -248,6 +254,11 @@ def synonyms_in(words: Words) -> list[tuple[str, ...]]:
 def calibrations_of(words: Words) -> dict[str, Calibration]:
     """Return the calibrations of the optimised tokens among the words, by class."""
     return {name: one for tokens in optimised_in(words) for name, one in tokens.calibrations.items()}
+
+
+def thresholds_of(words: Words) -> dict[str, Thresholds]:
+    """Return the thresholds of the optimised tokens among the words, by class."""
+    return {name: one for tokens in optimised_in(words) for name, one in tokens.thresholds.items()}
 
 
 def contrast_of(against: Listed) -> tuple[str | OptimisedTokens, ...]:

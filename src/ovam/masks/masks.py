@@ -5,25 +5,29 @@ picture shows the word) to 0, apply the CRF, lower the scores where contrast wor
 stronger, label the pixels, and clean the labels. If maps are refined, this comes before all these steps.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ovam.defaults import CHOSEN
 from ovam.errors import (
     EmptyWordsError,
     NothingCapturedError,
     OptionError,
     UnknownWordError,
 )
-from ovam.maps.calibration import stretched
+from ovam.maps.calibration import Calibration, stretched
 from ovam.maps.compute import attention_maps
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps
+from ovam.maps.thresholds import Thresholds, moved
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.masks.annotations import IGNORE
 from ovam.masks.compete import Scores, after_crf, contested
 from ovam.masks.options import MaskOptions, SegmentOptions
-from ovam.masks.presence import presences
+from ovam.masks.presence import absent, presences
 from ovam.masks.regions import cleaned
 from ovam.masks.result import Segmentation
 from ovam.precision import float32
@@ -40,7 +44,8 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
 
     Args:
         maps: Maps of words, phrases and optimised tokens, each once. They must include the words in `against`;
-            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5.
+            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5: if a token
+            has a threshold of its own, this is where it lies.
         options: See `MaskOptions`.
 
     Raises:
@@ -54,8 +59,8 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
     scores, found = calibrated(maps), presences(maps)
     seen = {name: found[name] for name in names}
     words, against = scores[shown], scores[rivals]
-    if options.presence is not None:
-        words[[i for i, name in enumerate(names) if seen[name] < options.presence]] = 0.0
+    gone = absent(maps, seen, options.presence)
+    words[[i for i, name in enumerate(names) if name in gone]] = 0.0
     crf = crf_choice(options.crf)
     if crf is not None:
         words, against = after_crf(words, against, options.threshold, _picture(maps, crf), crf)
@@ -73,10 +78,10 @@ def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[
         )
     check_different(maps.words)
     rivals = {folded(name) for name in names_of(contrast_of(options.against))}
-    absent = rivals.difference(map(folded, maps.words))
-    if absent:
+    missing = rivals.difference(map(folded, maps.words))
+    if missing:
         raise UnknownWordError(
-            f"word {min(absent)!r} in `against` has no map here: expected one of "
+            f"word {min(missing)!r} in `against` has no map here: expected one of "
             f"{', '.join(map(repr, maps.words))}; include the word when you make the maps, trace.maps([..., 'word']), "
             "or use trace.segment(words, against=[...])"
         )
@@ -124,18 +129,38 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
     return segment(maps, options)
 
 
+WORDS: Mapping[str, Calibration] = {
+    kind: Calibration(found["scale"], -found["scale"] * found["border"])
+    for kind, found in CHOSEN.get("words", {}).items()
+}
+"""Calibrations of words, of plain and of refined maps. If none were chosen, a word's score is its stretched map."""
+
+
+def word_calibration(maps: AttentionMaps) -> Calibration | None:
+    """Return the calibration of words that was chosen on validation scenes for such maps, or None."""
+    return WORDS.get("refined" if maps.refined else "plain")
+
+
 def calibrated(maps: AttentionMaps) -> Scores:
+    """Return the scores of all words at the image's size, in [0, 1]; see `scores_by`."""
+    return scores_by(maps, word_calibration(maps))
+
+
+def scores_by(maps: AttentionMaps, of_words: Calibration | None) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
-    A word's map is resized first and then stretched to [0, 1], so that its score reaches 0 and 1 at the image's size.
+    A word's map is resized first and then stretched to [0, 1] at the image's size. The calibration of words, if there
+    is one, turns this into a score whose border is at 0.5.
     The map of an optimised token is stretched first, at its own grid: its calibration was fitted to maps that are
-    stretched there. Then it is resized and calibrated.
+    stretched there. Then it is resized and calibrated. A threshold of its own is moved to 0.5.
     """
     scores = torch.empty(len(maps), *maps.image_size)
     for i, name in enumerate(maps.words):  # one after the other: for a photograph each takes 50 MB
         calibration = maps.calibrations.get(name)
         if calibration is None:
-            scores[i] = stretched(resize(maps[i], maps.image_size))
+            shares = stretched(resize(maps[i], maps.image_size))
+            scores[i] = shares if of_words is None else of_words(shares)
         else:
             scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
+        scores[i] = moved(scores[i], maps.thresholds.get(name, Thresholds()).mask)
     return scores

@@ -17,9 +17,11 @@ class MaskOptions:
     Attributes:
         against: Contrast words. Pixels where a contrast word is stronger become background, in masks, scores and labels
             alike.
-        threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score.
+        threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score. An optimised
+            token's own threshold, if it has one, lies at 0.5 of its score.
         presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
-            word counts as absent. A word with a presence below 0.5 is probably not in the picture.
+            word counts as absent, except optimised tokens with a presence threshold of their own, below 0.5; 0 makes no
+            word absent. A word with a presence below 0.5 is probably not in the picture.
         crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
         ignore: Half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose best score is in
             this range are undecided and get the label 255. Data sets leave pixels with this label out.

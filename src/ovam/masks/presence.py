@@ -1,6 +1,7 @@
 """Presence: the probability that a word is in the picture at all, from the word's map before calibration."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ovam.defaults import CHOSEN
 from ovam.maps.result import AttentionMaps
+from ovam.maps.thresholds import BORDER, Thresholds, moved
 
 _STRONGEST = 0.02  # share of the pixels that a small thing covers
 _LEAST = 1e-6  # values are clamped this far from 0 and 1, where log-odds are infinite
@@ -23,10 +25,30 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
     The map is not stretched by its own maximum, so the same
     presence means the same in all pictures of one model. Presence is computed from the maps before refinement
     (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
+
+    If an optimised token has a presence threshold of its own, its presence is moved so that this threshold lies at 0.5.
     """
     plain = maps if maps.plain is None else maps.plain
     found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
-    return {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
+    shares = {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
+    own = {word: plain.thresholds.get(word, Thresholds()).presence for word in shares}
+    return {
+        word: float(moved(torch.tensor(share), own[word])) if own[word] else share for word, share in shares.items()
+    }
+
+
+def absent(maps: AttentionMaps, found: Mapping[str, float], least: float | None) -> frozenset[str]:
+    """Return the words that count as absent.
+
+    Args:
+        maps: Maps of the words.
+        found: Presence of each word, of `presences`.
+        least: Minimum presence of all words; None asks it only of optimised tokens that have a presence threshold.
+    """
+    if least is not None:
+        return frozenset(word for word, presence in found.items() if presence < least)
+    gated = {word for word, own in maps.thresholds.items() if own.presence is not None}
+    return frozenset(word for word, presence in found.items() if word in gated and presence < BORDER)
 
 
 def evidence(word_map: Float[Tensor, "height width"], tokens: int = 1) -> float:

@@ -49,7 +49,7 @@ def refined(maps: AttentionMaps, options: RefineOptions) -> AttentionMaps:
         for grid, affinity in affinities(maps, options).items()
     ]
     found = functools.reduce(torch.add, each) / len(each)
-    return replace(maps, token_maps=found.reshape(maps.token_maps.shape), plain=maps.plain or maps)
+    return replace(maps, token_maps=found.reshape(maps.token_maps.shape), plain=maps.plain or maps, refined=True)
 
 
 def affinities(maps: AttentionMaps, options: RefineOptions) -> dict[Grid, Affinity]:

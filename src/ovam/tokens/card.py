@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ovam.maps.thresholds import Thresholds
 from ovam.tokens.token_set import TokenGroup, TokenSet
 
 LICENCES = frozenset(
@@ -40,12 +41,19 @@ def _facts(group: TokenGroup) -> dict[str, Any]:
             f"{name}: scale {c.scale:.3g}, offset {c.offset:.3g}" for name, c in group.calibrations.items()
         )
         or "stretched like a word",
+        "thresholds": ", ".join(f"{name}: {_thresholds(found)}" for name, found in group.thresholds.items()) or None,
         "loss": _losses(group),
         "stopped": fit.stopped or None,
         "licence": group.licence,
         "remark": fit.remark or None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _thresholds(found: Thresholds) -> str:
+    parts = [f"{name} {value:.3g}" for name, value in (("mask", found.mask), ("presence", found.presence)) if value]
+    where = f", chosen on {found.pictures} pictures{' with refined maps' if found.refined else ''}"
+    return " and ".join(parts or ["none"]) + (where if found.pictures else "")
 
 
 def _losses(group: TokenGroup) -> str | None:

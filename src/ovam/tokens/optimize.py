@@ -48,7 +48,8 @@ def fit_tokens(
         options: See `FitOptions`.
 
     Returns:
-        The vectors with the least loss, in one group. If the loss stops being finite, the fit ends there, and
+        The vectors with the least loss, in one group, without thresholds: `ovam.tokens.thresholds.choose_thresholds`
+        chooses them on pictures that the fit did not see. If the loss stops being finite, the fit ends there, and
         `Fit.stopped` says where.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ovam import header as schema
 from ovam.errors import OvamError, TokenFileError
 from ovam.maps.calibration import KIND, Calibration
+from ovam.maps.thresholds import LEAST, MOST, Thresholds
 from ovam.tensor_file import Format, read_file, write_file
 from ovam.tokens.token_set import BACKGROUND, Fit, TokenGroup, TokenSet
 from ovam.trace.header import SPACE
@@ -23,7 +24,7 @@ from ovam.trace.text_side import Space
 
 FORMAT = Format(
     name="ovam-tokens",
-    version=1,
+    version=2,
     kind="a set of tokens",
     writers="tokens.save(...) or `ovam optimize`",
     advice="copy it again; files of other projects are read by `ovam tokens import`",
@@ -32,7 +33,15 @@ FORMAT = Format(
 _STEEPEST = 1e6
 """Limit of the numbers of a calibration: beyond it, scores do not depend on the map any more."""
 
+_MOST_PICTURES = 2**31
+_WITHOUT_THRESHOLDS = 1
+"""Version of files without thresholds, which readers of version 1 read alike."""
+
 _name = schema.text(r".*\S.*", "a name")
+_THRESHOLDS = schema.record(
+    {"mask": schema.or_null(schema.number(LEAST, MOST)), "presence": schema.or_null(schema.number(LEAST, MOST))},
+    {"pictures": schema.whole(0, _MOST_PICTURES), "refined": schema.truth},
+)
 TOKENS = schema.record(
     {
         "space": SPACE,
@@ -68,7 +77,7 @@ TOKENS = schema.record(
                     ),
                     "licence": schema.or_null(schema.text()),
                 },
-                {"joint": schema.truth},
+                {"joint": schema.truth, "thresholds": schema.by_name(_THRESHOLDS)},
             ),
             1,
         ),
@@ -91,7 +100,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
     """
     header = {
         "format": FORMAT.name,
-        "format_version": FORMAT.version,
+        "format_version": FORMAT.version if tokens.thresholds else _WITHOUT_THRESHOLDS,
         "space": asdict(tokens.space),
         "groups": [_told(group) for group in tokens.groups],
     }
@@ -109,10 +118,12 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
 def _told(group: TokenGroup) -> dict[str, Any]:
     calibrations = {name: {"kind": KIND, **asdict(found)} for name, found in group.calibrations.items()}
     fit = asdict(group.fit) | {"losses": [loss if math.isfinite(loss) else None for loss in group.fit.losses]}
+    thresholds = {name: asdict(found) for name, found in group.thresholds.items()}
     return {
         "rows": list(group.rows),
         "joint": len(group.classes) > 1,
         "calibrations": calibrations,
+        **({"thresholds": thresholds} if thresholds else {}),
         "fit": fit,
         "licence": group.licence,
     }
@@ -157,6 +168,9 @@ def _check(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"groups[{i}] has the classes {sorted(classes)} and calibrations of {sorted(calibrated) or 'none'}"
             )
+        strange = {*entry.get("thresholds", {})} - classes
+        if strange:
+            raise ValueError(f"groups[{i}] has thresholds of {sorted(strange)}, and the classes {sorted(classes)}")
         if vectors.dtype != torch.float32 or vectors.shape != (len(rows), width):
             raise ValueError(
                 f"{name} is {tuple(vectors.shape)} of {vectors.dtype} for {len(rows)} rows of width {width}"
@@ -177,4 +191,11 @@ def _group(entry: Mapping[str, Any], vectors: Tensor) -> TokenGroup:
         name: Calibration(float(found["scale"]), float(found["offset"]))
         for name, found in entry["calibrations"].items()
     }
-    return TokenGroup(tuple(entry["rows"]), vectors, calibrations, schema.made(Fit, fit | lists), entry["licence"])
+    return TokenGroup(
+        tuple(entry["rows"]),
+        vectors,
+        calibrations,
+        schema.made(Fit, fit | lists),
+        entry["licence"],
+        {name: schema.made(Thresholds, found) for name, found in entry.get("thresholds", {}).items()},
+    )

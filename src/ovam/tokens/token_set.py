@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovam.errors import OptionError, SpaceMismatchError
 from ovam.maps.calibration import Calibration
+from ovam.maps.thresholds import Thresholds
 from ovam.prompt import AttributionPrompt, Span
 from ovam.shapes import Embedding
 from ovam.trace.text_side import Space, TokenEmbedding
@@ -70,6 +71,7 @@ class TokenGroup:
         calibrations: Calibrations by class; the map of a class without one is stretched like a word's.
         fit: How the vectors were fitted.
         licence: Licence of the vectors, in the words of the person who made them.
+        thresholds: Thresholds by class, of classes that have some. `segment` uses them.
     """
 
     rows: tuple[str, ...]
@@ -77,6 +79,7 @@ class TokenGroup:
     calibrations: Mapping[str, Calibration]
     fit: Fit
     licence: str | None = None
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,6 +122,26 @@ class TokenSet:
     def calibrations(self) -> dict[str, Calibration]:
         """Calibrations by class, for the classes that have one."""
         return {name: found for group in self.groups for name, found in group.calibrations.items()}
+
+    @property
+    def thresholds(self) -> dict[str, Thresholds]:
+        """Thresholds by class, for the classes that have some."""
+        return {name: found for group in self.groups for name, found in group.thresholds.items()}
+
+    def with_thresholds(self, thresholds: Mapping[str, Thresholds]) -> "TokenSet":
+        """Return the set with these thresholds instead of its own; classes that are not named have none.
+
+        Raises:
+            OptionError: a name is no class of the set.
+        """
+        strange = next((name for name in thresholds if name not in self.classes), None)
+        if strange is not None:
+            raise OptionError(f"{strange!r} is no class of these tokens: expected some of {', '.join(self.classes)}")
+        groups = (
+            replace(group, thresholds={name: thresholds[name] for name in group.classes if name in thresholds})
+            for group in self.groups
+        )
+        return TokenSet(tuple(groups), self.space)
 
     def prompts(self) -> tuple[TokenEmbedding, ...]:
         """Return one attribution prompt per group."""

@@ -21,6 +21,7 @@ from ovam.maps.words import (
     lengths_of,
     merge_prompts,
     synonyms_in,
+    thresholds_of,
     warn_of_clip_skip,
 )
 from ovam.precision import float32
@@ -160,7 +161,16 @@ class MapRecorder:
         self.maps += [
             merged(
                 AttentionMaps(
-                    maps, tokens, spans, size, apart, len(self.prompts), calibrations, self._self_attention(image), png
+                    maps,
+                    tokens,
+                    spans,
+                    size,
+                    apart,
+                    len(self.prompts),
+                    calibrations,
+                    self._self_attention(image),
+                    png,
+                    thresholds=thresholds_of(self.words),
                 ),
                 synonyms_in(self.words),
                 summed=self.options.strategy == "output",

@@ -1,0 +1,58 @@
+"""Thresholds of an optimised token: where its mask begins, and from which presence on its class counts as there."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovam.checks import number, whole
+from ovam.errors import OptionError
+
+BORDER = 0.5
+"""Border of every score and of every presence, after a token's own thresholds were moved to it."""
+LEAST, MOST = 0.01, 0.99
+"""Bounds of a threshold. Beyond them nearly all pixels, or nearly none, would be above it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Thresholds of one class, chosen on annotated pictures; see `ovam.tokens.thresholds`.
+
+    Attributes:
+        mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None leaves it at 0.5.
+        presence: Presence from which on the class counts as there, in [0.01, 0.99]; with None every picture counts.
+        pictures: Number of annotated pictures on which they were chosen, 0 if unknown; this is information only.
+        refined: Whether the maps were refined when they were chosen; this is information only.
+
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    mask: float | None = None
+    presence: float | None = None
+    pictures: int = 0
+    refined: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("mask", "presence"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if number(name, value, least=LEAST) > MOST:
+                raise OptionError(f"{name}={value!r}: expected a number from {LEAST:g} to {MOST:g}")
+            object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "pictures", whole("pictures", self.pictures, least=0))
+        if not isinstance(self.refined, bool):
+            raise OptionError(f"refined={self.refined!r}: expected True or False")
+
+
+def moved(values: Tensor, threshold: float | None) -> Tensor:
+    """Move a threshold to 0.5: add the same number to the log-odds of all values, so that their order stays.
+
+    Args:
+        values: Scores or presences in [0, 1], any shape.
+        threshold: In (0, 1); None changes nothing.
+    """
+    if threshold is None:
+        return values
+    return torch.sigmoid(torch.logit(values) - torch.logit(torch.tensor(threshold, dtype=values.dtype)))
