@@ -122,10 +122,10 @@ def postprocessing_rows() -> list[Row]:
 
 
 def block_rows(grids: Sequence[int]) -> list[Row]:
-    """Every choice of grids, by their heights."""
+    """Every choice of grids, by their heights in a square picture; in others they are the same shares of the finest."""
     chosen = [[g for i, g in enumerate(grids) if number >> i & 1] for number in range(1, 2 ** len(grids))]
     return [
-        ours(" + ".join(map(str, some)), {"blocks": [(g, g) for g in some]}, refine=False, cut=plainly)
+        ours(" + ".join(map(str, some)), {"blocks": [f"1/{grids[0] // g}" for g in some]}, refine=False, cut=plainly)
         for some in chosen
     ]
 

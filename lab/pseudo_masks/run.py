@@ -10,13 +10,11 @@ import numpy as np
 import torch
 
 from lab.digest import digest, syntax_of
-from lab.fits.generated import oracle_hashes
 from lab.pseudo_masks.counts import THRESHOLDS, Count, Entries, Thresholds, counts_of
-from lab.pseudo_masks.examples import CAPTIONS, SIMPLE, VALIDATION, examples
+from lab.pseudo_masks.examples import VALIDATION, Source
 from lab.pseudo_masks.rows import Row, needs_of
 from ovam.defaults import CHOSEN
 from ovam.methods.base import Method
-from ovam.mini.scenes import WORLD
 from ovam.models import model_hash
 
 _CODE = (
@@ -51,7 +49,7 @@ def scored(
     set_name: str,
     count: int,
     work: Path,
-    images: Path,
+    source: Source,
     thresholds: Thresholds | None = None,
 ) -> list[Count]:
     """The counts of a set, those that are missing made.
@@ -61,13 +59,12 @@ def scored(
     thresholds = thresholds or {}
     chosen = [[*key, value] for key, value in sorted(thresholds.items())]
     names = [row.name for row in study.rows]
-    truth = oracle_hashes() if set_name in (SIMPLE, CAPTIONS) else WORLD
-    basis = [model_hash(pipe), truth, syntax_of(*_CODE), CHOSEN]
+    basis = [model_hash(pipe), source.basis(set_name), syntax_of(*_CODE), CHOSEN]
     about = [*basis, study.name, names, study.asked, set_name, chosen]
     folder = work / "counts" / digest(about)
     needs = needs_of(study.rows, study.extra)
     found: list[Count] = []
-    for example in examples(pipe, set_name, count, images):
+    for example in source.examples(pipe, set_name, count):
         file = folder / f"{example.name}.json"
         if not file.exists():
             traces = {name: example.traced(options) for name, options in needs.items()} if example.classes else {}
@@ -95,6 +92,6 @@ def thresholds_on(counts: Sequence[Count]) -> dict[tuple[str, str], float]:
     return found
 
 
-def validated(pipe: Any, study: Study, count: int, work: Path, images: Path) -> dict[tuple[str, str], float]:
-    """Thresholds that were chosen on validation scenes, which have exact masks; no oracle is asked."""
-    return thresholds_on(scored(pipe, study, VALIDATION, count, work, images))
+def validated(pipe: Any, study: Study, count: int, work: Path, source: Source) -> dict[tuple[str, str], float]:
+    """Thresholds that were chosen on validation pictures, which have masks; no oracle is asked."""
+    return thresholds_on(scored(pipe, study, VALIDATION, count, work, source))

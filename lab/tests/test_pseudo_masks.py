@@ -143,12 +143,16 @@ def test_encoding_gets_no_options_of_guidance_and_steps():
 def test_the_page_tells_figures_bars_and_the_paper_s():
     counts = _both(40, 60)
     each = {"table": figures.table(counts), "lifts": figures.lifts(counts), "leads": figures.leads(counts)}
-    sets = {"simple": {**each, "pictures": 12, "line": "12 pictures.", "picture": "simple.png"}}
+    sets = {"simple": {**each, "pictures": 12, "picture": "simple.png", "ignored": 0.0, "heading": "Simple"}}
     about = {
         "command": "python -m lab.pseudo_masks",
         "model": "mini (abc)",
         "version": "0",
         "validation": 6,
+        "fitted_on": "scene",
+        "chosen_on": "scenes",
+        "without_token": [],
+        "left_out": [],
         "note": "",
     }
     text = page.page({"about": about, "bars": figures.bars(sets), "sets": sets, "ablations": {}})
