@@ -6,12 +6,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lab.pseudo_masks.ablations import ABLATIONS
 from lab.pseudo_masks.annotators import ORACLE, annotator_of
+from lab.pseudo_masks.benchmark import PROTOCOLS, read_items, write_benchmark
 from lab.pseudo_masks.examples import Source
 from lab.pseudo_masks.report import Asked, report
 from lab.pseudo_masks.truth import Annotations
@@ -32,14 +34,41 @@ def main(given: list[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     command = shlex.join(["python", "-m", "lab.pseudo_masks", *words])
     try:
-        source = _source(arguments)
-        asked = _asked(arguments, source, command)
-        pipe = load(arguments.model)
-        pipe.set_progress_bar_config(disable=True)
-        report(pipe, source, asked)
+        page = _benchmark(arguments, command) if arguments.protocol else _report(arguments, command)
     except OvamError as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"wrote {arguments.output_dir / 'pseudo-masks.md'}")
+    print(f"wrote {page}")
+
+
+def _report(arguments: argparse.Namespace, command: str) -> Path:
+    source = _source(arguments)
+    asked = _asked(arguments, source, command)
+    report(_loaded(arguments.model), source, asked)
+    found: Path = arguments.output_dir / "pseudo-masks.md"
+    return found
+
+
+def _benchmark(arguments: argparse.Namespace, command: str) -> Path:
+    if arguments.truth is None:
+        raise OptionError(f"--protocol {arguments.protocol} without --truth: expected the folder of the benchmark")
+    read_items(arguments.truth, arguments.protocol)  # what is wrong with the folder is told before the model is loaded
+    count = 3 if arguments.quick else arguments.scenes
+    return write_benchmark(
+        _loaded(arguments.model),
+        arguments.truth,
+        arguments.protocol,
+        count=count,
+        work=arguments.work_dir,
+        output=arguments.output_dir,
+        command=command,
+        model=arguments.model,
+    )
+
+
+def _loaded(model: str) -> Any:
+    pipe = load(model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _source(arguments: argparse.Namespace) -> Source:
@@ -108,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
         default=ORACLE,
         metavar="oracle|FOLDER",
         help="what labels generated pictures: both oracles, a segmenter, or a folder of label maps with names.json",
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="score a public benchmark, named by --truth, as a paper does"
     )
     parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, default=None, help="all by default")
     parser.add_argument("--classes", nargs="*", default=None, metavar="CLASS", help="all by default")

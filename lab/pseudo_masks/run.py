@@ -17,7 +17,7 @@ from ovam.defaults import CHOSEN
 from ovam.methods.base import Method
 from ovam.models import model_hash
 
-_CODE = (
+CODE = (
     *("ovam.maps", "ovam.masks", "ovam.refine", "ovam.methods", "ovam.tokens", "ovam.tracing", "ovam.backbones"),
     "lab.pseudo_masks",
 )
@@ -59,7 +59,7 @@ def scored(
     thresholds = thresholds or {}
     chosen = [[*key, value] for key, value in sorted(thresholds.items())]
     names = [row.name for row in study.rows]
-    basis = [model_hash(pipe), source.basis(set_name), syntax_of(*_CODE), CHOSEN]
+    basis = [model_hash(pipe), source.basis(set_name), syntax_of(*CODE), CHOSEN]
     about = [*basis, study.name, names, study.asked, set_name, chosen]
     folder = work / "counts" / digest(about)
     needs = needs_of(study.rows, study.extra)
@@ -69,12 +69,13 @@ def scored(
         if not file.exists():
             traces = {name: example.traced(options) for name, options in needs.items()} if example.classes else {}
             counts = list(counts_of(example, traces, study.rows, study.entries, thresholds))
-            _write(file, [one.as_json() for one in counts])
+            write(file, [one.as_json() for one in counts])
         found += [Count.from_json(each) for each in json.loads(file.read_text())]
     return found
 
 
-def _write(file: Path, value: Any) -> None:
+def write(file: Path, value: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".partial")
     temporary.write_text(json.dumps(value))
