@@ -91,6 +91,7 @@ def _asked(arguments: argparse.Namespace, source: Source, command: str) -> Asked
         scenes=6 if few else arguments.scenes,
         pictures=3 if few else arguments.pictures,
         validation=6 if few else arguments.validation,
+        weights=arguments.weights,
         note=arguments.note,
         work=arguments.work_dir,
         output=arguments.output_dir,
@@ -147,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", type=int, default=100, help="generated pictures of each set, and of ablations")
     parser.add_argument("--validation", type=int, default=100, help="pictures that thresholds are chosen on")
     parser.add_argument("--quick", action="store_true", help="a few pictures of three classes, to see that all runs")
+    parser.add_argument(
+        "--weights",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="weights of trained methods, which become rows: see python -m lab.methods train",
+    )
     parser.add_argument("--note", default="", help="a sentence for the head of the page")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/pseudo-masks"))
     parser.add_argument("--images-dir", type=Path, default=Path("runs/images"))

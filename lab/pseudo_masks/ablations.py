@@ -76,7 +76,7 @@ def _agreement(name: str, counts: Sequence[Count], grids: Sequence[int]) -> dict
         own = {one.row: miou([c for c in counts if (c.row, c.form) == (one.row, form)], "final") for one in counts}
         known = {row: value for row, value in own.items() if value is not None}
         if name == "blocks":
-            ours_named = {_in_paper(row, grids): value for row, value in known.items()}
+            ours_named = {in_paper(row, grids): value for row, value in known.items()}
             found[form] = rank_agreement(ours_named, {key: pair[place] for key, pair in paper.GRIDS.items()})
         if name == "steps":
             theirs = {
@@ -90,7 +90,7 @@ def _agreement(name: str, counts: Sequence[Count], grids: Sequence[int]) -> dict
     return found
 
 
-def _in_paper(row: str, grids: Sequence[int]) -> str:
+def in_paper(row: str, grids: Sequence[int]) -> str:
     """The paper's name of a choice of grids: by their place from the finest."""
     named = sorted(_OF_PAPER[list(grids).index(int(each))] for each in row.split(" + "))
     return " + ".join(map(str, named))

@@ -105,6 +105,11 @@ def encoded(needs: Needs) -> dict[str, Any]:
     return {name: value for name, value in needs.items() if name not in ("guidance", "steps")}
 
 
+def captured(needs: Needs) -> dict[str, Any]:
+    """The options of a capture alone: a run has its own time steps."""
+    return {name: value for name, value in needs.items() if name != "timesteps"}
+
+
 def seen_of(examples: Iterable[Example]) -> tuple[int, float]:
     """Number of pictures, and the mean share of their pixels whose class nobody knows."""
     shares = [float((~example.counted).mean()) for example in examples]

@@ -31,9 +31,13 @@ def page(found: Mapping[str, Any]) -> str:
         parts += [f"## {each['heading']}", "", _line(each), "", _main(name, each), ""]
         if each.get("picture"):
             parts += [f"![Good, median and bad cases]({each['picture']})", ""]
+        if each.get("plot"):
+            parts += [f"![IoU of each class]({each['plot']})", ""]
     for name, each in found["ablations"].items():
         parts += [f"## Ablation: {name}", "", f"On {each['pictures']} pictures of the set {each['set']}.", ""]
         parts += [_ablation(name, each), ""]
+        if each.get("plot"):
+            parts += [f"![The same as a plot, beside the paper's figures where it has some]({each['plot']})", ""]
         if each["agreement"]:
             text = ", ".join(f"{form} {value:.2f}" for form, value in each["agreement"].items())
             parts += [f"Spearman's correlation with the paper's figures: {text}.", ""]

@@ -10,7 +10,6 @@ from lab.pseudo_masks.counts import Count, Entries
 from lab.pseudo_masks.examples import Example, Source
 from lab.pseudo_masks.figures import picked
 from lab.pseudo_masks.rows import Row, needs_of
-from ovam.methods.base import Method
 
 _SIDE, _LINE = 128, 16
 _RED, _GREEN = np.array([235, 40, 60]), np.array([30, 170, 90])
@@ -26,13 +25,13 @@ def cases(
     thresholds: Mapping[tuple[str, str], float],
     source: Source,
     pictures: int,
-    extra: Sequence[Method] = (),
 ) -> Image.Image:
     """A sheet: a line for each case, a column for each row, all with the same form.
 
     Cases are those of `figures.picked` for `key`.
     """
-    wanted = [(kind, one) for kind, some in picked(counts, key).items() for one in some]
+    chosen = [(kind, one) for kind, some in picked(counts, key).items() for one in some]
+    wanted = list({(one.example, one.name): (kind, one) for kind, one in reversed(chosen)}.values())[::-1]  # each once
     known = {one.example for _, one in wanted}
     held = {each.name: each for each in source.examples(pipe, set_name, pictures) if each.name in known}
     heads = ["picture", "truth", *(row.name for row in rows)]
@@ -42,7 +41,7 @@ def cases(
         draw.text((column * _SIDE + 3, 2), head[:22], fill="black")
     for line, (kind, one) in enumerate(wanted):
         top = _LINE + line * (_SIDE + _LINE)
-        for column, cell in enumerate(_cells(held[one.example], one, key[1], rows, entries, thresholds, extra)):
+        for column, cell in enumerate(_cells(held[one.example], one, key[1], rows, entries, thresholds)):
             sheet.paste(cell, (column * _SIDE, top))
         draw.text((3, top + _SIDE + 2), f"{kind}: {one.name}", fill="black")
     return sheet
@@ -55,9 +54,8 @@ def _cells(
     rows: Sequence[Row],
     entries: Entries,
     thresholds: Mapping[tuple[str, str], float],
-    extra: Sequence[Method],
 ) -> list[Image.Image]:
-    traces = {name: example.traced(options) for name, options in needs_of(rows, extra).items()}
+    traces = {name: example.traced(options) for name, options in needs_of(rows).items()}
     masks = [example.truth(one.name)]
     for row in rows:
         values = row.values(traces[row.needs], entries[form][one.name])

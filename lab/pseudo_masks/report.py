@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lab.measure import stamp
-from lab.pseudo_masks.ablations import ablate
+from lab.pseudo_masks.ablations import ablate, grids_of
+from lab.pseudo_masks.annotators import state_of
 from lab.pseudo_masks.counts import Entries
 from lab.pseudo_masks.examples import CAPTIONS, SIMPLE, VALIDATION, Source, seen_of
 from lab.pseudo_masks.figures import bars, leads, lifts, picked, table
 from lab.pseudo_masks.page import page
 from lab.pseudo_masks.pictures import cases
+from lab.pseudo_masks.plots import of_ablation, of_classes
 from lab.pseudo_masks.rows import DEFAULT, PUBLISHED, TOKEN, WORD, Row, main_rows, needs_of
 from lab.pseudo_masks.run import Study, scored, validated
 from lab.pseudo_masks.tokens import tokens_of
 from ovam import __version__
 from ovam.errors import UnsupportedPipelineError
+from ovam.methods.base import Method
+from ovam.methods.registry import TRAINED
+from ovam.methods.trained_file import load_weights
 from ovam.models import model_hash
 
 _SHOWN = ("DAAM", PUBLISHED, "ovam: maps", DEFAULT)
@@ -35,6 +40,7 @@ class Asked:
     scenes: int
     pictures: int
     validation: int
+    weights: Sequence[Path]
     note: str
     work: Path
     output: Path
@@ -55,8 +61,8 @@ def report(pipe: Any, source: Source, asked: Asked) -> None:
 def _measured(pipe: Any, source: Source, asked: Asked) -> dict[str, Any]:
     tokens = tokens_of(pipe, asked.work, source, asked.classes)
     entries: Entries = {WORD: {name: name for name in asked.classes}, TOKEN: dict(tokens)}
-    basis = [sorted(asked.classes), source.basis("annotated")]
-    rows, left_out = readable(pipe, source, main_rows())
+    basis = [sorted(asked.classes), source.basis("annotated"), state_of(asked.weights)]
+    rows, left_out = readable(pipe, source, main_rows([trained_method(path) for path in asked.weights]))
     study = Study("main", rows, entries, basis)
     thresholds = validated(pipe, study, asked.validation, asked.work, source)
     sets = {name: _of_set(pipe, source, asked, name, study, thresholds) for name in asked.sets}
@@ -64,6 +70,9 @@ def _measured(pipe: Any, source: Source, asked: Asked) -> dict[str, Any]:
         name: ablate(pipe, name, entries, basis, asked.classes, asked.pictures, asked.work, source)
         for name in asked.ablations
     }
+    for name, each in ablations.items():
+        each["plot"] = f"pseudo-masks-{name}.png"
+        of_ablation(name, each, grids_of(pipe)).savefig(asked.output / each["plot"])
     about = {
         **stamp(asked.command),
         "model": f"{asked.model} ({model_hash(pipe)})",
@@ -77,6 +86,15 @@ def _measured(pipe: Any, source: Source, asked: Asked) -> dict[str, Any]:
     }
     kept = {f"{row}, {form}": value for (row, form), value in thresholds.items()}
     return {"about": about, "thresholds": kept, "bars": bars(sets), "sets": sets, "ablations": ablations}
+
+
+def trained_method(path: Path) -> Method:
+    """The trained method that a file holds the weights of.
+
+    Raises:
+        WeightsError: the file can't be read.
+    """
+    return TRAINED[load_weights(path).method](weights=path)
 
 
 def readable(pipe: Any, source: Source, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -105,6 +123,9 @@ def _of_set(
         sheet = cases(pipe, name, counts, (DEFAULT, TOKEN), _shown(study), study.entries, thresholds, source, count)
         found["picture"] = f"pseudo-masks-{name}.png"
         sheet.save(asked.output / found["picture"])
+    if counts:
+        found["plot"] = f"pseudo-masks-{name}-classes.png"
+        of_classes(found["table"], found["heading"]).savefig(asked.output / found["plot"])
     return found
 
 

@@ -14,7 +14,6 @@ from lab.pseudo_masks.counts import THRESHOLDS, Count, Entries, Thresholds, coun
 from lab.pseudo_masks.examples import VALIDATION, Source
 from lab.pseudo_masks.rows import Row, needs_of
 from ovam.defaults import CHOSEN
-from ovam.methods.base import Method
 from ovam.models import model_hash
 
 CODE = (
@@ -32,14 +31,12 @@ class Study:
         rows: The methods.
         entries: What is asked for.
         asked: What tells the entries apart from others: files or settings of the tokens.
-        extra: Trained methods among the rows.
     """
 
     name: str
     rows: Sequence[Row]
     entries: Entries
     asked: Any
-    extra: Sequence[Method] = ()
 
 
 @torch.no_grad()
@@ -62,7 +59,7 @@ def scored(
     basis = [model_hash(pipe), source.basis(set_name), syntax_of(*CODE), CHOSEN]
     about = [*basis, study.name, names, study.asked, set_name, chosen]
     folder = work / "counts" / digest(about)
-    needs = needs_of(study.rows, study.extra)
+    needs = needs_of(study.rows)
     found: list[Count] = []
     for example in source.examples(pipe, set_name, count):
         file = folder / f"{example.name}.json"

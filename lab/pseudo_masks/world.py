@@ -22,6 +22,7 @@ from lab.pseudo_masks.examples import (
     Example,
     Needs,
     Source,
+    captured,
     encoded,
 )
 from ovam.mini.scenes import CLASSES, LABELS, WORLD, Scene, Split
@@ -103,7 +104,7 @@ def _of_scene(pipe: Any, scene: Scene, number: int) -> Example:
 
 def _regenerating(pipe: Any, entry: Entry) -> Callable[[Needs], Trace]:
     def traced(needs: Needs) -> Trace:
-        with capture(pipe, **needs) as traces:
+        with capture(pipe, **captured(needs)) as traces:
             regenerated(pipe, entry)
         return traces[0]
 

@@ -121,7 +121,7 @@ class TestAnnotations:
 def test_a_report_on_a_folder_of_pictures(tmp_path, sd1, monkeypatch):
     """The page tells what was measured, a class without annotated pictures, and a method that can't read the model."""
     few = [rows.of_method(methods.DAAM(), name="DAAM"), rows.of_method(methods.DatasetDiffusion(), name="other")]
-    monkeypatch.setattr("lab.pseudo_masks.report.main_rows", lambda: few)
+    monkeypatch.setattr("lab.pseudo_masks.report.main_rows", lambda trained: few)
     folder = labelled.voc(tmp_path / "pictures", {"train": 4, "val": 2})
     asked = Asked(
         command="python -m lab.pseudo_masks",
@@ -132,6 +132,7 @@ def test_a_report_on_a_folder_of_pictures(tmp_path, sd1, monkeypatch):
         scenes=2,
         pictures=2,
         validation=1,
+        weights=(),
         note="",
         work=tmp_path / "work",
         output=tmp_path / "out",
