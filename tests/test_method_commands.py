@@ -4,17 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import ovam
+import tiny
 from ovam import methods
 from ovam.cli import app
 from ovam.cli.parameters import SegmentMethod
 from ovam.commands.ask import segment_file
 from ovam.commands.methods import method_of
-from ovam.errors import OptionError
+from ovam.errors import OptionError, WeightsError
 from ovam.masks.options import SegmentOptions
+from ovam.methods.registry import TRAINED
+from ovam.methods.trained_file import Trained, module_for, save_weights
+from ovam.methods.unet_read import outline_of
 from ovam.tracing.encode_options import EncodeOptions
 
 
@@ -52,7 +57,10 @@ def made(tmp_path_factory):
 
 def test_the_command_knows_every_method():
     own = [name for name in methods.names() if type(methods.by_name(name)).__module__.startswith("ovam.methods.")]
-    assert [each.value for each in SegmentMethod] == own  # a page that tests run may have registered another
+    assert [each.value for each in SegmentMethod] == [
+        *own,
+        *TRAINED,
+    ]  # a page that tests run may have registered another
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -162,3 +170,100 @@ def test_python_calls_are_refused_alike(made, tmp_path):
     with pytest.raises(OptionError, match="method='damm'"):
         method_of("damm")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model in a folder, a picture, and weights that nobody trained."""
+    folder = tmp_path_factory.mktemp("model")
+    pipe = tiny.sd1()
+    pipe.save_pretrained(folder / "sd1")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / "photo.png")
+    trace = ovam.encode(pipe, folder / "photo.png", features=True, timesteps=(1,))
+    for method, seed in (("grounded", 0), ("datasetdm", 0), ("grounded", 1)):
+        torch.manual_seed(seed)
+        outline, tokens = outline_of(trace), len(trace.text.embed("thing", padded=True).vectors)
+        weights = module_for(method, outline, ("cond",), tokens).state_dict()
+        saved = Trained(method, outline, ("cond",), tokens, weights)
+        save_weights(saved, folder / f"{method}-{seed}.safetensors")
+    return folder
+
+
+class TestTrained:
+    """`--method grounded --weights FILE`, on a tiny model."""
+
+    def arguments(self, model, tmp_path, weights="grounded-0.safetensors", method="grounded"):
+        options = (
+            "--method",
+            method,
+            "--words",
+            "cat, dog",
+            "--model",
+            model / "sd1",
+            "--output-dir",
+            tmp_path / "out",
+        )
+        return (model / "photo.png", *options, *(() if weights is None else ("--weights", model / weights)))
+
+    @pytest.mark.parametrize("name", ["grounded", "datasetdm"])
+    def test_an_image_is_segmented_at_the_time_step_of_the_weights(self, model, tmp_path, name):
+        result = succeed(*self.arguments(model, tmp_path, f"{name}-0.safetensors", name))
+        assert result["method"] == name
+        method = TRAINED[name](weights=model / f"{name}-0.safetensors")
+        assert method.requires_encoded["timesteps"] == (1,)
+        trace = ovam.encode(ovam.load(model / "sd1"), model / "photo.png", **method.requires_encoded)
+        expected = method.segment(trace, ["cat", "dog"])
+        assert (labels_in(tmp_path / "out") == expected.labels.numpy()).all()
+
+    def test_another_time_step_is_the_user_s_choice(self, model, tmp_path):
+        succeed(*self.arguments(model, tmp_path), "--timesteps", "300")
+        trace = ovam.Trace.load(tmp_path / "out" / "run.safetensors")
+        assert [call.timestep for call in trace.calls] == [300]
+
+    def test_other_weights_under_the_same_name_are_used(self, model, tmp_path):
+        file = tmp_path / "w.safetensors"
+        file.write_bytes((model / "grounded-0.safetensors").read_bytes())
+        _, *options = self.arguments(model, tmp_path, None)
+        pattern = (model / "*.png", *options, "--weights", file)
+        assert succeed(*pattern)["made"] == 1
+        assert succeed(*pattern)["skipped"] == 1
+        file.write_bytes((model / "grounded-1.safetensors").read_bytes())
+        assert succeed(*pattern)["made"] == 1
+
+    @pytest.mark.parametrize(
+        ("weights", "method", "more", "told"),
+        [
+            (None, "grounded", (), "method 'grounded' has no weights: it must be trained"),
+            ("nothing", "grounded", (), "nothing can't be read, it is not there"),
+            ("photo.png", "grounded", (), "is not a readable safetensors file"),
+            ("datasetdm-0.safetensors", "grounded", (), "holds weights of another method, 'datasetdm'"),
+            ("grounded-0.safetensors", "daam", (), "with --method daam, which needs none"),
+            ("grounded-0.safetensors", "grounded", ("--crf",), "--crf with --method grounded, which has no CRF"),
+            ("grounded-0.safetensors", "grounded", ("--model", "mini"), "belong to another UNet than the trace"),
+        ],
+    )
+    def test_weights_that_can_t_be_used(self, model, tmp_path, weights, method, more, told):
+        done = call(*self.arguments(model, tmp_path, weights, method), *more)
+        assert done.exit_code == 1
+        assert told in done.stderr, done.stderr
+        assert "weights=" not in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_weights_without_a_method(self, model):
+        done = call(model / "photo.png", "--words", "cat", "--weights", model / "grounded-0.safetensors")
+        assert done.exit_code == 1
+        assert "without a method: expected --method, grounded or datasetdm" in done.stderr
+
+    def test_a_trace_without_features(self, model, made, tmp_path):
+        weights = ("--weights", model / "grounded-0.safetensors", "--output-dir", tmp_path / "out")
+        done = call(made / "run.safetensors", "--method", "grounded", "--words", "cat", *weights)
+        assert done.exit_code == 1
+        assert "this trace has no features" in done.stderr
+        assert "give an image file, which is looked at anew" in done.stderr
+
+    def test_python_calls_are_refused_alike(self):
+        with pytest.raises(WeightsError, match="has no weights"):
+            method_of("grounded")
+        with pytest.raises(OptionError, match=r"expected the method with its file, ovam\.methods\.DatasetDM\(weights"):
+            methods.by_name("datasetdm")

@@ -7,7 +7,7 @@ from typing import Any
 from lab.mini.measures.images import STEPS
 from lab.pseudo_masks import paper
 from lab.pseudo_masks.counts import Count, Entries
-from lab.pseudo_masks.examples import SCENES, SIMPLE
+from lab.pseudo_masks.examples import SIMPLE, Source
 from lab.pseudo_masks.figures import class_iou, miou, rank_agreement, table
 from lab.pseudo_masks.rows import (
     DEFAULT,
@@ -30,7 +30,7 @@ _OF_PAPER = (64, 32, 16)  # its finest grid, half of it, a quarter
 
 
 def ablate(
-    pipe: Any, name: str, entries: Entries, asked: Any, classes: Sequence[str], count: int, work: Path, images: Path
+    pipe: Any, name: str, entries: Entries, asked: Any, classes: Sequence[str], count: int, work: Path, source: Source
 ) -> dict[str, Any]:
     """The figures of one ablation.
 
@@ -40,25 +40,25 @@ def ablate(
         entries: Words and tokens of the classes.
         asked: What tells the tokens apart from others.
         classes: Those asked.
-        count: Pictures of the set, and half as many validation scenes.
+        count: Pictures of the set, and half as many to choose thresholds on.
         work: Work folder.
-        images: Folder of generated pictures.
+        source: Of the pictures.
     """
     if name == "annotations":
-        return _annotations(pipe, classes, count, work, images)
+        return _annotations(pipe, classes, count, work, source)
     rows = {
         "blocks": lambda: block_rows(grids_of(pipe)),
         "steps": lambda: step_rows(_STEPS, STEPS - 1),
         "postprocessing": postprocessing_rows,
     }[name]()
-    on = SIMPLE if name == "steps" else SCENES
+    on = SIMPLE if name == "steps" else source.main
     study = Study(name, rows, entries, asked)
-    thresholds = validated(pipe, study, max(10, count // 2), work, images) if name != "steps" else None
+    thresholds = validated(pipe, study, max(10, count // 2), work, source) if name != "steps" else None
     if thresholds is None:  # a scene has no denoiser calls to choose from: one threshold for all, that of all calls
         whole = Study("all steps", [ours("all", {}, refine=False, cut=plainly)], entries, asked)
-        one = validated(pipe, whole, max(10, count // 2), work, images)
+        one = validated(pipe, whole, max(10, count // 2), work, source)
         thresholds = {(row.name, form): one["all", form] for row in rows for form in entries}
-    counts = scored(pipe, study, on, count, work, images, thresholds)
+    counts = scored(pipe, study, on, count, work, source, thresholds)
     found = {"set": on, "pictures": count, "table": table(counts)}
     return found | {"agreement": _agreement(name, counts, grids_of(pipe))}
 
@@ -76,7 +76,7 @@ def _agreement(name: str, counts: Sequence[Count], grids: Sequence[int]) -> dict
         own = {one.row: miou([c for c in counts if (c.row, c.form) == (one.row, form)], "final") for one in counts}
         known = {row: value for row, value in own.items() if value is not None}
         if name == "blocks":
-            ours_named = {_in_paper(row, grids): value for row, value in known.items()}
+            ours_named = {in_paper(row, grids): value for row, value in known.items()}
             found[form] = rank_agreement(ours_named, {key: pair[place] for key, pair in paper.GRIDS.items()})
         if name == "steps":
             theirs = {
@@ -90,18 +90,18 @@ def _agreement(name: str, counts: Sequence[Count], grids: Sequence[int]) -> dict
     return found
 
 
-def _in_paper(row: str, grids: Sequence[int]) -> str:
+def in_paper(row: str, grids: Sequence[int]) -> str:
     """The paper's name of a choice of grids: by their place from the finest."""
     named = sorted(_OF_PAPER[list(grids).index(int(each))] for each in row.split(" + "))
     return " + ".join(map(str, named))
 
 
-def _annotations(pipe: Any, classes: Sequence[str], count: int, work: Path, images: Path) -> dict[str, Any]:
+def _annotations(pipe: Any, classes: Sequence[str], count: int, work: Path, source: Source) -> dict[str, Any]:
     forms: dict[str, Mapping[str, Any]] = {
-        f"{number} annotated": dict(tokens_of(pipe, work, classes, number)) for number in _ANNOTATIONS
+        f"{number} annotated": dict(tokens_of(pipe, work, source, classes, number)) for number in _ANNOTATIONS
     }
     study = Study("annotations", [ours(DEFAULT, {}, refine=True, cut=after_crf)], forms, list(_ANNOTATIONS))
-    thresholds = validated(pipe, study, max(10, count // 2), work, images)
-    counts = scored(pipe, study, SCENES, count, work, images, thresholds)
+    thresholds = validated(pipe, study, max(10, count // 2), work, source)
+    counts = scored(pipe, study, source.main, count, work, source, thresholds)
     of_form = {form: class_iou([one for one in counts if one.form == form], "final") for form in forms}
-    return {"set": SCENES, "pictures": count, "table": table(counts), "classes": of_form, "agreement": {}}
+    return {"set": source.main, "pictures": count, "table": table(counts), "classes": of_form, "agreement": {}}

@@ -10,7 +10,6 @@ from lab.pseudo_masks.examples import Example
 from lab.pseudo_masks.rows import Row
 from ovam.evaluate import average_precision
 from ovam.maps.words import OptimisedTokens
-from ovam.mini.scenes import LABELS
 from ovam.trace.trace import Trace
 
 THRESHOLDS = np.linspace(0.1, 0.95, 35)
@@ -74,7 +73,7 @@ def counts_of(
         thresholds: The validated ones; none while they are chosen.
     """
     for name in example.classes:
-        truth = example.labels == LABELS[name]
+        truth = example.truth(name)
         for form, of_class in entries.items():
             if name not in of_class:
                 continue

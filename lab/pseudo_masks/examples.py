@@ -1,27 +1,20 @@
-"""The pictures that masks are made of: rendered scenes with exact masks, and generated ones that oracles label."""
+"""What masks are made of, from wherever it comes: a picture, the classes of its pixels, and how to trace it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from rich.progress import track
 
-from lab.fits.generated import labels_of
 from lab.fits.scenes import LEAST_SCORED
-from lab.mini.measures.images import Entry, make_images, read_images, regenerated
-from lab.mini.measures.samples import GUIDANCE_SCALE
-from lab.mini.measures.words import scenes_of
 from lab.mini.oracle import IGNORE
-from ovam.mini.scenes import CLASSES, LABELS, Scene, Split
+from ovam.masks.annotations import Annotation
+from ovam.mini.scenes import CLASSES, LABELS
 from ovam.trace.trace import Trace
-from ovam.tracing.capture import capture
-from ovam.tracing.encode import encode
 
-VALIDATION, SCENES, SIMPLE, CAPTIONS = "validation", "scenes", "simple", "captions"
-TESTED = (SCENES, SIMPLE, CAPTIONS)
-"""The sets that are scored: test scenes, pictures of "a photograph of a dog", and pictures of scenes' captions."""
+VALIDATION, SCENES, SIMPLE, CAPTIONS, TRUTH = "validation", "scenes", "simple", "captions", "truth"
+WORLD_NUMBERS = {name: LABELS[name] for name in CLASSES}
 
 Needs = Mapping[str, Any]
 """Options of a capture."""
@@ -35,8 +28,9 @@ class Example:
         name: Unique in its set.
         image: (height, width, 3) uint8.
         labels: Class numbers, 0 for all else, `IGNORE` where nobody knows, (height, width) uint8.
-        prompt: What it was generated from; empty for a scene.
+        prompt: What it was generated from; empty for a scene and a photograph.
         traced: From options of a capture to the picture's trace.
+        numbers: Number of each class.
     """
 
     name: str
@@ -44,6 +38,7 @@ class Example:
     labels: np.ndarray = field(repr=False)
     prompt: str
     traced: Callable[[Needs], Trace] = field(repr=False)
+    numbers: Mapping[str, int] = field(default_factory=lambda: WORLD_NUMBERS, repr=False)
 
     @property
     def counted(self) -> np.ndarray:
@@ -53,28 +48,56 @@ class Example:
     @property
     def classes(self) -> list[str]:
         """Classes that cover more than a hundredth of the picture."""
-        return [name for name in CLASSES if (self.labels == LABELS[name]).mean() > LEAST_SCORED]
+        return [name for name in self.numbers if self.truth(name).mean() > LEAST_SCORED]
+
+    def truth(self, name: str) -> np.ndarray:
+        """Where a class is, (height, width) bool."""
+        return np.ascontiguousarray(self.labels == self.numbers[name])
 
 
-def examples(pipe: Any, name: str, count: int, images_dir: Path) -> Iterator[Example]:
-    """The first `count` pictures of a set; generated ones are made where they are missing."""
-    if name in (SIMPLE, CAPTIONS):
-        yield from _generated(pipe, name, count, images_dir)
-        return
-    split: Split = "validation" if name == VALIDATION else "test"
-    for number, scene in enumerate(track(scenes_of(split, count), f"{name}", count)):
-        yield _of_scene(pipe, scene, number)
+@dataclass(frozen=True)
+class Annotated:
+    """A picture that a token is fitted on.
+
+    Attributes:
+        image: A file, or (height, width, 3) uint8.
+        marks: Where the class is.
+        seed: Of the noise that the picture enters with.
+    """
+
+    image: Path | np.ndarray = field(repr=False)
+    marks: Annotation | Mapping[str, np.ndarray] = field(repr=False)
+    seed: int
 
 
-def _of_scene(pipe: Any, scene: Scene, number: int) -> Example:
-    labels = np.zeros(scene.image.shape[:2], dtype=np.uint8)
-    for thing in scene.objects:
-        labels[scene.mask(thing.name)] = LABELS[thing.name]
+class Source(Protocol):
+    """Where pictures come from.
 
-    def traced(needs: Needs) -> Trace:
-        return encode(pipe, scene.image, seed=number, **encoded(needs))
+    Attributes:
+        classes: All that may be shown.
+        sets: Names of the sets that are scored.
+        main: The set that ablations are made on.
+        fitted_on: What a token is fitted on, for the page.
+        chosen_on: What thresholds are chosen on, for the page.
+    """
 
-    return Example(f"{number:05d}", scene.image, labels, "", traced)
+    classes: Sequence[str]
+    sets: Sequence[str]
+    main: str
+    fitted_on: str
+    chosen_on: str
+
+    def examples(self, pipe: Any, name: str, count: int) -> Iterator[Example]:
+        """The first `count` pictures of a set, or of `VALIDATION`."""
+
+    def annotated(self, classes: Sequence[str], count: int) -> dict[str, list[Annotated]]:
+        """The first `count` pictures of each class that tokens are fitted on; there may be fewer, or none."""
+
+    def basis(self, name: str) -> Any:
+        """What the truth of a set depends on; of "annotated" what the fits depend on."""
+
+    def heading(self, name: str) -> str:
+        """What a set is, for the page."""
 
 
 def encoded(needs: Needs) -> dict[str, Any]:
@@ -82,24 +105,17 @@ def encoded(needs: Needs) -> dict[str, Any]:
     return {name: value for name, value in needs.items() if name not in ("guidance", "steps")}
 
 
-def _generated(pipe: Any, kind: str, count: int, images_dir: Path) -> Iterator[Example]:
-    entries = make_images(pipe, kind, images_dir, count=count, guidance_scale=GUIDANCE_SCALE)
-    images = read_images(images_dir / kind, entries)
-    truths = labels_of(images, ("a", "b"))
-    for entry, image, labels in zip(track(entries, kind), images, truths, strict=True):
-        named = np.isin(labels, [0, IGNORE, *(LABELS[name] for name in entry.classes)])
-        yield Example(entry.file, image, np.where(named, labels, 0), entry.prompt, _regenerating(pipe, entry))
+def captured(needs: Needs) -> dict[str, Any]:
+    """The options of a capture alone: a run has its own time steps."""
+    return {name: value for name, value in needs.items() if name != "timesteps"}
 
 
-def _regenerating(pipe: Any, entry: Entry) -> Callable[[Needs], Trace]:
-    def traced(needs: Needs) -> Trace:
-        with capture(pipe, **needs) as traces:
-            regenerated(pipe, entry)
-        return traces[0]
-
-    return traced
+def seen_of(examples: Iterable[Example]) -> tuple[int, float]:
+    """Number of pictures, and the mean share of their pixels whose class nobody knows."""
+    shares = [float((~example.counted).mean()) for example in examples]
+    return len(shares), float(np.mean(shares)) if shares else 0.0
 
 
-def shares_ignored(seen: Sequence[Example]) -> float:
-    """Share of the pixels whose class nobody knows."""
-    return float(np.mean([~example.counted for example in seen])) if seen else 0.0
+def in_order(names: Iterable[str]) -> list[str]:
+    """Classes in the world's order, then others by name."""
+    return sorted(names, key=lambda name: (CLASSES.index(name) if name in CLASSES else len(CLASSES), name))

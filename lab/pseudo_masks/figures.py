@@ -7,9 +7,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from lab.pseudo_masks.counts import Count
+from lab.pseudo_masks.examples import in_order
 from lab.pseudo_masks.rows import DEFAULT, PUBLISHED, RETUNED, TOKEN, WORD
 from ovam.evaluate import Interval, paired_bootstrap
-from ovam.mini.scenes import CLASSES
 
 Which = Literal["published", "final"]
 RESAMPLES = 1000
@@ -32,7 +32,7 @@ def class_iou(counts: Sequence[Count], which: Which) -> dict[str, float]:
         pair = getattr(one, which)
         if pair is not None:
             sums[one.name] = sums.get(one.name, np.zeros(2)) + pair
-    return {name: float(sums[name][0] / sums[name][1]) for name in CLASSES if name in sums and sums[name][1]}
+    return {name: float(sums[name][0] / sums[name][1]) for name in in_order(sums) if sums[name][1]}
 
 
 def miou(counts: Sequence[Count], which: Which) -> float | None:
@@ -63,10 +63,10 @@ def table(counts: Sequence[Count]) -> list[dict[str, Any]]:
 
 def gain(counts: Sequence[Count], above: Key, below: Key) -> Interval:
     """By how much the mIoU of one row and form is above another's on the same pictures; over classes and pictures."""
-    rows = by_key(counts)
+    rows, names = by_key(counts), in_order({one.name for one in counts})
     other = {(one.name, one.example): one.final for one in rows.get(below, [])}
     pairs = [
-        (CLASSES.index(one.name), *one.final, *beside)
+        (names.index(one.name), *one.final, *beside)
         for one in rows.get(above, [])
         if one.final is not None and (beside := other.get((one.name, one.example))) is not None
     ]

@@ -12,34 +12,40 @@ _HEAD = """# Pseudo-masks: methods with words and with tokens
 Written by `{command}`, model {model}, ovam {version}.
 
 Figures are points of IoU, pooled per class over the pictures of a set, then the mean over classes. The class is known.
-Thresholds of the main column were chosen on {validation} validation scenes, for every method and both forms; the
-published ones stand beside. A token is fitted on one annotated training scene. Brackets hold 95 % bounds, over classes
-and pictures.
+Thresholds of the main column were chosen on {validation} {chosen_on}, for every method and both forms; the published
+ones stand beside. A token is fitted on one annotated {fitted_on}. Brackets hold 95 % bounds, over classes and pictures.
 
 {note}
 """
-_SETS = {
-    "scenes": "Test scenes (exact masks, empty prompt)",
-    "simple": 'Generated: "a photograph of a dog"',
-    "captions": "Generated from captions",
-}
 
 
 def page(found: Mapping[str, Any]) -> str:
     """The whole page."""
     parts = [_HEAD.format(**found["about"])]
+    if found["about"]["without_token"]:
+        parts += [f"No annotated picture, and so no token: {', '.join(found['about']['without_token'])}.", ""]
+    if found["about"]["left_out"]:
+        parts += [f"Methods that can't read this model: {', '.join(found['about']['left_out'])}.", ""]
     parts += ["## Bars", "", _bars(found["bars"]), ""]
     for name, each in found["sets"].items():
-        parts += [f"## {_SETS[name]}", "", each["line"], "", _main(name, each), ""]
+        parts += [f"## {each['heading']}", "", _line(each), "", _main(name, each), ""]
         if each.get("picture"):
             parts += [f"![Good, median and bad cases]({each['picture']})", ""]
+        if each.get("plot"):
+            parts += [f"![IoU of each class]({each['plot']})", ""]
     for name, each in found["ablations"].items():
         parts += [f"## Ablation: {name}", "", f"On {each['pictures']} pictures of the set {each['set']}.", ""]
         parts += [_ablation(name, each), ""]
+        if each.get("plot"):
+            parts += [f"![The same as a plot, beside the paper's figures where it has some]({each['plot']})", ""]
         if each["agreement"]:
             text = ", ".join(f"{form} {value:.2f}" for form, value in each["agreement"].items())
             parts += [f"Spearman's correlation with the paper's figures: {text}.", ""]
     return "\n".join(parts)
+
+
+def _line(each: Mapping[str, Any]) -> str:
+    return f"{each['pictures']} pictures; the class of {100 * each['ignored']:.1f} % of the pixels is not known."
 
 
 def _bars(lines: list[dict[str, Any]]) -> str:

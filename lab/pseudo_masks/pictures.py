@@ -1,18 +1,15 @@
 """Good, median and bad cases side by side: the picture, the truth, and the masks of some rows."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from lab.pseudo_masks.counts import Count, Entries
-from lab.pseudo_masks.examples import Example, examples
+from lab.pseudo_masks.examples import Example, Source
 from lab.pseudo_masks.figures import picked
 from lab.pseudo_masks.rows import Row, needs_of
-from ovam.methods.base import Method
-from ovam.mini.scenes import LABELS
 
 _SIDE, _LINE = 128, 16
 _RED, _GREEN = np.array([235, 40, 60]), np.array([30, 170, 90])
@@ -26,17 +23,17 @@ def cases(
     rows: Sequence[Row],
     entries: Entries,
     thresholds: Mapping[tuple[str, str], float],
-    images: Path,
+    source: Source,
     pictures: int,
-    extra: Sequence[Method] = (),
 ) -> Image.Image:
     """A sheet: a line for each case, a column for each row, all with the same form.
 
     Cases are those of `figures.picked` for `key`.
     """
-    wanted = [(kind, one) for kind, some in picked(counts, key).items() for one in some]
+    chosen = [(kind, one) for kind, some in picked(counts, key).items() for one in some]
+    wanted = list({(one.example, one.name): (kind, one) for kind, one in reversed(chosen)}.values())[::-1]  # each once
     known = {one.example for _, one in wanted}
-    held = {each.name: each for each in examples(pipe, set_name, pictures, images) if each.name in known}
+    held = {each.name: each for each in source.examples(pipe, set_name, pictures) if each.name in known}
     heads = ["picture", "truth", *(row.name for row in rows)]
     sheet = Image.new("RGB", (_SIDE * len(heads), _LINE + (_SIDE + _LINE) * len(wanted)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -44,7 +41,7 @@ def cases(
         draw.text((column * _SIDE + 3, 2), head[:22], fill="black")
     for line, (kind, one) in enumerate(wanted):
         top = _LINE + line * (_SIDE + _LINE)
-        for column, cell in enumerate(_cells(held[one.example], one, key[1], rows, entries, thresholds, extra)):
+        for column, cell in enumerate(_cells(held[one.example], one, key[1], rows, entries, thresholds)):
             sheet.paste(cell, (column * _SIDE, top))
         draw.text((3, top + _SIDE + 2), f"{kind}: {one.name}", fill="black")
     return sheet
@@ -57,16 +54,15 @@ def _cells(
     rows: Sequence[Row],
     entries: Entries,
     thresholds: Mapping[tuple[str, str], float],
-    extra: Sequence[Method],
 ) -> list[Image.Image]:
-    traces = {name: example.traced(options) for name, options in needs_of(rows, extra).items()}
-    masks = [example.labels == LABELS[one.name]]
+    traces = {name: example.traced(options) for name, options in needs_of(rows).items()}
+    masks = [example.truth(one.name)]
     for row in rows:
         values = row.values(traces[row.needs], entries[form][one.name])
         masks.append(row.cut(values, thresholds[row.name, form], example.image))
     whole = Image.fromarray(example.image)
     over = [_over(example.image, mask, _GREEN if i == 0 else _RED) for i, mask in enumerate(masks)]
-    return [picture.resize((_SIDE, _SIDE)) for picture in (whole, *over)]
+    return [ImageOps.pad(picture, (_SIDE, _SIDE), color="white") for picture in (whole, *over)]
 
 
 def _over(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> Image.Image:

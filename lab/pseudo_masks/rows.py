@@ -15,6 +15,7 @@ from ovam.masks.masks import segment
 from ovam.masks.options import MaskOptions
 from ovam.methods.base import Method
 from ovam.methods.hard_crf import hard_crf, hard_crf_choice
+from ovam.methods.registry import TRAINED
 from ovam.refine.crf_options import CrfOptions
 from ovam.refine.options import RefineOptions
 from ovam.refine.self_attention import refined
@@ -39,6 +40,7 @@ class Row:
         values: Its values.
         cut: Its mask from values and a threshold.
         published: Its published thresholds by form; None where it has none.
+        requires: Options of its capture, where it reads a trace of its own.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row:
     values: Values
     cut: Cut
     published: Mapping[str, float] | None = None
+    requires: Mapping[str, Any] | None = None
 
 
 def plainly(values: np.ndarray, threshold: float, picture: np.ndarray) -> np.ndarray:
@@ -79,7 +82,20 @@ def of_method(method: Method, *, name: str | None = None, cut: Cut | None = None
 
     published = {WORD: method.threshold, TOKEN: method.token_threshold}
     own = after_hard_crf if crf else plainly
-    return Row(name or method.name, "methods", values, cut or own, published if cut is None else None)
+    trained = method.name in TRAINED
+    return Row(
+        name or method.name,
+        method.name if trained else "methods",
+        values,
+        cut or own,
+        published if cut is None else None,
+        _needs_of_trained(method) if trained else None,
+    )
+
+
+def _needs_of_trained(method: Method) -> dict[str, Any]:
+    """Options of a capture, and the time steps at which a picture is looked at."""
+    return {**method.requires, "timesteps": method.requires_encoded["timesteps"]}
 
 
 def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut) -> Row:
@@ -122,10 +138,10 @@ def postprocessing_rows() -> list[Row]:
 
 
 def block_rows(grids: Sequence[int]) -> list[Row]:
-    """Every choice of grids, by their heights."""
+    """Every choice of grids, by their heights in a square picture; in others they are the same shares of the finest."""
     chosen = [[g for i, g in enumerate(grids) if number >> i & 1] for number in range(1, 2 ** len(grids))]
     return [
-        ours(" + ".join(map(str, some)), {"blocks": [(g, g) for g in some]}, refine=False, cut=plainly)
+        ours(" + ".join(map(str, some)), {"blocks": [f"1/{grids[0] // g}" for g in some]}, refine=False, cut=plainly)
         for some in chosen
     ]
 
@@ -139,8 +155,9 @@ def step_rows(steps: Sequence[int], last: int) -> list[Row]:
     return found
 
 
-def needs_of(rows: Sequence[Row], extra: Sequence[Method] = ()) -> dict[str, dict[str, Any]]:
+def needs_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """The options of the captures that these rows read, by name."""
-    published = (methods.DAAM(), methods.DatasetDiffusion(), methods.PublishedOVAM(), *extra)
+    published = (methods.DAAM(), methods.DatasetDiffusion(), methods.PublishedOVAM())
     known = {"methods": methods.requires_of(published), "ours": {"self_attention": True}}
+    known |= {row.needs: dict(row.requires) for row in rows if row.requires is not None}
     return {name: known[name] for name in sorted({row.needs for row in rows})}

@@ -10,16 +10,13 @@ import numpy as np
 import torch
 
 from lab.digest import digest, syntax_of
-from lab.fits.generated import oracle_hashes
 from lab.pseudo_masks.counts import THRESHOLDS, Count, Entries, Thresholds, counts_of
-from lab.pseudo_masks.examples import CAPTIONS, SIMPLE, VALIDATION, examples
+from lab.pseudo_masks.examples import VALIDATION, Source
 from lab.pseudo_masks.rows import Row, needs_of
 from ovam.defaults import CHOSEN
-from ovam.methods.base import Method
-from ovam.mini.scenes import WORLD
 from ovam.models import model_hash
 
-_CODE = (
+CODE = (
     *("ovam.maps", "ovam.masks", "ovam.refine", "ovam.methods", "ovam.tokens", "ovam.tracing", "ovam.backbones"),
     "lab.pseudo_masks",
 )
@@ -34,14 +31,12 @@ class Study:
         rows: The methods.
         entries: What is asked for.
         asked: What tells the entries apart from others: files or settings of the tokens.
-        extra: Trained methods among the rows.
     """
 
     name: str
     rows: Sequence[Row]
     entries: Entries
     asked: Any
-    extra: Sequence[Method] = ()
 
 
 @torch.no_grad()
@@ -51,7 +46,7 @@ def scored(
     set_name: str,
     count: int,
     work: Path,
-    images: Path,
+    source: Source,
     thresholds: Thresholds | None = None,
 ) -> list[Count]:
     """The counts of a set, those that are missing made.
@@ -61,23 +56,23 @@ def scored(
     thresholds = thresholds or {}
     chosen = [[*key, value] for key, value in sorted(thresholds.items())]
     names = [row.name for row in study.rows]
-    truth = oracle_hashes() if set_name in (SIMPLE, CAPTIONS) else WORLD
-    basis = [model_hash(pipe), truth, syntax_of(*_CODE), CHOSEN]
+    basis = [model_hash(pipe), source.basis(set_name), syntax_of(*CODE), CHOSEN]
     about = [*basis, study.name, names, study.asked, set_name, chosen]
     folder = work / "counts" / digest(about)
-    needs = needs_of(study.rows, study.extra)
+    needs = needs_of(study.rows)
     found: list[Count] = []
-    for example in examples(pipe, set_name, count, images):
+    for example in source.examples(pipe, set_name, count):
         file = folder / f"{example.name}.json"
         if not file.exists():
             traces = {name: example.traced(options) for name, options in needs.items()} if example.classes else {}
             counts = list(counts_of(example, traces, study.rows, study.entries, thresholds))
-            _write(file, [one.as_json() for one in counts])
+            write(file, [one.as_json() for one in counts])
         found += [Count.from_json(each) for each in json.loads(file.read_text())]
     return found
 
 
-def _write(file: Path, value: Any) -> None:
+def write(file: Path, value: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".partial")
     temporary.write_text(json.dumps(value))
@@ -95,6 +90,6 @@ def thresholds_on(counts: Sequence[Count]) -> dict[tuple[str, str], float]:
     return found
 
 
-def validated(pipe: Any, study: Study, count: int, work: Path, images: Path) -> dict[tuple[str, str], float]:
-    """Thresholds that were chosen on validation scenes, which have exact masks; no oracle is asked."""
-    return thresholds_on(scored(pipe, study, VALIDATION, count, work, images))
+def validated(pipe: Any, study: Study, count: int, work: Path, source: Source) -> dict[tuple[str, str], float]:
+    """Thresholds that were chosen on validation pictures, which have masks; no oracle is asked."""
+    return thresholds_on(scored(pipe, study, VALIDATION, count, work, source))

@@ -1,4 +1,4 @@
-"""Tokens of the classes, fitted on annotated training scenes that no training used, and kept in the work folder."""
+"""Tokens of the classes, fitted on annotated pictures that are not measured, and kept in the work folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,32 +7,42 @@ from typing import Any
 from rich.progress import track
 
 from lab.digest import digest, syntax_of
-from lab.fits.scenes import annotation_scenes, mask_of
+from lab.pseudo_masks.examples import Source
 from ovam.models import model_hash
+from ovam.output_files import safe_names
 from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.token_set import TokenSet
 from ovam.tracing.encode import encode
 
 
 def tokens_of(
-    pipe: Any, folder: Path, classes: Sequence[str], annotations: int = 1, *, options: dict[str, Any] | None = None
+    pipe: Any,
+    folder: Path,
+    source: Source,
+    classes: Sequence[str],
+    annotations: int = 1,
+    *,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, TokenSet]:
-    """A token for each class.
+    """A token for each class that has annotated pictures.
 
     Args:
         pipe: The model.
-        folder: Work folder; tokens of another model, or made by other code, lie under other names.
+        folder: Work folder; tokens of another model, source, or made by other code, lie under other names.
+        source: Of the annotated pictures.
         classes: Those to fit.
-        annotations: Number of annotated scenes of each fit, the first ones.
+        annotations: Number of annotated pictures of each fit, the first ones; classes with fewer are left out.
         options: Further options of `optimize_tokens`.
     """
-    about = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, options or {}]
-    place = folder / "tokens" / digest(about)
-    missing = [name for name in classes if not (place / f"{name}.safetensors").exists()]
-    scenes = annotation_scenes(missing, annotations) if missing else {}
-    for name in track(missing, f"tokens of {annotations}") if missing else ():
-        traces = [encode(pipe, scene.image, seed=scene.seed) for scene in scenes[name]]
-        masks = [{name: mask_of(scene, name)} for scene in scenes[name]]
+    basis = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, options or {}]
+    place = folder / "tokens" / digest([*basis, source.basis("annotated")])
+    files = dict(zip(source.classes, safe_names(source.classes), strict=True))
+    files = {name: place / f"{files[name]}.safetensors" for name in classes}
+    missing = [name for name in classes if not files[name].exists()]
+    pictures = source.annotated(missing, annotations) if missing else {}
+    enough = [name for name in missing if len(pictures[name]) == annotations]
+    for name in track(enough, f"tokens of {annotations}") if enough else ():
+        traces = [encode(pipe, one.image, seed=one.seed) for one in pictures[name]]
         place.mkdir(parents=True, exist_ok=True)
-        optimize_tokens(traces, masks, **(options or {})).save(place / f"{name}.safetensors")
-    return {name: TokenSet.load(place / f"{name}.safetensors") for name in classes}
+        optimize_tokens(traces, [one.marks for one in pictures[name]], **(options or {})).save(files[name])
+    return {name: TokenSet.load(file) for name, file in files.items() if file.exists()}

@@ -11,8 +11,11 @@ import ovam
 from lab.mini.oracle import IGNORE
 from lab.pseudo_masks import ablations, figures, page, paper, rows, run
 from lab.pseudo_masks.counts import THRESHOLDS, Count, counts_of
-from lab.pseudo_masks.examples import Example, encoded
+from lab.pseudo_masks.examples import Example, captured, encoded
+from lab.pseudo_masks.report import trained_method
 from ovam import methods
+from ovam.methods.trained_file import Trained, module_for, save_weights
+from ovam.methods.unet_read import outline_of
 from ovam.mini.scenes import LABELS
 
 
@@ -97,7 +100,7 @@ def test_choices_of_grids_stand_beside_the_paper_s_by_their_place():
         "12 + 6",
         "24 + 12 + 6",
     }
-    named = {ablations._in_paper(row.name, [24, 12, 6]) for row in rows.block_rows([24, 12, 6])}
+    named = {ablations.in_paper(row.name, [24, 12, 6]) for row in rows.block_rows([24, 12, 6])}
     assert named == set(paper.GRIDS)
     assert figures.rank_agreement({"a": 1, "b": 2, "c": 3, "d": 9}, {"a": 5, "b": 6, "c": 7}) == pytest.approx(1)
     assert np.isnan(figures.rank_agreement({"a": 1, "b": 2}, {"a": 1, "b": 2}))
@@ -140,15 +143,40 @@ def test_encoding_gets_no_options_of_guidance_and_steps():
     assert encoded({"guidance": "both", "steps": "middle", "self_attention": "1/2"}) == {"self_attention": "1/2"}
 
 
+def test_a_trained_method_reads_a_trace_of_its_own(sd1, tmp_path):
+    """A picture is looked at at the time step of the training; a run has its own."""
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    seen = ovam.encode(sd1, image, features=True, timesteps=(1,))
+    outline = outline_of(seen)
+    tokens = len(seen.text.embed("thing", padded=True).vectors)
+    weights = module_for("grounded", outline, ("cond",), tokens).state_dict()
+    save_weights(Trained("grounded", outline, ("cond",), tokens, weights), tmp_path / "w.safetensors")
+    method = trained_method(tmp_path / "w.safetensors")
+    row = rows.of_method(method)
+    needs = rows.needs_of([row, rows.of_method(methods.DAAM())])
+    assert needs["grounded"] == {"features": True, "timesteps": (1,)}
+    assert "features" not in needs["methods"]
+    trace = ovam.encode(sd1, image, **encoded(needs["grounded"]))
+    values = row.values(trace, "dog")
+    assert torch.equal(torch.from_numpy(values > 0.5), method.segment(seen, ["dog"])["dog"].cpu())
+    with ovam.capture(sd1, **captured(needs["grounded"])) as traces:
+        sd1("a dog", num_inference_steps=2, height=32, width=32)
+    assert row.values(traces[0], "dog").shape == (32, 32)
+
+
 def test_the_page_tells_figures_bars_and_the_paper_s():
     counts = _both(40, 60)
     each = {"table": figures.table(counts), "lifts": figures.lifts(counts), "leads": figures.leads(counts)}
-    sets = {"simple": {**each, "pictures": 12, "line": "12 pictures.", "picture": "simple.png"}}
+    sets = {"simple": {**each, "pictures": 12, "picture": "simple.png", "ignored": 0.0, "heading": "Simple"}}
     about = {
         "command": "python -m lab.pseudo_masks",
         "model": "mini (abc)",
         "version": "0",
         "validation": 6,
+        "fitted_on": "scene",
+        "chosen_on": "scenes",
+        "without_token": [],
+        "left_out": [],
         "note": "",
     }
     text = page.page({"about": about, "bars": figures.bars(sets), "sets": sets, "ablations": {}})

@@ -14,7 +14,7 @@ from typing import TypeVar
 import typer
 
 from ovam.commands.output_options import MAP_FORMATS, MASK_FORMATS
-from ovam.errors import DatasetError, ImageInputError, OptionError, TokenFileError, TraceFileError
+from ovam.errors import DatasetError, ImageInputError, OptionError, TokenFileError, TraceFileError, WeightsError
 from ovam.input_file import is_tensor_file, is_text, regular
 from ovam.model_names import check_name
 from ovam.output_folders import check_folder
@@ -130,6 +130,13 @@ def tokens(value: Files) -> Files:
     """Check a token file."""
     for path in _listed(value):
         _opened(path, TokenFileError, "a file of tokens, such as one of `ovam optimize`", tensors=True)
+    return value
+
+
+def weights(value: Path | None) -> Path | None:
+    """Check a file of a trained method's weights."""
+    if value is not None:
+        _opened(value, WeightsError, "the file that `python -m lab.methods train` wrote")
     return value
 
 

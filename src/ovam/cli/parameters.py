@@ -40,6 +40,8 @@ class SegmentMethod(StrEnum):
     attn2mask = "attn2mask"
     published_ovam = "published-ovam"
     dataset_diffusion = "dataset-diffusion"
+    grounded = "grounded"
+    datasetdm = "datasetdm"
 
 
 class EncodeMethod(StrEnum):
@@ -187,6 +189,15 @@ Method = Annotated[
     typer.Option(
         help="A published method makes the masks instead, with its own numbers; --threshold and --crf change these.",
         show_default=False,
+    ),
+]
+MethodWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="File of weights for --method grounded or datasetdm, trained on the model.",
+        metavar="<file>",
+        callback=inputs.weights,
     ),
 ]
 TimeSteps = Annotated[

@@ -24,12 +24,14 @@ from ovam.cli.parameters import (
     Beside,
     DType,
     Method,
+    MethodWeights,
     Tokens,
     TraceModel,
     Words,
 )
 from ovam.cli.stages import ENCODE, MAPS, MASKS, OUTPUT, REFINE, taking, typed_as
 from ovam.cli.terminal import end, running, show, told
+from ovam.errors import OptionError
 
 
 @taking(maps=MAPS)
@@ -83,6 +85,7 @@ def segment(
     words: Words = None,
     tokens: Tokens = None,
     method: Method = None,
+    weights: MethodWeights = None,
     output_dir: Beside = None,
     model: TraceModel = None,
     dtype: Annotated[
@@ -109,6 +112,8 @@ def segment(
     done are skipped.
     """
     asked, sources, many = asked_of(words, tokens), inputs.expanded(source), inputs.is_many(source)
+    if weights is not None and method is None:
+        raise OptionError(f"weights={str(weights)!r} without a method: expected `method`, grounded or datasetdm")
     method_alone(method, {**typed_as(MAPS, maps), **typed_as(REFINE, refining), **typed_as(MASKS, masks)})
     refuse_for_traces(sources, {**typed_as(ENCODE, encoding), "dtype": dtype, "device": device})
     if many and output_dir is None:
@@ -126,7 +131,7 @@ def segment(
             "words": with_tokens(asked, tokens),
             "model": model,
             "options": None if method else SegmentOptions(**maps, **masks, **refine_of(refining)),
-            "method": None if method is None else method_of(method.value, **masks),
+            "method": None if method is None else method_of(method.value, weights=weights, **masks),
             "encoding": EncodeOptions(**encoding) if encoding else None,
             "loading": Loading(**loading) if loading else None,
             "output": OutputOptions(**output),

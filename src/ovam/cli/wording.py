@@ -38,6 +38,11 @@ _PHRASES = (
     ),
     (r"capture with \w+=\S+ \((--[\w-]+) on the command line\)", r"generate it again with \1"),
     (r" \(on the command line --[\w-]+\)", ""),
+    (
+        r"capture with ovam\.capture\(pipe, features=True\), or use ovam\.encode\(.*\)",
+        "give an image file, which is looked at anew, or capture the run in Python with features=True",
+    ),
+    (r"name the file, weights=FILE", "name the file with --weights"),
     (r"capture with (?:steps|blocks|guidance)=.*", "generate it again with the steps, blocks or halves that you need"),
 )
 """Phrases for Python code that are not just an argument's name, and their replacements on the command line."""

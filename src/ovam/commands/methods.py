@@ -2,31 +2,42 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from ovam.commands.requests import plain
+from ovam.commands.requests import plain, state_of
 from ovam.errors import OptionError
 from ovam.masks.options import SegmentOptions
 from ovam.methods.base import Method
-from ovam.methods.registry import by_name
+from ovam.methods.registry import TRAINED, by_name
+from ovam.methods.trained_file import opened
 from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.options import KeepOptions
 
 Kept = TypeVar("Kept", bound=KeepOptions)
 
 
-def method_of(name: str, *, threshold: float | None = None, crf: bool | None = None) -> Method:
+def method_of(
+    name: str, *, weights: str | Path | None = None, threshold: float | None = None, crf: bool | None = None
+) -> Method:
     """Return the method of a name.
 
     Args:
-        name: As in `ovam.methods.by_name`.
+        name: As in `ovam.methods.by_name`, or "grounded" or "datasetdm".
+        weights: File of the weights of these two.
         threshold: Replaces the method's thresholds of words and of tokens.
         crf: Whether its CRF runs; by default as published.
 
     Raises:
-        OptionError: no method has this name, it has no CRF, or the threshold is outside (0, 1).
+        OptionError: no method has this name, it has no CRF or needs no weights, or the threshold is outside (0, 1).
+        WeightsError: the weights are missing, damaged, or of another method.
     """
-    method = by_name(name)
+    method = _trained(name, weights) if name in TRAINED else by_name(name)
+    if weights is not None and name not in TRAINED:
+        raise OptionError(
+            f"weights={str(weights)!r} with method={name!r}, which needs none: leave them out, or use one that was "
+            f"trained, {' or '.join(TRAINED)}"
+        )
     changes: dict[str, Any] = {}
     if threshold is not None:
         changes |= {"threshold": threshold, "token_threshold": threshold}
@@ -35,6 +46,12 @@ def method_of(name: str, *, threshold: float | None = None, crf: bool | None = N
             raise OptionError(f"crf={crf!r} with method={name!r}, which has no CRF: leave it out")
         changes["crf"] = crf
     return replace(method, **changes)
+
+
+def _trained(name: str, weights: str | Path | None) -> Method:
+    """Return a trained method; its weights are read now, so that what is wrong with them is told first."""
+    opened(weights, name)
+    return TRAINED[name](weights=weights)
 
 
 def check_alone(method: Method, options: SegmentOptions) -> None:
@@ -59,11 +76,19 @@ def kept_by(method: Method, encoding: EncodeOptions) -> EncodeOptions:
         OptionError: something that the method needs is not to be kept.
     """
     needs = dict(method.requires_encoded)
+    if encoding.timesteps is not None:  # a user's choice
+        needs.pop("timesteps", None)
     if encoding.self_attention is False and needs.get("self_attention"):
         raise OptionError(f"self_attention=False with method={method.name!r}, which needs it: leave it out")
     return replace(encoding, **needs)
 
 
 def told_of_method(method: Method) -> Mapping[str, Any]:
-    """Return a method's name and numbers as JSON."""
+    """Return a method's name, its numbers, and its file of weights as JSON."""
     return {"method": method.name, **plain(method)}
+
+
+def state_of_weights(method: Method) -> list[int]:
+    """Return what tells whether a method's file of weights changed; empty for a method without one."""
+    weights = getattr(method, "weights", None)
+    return [] if weights is None else state_of(Path(weights))

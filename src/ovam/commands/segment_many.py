@@ -10,7 +10,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.ask import Loading, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
-from ovam.commands.methods import check_alone, kept_by, told_of_method
+from ovam.commands.methods import check_alone, kept_by, state_of_weights, told_of_method
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
 from ovam.errors import OvamError
@@ -74,7 +74,7 @@ def segment_files(
     if method is not None:
         check_alone(method, options)
         kept_by(method, encoding or EncodeOptions())
-        asked["method"] = told_of_method(method)
+        asked["method"] = {**told_of_method(method), "state": state_of_weights(method)}
     of_images = {"encoding": encoding or EncodeOptions(), "loading": loading or Loading()}
     paths, items = dict[str, Path](), []
     for path in map(Path, sources):

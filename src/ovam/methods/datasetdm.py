@@ -1,5 +1,6 @@
 """DatasetDM: a decoder trained on a UNet's features and cross attention finds the mask of a class."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -26,7 +27,7 @@ from ovam.methods.datasetdm_decoder import THING, level_of
 from ovam.methods.last_token import checked_template
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.methods.trained_file import Trained, opened, trained_for
-from ovam.methods.unet_read import Levels, Outline, features_of, outline_of
+from ovam.methods.unet_read import TIMESTEP, Levels, Outline, features_of, outline_of
 from ovam.precision import float32
 from ovam.trace.quantised import floats
 from ovam.trace.text_side import TextSide, TokenEmbedding
@@ -89,6 +90,11 @@ class DatasetDM(Method):
         """
         one = self.weights is not None and len(opened(self.weights, self.name)[0].halves) == 1
         return {"features": True, "blocks": list(BLOCKS)} | ({} if one else {"guidance": "both"})
+
+    @property
+    def requires_encoded(self) -> Mapping[str, Any]:
+        """The same for `ovam.encode`, with the time step at which a real image is looked at."""
+        return {**super().requires_encoded, "timesteps": (TIMESTEP,)}
 
     @float32()
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Grounded Diffusion: a module trained on a UNet's features finds the mask of any word."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from ovam.methods.grounded_module import grounded_layers
 from ovam.methods.last_token import checked_template
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.methods.trained_file import opened, trained_for
-from ovam.methods.unet_read import features_of, outline_of
+from ovam.methods.unet_read import TIMESTEP, features_of, outline_of
 from ovam.precision import float32
 from ovam.trace.text_side import TextSide
 from ovam.trace.trace import Trace
@@ -65,6 +66,11 @@ class Grounded(Method):
         """
         one = self.weights is not None and len(opened(self.weights, self.name)[0].halves) == 1
         return {"features": True} if one else {"features": True, "guidance": "both"}
+
+    @property
+    def requires_encoded(self) -> Mapping[str, Any]:
+        """The same for `ovam.encode`, with the time step at which a real image is looked at."""
+        return {**super().requires_encoded, "timesteps": (TIMESTEP,)}
 
     @float32()
     @torch.no_grad()

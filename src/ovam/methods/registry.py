@@ -1,6 +1,6 @@
 """The methods by name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ovam.errors import OptionError
@@ -8,15 +8,20 @@ from ovam.methods.attn2mask import Attn2Mask
 from ovam.methods.base import Method
 from ovam.methods.daam import DAAM
 from ovam.methods.dataset_diffusion import DatasetDiffusion
+from ovam.methods.datasetdm import DatasetDM
+from ovam.methods.grounded import Grounded
 from ovam.methods.published import PublishedOVAM
 
 _METHODS: dict[str, Callable[[], Method]] = {
     method.name: method for method in (DAAM, Attn2Mask, PublishedOVAM, DatasetDiffusion)
 }
 
+TRAINED: Mapping[str, type[Grounded] | type[DatasetDM]] = {method.name: method for method in (Grounded, DatasetDM)}
+"""Methods that need weights of their own, trained on the UNet of the trace."""
+
 
 def names() -> tuple[str, ...]:
-    """Return the names of all methods."""
+    """Return the names of all methods that need no weights of their own."""
     return tuple(_METHODS)
 
 
@@ -27,6 +32,11 @@ def by_name(name: str) -> Method:
         OptionError: no method has this name.
     """
     if not isinstance(name, str) or name not in _METHODS:
+        if name in TRAINED:
+            raise OptionError(
+                f"method={name!r}, which needs weights: expected the method with its file, "
+                f"ovam.methods.{TRAINED[name].__name__}(weights=FILE)"
+            )
         raise OptionError(f"method={name!r}: expected one of {', '.join(map(repr, _METHODS))}")
     return _METHODS[name]()
 

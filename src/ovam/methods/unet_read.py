@@ -20,6 +20,9 @@ Levels = list[Float[Tensor, "_ _ _ _"]]
 """Features by level (batch, channel, height, width); the first is the finest, and each has channels and a grid of its
 own."""
 
+TIMESTEP = 1
+"""At which the denoiser looks at a real image for its features: the last of 50 steps of DDIM."""
+
 _PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet
 
 

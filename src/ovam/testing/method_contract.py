@@ -82,7 +82,8 @@ class MethodContract(ABC):
 
     def test_a_real_image(self) -> None:
         image = self._trace().image
-        trace = encode(self.make_pipe(), image, timesteps=(100, 400), **self.make_method().requires_encoded)
+        looked = {"timesteps": (100, 400), **self.make_method().requires_encoded}  # some need a time step of their own
+        trace = encode(self.make_pipe(), image, **looked)
         self._assert_ordinary(self.make_method().segment(trace, list(self.words)), trace, self.words)
 
     def test_one_word_alone_and_synonyms(self) -> None:
