@@ -25,7 +25,7 @@ from ovam.dataset.draws import Draws
 from ovam.dataset.duplicates import groups_of, hash_of
 from ovam.dataset.filters import kept_by
 from ovam.dataset.generator import generate
-from ovam.dataset.layout import read, rows_of
+from ovam.dataset.layout import read
 from ovam.dataset.manifest import Shard
 from ovam.dataset.model import Model
 from ovam.dataset.names import checked_name
@@ -35,6 +35,7 @@ from ovam.dataset.recipe import read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.splits import without_leaks
+from ovam.dataset.table import rows_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.vocabularies import VOCABULARIES
 from ovam.errors import DatasetError, RecipeError, SpaceMismatchError

@@ -8,7 +8,7 @@ import numpy as np
 
 from ovam.dataset.draws import Draws
 from ovam.dataset.duplicates import groups_of
-from ovam.dataset.layout import Item
+from ovam.dataset.item import Item
 from ovam.dataset.sections import FilterSection
 from ovam.errors import DatasetError
 

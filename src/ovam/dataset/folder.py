@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam import __version__
-from ovam.dataset.layout import About, read_about, read_item
+from ovam.dataset.about import About, read_about
+from ovam.dataset.item import read_item
 from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
 from ovam.dataset.model import Model
 from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files

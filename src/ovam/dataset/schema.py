@@ -1,9 +1,11 @@
 """What the JSON files of a data set may hold; checked before anything is used."""
 
+from pathlib import Path
 from typing import Any
 
 from ovam.dataset.sections import IDS
-from ovam.header import by_name, listed, number, record, text, whole
+from ovam.errors import DatasetError
+from ovam.header import Check, by_name, listed, number, record, text, whole
 
 FORMAT = 1
 """Newest format of `dataset.json` that is read."""
@@ -55,3 +57,15 @@ ITEM_FILE = record(
 
 ROW = record({"file_name": text(), "mask_file_name": text(), "split": _SPLIT, "index": whole(0, _MOST)})
 """A line of `metadata.jsonl`."""
+
+
+def check_content(told: Any, check: Check, path: Path) -> None:
+    """Check what a file of a data set holds.
+
+    Raises:
+        DatasetError: it is not as expected.
+    """
+    try:
+        check(told, path.name)
+    except ValueError as error:
+        raise DatasetError(f"{path} is damaged: {error}") from error

@@ -10,7 +10,8 @@ from typing import Any
 from ovam import __version__
 from ovam.dataset.filters import kept_by, random_subset
 from ovam.dataset.finish import write_pages
-from ovam.dataset.layout import Dataset, Item, read
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset, read
 from ovam.dataset.manifest import MANIFEST, settled
 from ovam.dataset.names import ABOUT, INPUTS, ITEMS, RECIPE
 from ovam.dataset.recipe import read_recipe
