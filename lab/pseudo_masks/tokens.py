@@ -17,7 +17,15 @@ from ovam.tracing.encode import encode
 def tokens_of(
     pipe: Any, folder: Path, classes: Sequence[str], annotations: int = 1, *, options: dict[str, Any] | None = None
 ) -> dict[str, TokenSet]:
-    """A token for each class.
+    """A token for each class, see `files_of`."""
+    files = files_of(pipe, folder, classes, annotations, options=options)
+    return {name: TokenSet.load(file) for name, file in files.items()}
+
+
+def files_of(
+    pipe: Any, folder: Path, classes: Sequence[str], annotations: int = 1, *, options: dict[str, Any] | None = None
+) -> dict[str, Path]:
+    """The file of a token for each class; tokens that are missing are fitted.
 
     Args:
         pipe: The model.
@@ -35,4 +43,4 @@ def tokens_of(
         masks = [{name: mask_of(scene, name)} for scene in scenes[name]]
         place.mkdir(parents=True, exist_ok=True)
         optimize_tokens(traces, masks, **(options or {})).save(place / f"{name}.safetensors")
-    return {name: TokenSet.load(place / f"{name}.safetensors") for name in classes}
+    return {name: place / f"{name}.safetensors" for name in classes}

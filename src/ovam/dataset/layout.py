@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ovam.dataset.about import About, read_about
 from ovam.dataset.item import Item, read_item
+from ovam.dataset.kept_scores import with_scores
 from ovam.dataset.names import item_files
 from ovam.dataset.table import rows_of
 
@@ -37,7 +38,8 @@ class Dataset:
 def read(folder: str | Path) -> Dataset:
     """Read a data set, or a view of one.
 
-    Splits are those of `metadata.jsonl`, if that is there: near duplicates share one.
+    Splits are those of `metadata.jsonl`, if that is there: near duplicates share one. Scores that `ovam dataset score`
+    made belong to the items if all items have them.
 
     Raises:
         DatasetError: the folder is no data set, or a file of it is damaged or names a file outside of the folder.
@@ -47,7 +49,7 @@ def read(folder: str | Path) -> Dataset:
     splits = {row["index"]: row["split"] for row in rows_of(folder)}
     items = [read_item(folder, path.name) for path in item_files(folder)]
     placed = [_placed(item, splits.get(item.index)) for item in items]
-    return Dataset(folder, about, tuple(sorted(placed, key=lambda item: item.index)))
+    return Dataset(folder, about, with_scores(folder, tuple(sorted(placed, key=lambda item: item.index))))
 
 
 def _placed(item: Item, split: str | None) -> Item:

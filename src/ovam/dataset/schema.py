@@ -58,6 +58,12 @@ ITEM_FILE = record(
 ROW = record({"file_name": text(), "mask_file_name": text(), "split": _SPLIT, "index": whole(0, _MOST)})
 """A line of `metadata.jsonl`."""
 
+SCORE_HEAD = record({"score": text(), "model": text(), "hash": text()})
+"""The first line of `scores/clip.jsonl`."""
+
+SCORE_LINE = record({"index": whole(0, _MOST), "values": by_name(_SCORE)})
+"""Another line of it."""
+
 
 def check_content(told: Any, check: Check, path: Path) -> None:
     """Check what a file of a data set holds.
