@@ -26,7 +26,7 @@ from ovam.dataset.recipe import recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.units import unit_of, units_of
 from ovam.dataset.work import Run
-from ovam.errors import DatasetError, OptionError
+from ovam.errors import DatasetError, MissingPackageError, OptionError
 from test_cli import assert_fails, call
 
 
@@ -177,7 +177,7 @@ def test_blocks_hold_each_unit_once(count, workers, size):
 
 def test_ray_is_named_where_it_is_missing(recipe, tmp_path, monkeypatch, sd1):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(OptionError, match=r"pip install 'ovam\[ray\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'ovam\[ray\]'"):
         generate(recipe, tmp_path / "out", ray=RayOptions())
     assert not (tmp_path / "out").exists()
     for extra in ({"pipe": sd1}, {"shard": Shard(1, 2)}):

@@ -16,10 +16,11 @@ from lab.mini.training.alignment import WEIGHT, WHERE, Alignment
 from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of, phase_at
 from lab.mini.training.loop import Masters, Peers, load_tensors, save_tensors
 from lab.mini.training.recipe import take_up
-from lab.mini.training.text_tower import PictureTower, word_similarity
+from lab.mini.training.text_tower import word_similarity
 from lab.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
 from lab.mini.training.unet import TEXT_WIDTH, build_unet
 from ovam.errors import OptionError
+from ovam.mini.towers import PictureTower
 from ovam.models import mini_folder
 from ovam.text_sides import text_of
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lab.mini.training.loop import DEVICE, Peers, half_precision, load_tensors, save_tensors
-from lab.mini.training.text_tower import PictureTower
+from ovam.mini.towers import PictureTower
 
 WHERE = ("up_blocks.1.resnets.0", "up_blocks.2.resnets.0")
 """Modules whose outputs are drawn to the picture tower's places: what goes into the first attention of a grid."""

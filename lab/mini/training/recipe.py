@@ -20,12 +20,13 @@ from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkp
 from lab.mini.training.loop import Peers, load_tensors, multiplies_bfloat16, save_tensors
 from lab.mini.training.oracles import JUDGED, train_oracles
 from lab.mini.training.pool import Pool
-from lab.mini.training.text_tower import PICTURE_TOWER, train_text_encoder
+from lab.mini.training.text_tower import train_text_encoder
 from lab.mini.training.texts import Captions
 from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
 from ovam.errors import OptionError
 from ovam.mini.scenes import WORLD
+from ovam.mini.towers import PICTURE_TOWER, TEXT_HEAD
 from ovam.models import load
 
 RECIPE = 2
@@ -271,6 +272,8 @@ def export(work: Path, folder: Path, *, with_tower: bool = False) -> None:
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     if with_tower:
         shutil.copy(work / PICTURE_TOWER, folder)
+        if (work / TEXT_HEAD).exists():  # towers of before have none: `python -m lab.mini text-head` fits one
+            shutil.copy(work / TEXT_HEAD, folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")

@@ -108,7 +108,7 @@ def score(
     folder: Folder,
     clip: Annotated[
         str,
-        typer.Option(help="Folder or id of a CLIP, such as openai/clip-vit-base-patch32.", callback=inputs.text),
+        typer.Option(help="mini, or the folder or id of a CLIP: openai/clip-vit-base-patch32.", callback=inputs.text),
     ],
     device: Device = "cpu",
     as_json: AsJson = False,

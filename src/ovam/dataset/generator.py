@@ -59,7 +59,8 @@ def generate(
         RecipeError: the recipe can't be used.
         DatasetError: the folder belongs to another recipe or model; files can't be written; or several units failed
             one after another.
-        OptionError: with Ray: it is not installed, there are too few GPUs, or a pipeline or a shard is given as well.
+        MissingPackageError: Ray was asked for and is not installed.
+        OptionError: with Ray: there are too few GPUs, or a pipeline or a shard is given as well.
         The errors of loading a model.
     """
     begun, shard = time.monotonic(), shard or Shard()

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ovam.dataset.prompts import with_article
+from ovam.dataset.towers_matcher import load_towers
 from ovam.errors import ModelNotFoundError
+from ovam.models import folder_of
 from ovam.tensor_file import fingerprint
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training
@@ -86,12 +88,16 @@ def load_matcher(name: str, device: str | torch.device = "cpu") -> Matcher:
     """Load a model that compares pictures with classes.
 
     Args:
-        name: Folder or id of a CLIP of transformers, such as openai/clip-vit-base-patch32.
+        name: Folder or id of a CLIP of transformers, such as openai/clip-vit-base-patch32; or mini, whose text encoder
+            was trained with a picture tower.
         device: Where it runs.
 
     Raises:
         ModelNotFoundError: there is no such model, or it is no CLIP.
     """
+    folder = folder_of(name)
+    if (folder / "model_index.json").is_file():
+        return load_towers(folder, Path(name).name, device)
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
     try:

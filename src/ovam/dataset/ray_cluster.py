@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ovam.dataset.ray_share import Resources
-from ovam.errors import OptionError, OvamError
+from ovam.errors import MissingPackageError, OptionError, OvamError
 
 _LOOPBACK = "127.0.0.1"
 _STORE = 128 * 2**20  # bytes of the object store of a cluster of our own: only numbers pass through it
@@ -25,7 +25,7 @@ _ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's servers listen on all addresses unless it is told this
     "RAY_AUTH_MODE": "token",  # other users of this machine reach the loopback address too
 }
-_DEATHS = 100  # while it starts, a worker may be killed so often, in a row, before Ray ends the job
+_DEATHS = 10  # while it starts, a worker may be killed so often, in a row, before Ray ends the job
 
 
 @contextmanager
@@ -39,7 +39,8 @@ def cluster(address: str) -> Iterator[Resources]:
         address: Address of a cluster, "auto", or "" for one of our own.
 
     Raises:
-        OptionError: Ray is not installed, or the cluster can't be reached.
+        MissingPackageError: Ray is not installed.
+        OptionError: the cluster can't be reached.
     """
     with ExitStack() as stack:
         alone = {} if address else _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -63,7 +64,9 @@ def _loaded() -> Any:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError as error:
-        raise OptionError(f"Ray can't be loaded, it is no part of ovam ({error}): pip install 'ovam[ray]'") from error
+        raise MissingPackageError(
+            f"Ray can't be loaded ({error}), it is no part of ovam: pip install 'ovam[ray]'"
+        ) from error
     return ray
 
 

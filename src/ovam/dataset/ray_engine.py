@@ -51,7 +51,8 @@ def generate_with_ray(
         What `dataset.json` tells, and how many items each process made.
 
     Raises:
-        OptionError: Ray is not installed, the cluster can't be reached, or it has too few GPUs.
+        MissingPackageError: Ray is not installed.
+        OptionError: the cluster can't be reached, or has too few GPUs.
         DatasetError: several units failed one after another, or a worker can't write.
         OvamError: the job was ended by Ray.
         The errors of loading a model.

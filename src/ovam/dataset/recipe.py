@@ -80,9 +80,8 @@ class Recipe:
         for section in ("data", "prompts", "model", "masks", "splits"):
             part = getattr(self, section)
             found |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
-        usual = {name: value for name, value in default_fields().items() if f"{HOME[name]}.{name}" in _LATER}
-        later = {f"{HOME[name]}.{name}" for name, value in usual.items() if found[f"{HOME[name]}.{name}"] == value}
-        found = {name: value for name, value in found.items() if name not in _FREE and name not in later}
+        unchanged = [name for name in _LATER if found[name] == default_fields()[name.partition(".")[2]]]
+        found = {name: value for name, value in found.items() if name not in (*_FREE, *unchanged)}
         for name, paths in self.files().items():
             found[name] = [digest_of(path) for path in paths]
         for one in self.classes:

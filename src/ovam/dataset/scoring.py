@@ -26,7 +26,7 @@ def score(
 
     Args:
         folder: A data set.
-        clip: Folder or id of a CLIP of transformers.
+        clip: Folder or id of a CLIP of transformers, or mini.
         device: Where it runs.
         progress: Called with the number of items.
 
