@@ -217,7 +217,7 @@ def listening(process):
 @pytest.mark.timeout(900)  # three processes load the libraries, which takes minutes on a machine that is busy
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path):
+def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path, capsys):
     killed, open_to = [], set()
 
     def kill_once(what, done, total):
@@ -229,6 +229,7 @@ def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path):
     before = set(psutil.Process().children(recursive=True))
     result = generate(recipe, tmp_path / "out", ray=RayOptions(workers=2), progress=kill_once)
     assert killed
+    assert not capsys.readouterr().out  # what Ray tells is no part of a command's result
     assert open_to <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert (result["made"], result["failed"], result["complete"]) == (19, 0, True)
     assert sum(result["workers"].values()) == 19

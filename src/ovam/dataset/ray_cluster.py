@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 from ovam.dataset.ray_share import Resources
@@ -51,6 +51,7 @@ def cluster(address: str) -> Iterator[Resources]:
             scratch = "" if address else stack.enter_context(_scratch())
             with _silent():  # Ray's compiled part tells on stderr how much it will tell
                 _connected(ray, address) if address else _started(ray, scratch)
+            stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells there of workers that died
             stack.callback(ray.shutdown)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars, context.max_consecutive_actor_init_deaths = False, _DEATHS
