@@ -6,7 +6,7 @@ MORE ?= 2000
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_VERBOSITY = error
 
-.PHONY: demo test shapes check format lint types imports docs quick report bench mini faults test-matrix clean
+.PHONY: demo test shapes check format lint types imports docs quick report bench worth mini faults test-matrix clean
 
 demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
@@ -15,7 +15,7 @@ test: $(VENV)/ready  ## set up and run the tests
 	$(BIN)/pytest -n 2
 
 # left out: what runs in processes of its own, which are not checked; commands and files
-UNCHECKED := arguments batches cli command_line dataset dataset_exports docs errors examples imports method_commands \
+UNCHECKED := arguments batches cli command_line dataset dataset_exports dataset_filters dataset_ray docs errors examples imports method_commands \
 	method_contract_meta scenes token_commands train train_data verify
 shapes: $(VENV)/ready  ## the product's tests again, with every array's shape and every argument's type checked
 	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
@@ -37,8 +37,9 @@ imports: $(VENV)/ready
 docs: $(VENV)/ready  ## build the pages, warnings are errors
 	$(BIN)/zensical build --strict --clean
 
-quick: $(VENV)/ready  ## every measure of the embedded model on a few scenes, to see that it runs
+quick: $(VENV)/ready  ## every measure of the embedded model, and what its data is worth, on a few scenes, to see that it runs
 	$(BIN)/python -m lab.mini report --quick --docs out/quick-report --images-dir out/quick-images
+	$(BIN)/python -m lab.training --quick --work-dir out/quick-training --output-dir out/quick-report
 
 report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), then the measures (half an hour)
 	$(BIN)/python -m lab.mini images
@@ -46,6 +47,9 @@ report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), the
 
 bench: $(VENV)/ready  ## write docs/performance.md (PEER=folder of a checkout of vpulab/ovam to compare with it)
 	$(BIN)/python -m lab.performance $(if $(PEER),--peer $(PEER))
+
+worth: $(VENV)/ready  ## write docs/results/training.md: what generated data is worth (three hours; goes on where it was stopped)
+	$(BIN)/python -m lab.training
 
 mini: $(VENV)/ready  ## train the embedded model on from the shipped weights or where it stands (hours), in runs/mini
 	$(BIN)/python -m lab.mini train --work-dir runs/mini --more $(MORE)

@@ -17,7 +17,7 @@ import ovam
 import tiny
 from lab.faults.__main__ import digests, killed
 from lab.faults.windows import WINDOWS, arm
-from ovam.dataset import generator, manifest, store
+from ovam.dataset import manifest, store, work
 from ovam.dataset.annotate import options_of
 from ovam.dataset.captions import read_captions
 from ovam.dataset.checking import check
@@ -25,7 +25,7 @@ from ovam.dataset.draws import Draws
 from ovam.dataset.duplicates import groups_of, hash_of
 from ovam.dataset.filters import kept_by
 from ovam.dataset.generator import generate
-from ovam.dataset.layout import read, rows_of
+from ovam.dataset.layout import read
 from ovam.dataset.manifest import Shard
 from ovam.dataset.model import Model
 from ovam.dataset.names import checked_name
@@ -35,6 +35,7 @@ from ovam.dataset.recipe import read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.splits import without_leaks
+from ovam.dataset.table import rows_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.vocabularies import VOCABULARIES
 from ovam.errors import DatasetError, RecipeError, SpaceMismatchError
@@ -364,9 +365,9 @@ def test_one_unit_that_fails_is_recorded_and_tried_again(whole, tmp_path, monkey
 
 
 def test_one_mask_that_fails_does_not_take_its_unit_along(whole, tmp_path, monkeypatch, sd1):
-    whole_one = generator.annotated
+    whole_one = work.annotated
     monkeypatch.setattr(
-        generator, "annotated", lambda trace, one, *rest: 1 / 0 if one.index == 4 else whole_one(trace, one, *rest)
+        work, "annotated", lambda trace, one, *rest: 1 / 0 if one.index == 4 else whole_one(trace, one, *rest)
     )
     result = generate(small(), tmp_path / "out", pipe=sd1)
     assert (result["made"], [one["source"] for one in result["failures"]]) == (6, ["item 4"])

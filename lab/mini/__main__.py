@@ -61,6 +61,18 @@ def export(
         run(work_dir, output_dir)
 
 
+@app.command("text-head")
+def text_head(
+    model: Annotated[Path, typer.Option(help="Folder of a pipeline with a picture tower; it gets the file.")],
+    work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
+) -> None:
+    """Fit what `ovam dataset score --clip` needs beside the towers: some minutes on two cores."""
+    with quiet():
+        from lab.mini.training.text_head import fit_text_head as run
+
+        print(f"{run(model, work_dir):.2f} of the texts find their own picture among 96")
+
+
 @app.command()
 def oracles(
     output_dir: Annotated[Path, typer.Option(help="Folder that the oracles are written to.")],

@@ -7,6 +7,7 @@ back. What lays the lattices has no floor here, so that the CRF's ratio is again
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -103,14 +104,19 @@ def _probabilities(maps: AttentionMaps) -> Tensor:
     return torch.cat([1 - inside, inside])
 
 
+def _sums(attention: Tensor, reads: int) -> None:
+    for _ in range(reads):
+        attention.sum()
+
+
 def _works(
     maps: AttentionMaps, probabilities: Tensor, attention: Tensor, lattices: list[Lattice], image: np.ndarray
 ) -> dict[str, Callable[[], object]]:
     """Return the work of each contender; a floor stands beside what it is the floor of."""
     works: dict[str, Callable[[], object]] = {}
     for name, option in REFINEMENTS.items():
-        works[name] = lambda option=option: refined(maps, option)
-        works[f"{name} floor"] = lambda reads=option.products: [attention.sum() for _ in range(reads)]
+        works[name] = partial(refined, maps, option)
+        works[f"{name} floor"] = partial(_sums, attention, option.products)
     ours = CrfOptions()
     arrays = [torch.from_numpy(np.ascontiguousarray(part)) for each in lattices for part in _parts(each)]
     blurs = ours.iterations + 2  # one for the sums of each kernel, one for all classes together, one a step

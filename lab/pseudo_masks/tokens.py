@@ -24,7 +24,21 @@ def tokens_of(
     *,
     options: dict[str, Any] | None = None,
 ) -> dict[str, TokenSet]:
-    """A token for each class that has annotated pictures.
+    """A token for each class that has annotated pictures; arguments as in `files_of`."""
+    files = files_of(pipe, folder, source, classes, annotations, options=options)
+    return {name: TokenSet.load(file) for name, file in files.items()}
+
+
+def files_of(
+    pipe: Any,
+    folder: Path,
+    source: Source,
+    classes: Sequence[str],
+    annotations: int = 1,
+    *,
+    options: dict[str, Any] | None = None,
+) -> dict[str, Path]:
+    """The file of a token for each class that has annotated pictures; tokens that are missing are fitted.
 
     Args:
         pipe: The model.
@@ -36,8 +50,8 @@ def tokens_of(
     """
     basis = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, options or {}]
     place = folder / "tokens" / digest([*basis, source.basis("annotated")])
-    files = dict(zip(source.classes, safe_names(source.classes), strict=True))
-    files = {name: place / f"{files[name]}.safetensors" for name in classes}
+    file_names = dict(zip(source.classes, safe_names(source.classes), strict=True))
+    files = {name: place / f"{file_names[name]}.safetensors" for name in classes}
     missing = [name for name in classes if not files[name].exists()]
     pictures = source.annotated(missing, annotations) if missing else {}
     enough = [name for name in missing if len(pictures[name]) == annotations]
@@ -45,4 +59,4 @@ def tokens_of(
         traces = [encode(pipe, one.image, seed=one.seed) for one in pictures[name]]
         place.mkdir(parents=True, exist_ok=True)
         optimize_tokens(traces, [one.marks for one in pictures[name]], **(options or {})).save(files[name])
-    return {name: TokenSet.load(file) for name, file in files.items() if file.exists()}
+    return {name: file for name, file in files.items() if file.exists()}

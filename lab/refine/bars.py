@@ -12,6 +12,7 @@ from typing import Any
 
 from lab.pseudo_masks.examples import CAPTIONS, SIMPLE
 from lab.pseudo_masks.tokens import tokens_of
+from lab.pseudo_masks.world import World
 from lab.refine.cases import Case, cases, generated
 from lab.refine.figures import gain, iou, slices_of, steps_of, where
 from lab.refine.labelled import auroc, label_maps, levels_of, of_words, thresholds_of, with_thresholds
@@ -63,7 +64,7 @@ class Asked:
 
 def measure(pipe: Any, asked: Asked) -> dict[str, Any]:
     """Return all figures and verdicts."""
-    tokens = merge(list(tokens_of(pipe, asked.work_dir, asked.classes).values()))
+    tokens = merge(list(tokens_of(pipe, asked.work_dir, World(asked.images_dir), asked.classes).values()))
     validation = list(cases(pipe, "validation", asked.validation, tokens=tokens))
     chosen = choose_thresholds(validation)
     of_tokens = thresholds_of(validation, [_tokens(case) for case in validation], chosen.get(TOKEN_REFINED, {}))

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from lab.mini.measures.words import SMALLEST, scenes_of
 from lab.mini.oracle import IGNORE
-from lab.pseudo_masks.examples import examples
+from lab.pseudo_masks.world import World
 from ovam.maps.result import AttentionMaps
 from ovam.mini.scenes import CLASSES, LABELS, Scene, Split
 from ovam.mini.scenes.slices import slices
@@ -92,7 +92,7 @@ def generated(pipe: Any, name: str, count: int, images_dir: Path, *, tokens: Tok
         images_dir: Where they lie.
         tokens: Fitted tokens to ask for as well.
     """
-    for number, example in enumerate(examples(pipe, name, count, images_dir)):
+    for number, example in enumerate(World(images_dir).examples(pipe, name, count)):
         labels = example.labels.astype(np.int64)
         truth = {each: labels == LABELS[each] for each in example.classes}
         if truth:

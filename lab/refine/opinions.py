@@ -79,8 +79,8 @@ def _run_lengths(seen: Sequence[Case]) -> float:
 def _boxes(seen: Sequence[Case]) -> float:
     from pycocotools import mask as coco
 
-    found = [(box_of(mask), coco.toBbox(rle_of(mask))) for mask in _masks(seen) if mask.any()]
-    return float(max((np.abs(np.subtract(ours, theirs)).max() for ours, theirs in found), default=0.0))
+    found = [(np.array(box_of(mask)), coco.toBbox(rle_of(mask))) for mask in _masks(seen) if mask.any()]
+    return float(max((np.abs(ours - theirs).max() for ours, theirs in found), default=0.0))
 
 
 def _polygons(seen: Sequence[Case]) -> float:

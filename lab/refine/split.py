@@ -82,7 +82,8 @@ def _divergence(first: torch.Tensor, second: torch.Tensor, kind: str) -> torch.T
     if kind == "absolute difference":
         return (first - second).abs().sum(-1) / 2
     middle = (first + second) / 2
-    return sum((torch.xlogy(each, each) - torch.xlogy(each, middle)).sum(-1) / 2 for each in (first, second))
+    ends = torch.stack((first, second))
+    return (torch.xlogy(ends, ends) - torch.xlogy(ends, middle)).sum(-1).sum(0) / 2
 
 
 def cut_along(piece: Piece, edges: np.ndarray, level: float, share: float) -> np.ndarray:

@@ -147,8 +147,10 @@ def _row(
         mask = score > thresholds[step][name]
         both, either = mask & truth, mask | truth
         found[step] = (
-            *(int((each & counted).sum()) for each in (both, either)),
-            *(int((each & inner).sum()) for each in (both, either)),
+            int((both & counted).sum()),
+            int((either & counted).sum()),
+            int((both & inner).sum()),
+            int((either & inner).sum()),
         )
         precision[step] = average_precision(truth[counted], score[counted])
     return Row(name, case.number, own, slices, found, precision)

@@ -28,6 +28,7 @@ from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
 from ovam.errors import OptionError
 from ovam.mini.scenes import WORLD
+from ovam.mini.towers import PICTURE_TOWER, TEXT_HEAD
 from ovam.models import load
 
 RECIPE = 2
@@ -41,6 +42,7 @@ PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,00
 )
 RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
 _LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # an iteration takes nine tenths of the time
+_TOWERS = (PICTURE_TOWER, TEXT_HEAD)  # shipped where they were trained: CLIP scores need them
 _HISTORY = "history.txt"  # kept by hand where a run was changed on its way
 
 
@@ -228,6 +230,9 @@ def take_up(folder: Path, work: Path) -> None:
     pipe = load(folder)
     pipe.text_encoder.save_pretrained(work / "text_encoder")
     pipe.tokenizer.save_pretrained(work / "tokenizer")
+    for name in _TOWERS:
+        if (folder / name).exists():
+            shutil.copy(folder / name, work)
     about = _training_of(folder)
     (work / _HISTORY).write_text(about["history"])
     tensors = {f"ema.{name}": value for name, value in pipe.unet.state_dict().items()}
@@ -270,6 +275,9 @@ def export(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16).save_pretrained(folder)
+    for name in _TOWERS:
+        if (work / name).exists():
+            shutil.copy(work / name, folder)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")

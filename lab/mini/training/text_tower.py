@@ -4,7 +4,6 @@ Trained together with the denoiser instead, a text encoder moves the meaning of 
 padding tokens (arXiv:2501.06751), and the word's own map is left empty.
 """
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from lab.mini.training.loop import DEVICE, Average, Log, half_precision, save_tensors, warm_cosine
 from lab.mini.training.pool import Pool
 from ovam.mini.scenes import CLASSES
+from ovam.mini.towers import PICTURE_SIZE, PICTURE_TOWER, TEXT_HEAD, PictureTower, vectors_of
 
 ITERATIONS, BATCH, PEAK_RATE = 2000, 96, 1e-3
-PICTURE_SIZE = 64
-PICTURE_TOWER = "picture_tower.safetensors"  # kept beside the text tower
 _APART = 10**6  # between the seeds of one run and the next
 
 
@@ -40,29 +38,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-class PictureTower(nn.Module):
-    """A small convolutional network: a unit vector for each place of an 8 x 8 grid, and one for the whole picture."""
-
-    widths = (32, 64, 128, 192)
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(itertools.pairwise((3, *self.widths))):
-            layers += [nn.Conv2d(before, after, 3, 2 if i < 3 else 1, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-            layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
-        self.places, self.whole = nn.Linear(self.widths[-1], width), nn.Linear(2 * self.widths[-1], width)
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of the places, (picture, place, channel), and of the pictures, (picture, channel)."""
-        grid = self.body(pictures).flatten(2)
-        whole = self.whole(torch.cat([grid.mean(2), grid.amax(2)], dim=1))
-        return F.normalize(self.places(grid.mT), dim=-1), F.normalize(whole, dim=-1)
-
-
 class _TextHead(nn.Module):
-    """Unit vectors of the words and of the end token; only the tower itself is kept afterwards."""
+    """Unit vectors of the words and of the end token; the tower and the end token's projection are kept afterwards."""
 
     def __init__(self, encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -74,9 +51,8 @@ class _TextHead(nn.Module):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of the positions, (text, position, channel), and of the texts, (text, channel)."""
         hidden = self.encoder(ids).last_hidden_state
-        end = (ids == self.encoder.config.eos_token_id).int().argmax(1)
-        whole = self.whole(hidden[torch.arange(len(ids)), end])
-        return F.normalize(self.words(hidden), dim=-1), F.normalize(whole, dim=-1)
+        whole = vectors_of(hidden, ids, self.encoder.config.eos_token_id, self.whole.weight)
+        return F.normalize(self.words(hidden), dim=-1), whole
 
 
 def word_similarity(words: Tensor, is_word: Tensor, places: Tensor) -> Tensor:
@@ -151,5 +127,6 @@ def train_text_encoder(pool: Pool, tokenizer: CLIPTokenizer, folder: Path, *, se
         log.add(iteration, loss.item(), **matched)
     average.copy_to_model()
     save_tensors(towers["picture"].state_dict(), folder.with_name(PICTURE_TOWER))
+    save_tensors({"weight": text.whole.weight, "scale": text.scale.exp().clamp(max=50)}, folder.with_name(TEXT_HEAD))
     text.encoder.eval().save_pretrained(folder)
     return text.encoder

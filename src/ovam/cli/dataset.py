@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ovam.cli import inputs
+from ovam.cli.engine import ByEngine, Engine, RayAddress, Workers, check_engine
 from ovam.cli.parameters import AsJson, Device
 from ovam.cli.recipe_flags import FILTERS, FLAGS
 from ovam.cli.stages import taking
@@ -74,6 +75,9 @@ def generate(
     shard: Annotated[
         str | None, typer.Option(help="Make a part alone: 2/4 is the second of four.", callback=inputs.shard)
     ] = None,
+    engine: ByEngine = Engine.process,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     device: Device = "cpu",
     as_json: AsJson = False,
     *,
@@ -85,15 +89,36 @@ def generate(
     """
     from ovam.commands.dataset import recipe_for
 
+    check_engine(engine, workers=workers, ray_address=ray_address, shard=shard)
     asked = recipe_for(recipe, flags, output_dir)
     with running() as progress:
         from ovam.dataset.generator import generate as run
         from ovam.dataset.manifest import Shard
+        from ovam.dataset.ray_options import RayOptions
 
         part = None if shard is None else Shard(*map(int, shard.split("/")))
-        result = run(asked, output_dir, device=device, shard=part, progress=progress)
+        ray = RayOptions(address=ray_address or "", workers=workers or 0) if engine == Engine.ray else None
+        result = run(asked, output_dir, device=device, shard=part, ray=ray, progress=progress)
     show(result, as_json)
     end(result)
+
+
+@dataset_app.command()
+def score(
+    folder: Folder,
+    clip: Annotated[
+        str,
+        typer.Option(help="mini, or the folder or id of a CLIP: openai/clip-vit-base-patch32.", callback=inputs.text),
+    ],
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Score each picture's classes by CLIP, for `filter --least-clip`. A run that was stopped goes on."""
+    with running() as progress:
+        from ovam.dataset.scoring import score as run
+
+        result = run(folder, clip, device=device, progress=progress)
+    show(result, as_json)
 
 
 @dataset_app.command("filter")

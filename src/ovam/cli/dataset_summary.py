@@ -18,6 +18,7 @@ def dataset_shown(result: Mapping[str, Any]) -> list[Table | Text]:
         "dataset new": _new,
         "dataset plan": _plan,
         "dataset generate": _generated,
+        "dataset score": _scored,
         "dataset filter": _filtered,
         "dataset check": _checked,
     }
@@ -62,7 +63,15 @@ def _generated(result: Mapping[str, Any]) -> list[Table | Text]:
     failed = [table(("failed", "error"), rows)] if rows else []
     folder = shlex.quote(result["output_dir"])
     after = _NEXT.format(folder) if result["complete"] else "other shards are not done yet"
-    return [line(f"{result['items']} items: {told}"), *failed, line(f"in {folder}; {after}")]
+    shared = ", ".join(f"{name} {count}" for name, count in result.get("workers", {}).items())
+    by = [line(f"items by worker: {shared}")] if shared else []
+    return [line(f"{result['items']} items: {told}"), *by, *failed, line(f"in {folder}; {after}")]
+
+
+def _scored(result: Mapping[str, Any]) -> list[Table | Text]:
+    told = f"{result['scored']} of {result['items']} items scored by {result['model']}, in {result['results']}"
+    folder = shlex.quote(result["folder"])
+    return [line(told), line(f"ovam dataset filter {folder} --least-clip-quantile 0.25 --output-dir FOLDER")]
 
 
 def _filtered(result: Mapping[str, Any]) -> list[Table | Text]:

@@ -155,8 +155,8 @@ def thresholds(
     """
     begun, tokens = time.monotonic(), TokenSet.load(file)
     check_writable(Path(output), FORMAT)
-    loading = {"model": model, "dtype": dtype, "device": device, "progress": progress}
-    encoding = {"seed": seed, "self_attention": True} if refine else {"seed": seed}
+    loading: dict[str, Any] = {"model": model, "dtype": dtype, "device": device, "progress": progress}
+    encoding: dict[str, Any] = {"seed": seed, "self_attention": True} if refine else {"seed": seed}
     blank = {path: read_image(path) for path in map(Path, without)}
     sources = Sources(masks=masks, words=words, images=images, traces=traces, labels=labels)
     found = annotated_traces(sources, reading={}, **loading, **encoding)

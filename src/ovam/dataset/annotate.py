@@ -13,6 +13,7 @@ from torch import Tensor
 from ovam.dataset.duplicates import hash_of
 from ovam.dataset.prompts import Asked
 from ovam.dataset.recipe import Recipe
+from ovam.dataset.votes import agreed, vote_shares
 from ovam.dataset.words import Vocabulary
 from ovam.maps.words import OptimisedTokens, names_of
 from ovam.masks.mask_like import IGNORE
@@ -33,8 +34,8 @@ class Annotated:
         labels: Numbers of classes, 0 background, 255 undecided.
         areas: Share of the pixels of each class of the prompt.
         ignored: Share of the undecided pixels.
-        scores: `presence`, `confidence` and `stability` by class, perhaps `agreement`; `grey`, the standard deviation
-            of the picture's grey values.
+        scores: `presence`, `confidence` and `stability` by class, perhaps `agreement` and `vote`; `grey`, the standard
+            deviation of the picture's grey values.
         hash: Perceptual hash of the picture.
     """
 
@@ -60,7 +61,9 @@ def options_of(recipe: Recipe) -> SegmentOptions:
     )
 
 
-def annotated(trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe) -> Annotated:
+def annotated(
+    trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe, looks: Sequence[Trace] = ()
+) -> Annotated:
     """Make the mask of an item.
 
     Args:
@@ -68,6 +71,7 @@ def annotated(trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe
         asked: What was asked for.
         vocabulary: Embedded words and tokens; nothing here runs the text encoder, so that the model may run meanwhile.
         recipe: How masks are made.
+        looks: Later looks at the picture; pixels on which not all masks agree are undecided.
     """
     result, names = _segmented(trace, asked, vocabulary, recipe)
     ids = {one.name: one.id for one in recipe.classes}
@@ -83,9 +87,20 @@ def annotated(trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe
         other, _ = _segmented(trace, asked, vocabulary, recipe, by_words=True)
         by_words = {word: name for name, word in asked.words.items()}
         scores["agreement"] = _agreement(labels, _numbered(other, by_words, ids), ids, asked.classes)
+    if looks:
+        votes = [_voted(look, asked, vocabulary, recipe, ids) for look in looks]
+        scores["vote"] = vote_shares([labels, *votes], {name: ids[name] for name in asked.classes})
+        labels = agreed([labels, *votes])
     areas = {name: float((labels == ids[name]).mean()) for name in asked.classes}
     rounded = {name: _rounded(value) for name, value in scores.items()}
     return Annotated(labels, _rounded(areas), _rounded(float((labels == IGNORE).mean())), rounded, hash_of(picture))
+
+
+def _voted(
+    look: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe, ids: Mapping[str, int]
+) -> UInt8[np.ndarray, "height width"]:
+    result, names = _segmented(look, asked, vocabulary, recipe)
+    return _numbered(result, names, {name: ids[name] for name in asked.classes})
 
 
 def _segmented(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ovam.dataset.layout import Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.dataset.names import SHEET
 from ovam.tokens.card import licence_lines
 
@@ -17,6 +18,8 @@ _MEANING = {
     "confidence": "mean score of the class inside its mask",
     "stability": "IoU of the mask with itself at thresholds 0.1 below and above",
     "agreement": "IoU of the masks of word and token",
+    "vote": "IoU of all masks of one picture, made with other noise each",
+    "clip": "probability of the class by CLIP",
     "grey": "standard deviation of the picture's grey values; flat pictures have about 0",
 }
 

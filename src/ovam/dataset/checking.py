@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ovam import __version__
-from ovam.dataset.layout import About, Item, read_about, read_item, read_labels, rows_of
+from ovam.dataset.about import About, read_about
+from ovam.dataset.item import Item, read_item, read_labels
 from ovam.dataset.manifest import lines_in
 from ovam.dataset.names import IMAGES, MASKS, METADATA, item_files
+from ovam.dataset.table import rows_of
 from ovam.errors import DatasetError
 from ovam.masks.mask_like import IGNORE
 from ovam.progress import Progress, no_progress

@@ -8,11 +8,17 @@ import numpy as np
 
 from ovam.dataset.draws import Draws
 from ovam.dataset.duplicates import groups_of
-from ovam.dataset.layout import Item
+from ovam.dataset.item import Item
 from ovam.dataset.sections import FilterSection
 from ovam.errors import DatasetError
 
 Test = Callable[[Item], bool]
+
+_MADE_BY = {
+    "agreement": "; agreement=true in the recipe makes it",
+    "vote": "; votes=3 in the recipe makes it",
+    "clip": "; `ovam dataset score` makes it",
+}
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,12 @@ def _filters(options: FilterSection) -> Iterator[tuple[str, Callable[[list[Item]
         yield "empty", _where(lambda item: all(item.areas.values()))
     if options.least_area_quantile > 0 or options.most_area_quantile < 1:
         yield "area_quantile", lambda items: _by_area(items, options.least_area_quantile, options.most_area_quantile)
-    for score in ("presence", "confidence", "stability", "agreement"):
+    for score in ("presence", "confidence", "stability", "agreement", "vote", "clip"):
         least = getattr(options, f"least_{score}")
         if least:
             yield f"least_{score}", _where(_at_least(score, least))
+    if options.least_clip_quantile:
+        yield "clip_quantile", lambda items: _by_quantile(items, "clip", options.least_clip_quantile)
     if options.most_ignored < 1:
         yield "most_ignored", _where(lambda item: item.ignored <= options.most_ignored)
     if options.duplicates >= 0:
@@ -95,7 +103,7 @@ def _score(item: Item, name: str) -> Mapping[str, float]:
     if not isinstance(found, Mapping):
         raise DatasetError(
             f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of those"
-            + ("; agreement=true in the recipe makes it" if name == "agreement" else "")
+            + _MADE_BY.get(name, "")
         )
     return found
 
@@ -105,6 +113,16 @@ def _number(item: Item, name: str) -> float:
     if not isinstance(found, int | float):
         raise DatasetError(f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}")
     return found
+
+
+def _by_quantile(items: Sequence[Item], score: str, low: float) -> list[Item]:
+    """Return the items whose classes all score at least as a quantile of all scores of their class."""
+    values: dict[str, list[float]] = {}
+    for item in items:
+        for name, value in _score(item, score).items():
+            values.setdefault(name, []).append(value)
+    least = {name: np.quantile(found, low) for name, found in values.items()}
+    return [item for item in items if all(value >= least[name] for name, value in _score(item, score).items())]
 
 
 def _by_area(items: Sequence[Item], low: float, high: float) -> list[Item]:

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ovam.dataset.about import About
 from ovam.dataset.card import card
-from ovam.dataset.layout import About, Dataset, Item, read_item, rows_text
+from ovam.dataset.item import Item, read_item
+from ovam.dataset.layout import Dataset
 from ovam.dataset.manifest import MANIFEST, lines_in, manifests, settled
 from ovam.dataset.names import CARD, METADATA, SHEET, item_files
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.sheet import contact_sheet
 from ovam.dataset.splits import without_leaks
+from ovam.dataset.table import rows_text
 from ovam.output_files import write_bytes, write_picture
 
 

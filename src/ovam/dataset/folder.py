@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam import __version__
-from ovam.dataset.layout import About, read_about, read_item
+from ovam.dataset.about import About, read_about
+from ovam.dataset.item import read_item
 from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
-from ovam.dataset.model import Model
+from ovam.dataset.model import Facts
 from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
 from ovam.dataset.recipe import Recipe, differences, read_recipe
 from ovam.dataset.recipe_text import recipe_text
@@ -68,7 +69,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def begin(folder: Path, recipe: Recipe, model: Model, size: tuple[int, int], tokens: dict[str, str]) -> About:
+def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) -> About:
     """Write the recipe, its files and `dataset.json`, as far as they are new; return what `dataset.json` tells.
 
     Raises:
@@ -81,7 +82,7 @@ def begin(folder: Path, recipe: Recipe, model: Model, size: tuple[int, int], tok
         recipe.digest(),
         recipe.classes,
         tokens,
-        size,
+        model.size,
         recipe.data.licence,
     )
     if (folder / ABOUT).is_file():
@@ -91,9 +92,9 @@ def begin(folder: Path, recipe: Recipe, model: Model, size: tuple[int, int], tok
                 f"{folder} was made by model {before.model['name']!r} with weights {before.model['hash']}, and the "
                 f"model has {model.hash} now: expected the same weights; choose another output folder"
             )
-        if before.size != size:
+        if before.size != model.size:
             raise DatasetError(
-                f"{folder} has images of {before.size}, and the model makes {size}: choose another folder"
+                f"{folder} has images of {before.size}, and the model makes {model.size}: choose another folder"
             )
     _write_recipe(folder, recipe)
     write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())

@@ -1,7 +1,7 @@
 """Load the model of a recipe, check that it fits, and run it on one unit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,34 @@ from ovam.dataset.recipe import Recipe
 from ovam.models import load, model_hash, short_name
 from ovam.progress import Progress
 from ovam.text_sides import text_of
+from ovam.trace.text_side import Space
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import captured
+from ovam.tracing.encode import encode_image
+from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.keeping import kept_for
 from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.options import CaptureOptions
+from ovam.tracing.plan import native_side
 
 _LEAST_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data set must know of its model.
+
+    Attributes:
+        name: Name of the model, without its folder.
+        hash: Hash of its weights.
+        size: (height, width) of its images.
+        space: Space of its words' vectors.
+    """
+
+    name: str
+    hash: str
+    size: tuple[int, int]
+    space: Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +63,12 @@ class Model:
     def overlaps(self) -> bool:
         """Whether masks can be made while the model runs: not in joint attention, whose words need the model itself."""
         return backbone_of(self.pipe).text_kind == "static"
+
+    def facts(self) -> Facts:
+        """Return what a data set must know of it."""
+        native, options = native_side(self.pipe) * self.pipe.vae_scale_factor, self.recipe.model
+        size = (options.height or native, options.width or native)
+        return Facts(self.name, self.hash, size, text_of(self.pipe).space)
 
     def run(self, asked: Sequence[Asked], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
         """Generate the images of a unit, with a trace of each.
@@ -72,6 +99,17 @@ class Model:
                 callback_on_step_end=told,
             )
             return list(traces)
+
+    def looks(self, one: Asked, trace: Trace) -> list[Trace]:
+        """Look at a finished picture again, with its prompt and other noise, once for each of the item's votes.
+
+        Raises:
+            UnsupportedPipelineError: the family does not take pictures.
+        """
+        kept = kept_for(options_of(self.recipe), EncodeOptions(prompt=one.prompt))
+        picture = trace.image
+        size = (picture.height, picture.width)
+        return [encode_image(self.pipe, picture, replace(kept, seed=seed, size=size)) for seed in one.votes]
 
 
 def load_model(recipe: Recipe, *, pipe: Any = None, device: str | torch.device = "cpu", progress: Progress) -> Model:

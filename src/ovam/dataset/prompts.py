@@ -22,6 +22,7 @@ class Asked:
         split: Split that it was drawn into.
         words: For each class that the prompt names, the word that it uses.
         place: The place that the template names, or "".
+        votes: Seeds of the noises with which the finished picture is looked at again.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Asked:
     split: str
     words: Mapping[str, str]
     place: str = ""
+    votes: tuple[int, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -59,7 +61,8 @@ class Prompts:
         splits = self.recipe.splits
         weights = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         seed, split = self.draws.bits("seed", index) >> 1, self.draws.weighted(weights, "split", index)
-        return Asked(index, prompt, seed, split, words, place)
+        votes = tuple(self.draws.bits("vote", index, one) >> 1 for one in range(self.recipe.masks.votes))
+        return Asked(index, prompt, seed, split, words, place, votes)
 
     def _captioned(self, index: int) -> tuple[str, Mapping[str, str], str]:
         caption = self.captions[self.draws.turn(len(self.captions), index, "caption")]

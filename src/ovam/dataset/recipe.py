@@ -37,6 +37,9 @@ HOME = {one.name: section for section, kind in SECTIONS.items() for one in field
 _FREE = ("data.name", "data.number", "data.licence", "data.vocabulary", "data.classes")
 """Fields that leave every item as it is; the classes themselves are compared one by one."""
 
+_LATER = ("masks.votes",)
+"""Fields that came after the first format: at their defaults they stay out of the hash, which older folders have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -77,7 +80,8 @@ class Recipe:
         for section in ("data", "prompts", "model", "masks", "splits"):
             part = getattr(self, section)
             found |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
-        found = {name: value for name, value in found.items() if name not in _FREE}
+        unchanged = [name for name in _LATER if found[name] == default_fields()[name.partition(".")[2]]]
+        found = {name: value for name, value in found.items() if name not in (*_FREE, *unchanged)}
         for name, paths in self.files().items():
             found[name] = [digest_of(path) for path in paths]
         for one in self.classes:

@@ -1,9 +1,11 @@
 """What the JSON files of a data set may hold; checked before anything is used."""
 
+from pathlib import Path
 from typing import Any
 
 from ovam.dataset.sections import IDS
-from ovam.header import by_name, listed, number, record, text, whole
+from ovam.errors import DatasetError
+from ovam.header import Check, by_name, listed, number, record, text, whole
 
 FORMAT = 1
 """Newest format of `dataset.json` that is read."""
@@ -55,3 +57,21 @@ ITEM_FILE = record(
 
 ROW = record({"file_name": text(), "mask_file_name": text(), "split": _SPLIT, "index": whole(0, _MOST)})
 """A line of `metadata.jsonl`."""
+
+SCORE_HEAD = record({"score": text(), "model": text(), "hash": text()})
+"""The first line of `scores/clip.jsonl`."""
+
+SCORE_LINE = record({"index": whole(0, _MOST), "values": by_name(_SCORE)})
+"""Another line of it."""
+
+
+def check_content(told: Any, check: Check, path: Path) -> None:
+    """Check what a file of a data set holds.
+
+    Raises:
+        DatasetError: it is not as expected.
+    """
+    try:
+        check(told, path.name)
+    except ValueError as error:
+        raise DatasetError(f"{path} is damaged: {error}") from error

@@ -122,6 +122,12 @@ class MaskSection:
     presence: float = option(0.0, "Classes with less presence get no pixels.", most=0.999)
     min_area: int = option(0, "Pieces with fewer pixels are removed.", most=_MANY_PIXELS)
     max_hole: int = option(0, "Holes of up to this many pixels are filled.", most=_MANY_PIXELS)
+    votes: int = option(
+        0,
+        "The finished picture is looked at so often again, each time with other noise; pixels on which not all of "
+        "these masks agree are 255.",
+        most=100,
+    )
     agreement: bool = option(False, "Whether masks of words and of tokens are compared, as a score for filters.")
 
     def __post_init__(self) -> None:
@@ -146,6 +152,9 @@ class FilterSection:
     least_confidence: float = option(0.0, "Least mean score inside the mask of each class.", most=1)
     least_stability: float = option(0.0, "Least IoU of each mask with itself at thresholds 0.1 apart.", most=1)
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
+    least_vote: float = option(0.0, "Least IoU of all masks of one picture, of those that `votes` made.", most=1)
+    least_clip: float = option(0.0, "Least probability of each class by CLIP, as `ovam dataset score` told it.", most=1)
+    least_clip_quantile: float = option(0.0, "Items below this quantile of their class's CLIP scores are out.", most=1)
     most_ignored: float = option(1.0, "Most of the pixels that may be undecided.", most=1)
     duplicates: int = option(
         -1,

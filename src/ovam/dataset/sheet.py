@@ -7,7 +7,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ovam.colours import voc_palette
-from ovam.dataset.layout import Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.masks.mask_like import IGNORE
 from ovam.page import grid
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ovam.dataset.duplicates import groups_of
-from ovam.dataset.layout import Item
+from ovam.dataset.item import Item
 
 
 def without_leaks(items: Sequence[Item], distance: int) -> tuple[Item, ...]:

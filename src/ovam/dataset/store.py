@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovam.dataset.annotate import Annotated
-from ovam.dataset.layout import Item
+from ovam.dataset.item import Item
 from ovam.dataset.manifest import append, done_line
 from ovam.dataset.names import IMAGES, ITEMS, MASKS, stem_of
 from ovam.dataset.prompts import Asked

@@ -1,6 +1,6 @@
 """Units of work: a fixed batch of successive items, generated together or not at all."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -28,10 +28,27 @@ def units_of(number: int, batch: int, done: Iterable[int] = ()) -> list[Unit]:
         batch: Items in a unit; the last unit may have fewer.
         done: Items that are there.
     """
-    there, units = frozenset(done), list[Unit]()
-    for unit, start in enumerate(range(0, number, batch)):
-        indices = tuple(range(start, min(start + batch, number)))
-        missing = tuple(index for index in indices if index not in there)
-        if missing:
-            units.append(Unit(unit, indices, missing))
-    return units
+    there = frozenset(done)
+    every = [unit_of(unit, number, batch) for unit in range(-(-number // batch))]
+    parts = [
+        Unit(one.number, one.indices, tuple(index for index in one.indices if index not in there)) for one in every
+    ]
+    return [unit for unit in parts if unit.missing]
+
+
+def unit_of(unit: int, number: int, batch: int) -> Unit:
+    """Return a unit of which nothing is done.
+
+    Args:
+        unit: Its number.
+        number: Number of items.
+        batch: Items in a unit.
+    """
+    indices = tuple(range(unit * batch, min((unit + 1) * batch, number)))
+    return Unit(unit, indices, indices)
+
+
+def still_missing(units: Sequence[Unit], failed: Container[int]) -> list[Unit]:
+    """Return the units that have an item among those that failed, with these as the missing ones."""
+    parts = [Unit(one.number, one.indices, tuple(index for index in one.missing if index in failed)) for one in units]
+    return [unit for unit in parts if unit.missing]

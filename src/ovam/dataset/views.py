@@ -10,7 +10,9 @@ from typing import Any
 from ovam import __version__
 from ovam.dataset.filters import kept_by, random_subset
 from ovam.dataset.finish import write_pages
-from ovam.dataset.layout import Dataset, Item, read
+from ovam.dataset.item import Item
+from ovam.dataset.kept_scores import SCORES
+from ovam.dataset.layout import Dataset, read
 from ovam.dataset.manifest import MANIFEST, settled
 from ovam.dataset.names import ABOUT, INPUTS, ITEMS, RECIPE
 from ovam.dataset.recipe import read_recipe
@@ -95,6 +97,8 @@ def _write_view(
                 link(data.folder / name, folder / name)
         for path in sorted((data.folder / INPUTS).glob("*")):
             link(path, folder / INPUTS / path.name)
+        for path in sorted((data.folder / SCORES).glob("*.jsonl")):
+            write_bytes(folder / SCORES / path.name, path.read_bytes())  # no link: it is appended to
         shutil.copyfile(data.folder / RECIPE, folder / RECIPE)
         write_bytes(folder / MANIFEST, settled({item.index: item.unit for item in items}, ()).encode())
         write_pages(folder, about, items, distance)

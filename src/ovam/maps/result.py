@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -207,7 +207,7 @@ class AttentionMaps:
         before = self.plain or self
         whole = tuple(Span(name, self._plain_tokens(word)) for name, word in zip(names, words, strict=True))
         own = {name: self._own_name(word) for name, word in zip(names, words, strict=True)}
-        of_words = {
+        of_words: dict[str, Any] = {
             "calibrations": {name: self.calibrations[one] for name, one in own.items() if one in self.calibrations},
             "thresholds": {name: self.thresholds[one] for name, one in own.items() if one in self.thresholds},
         }

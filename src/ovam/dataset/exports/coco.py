@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovam.dataset.about import About
 from ovam.dataset.exports.objects import things_of
-from ovam.dataset.layout import About, Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.dataset.views import link
 from ovam.masks.run_lengths import rle_of
 from ovam.output_files import write_bytes

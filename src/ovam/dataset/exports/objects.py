@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ovam.dataset.layout import About
+from ovam.dataset.about import About
 from ovam.masks.regions import Box, box_of, pieces
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovam.dataset.layout import Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.errors import MissingPackageError
 
 ROWS = 1000

@@ -6,8 +6,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
+from ovam.dataset.about import About
 from ovam.dataset.exports.objects import Thing, things_of
-from ovam.dataset.layout import About, Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.dataset.views import link
 from ovam.masks.mask_like import IGNORE
 from ovam.output_files import write_bytes, write_picture

@@ -5,7 +5,8 @@ import json
 import tarfile
 from pathlib import Path
 
-from ovam.dataset.layout import Dataset, Item
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 
 ROWS = 1000
 """Items of a tar file."""

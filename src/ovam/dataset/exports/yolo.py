@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from ovam.dataset.layout import About, Dataset, Item
+from ovam.dataset.about import About
+from ovam.dataset.item import Item
+from ovam.dataset.layout import Dataset
 from ovam.dataset.views import link
 from ovam.masks.outlines import polygons_of
 from ovam.output_files import write_bytes

@@ -1,0 +1,135 @@
+"""Train one segmenter and test it: each is a folder, which is skipped when it is done and gone on with when not."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab.digest import digest, syntax_of
+from lab.training.real import VALIDATION
+from lab.training.study import SETS, Row, Study, slug
+from ovam.evaluate import Confusion
+from ovam.progress import Progress, no_progress
+from ovam.train import Segmenter, TrainOptions, load, read_labelled, train
+from ovam.train.checkpoints import FOLDER, last_checkpoint
+from ovam.train.files import read_mask
+
+RATE = 2e-3
+"""Learning rate of all rows; it was not tuned."""
+
+_TINY: dict[str, Any] = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [16, 32, 64, 128],
+    "num_attention_heads": [1, 2, 4, 4],
+    "decoder_hidden_size": 64,
+    "strides": [2, 2, 2, 2],  # scores at half size: at a quarter, SegFormer's own, small things lose their outline
+    "patch_sizes": [5, 3, 3, 3],
+    "mlp_ratios": [2, 2, 2, 2],
+    "drop_path_rate": 0.0,
+    "classifier_dropout_prob": 0.0,
+}
+_LOOKS = 6
+"""Looks at the validation scenes in a training."""
+
+
+def tiny_segformer(folder: Path, labels: int, seed: int) -> Path:
+    """A SegFormer of half a million random weights, in a folder that `ovam train` begins with."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    if not (folder / "config.json").is_file():
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            SegformerForSemanticSegmentation(SegformerConfig(num_labels=labels, **_TINY)).save_pretrained(folder)
+    return folder
+
+
+def outcome_of(
+    row: Row, seed: int, sets: Mapping[str, Path], study: Study, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Train a row with a seed, unless that is done, and return its counts on the test sets.
+
+    Args:
+        row: What it is trained on.
+        seed: Of weights, order and augmentations.
+        sets: Folders by name; those that are gone through lie under names that tell what they hold.
+        study: The study.
+        progress: Of the training.
+
+    Returns:
+        By test set `counts`, (picture, label, 3): pixels of each label in both, in either, and in the truth; and facts
+        of the training.
+    """
+    folder = study.work_dir / "models" / _name_of(row, sets, study) / f"{slug(row.name)}-{seed}"
+    file = folder / "tested.json"
+    if not file.is_file():
+        begun = time.monotonic()
+        about = _trained(row, seed, sets, study, folder, progress)
+        segmenter = load(folder, device="cuda" if study.device == "cuda" else "cpu")
+        counts = {name: counts_of(segmenter, sets[name], len(study.classes) + 1) for name in SETS}
+        seconds = round(time.monotonic() - begun, 1)
+        facts = {"best_step": about["best_step"], "validation": about["figures"]["miou"], "seconds": seconds}
+        temporary = file.with_suffix(".partial")
+        temporary.write_text(json.dumps({**facts, "counts": {name: each.tolist() for name, each in counts.items()}}))
+        temporary.replace(file)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return {**found, "counts": {name: np.array(each) for name, each in found["counts"].items()}}
+
+
+def _name_of(row: Row, sets: Mapping[str, Path], study: Study) -> str:
+    """Name of all that a result depends on besides row and seed."""
+    used = [str(sets[name].relative_to(study.work_dir)) for name in (*row.data, VALIDATION, *SETS)]
+    options = [study.classes, study.steps, study.batch_size, study.size, RATE, _TINY, _LOOKS]
+    return digest([used, options, syntax_of("ovam.train", "ovam.evaluate")])
+
+
+def _trained(
+    row: Row, seed: int, sets: Mapping[str, Path], study: Study, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    labels = len(study.classes) + 1
+    begin = tiny_segformer(study.work_dir / "begun" / f"{labels}-{seed}-{digest(_TINY)}", labels, seed)
+    options = TrainOptions(
+        arch=str(begin),
+        steps=study.steps,
+        batch_size=study.batch_size,
+        learning_rate=RATE,
+        size=study.size,
+        evaluate_every=max(1, -(-study.steps // _LOOKS)),
+        seed=seed,
+    )
+    return train(
+        [(sets[name], 1.0) for name in row.data],
+        sets[VALIDATION],
+        folder,
+        options=options,
+        resume=last_checkpoint(folder) is not None,
+        device="cpu" if study.device == "cpu" else None,
+        progress=progress,
+    )
+
+
+def counts_of(segmenter: Segmenter, folder: Path, labels: int) -> np.ndarray:
+    """What a segmenter reaches on each picture: (picture, label, 3) int64, see `outcome_of`."""
+    data = read_labelled(folder, "val")
+    table, found = segmenter.classes.labels_of(data.classes), []
+    to_label = np.zeros(256, dtype=np.uint8)
+    to_label[segmenter.classes.ids_of()] = np.arange(labels)
+    for picture, mask in data.pairs:
+        one = Confusion.of(to_label[segmenter(picture)], table[read_mask(mask)], labels).counts
+        both = np.diag(one)
+        found.append(np.stack([both, one.sum(0) + one.sum(1) - both, one.sum(1)], axis=-1))
+    return np.stack(found)
+
+
+def parameters_of(labels: int) -> int:
+    """Number of weights of the segmenter."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    with torch.random.fork_rng():
+        model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=labels, **_TINY))
+    return sum(each.numel() for each in model.parameters())

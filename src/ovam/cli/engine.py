@@ -1,0 +1,37 @@
+"""What makes the units of a data set: this process, or workers of a Ray cluster."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ovam.cli import inputs
+
+
+class Engine(StrEnum):
+    """Who makes the units."""
+
+    process = "process"
+    ray = "ray"
+
+
+ByEngine = Annotated[
+    Engine, typer.Option("--engine", help="process makes all here; ray shares the work out among workers.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="<int>", help="With ray: processes that each load the model; by default one a GPU."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="With ray: address of a cluster, or auto; by default one on this machine.", callback=inputs.text),
+]
+
+
+def check_engine(engine: Engine, *, workers: int | None, ray_address: str | None, shard: str | None) -> None:
+    """Check that options of Ray, and of shards, are given where they mean something."""
+    given = [name for name, value in (("--workers", workers), ("--ray-address", ray_address)) if value is not None]
+    if engine != Engine.ray and given:
+        raise typer.BadParameter(f"{given[0]} belongs to --engine ray, which was not given")
+    if engine == Engine.ray and shard is not None:
+        raise typer.BadParameter("--shard and --engine ray both share the units out: expected one of them")

@@ -1,0 +1,97 @@
+"""What `dataset.json` tells of a data set, and how it is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovam.dataset.classes import ClassEntry
+from ovam.dataset.names import ABOUT
+from ovam.dataset.schema import ABOUT_FILE, FORMAT, check_content
+from ovam.errors import DatasetError
+from ovam.json_text import read_json
+from ovam.masks.mask_like import IGNORE
+
+
+@dataclass(frozen=True)
+class About:
+    """What `dataset.json` tells.
+
+    Attributes:
+        name: Name of the data set.
+        version: Version of ovam that made it.
+        model: `name` and `hash` of the model.
+        recipe: Hash of the recipe.
+        classes: Classes with their numbers in masks.
+        tokens: SHA-256 of the file of tokens of each class that has one.
+        size: (height, width) of all images.
+        licence: Licence, or "".
+        view: Of a view, what it is a choice of.
+    """
+
+    name: str
+    version: str
+    model: Mapping[str, str]
+    recipe: str
+    classes: tuple[ClassEntry, ...]
+    tokens: Mapping[str, str]
+    size: tuple[int, int]
+    licence: str = ""
+    view: Mapping[str, Any] | None = None
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Number of each class in masks."""
+        return {one.name: one.id for one in self.classes}
+
+    def json(self) -> dict[str, Any]:
+        """Return the content of `dataset.json`."""
+        classes = [{**one.table(), "tokens": self.tokens.get(one.name)} for one in self.classes]
+        told = {
+            "format": FORMAT,
+            "name": self.name,
+            "ovam": self.version,
+            "model": dict(self.model),
+            "recipe": self.recipe,
+            "classes": classes,
+            "ignore": IGNORE,
+            "size": list(self.size),
+            "licence": self.licence,
+        }
+        return told if self.view is None else {**told, "view": dict(self.view)}
+
+
+def read_about(folder: Path) -> About:
+    """Read `dataset.json`.
+
+    Raises:
+        DatasetError: it is missing, damaged, or of a newer format.
+    """
+    path = folder / ABOUT
+    try:
+        told = read_json(path)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} is no data set ({ABOUT} can't be read: {error.strerror or error}): expected a folder that "
+            "`ovam dataset generate` wrote"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is damaged ({error}): expected what `ovam dataset generate` wrote") from error
+    if isinstance(told, dict) and isinstance(told.get("format"), int) and told["format"] > FORMAT:
+        raise DatasetError(f"{path} is of format {told['format']}, newer than {FORMAT}: update ovam")
+    check_content(told, ABOUT_FILE, path)
+    if told["ignore"] != IGNORE:
+        raise DatasetError(f"{path}: ignore={told['ignore']}: expected {IGNORE}, as in all data sets of ovam")
+    classes = tuple(ClassEntry(**{n: one[n] for n in ("name", "id", "words", "against")}) for one in told["classes"])
+    tokens = {one["name"]: one["tokens"] for one in told["classes"] if one.get("tokens")}
+    return About(
+        told["name"],
+        told["ovam"],
+        told["model"],
+        told["recipe"],
+        classes,
+        tokens,
+        (told["size"][0], told["size"][1]),
+        told.get("licence", ""),
+        told.get("view"),
+    )
