@@ -24,7 +24,7 @@ from lab.training.chart import chart
 from lab.training.figures import bars, table
 from lab.training.page import CHART, SHEET, page
 from lab.training.real import real_sets
-from lab.training.segmenters import RATE, outcome_of, parameters_of
+from lab.training.segmenters import outcome_of, parameters_of
 from lab.training.study import REFINED, SETS, Study, names_of, real_name, rows_of
 from lab.training.synthetic import synthetic_sets
 from ovam import __version__
@@ -81,7 +81,10 @@ def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
 def _study(arguments: argparse.Namespace) -> Study:
     given = {
         "classes": tuple(arguments.classes or CLASSES),
-        **{name: getattr(arguments, name) for name in ("pictures", "tested", "validation", "steps", "size")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("pictures", "tested", "validation", "steps", "batch_size", "size", "rate")
+        },
         "seeds": tuple(range(arguments.seeds)),
         "work_dir": arguments.work_dir,
         "device": arguments.device,
@@ -94,7 +97,7 @@ def _told(study: Study) -> dict[str, Any]:
     real = [real_name(count) for count in study.real]
     told = {**{name: getattr(study, name) for name in names}, "seeds": list(study.seeds), "real_rows": real}
     parameters = f"{parameters_of(len(study.classes) + 1) / 1e6:.2f} million parameters"
-    return told | {"most_real": real[-1], "rate": RATE, "parameters": parameters, "classes": study.classes}
+    return told | {"most_real": real[-1], "rate": study.rate, "parameters": parameters, "classes": study.classes}
 
 
 def _data(pipe: Any, study: Study, model: str) -> dict[str, Path]:
@@ -155,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tested", type=int, default=Study.tested, help="scenes of each test set")
     parser.add_argument("--validation", type=int, default=Study.validation, help="validation scenes")
     parser.add_argument("--steps", type=int, default=Study.steps, help="steps of each training")
+    parser.add_argument("--batch-size", type=int, default=Study.batch_size, help="pictures in a batch")
+    parser.add_argument("--rate", type=float, default=Study.rate, help="highest learning rate")
     parser.add_argument("--size", type=int, default=Study.size, help="side of the training squares in pixels")
     parser.add_argument("--seeds", type=int, default=len(Study.seeds), help="seeds of each row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -19,9 +19,6 @@ from ovam.train import Segmenter, TrainOptions, load, read_labelled, train
 from ovam.train.checkpoints import FOLDER, last_checkpoint
 from ovam.train.files import read_mask
 
-RATE = 2e-3
-"""Learning rate of all rows; it was not tuned."""
-
 _TINY: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
     "hidden_sizes": [16, 32, 64, 128],
@@ -84,7 +81,7 @@ def outcome_of(
 def _name_of(row: Row, sets: Mapping[str, Path], study: Study) -> str:
     """Name of all that a result depends on besides row and seed."""
     used = [str(sets[name].relative_to(study.work_dir)) for name in (*row.data, VALIDATION, *SETS)]
-    options = [study.classes, study.steps, study.batch_size, study.size, RATE, _TINY, _LOOKS]
+    options = [study.classes, study.steps, study.batch_size, study.size, study.rate, _TINY, _LOOKS]
     return digest([used, options, syntax_of("ovam.train", "ovam.evaluate")])
 
 
@@ -97,7 +94,7 @@ def _trained(
         arch=str(begin),
         steps=study.steps,
         batch_size=study.batch_size,
-        learning_rate=RATE,
+        learning_rate=study.rate,
         size=study.size,
         evaluate_every=max(1, -(-study.steps // _LOOKS)),
         seed=seed,

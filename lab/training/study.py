@@ -32,6 +32,7 @@ class Study:
         validation: Validation scenes that choose the step; not more than the smallest number of real scenes.
         steps: Steps of each training.
         batch_size: Pictures in a batch.
+        rate: Highest learning rate.
         size: Side of the squares that are trained on.
         seeds: Seeds of each row: of weights, order and augmentations.
         evaluations: Evaluations of a token's fit; 0 for the product's own number.
@@ -46,6 +47,7 @@ class Study:
     validation: int = 20
     steps: int = 1000
     batch_size: int = 8
+    rate: float = 2e-3
     size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     evaluations: int = 0
