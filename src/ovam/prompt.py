@@ -89,7 +89,10 @@ def _emoji(text: str) -> list[str]:
 
 
 def folded(word: str) -> str:
-    """What words are compared by: neither capitals count, nor whether accents are typed apart from their letters."""
+    """Return a word in the form in which words are compared.
+
+    Words that differ only in upper and lower case, or in how accents are encoded, have the same form.
+    """
     return unicodedata.normalize("NFC", word.casefold())
 
 

@@ -118,7 +118,10 @@ Beside = Annotated[
 ]
 OutputFile = Annotated[Path, typer.Option(help="File to write, such as cat.safetensors.", callback=inputs.output_file)]
 Against = Annotated[
-    str | None, typer.Option(help="Words that compete for the label map and are then dropped.", callback=inputs.text)
+    str | None,
+    typer.Option(
+        help="Contrast words: pixels where one of these words is stronger become background.", callback=inputs.text
+    ),
 ]
 ByStrategy = Annotated[
     Strategy | None,
@@ -227,7 +230,7 @@ MaskThreshold = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Share of white above which a pixel of a mask belongs to the object.",
+        help="A pixel of a mask belongs to the object if its value, divided by white, is above this.",
         show_default="0.5 of soft masks",
         metavar="<float>",
         callback=inputs.finite,

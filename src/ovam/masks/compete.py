@@ -24,7 +24,7 @@ def contested(scores: Scores, rivals: Rivals, threshold: float) -> Scores:
     """Return the scores of the words, lowered where contrast words are strong.
 
     At pixels where the score of a contrast word is above the threshold, the scores of the words are lowered. Afterwards
-    a word is above the threshold there only if its score was higher than the score of the contrast word.
+    a word is above the threshold there only if its score was higher than the scores of all contrast words.
 
     Args:
         scores: Scores of the words.

@@ -69,8 +69,8 @@ class BlockReplay:
             rotary embedding.
         value: For each half of guidance the image values, of shape (head, step, pixel, head_dim).
         conditioning: For each half of guidance the vectors of `ImageStream.conditioning`, of shape (step, channel),
-            float32. The model made them in the run, with the pooled text embedding of the generation prompt (the prompt
-            of the run). The same vectors are used for late words.
+            float32. The model made them in the run, with the pooled text embedding of the text of this half (for
+            "cond", the prompt of the run). The same vectors are used for late words.
     """
 
     key: Mapping[Half, Stored] = field(repr=False)

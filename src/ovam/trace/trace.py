@@ -76,7 +76,7 @@ class BlockPart:
 
     Attributes:
         name: Module path in the pipeline's denoiser; or the name of a grid, such as "32x32", if `values` are the mean
-            over all blocks of this grid.
+            over blocks of this grid.
         grid: Height and width of the grid of pixels.
         values: The tensor of each half of guidance. For "self_attention" these are attention weights in [0, 1], of
             shape (pixel, pixel), the mean over blocks, heads and denoiser calls. The first axis is the pixel that

@@ -156,7 +156,10 @@ class Watch:
         self._pass_on(name, observation, halves, [part for part in parts if not part.single])
 
     def _complete(self, shape: RunShape) -> None:
-        """Update the averages, if the call has all kept halves; what is kept of the last call alone goes on waiting."""
+        """Update the averages, if the call has all kept halves of guidance.
+
+        Tensors that are kept only of the last call wait until the run is over.
+        """
         run = self.run
         if not run.halves_seen.issuperset(shape.halves):
             return
