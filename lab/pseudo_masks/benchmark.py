@@ -107,7 +107,7 @@ def measured(
 
 
 def _chosen(items: Sequence[Item], protocol: str, count: int) -> list[Item]:
-    found = []
+    found = list[Item]()
     for item in items:
         if len(found) == count:
             break

@@ -36,8 +36,8 @@ def tokens_of(
     """
     basis = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, options or {}]
     place = folder / "tokens" / digest([*basis, source.basis("annotated")])
-    files = dict(zip(source.classes, safe_names(source.classes), strict=True))
-    files = {name: place / f"{files[name]}.safetensors" for name in classes}
+    named = dict(zip(source.classes, safe_names(source.classes), strict=True))
+    files = {name: place / f"{named[name]}.safetensors" for name in classes}
     missing = [name for name in classes if not files[name].exists()]
     pictures = source.annotated(missing, annotations) if missing else {}
     enough = [name for name in missing if len(pictures[name]) == annotations]
