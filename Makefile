@@ -37,8 +37,9 @@ imports: $(VENV)/ready
 docs: $(VENV)/ready  ## build the pages, warnings are errors
 	$(BIN)/zensical build --strict --clean
 
-quick: $(VENV)/ready  ## every measure of the embedded model, and what its data is worth, on a few scenes, to see that it runs
+quick: $(VENV)/ready  ## every measure of the model, of the methods and of generated data on a few scenes, to see that it runs
 	$(BIN)/python -m lab.mini report --quick --docs out/quick-report --images-dir out/quick-images
+	$(BIN)/python -m lab.pseudo_masks --quick --work-dir out/quick-masks/work --images-dir out/quick-images --output-dir out/quick-masks
 	$(BIN)/python -m lab.training --quick --work-dir out/quick-training --output-dir out/quick-report
 
 report: $(VENV)/ready  ## write docs/mini.md: pictures first (half an hour), then the measures (half an hour)

@@ -14,14 +14,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from lab.pseudo_masks.ablations import ABLATIONS
 from lab.pseudo_masks.annotators import ORACLE, annotator_of
 from lab.pseudo_masks.benchmark import PROTOCOLS, read_items, write_benchmark
-from lab.pseudo_masks.examples import Source
+from lab.pseudo_masks.examples import SCENES, SIMPLE, Source
 from lab.pseudo_masks.report import Asked, report
 from lab.pseudo_masks.truth import Annotations
 from lab.pseudo_masks.world import WORLD_SETS, World
 from ovam.errors import OptionError, OvamError
 from ovam.models import load
 
-QUICK_CLASSES = ("car", "bus", "dog")
+QUICK_CLASSES, QUICK_SETS = ("aeroplane", "bus", "car"), (SCENES, SIMPLE)  # what the first pictures show
 
 
 def main(given: list[str] | None = None) -> None:
@@ -85,17 +85,24 @@ def _asked(arguments: argparse.Namespace, source: Source, command: str) -> Asked
     return Asked(
         command=command,
         model=arguments.model,
-        sets=source.sets if arguments.sets is None else arguments.sets,
+        sets=_sets(arguments, source),
         ablations=_ablations(arguments),
         classes=_classes(arguments, source),
         scenes=6 if few else arguments.scenes,
         pictures=3 if few else arguments.pictures,
-        validation=6 if few else arguments.validation,
+        validation=4 if few else arguments.validation,
         weights=arguments.weights,
         note=arguments.note,
         work=arguments.work_dir,
         output=arguments.output_dir,
     )
+
+
+def _sets(arguments: argparse.Namespace, source: Source) -> Sequence[str]:
+    if arguments.sets is None:
+        return QUICK_SETS if arguments.quick and arguments.truth is None else source.sets
+    chosen: Sequence[str] = arguments.sets
+    return chosen
 
 
 def _ablations(arguments: argparse.Namespace) -> Sequence[str]:

@@ -53,10 +53,10 @@ def ablate(
     }[name]()
     on = SIMPLE if name == "steps" else source.main
     study = Study(name, rows, entries, asked)
-    thresholds = validated(pipe, study, max(10, count // 2), work, source) if name != "steps" else None
+    thresholds = validated(pipe, study, max(4, count // 2), work, source) if name != "steps" else None
     if thresholds is None:  # a scene has no denoiser calls to choose from: one threshold for all, that of all calls
         whole = Study("all steps", [ours("all", {}, refine=False, cut=plainly)], entries, asked)
-        one = validated(pipe, whole, max(10, count // 2), work, source)
+        one = validated(pipe, whole, max(4, count // 2), work, source)
         thresholds = {(row.name, form): one["all", form] for row in rows for form in entries}
     counts = scored(pipe, study, on, count, work, source, thresholds)
     found = {"set": on, "pictures": count, "table": table(counts)}
@@ -101,7 +101,7 @@ def _annotations(pipe: Any, classes: Sequence[str], count: int, work: Path, sour
         f"{number} annotated": dict(tokens_of(pipe, work, source, classes, number)) for number in _ANNOTATIONS
     }
     study = Study("annotations", [ours(DEFAULT, {}, refine=True, cut=after_crf)], forms, list(_ANNOTATIONS))
-    thresholds = validated(pipe, study, max(10, count // 2), work, source)
+    thresholds = validated(pipe, study, max(4, count // 2), work, source)
     counts = scored(pipe, study, source.main, count, work, source, thresholds)
     of_form = {form: class_iou([one for one in counts if one.form == form], "final") for form in forms}
     return {"set": source.main, "pictures": count, "table": table(counts), "classes": of_form, "agreement": {}}

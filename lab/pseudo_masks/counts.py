@@ -30,7 +30,8 @@ class Count:
         example: Name of the picture.
         precision: Average precision of the values.
         swept: By threshold pixels in both masks and in either, without a CRF: (threshold, 2).
-        published: The same at the published threshold, with the method's own CRF; None where it has none.
+        published: The same at the published threshold, with the method's own CRF; None where it has none, and while
+            thresholds are chosen.
         final: The same at the validated threshold, with the row's CRF; None while thresholds are chosen.
     """
 
@@ -60,6 +61,10 @@ Thresholds = Mapping[tuple[str, str], float]
 """By row and form the validated threshold."""
 
 
+Cuts = tuple[float | None, float | None]
+"""The published threshold and the validated one; None for what is not scored."""
+
+
 def counts_of(
     example: Example, traces: Mapping[str, Trace], rows: Sequence[Row], entries: Entries, thresholds: Thresholds
 ) -> Iterator[Count]:
@@ -79,19 +84,20 @@ def counts_of(
                 continue
             for row in rows:
                 values = row.values(traces[row.needs], of_class[name])
-                yield _count(example, row, form, name, values, truth, thresholds.get((row.name, form)))
+                choosing = not thresholds  # the published mask, perhaps with a CRF, is not looked at then
+                published = None if choosing or row.published is None else row.published.get(form)
+                yield _count(example, row, form, name, values, truth, (published, thresholds.get((row.name, form))))
 
 
 def _count(
-    example: Example, row: Row, form: str, name: str, values: np.ndarray, truth: np.ndarray, threshold: float | None
+    example: Example, row: Row, form: str, name: str, values: np.ndarray, truth: np.ndarray, cuts: Cuts
 ) -> Count:
-    counted = example.counted
+    (published, threshold), counted = cuts, example.counted
 
     def pair(mask: np.ndarray) -> tuple[int, int]:
         mask, real = mask[counted], truth[counted]
         return int((mask & real).sum()), int((mask | real).sum())
 
-    published = None if row.published is None else row.published.get(form)
     return Count(
         row.name,
         form,

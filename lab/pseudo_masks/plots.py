@@ -25,13 +25,14 @@ def of_classes(lines: Lines, title: str) -> "Figure":
     method = DEFAULT if DEFAULT in methods else methods[0]
     own = {line["form"]: line["classes"] for line in lines if line["method"] == method}
     names = list(dict.fromkeys(name for of in own.values() for name in of))
-    figure, (axes,) = _figure(1, width=max(4.0, 0.5 * len(names) + 1.5))
+    figure, (axes,) = _figure(1, width=max(5.5, 0.5 * len(names) + 2.5))
     for place, (form, of) in enumerate(own.items()):
         where = [i + (place - (len(own) - 1) / 2) * 0.4 for i in range(len(names))]
         axes.bar(where, [100 * of.get(name, 0.0) for name in names], 0.4, label=form, color=_COLOURS.get(form))
     _named(axes, names)
-    axes.set_title(f"{title}: {method}", fontsize=9)
-    axes.legend(fontsize=8)
+    axes.set_title(f"{title}\n{method}", fontsize=9)
+    axes.set_ylabel("IoU, points", fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -69,7 +70,7 @@ def _steps(values: Mapping[str, Mapping[str, float]]) -> "Figure":
             )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step of 30", fontsize=8)
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     return figure
 
 
@@ -84,7 +85,7 @@ def _annotations(classes: Mapping[str, Mapping[str, float]]) -> "Figure":
     axes.plot(numbers, means, marker="o", color=_COLOURS[TOKEN], label="mean of the classes")
     axes.set_xticks(numbers)
     axes.set_xlabel("annotated pictures", fontsize=8)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -113,7 +114,7 @@ def _bars(values: Mapping[str, Mapping[str, float]], theirs: Callable[[str, int]
             list(known), list(known.values()), linestyle="", marker="_", markersize=14, color="black", label=label
         )
     _named(axes, names)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 

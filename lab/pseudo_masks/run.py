@@ -64,7 +64,8 @@ def scored(
     for example in source.examples(pipe, set_name, count):
         file = folder / f"{example.name}.json"
         if not file.exists():
-            traces = {name: example.traced(options) for name, options in needs.items()} if example.classes else {}
+            asked = any(name in of_class for name in example.classes for of_class in study.entries.values())
+            traces = {name: example.traced(options) for name, options in needs.items()} if asked else {}
             counts = list(counts_of(example, traces, study.rows, study.entries, thresholds))
             write(file, [one.as_json() for one in counts])
         found += [Count.from_json(each) for each in json.loads(file.read_text())]

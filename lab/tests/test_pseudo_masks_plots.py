@@ -29,7 +29,7 @@ def test_bars_of_classes_are_those_of_our_default():
 
 def test_the_first_method_stands_where_the_default_is_left_out():
     (axes,) = of_classes([line("DAAM", "word", classes={"dog": 0.1})], "Scenes").axes
-    assert axes.get_title() == "Scenes: DAAM"
+    assert axes.get_title() == "Scenes\nDAAM"
 
 
 def test_curves_of_steps_stand_beside_the_paper_s():
