@@ -12,13 +12,13 @@ demo: $(VENV)/ready  ## set up and run the main job on the embedded model
 	$(BIN)/ovam demo --output-dir out/demo
 
 test: $(VENV)/ready  ## set up and run the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not long"
 
 # left out: what runs in processes of its own, which are not checked; commands and files
 UNCHECKED := arguments batches cli command_line dataset dataset_exports dataset_filters dataset_ray docs errors examples imports method_commands \
 	method_contract_meta scenes token_commands train train_data verify
 shapes: $(VENV)/ready  ## the product's tests again, with every array's shape and every argument's type checked
-	$(BIN)/pytest -n 2 -m "not user_error" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
+	$(BIN)/pytest -n 2 -m "not user_error and not long" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
 
 check: format lint types imports docs quick test shapes  ## what CI runs
 
@@ -55,11 +55,12 @@ worth: $(VENV)/ready  ## write docs/results/training.md: what generated data is 
 mini: $(VENV)/ready  ## train the embedded model on from the shipped weights or where it stands (hours), in runs/mini
 	$(BIN)/python -m lab.mini train --work-dir runs/mini --more $(MORE)
 
-faults: $(VENV)/ready  ## kill 20 runs of `ovam dataset generate`, go on with them, and compare with a run nobody stopped
+faults: $(VENV)/ready  ## kill 20 runs of `ovam dataset generate` and a worker of Ray, go on, and compare with a run nobody stopped
 	$(BIN)/python -m lab.faults
+	$(BIN)/pytest -m long
 
 test-matrix: $(VENV)/ready $(OLDEST)/ready  ## the tests with the newest and with the oldest diffusers, transformers, accelerate and peft allowed
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not long"
 	$(OLDEST)/bin/pytest -n 2
 
 # torch comes first and alone: resolved together with the rest it may bring CUDA packages of several gigabytes

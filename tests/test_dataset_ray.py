@@ -214,6 +214,7 @@ def listening(process):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # three processes load the libraries, which takes minutes on a machine that is busy
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
 @pytest.mark.filterwarnings("default")  # Ray's own

@@ -17,6 +17,7 @@ from ovam.mini.scenes.captions import caption
 SIZE = 128  # where nothing else is said
 CAPTIONS_A_SCENE = 6
 _NAMED_DISTRACTORS = 2
+_ALONE = 64  # scenes that one process renders before a second one has started
 
 
 def _scene(split: Split, size: int, index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -78,7 +79,8 @@ class Pool:
             for name, file in self._files.items()
         }
         captions, tower_captions = [], []
-        with get_context("spawn").Pool() as workers:
+        processes = None if count > _ALONE else 1
+        with get_context("spawn").Pool(processes) as workers:
             scenes = workers.imap(partial(_scene, split, self.size), range(count), chunksize=64)
             for i, (image, labels, plain, with_distractors) in enumerate(track(scenes, "scenes", count)):
                 arrays["images"][i], arrays["labels"][i] = image, labels

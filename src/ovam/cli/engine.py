@@ -15,12 +15,18 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+MOST_WORKERS = 1_000_000
 ByEngine = Annotated[
     Engine, typer.Option("--engine", help="process makes all here; ray shares the work out among workers.")
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, metavar="<int>", help="With ray: processes that each load the model; by default one a GPU."),
+    typer.Option(
+        min=1,
+        max=MOST_WORKERS,
+        metavar="<int>",
+        help="With ray: processes that each load the model; by default one a GPU.",
+    ),
 ]
 RayAddress = Annotated[
     str | None,
