@@ -21,7 +21,7 @@ from lab.pseudo_masks.world import WORLD_SETS, World
 from ovam.errors import OptionError, OvamError
 from ovam.models import load
 
-QUICK_CLASSES, QUICK_SETS = ("aeroplane", "bus", "car"), (SCENES, SIMPLE)  # what the first pictures show
+QUICK_CLASSES, QUICK_SETS = ("bicycle", "motorbike", "person"), (SCENES, SIMPLE)  # what the first pictures show
 
 
 def main(given: list[str] | None = None) -> None:
