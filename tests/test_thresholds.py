@@ -60,7 +60,7 @@ class TestUse:
         assert found.presence["sky"] < 0.5 < found.presence["car"]
         assert not found["sky"].any()
         assert torch.equal(found["car"], trace.segment(tokens)["car"])
-        assert torch.equal(trace.segment(own, presence=0)["sky"], trace.segment(tokens)["sky"])
+        assert torch.equal(trace.segment(own, presence=0.0)["sky"], trace.segment(tokens)["sky"])
         assert not trace.segment(own, presence=0.99)["car"].any()
         refined_alike = ovam.methods.DAAM().segment(trace, own).presence
         assert refined_alike == pytest.approx(found.presence, abs=1e-6)
