@@ -61,6 +61,24 @@ def test_grid_reference_averages_and_enlarges():
     assert 0.8 < ruler.binary_iou(coarse, truth) < 1.0  # bilinear enlarging rounds the corners
 
 
+@pytest.mark.parametrize(("size", "grid"), [((8, 12), (4, 3)), ((7, 9), (3, 4)), ((5, 5), (5, 1))])
+def test_a_mask_through_a_grid_is_averaged_by_area_and_enlarged_bilinearly(size, grid):
+    truth = RNG.random(size) < 0.5
+    fine = np.kron(truth, np.ones((grid[0], grid[1])))  # each cell covers whole ones of these small pixels
+    cells = fine.reshape(grid[0], size[0], grid[1], size[1]).mean((1, 3))
+    found = ruler.through_grid(truth, grid)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            y, x = ((at + 0.5) * cell / all_ - 0.5 for at, cell, all_ in zip((row, column), grid, size, strict=True))
+            y, x = min(max(y, 0), grid[0] - 1), min(max(x, 0), grid[1] - 1)
+            expected = sum(
+                cells[i, j] * max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j))
+                for i in range(grid[0])
+                for j in range(grid[1])
+            )
+            assert found[row, column] == pytest.approx(expected, abs=1e-12)  # measured: 3e-16
+
+
 def test_confusion_is_counted_like_scikit_learn_does():
     truth, predicted = RNG.integers(0, 5, (2, 12, 12))
     truth[:2] = 255
@@ -310,5 +328,6 @@ def test_what_does_not_belong_together_is_refused():
         ruler.average_precision(whole, whole.astype(float))
     with pytest.raises(GroundTruthError, match="0 present and 1 absent"):
         ruler.presence_auroc([], [0.5])
-    with pytest.raises(GroundTruthError, match="no multiple of the grid 3x3"):
-        ruler.grid_reference(whole, (3, 3))
+    for grid in ((0, 3), (9, 8)):
+        with pytest.raises(GroundTruthError, match=rf"grid {grid[0]}x{grid[1]} for a mask of 8x8"):
+            ruler.grid_reference(whole, grid)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from lab.mini.baselines import BASELINES, constant
 from lab.mini.measures.choices import DEVELOPMENT
 from lab.refine.cases import Case
-from ovam.evaluate import average_precision, boundary_band
+from ovam.evaluate import average_precision, boundary_band, through_grid
 from ovam.maps.result import AttentionMaps
 from ovam.masks.compete import after_crf
 from ovam.masks.masks import calibrated
@@ -79,7 +78,7 @@ def scores_of(case: Case, thresholds: Thresholds) -> dict[str, dict[str, np.ndar
     picture = np.asarray(case.maps.picture())
     for name, baseline in (*BASELINES.items(), ("constant", constant)):
         found[name] = dict.fromkeys(there, baseline(picture))
-    found[GRID] = {name: through(mask, case.maps.grid) for name, mask in case.truth.items()}
+    found[GRID] = {name: through_grid(mask, case.maps.grid) for name, mask in case.truth.items()}
     return found
 
 
@@ -104,17 +103,6 @@ def blind(maps: AttentionMaps, threshold: float) -> np.ndarray:
     foreground = replace(maps.only(list(maps.words[:1])), token_maps=maps.stacked().amax(0, keepdim=True))
     scores = calibrated(refined(foreground, RefineOptions()))
     found: np.ndarray = fitted_alone(scores, [threshold], np.asarray(maps.picture()))[0].numpy()
-    return found
-
-
-def through(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Return the exact mask as a map of this grid shows it: averaged to it, enlarged bilinearly; (height, width).
-
-    Not a ceiling of steps that read the picture's pixels. The size may be no multiple of the grid.
-    """
-    cells = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], grid)
-    size = (mask.shape[0], mask.shape[1])
-    found: np.ndarray = F.interpolate(cells, size, mode="bilinear", align_corners=False)[0, 0].numpy()
     return found
 
 

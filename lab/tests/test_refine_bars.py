@@ -32,9 +32,7 @@ from lab.refine.steps import (
     choose_thresholds,
     rows_of,
     scores_of,
-    through,
 )
-from ovam.evaluate import grid_reference
 from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.maps.thresholds import Thresholds
 from ovam.masks.masks import calibrated
@@ -152,13 +150,6 @@ class TestRows:
         assert np.array_equal(found["aeroplane"], found["bicycle"])
         every = seen[0].truth["aeroplane"] | seen[0].truth["bicycle"]
         assert found["aeroplane"][every].mean() > found["aeroplane"][~every].mean() + 0.5
-
-    def test_an_exact_mask_through_the_grid(self):
-        mask = np.zeros((48, 48), dtype=bool)
-        mask[5:30, 7:41] = True
-        clear = through(mask, (12, 12)) != 0.5  # the other counts a half as inside
-        assert np.array_equal((through(mask, (12, 12)) > 0.5)[clear], grid_reference(mask, (12, 12))[clear])
-        assert through(mask, (9, 9)).shape == mask.shape
 
     def test_hypernyms_that_fit_another_class_are_not_asked(self):
         one = {"cat": None}

@@ -2,7 +2,7 @@
 
 from ovam.evaluate.boundary import boundary_band, boundary_f
 from ovam.evaluate.confusion import Confusion
-from ovam.evaluate.overlap import binary_iou, grid_reference, mean_per_image_iou, pooled_iou
+from ovam.evaluate.overlap import binary_iou, grid_reference, mean_per_image_iou, pooled_iou, through_grid
 from ovam.evaluate.ranking import average_precision, presence_auroc
 from ovam.evaluate.reliability import calibration_error, risk_coverage
 from ovam.evaluate.spread import Interval, paired_bootstrap
@@ -21,4 +21,5 @@ __all__ = [
     "pooled_iou",
     "presence_auroc",
     "risk_coverage",
+    "through_grid",
 ]

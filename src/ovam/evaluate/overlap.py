@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.ndimage import zoom
 
 from ovam.errors import GroundTruthError
 
@@ -74,21 +73,56 @@ def mean_per_image_iou(masks: Iterable[tuple[Mask, Mask] | tuple[Mask, Mask, Mas
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def grid_reference(truth: Mask, grid: tuple[int, int]) -> Mask:
-    """The exact mask as a map of this grid could show it at best: averaged to it, enlarged bilinearly, cut at 0.5.
+def through_grid(truth: Mask, grid: tuple[int, int]) -> np.ndarray:
+    """Return the exact mask as a map of this grid shows it: averaged to the grid's cells, enlarged bilinearly.
 
-    Not a ceiling of methods that read the image's pixels.
+    The size need not be a multiple of the grid: a pixel on the border of two cells counts for both by its parts.
 
     Args:
-        truth: Bool, (height, width), a multiple of the grid.
-        grid: Height and width of the grid.
+        truth: Bool, (height, width).
+        grid: Height and width of the grid, from 1 to the picture's.
+
+    Returns:
+        Values in [0, 1], (height, width), float64.
 
     Raises:
-        GroundTruthError: the size is no multiple of the grid.
+        GroundTruthError: the grid has no cell, or more cells than the picture has pixels.
     """
     (height, width), (rows, columns) = truth.shape, grid
-    if height % rows or width % columns:
-        raise GroundTruthError(f"a mask of {height}x{width} is no multiple of the grid {rows}x{columns}")
-    cells = truth.reshape(rows, height // rows, columns, width // columns).mean((1, 3))
-    enlarged = zoom(cells, (height // rows, width // columns), order=1, mode="nearest", grid_mode=True)
-    return enlarged >= 0.5
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        raise GroundTruthError(
+            f"grid {rows}x{columns} for a mask of {height}x{width}: expected at least one cell, and no more cells than "
+            "pixels"
+        )
+    cells = _averaging(height, rows) @ truth @ _averaging(width, columns).T
+    return _enlarging(height, rows) @ cells @ _enlarging(width, columns).T
+
+
+def grid_reference(truth: Mask, grid: tuple[int, int]) -> Mask:
+    """Return `through_grid` cut at 0.5: the best mask that a map of this grid could give.
+
+    Methods that read the picture's pixels can do better.
+
+    Args:
+        truth: As in `through_grid`.
+        grid: As in `through_grid`.
+
+    Raises:
+        GroundTruthError: as in `through_grid`.
+    """
+    found: Mask = through_grid(truth, grid) >= 0.5 - 1e-9  # sums of shares miss a half by some 1e-16
+    return found
+
+
+def _averaging(pixels: int, cells: int) -> np.ndarray:
+    """Share of each pixel in the mean of each cell, (cell, pixel)."""
+    edges = np.arange(cells + 1) * (pixels / cells)
+    starts = np.arange(pixels)
+    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return overlap.clip(0) * (cells / pixels)
+
+
+def _enlarging(pixels: int, cells: int) -> np.ndarray:
+    """Weight of each cell at each pixel's centre, bilinear, (pixel, cell)."""
+    places = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
+    return np.stack([np.interp(places, np.arange(cells), one) for one in np.eye(cells)], axis=1)
