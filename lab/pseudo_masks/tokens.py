@@ -16,16 +16,10 @@ from ovam.tracing.encode import encode
 
 
 def tokens_of(
-    pipe: Any,
-    folder: Path,
-    source: Source,
-    classes: Sequence[str],
-    annotations: int = 1,
-    *,
-    options: dict[str, Any] | None = None,
+    pipe: Any, folder: Path, source: Source, classes: Sequence[str], annotations: int = 1
 ) -> dict[str, TokenSet]:
     """A token for each class that has annotated pictures; arguments as in `files_of`."""
-    files = files_of(pipe, folder, source, classes, annotations, options=options)
+    files = files_of(pipe, folder, source, classes, annotations)
     return {name: TokenSet.load(file) for name, file in files.items()}
 
 

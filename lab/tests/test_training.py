@@ -1,6 +1,7 @@
 """The recipe's denoiser stage: what it learns from, and that it goes on where it was broken off."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from lab.mini.__main__ import app
 from lab.mini.training import recipe
 from lab.mini.training.chances import SHARES, chances, classes_shown
 from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of, phase_at
-from lab.mini.training.loop import Masters, Peers, load_tensors
+from lab.mini.training.loop import Masters, Peers, load_tensors, save_tensors
 from lab.mini.training.recipe import take_up
 from lab.mini.training.text_tower import word_similarity
 from lab.mini.training.texts import CUT_WIDTH, NONE_SHARE, Captions
 from lab.mini.training.unet import build_unet
 from ovam.errors import OptionError
 from ovam.mini.scenes import CLASSES, LABELS
+from ovam.mini.towers import PICTURE_TOWER, TEXT_HEAD
 from ovam.models import mini_folder
 from ovam.text_sides import text_of
 
@@ -238,7 +240,21 @@ def test_a_shipped_folder_is_taken_up_whole_or_not_at_all(tmp_path, monkeypatch)
     assert all(torch.equal(kept[f"ema.{name}"], value.float()) for name, value in shipped.items())
 
 
-def test_ends_and_padding_are_left_out_of_every_second_batch_and_words_never():
+def test_towers_go_with_the_model_from_folder_to_folder(tmp_path):
+    shutil.copytree(mini_folder(), tmp_path / "shipped")
+    for name in (PICTURE_TOWER, TEXT_HEAD):
+        (tmp_path / "shipped" / name).write_text(name)
+    work = tmp_path / "work"
+    work.mkdir()
+    take_up(tmp_path / "shipped", work)
+    averages = {f"ema.{name}": value for name, value in build_unet().state_dict().items()}  # version 1 has other widths
+    save_tensors(averages | {"iteration": torch.tensor(3)}, checkpoint_of(work / "unet"))
+    (work / "identity.json").write_text(json.dumps({"world": recipe.WORLD, "recipe": recipe.RECIPE, "seed": 0}))
+    recipe.export(work, tmp_path / "out")
+    assert [(tmp_path / "out" / name).read_text() for name in (PICTURE_TOWER, TEXT_HEAD)] == [PICTURE_TOWER, TEXT_HEAD]
+
+
+def test_ends_and_padding_are_left_out_where_words_stand_alone_and_words_never():
     texts = ["a cat on the grass", "a red car"]
     drawn = captions(*texts)
     told = drawn.told(np.array([0, 1] * 40), np.random.default_rng(0), words_alone=True)
