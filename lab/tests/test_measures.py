@@ -692,7 +692,7 @@ def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypa
     found = report.report_on_mini(docs, tmp_path / "images", only=asked, quick=True)["sections"]
     assert set(found) == {"choices", *asked}
     assert {(tuple(options["blocks"]), tuple(options["timesteps"])) for options in seen} == {((up,), (50,))}
-    assert found["headroom"]["grid"] == [16, 16]
+    assert found["headroom"]["grid"] == [ovam.load("mini").unet.config.sample_size // 2] * 2
     assert found["generation"]["agreement"]["all"] == {"classes": 1.0, "labels": 1.0, "ignored": 0.0}
     assert found["generation"]["by_class"] == {"aeroplane": 1.0, "bicycle": 0.0}
     assert found["memory"]["pictures"] == 2

@@ -232,7 +232,7 @@ def take_up(folder: Path, work: Path) -> None:
     pipe.tokenizer.save_pretrained(work / "tokenizer")
     for name in _TOWERS:
         if (folder / name).exists():
-            shutil.copy(folder / name, work)
+            save_tensors({key: value.float() for key, value in load_tensors(folder / name).items()}, work / name)
     about = _training_of(folder)
     (work / _HISTORY).write_text(about["history"])
     tensors = {f"ema.{name}": value for name, value in pipe.unet.state_dict().items()}
@@ -277,7 +277,7 @@ def export(work: Path, folder: Path) -> None:
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for name in _TOWERS:
         if (work / name).exists():
-            shutil.copy(work / name, folder)
+            save_tensors({key: value.half() for key, value in load_tensors(work / name).items()}, folder / name)
     for config in folder.glob("*/config.json"):
         _forget_folder(config)
     _load_in_float32(folder / "text_encoder" / "config.json")

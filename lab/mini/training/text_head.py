@@ -52,7 +52,8 @@ def fit_text_head(folder: Path, work: Path, *, scenes: int = SCENES, iterations:
         loss.backward()
         optimiser.step()
         matched.append(float((similarity.argmax(1) == own).float().mean()))
-    save_tensors({"weight": weight.data, "scale": scale.data.exp().clamp(max=50)}, folder / TEXT_HEAD)
+    made = {"weight": weight.data, "scale": scale.data.exp().clamp(max=50)}
+    save_tensors({name: each.half() for name, each in made.items()}, folder / TEXT_HEAD)
     return float(np.mean(matched[-20:]))
 
 

@@ -97,7 +97,7 @@ def load_towers(folder: Path, name: str, device: str | torch.device) -> Towers:
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         encoder,
         tower.to(device),
-        head["weight"].to(device),
-        head["scale"].to(device),
+        head["weight"].float().to(device),
+        head["scale"].float().to(device),
         fingerprint(weights),
     )
