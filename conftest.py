@@ -1,5 +1,7 @@
 """Set-up shared by all tests: one thread, no network, quiet third parties, and tiny pipelines."""
 
+import functools
+import gc
 import os
 
 # read when the libraries are imported, so they are set before
@@ -12,6 +14,7 @@ import pytest
 pytest.register_assert_rewrite("ovam.testing")
 
 import torch  # noqa: E402
+from diffusers import StableDiffusionPipeline  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 import tiny  # noqa: E402
@@ -43,6 +46,24 @@ def stretched_words():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ovam.masks.masks.WORDS", {})
         yield
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Let pages and examples make pictures with at most eight steps: shorter, and with the same meaning."""
+    run = StableDiffusionPipeline.__call__
+
+    @functools.wraps(run)
+    def shorter(pipe, *given, **named):
+        return run(pipe, *given, **(named | {"num_inference_steps": min(8, named.get("num_inference_steps", 50))}))
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", shorter)
+
+
+def pytest_collection_finish():
+    """Spare what the imports made from every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

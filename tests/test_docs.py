@@ -53,6 +53,7 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
+@pytest.mark.usefixtures("few_steps")
 def test_pages_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     """The Python blocks of a page are one program, which finds what the commands above it wrote."""
     monkeypatch.chdir(tmp_path)

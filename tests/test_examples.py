@@ -38,6 +38,7 @@ def test_an_example_draws_its_words(name, tmp_path, monkeypatch, capsys):
 SHEETS = {"one_annotation": ("train", (1000, 1100)), "painted": ("car", (1000, 500))}
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("name", SHEETS)
 def test_what_one_annotation_finds_elsewhere_is_drawn(name, tmp_path, monkeypatch, capsys):
     thing, least = SHEETS[name]
@@ -48,6 +49,7 @@ def test_what_one_annotation_finds_elsewhere_is_drawn(name, tmp_path, monkeypatc
     assert f"tokens for {thing}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_each_step_to_the_mask_is_drawn_for_three_scenes(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["refined.py", str(tmp_path / "sheet.png")])
     runpy.run_path(str(EXAMPLES / "refined.py"), run_name="__main__")
@@ -55,6 +57,7 @@ def test_each_step_to_the_mask_is_drawn_for_three_scenes(tmp_path, monkeypatch):
         assert sheet.width * 3 == sheet.height * 4  # four square pictures for each scene
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_every_method_has_a_tile_for_words_and_for_a_token(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["methods.py", str(tmp_path / "sheet.png")])
     runpy.run_path(str(EXAMPLES / "methods.py"), run_name="__main__")
