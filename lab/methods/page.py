@@ -1,17 +1,15 @@
 """The table of agreements, in docs/methods.md and as JSON."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.markdown import table
+from lab.markdown import placed, table
 from lab.methods.comparison import Agreement, table_rows
 
 HEADER = ("method", "what is compared", "largest difference", "allowed")
 RESULT = Path("results") / "methods" / "agree.json"
-_PLACE = re.compile(r"(<!-- agreements -->\n).*?(<!-- written by `python -m lab.methods agree` -->)", re.DOTALL)
 
 
 def written(page: str, result: Mapping[str, Any]) -> str:
@@ -21,10 +19,7 @@ def written(page: str, result: Mapping[str, Any]) -> str:
         ValueError: the page has no place for it.
     """
     lines = table(HEADER, table_rows([Agreement(**one) for one in result["agreements"]]))
-    found, count = _PLACE.subn(lambda place: f"{place[1]}{lines}{place[2]}", page)
-    if count != 1:
-        raise ValueError(f"the page has {count} places for the agreements, expected one")
-    return found
+    return placed(page, "agreements", "python -m lab.methods agree", lines)
 
 
 def write(docs: Path, result: Mapping[str, Any]) -> None:

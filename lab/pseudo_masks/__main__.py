@@ -95,6 +95,7 @@ def _asked(arguments: argparse.Namespace, source: Source, command: str) -> Asked
         note=arguments.note,
         work=arguments.work_dir,
         output=arguments.output_dir,
+        summary=arguments.summary,
     )
 
 
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/pseudo-masks"))
     parser.add_argument("--images-dir", type=Path, default=Path("runs/images"))
     parser.add_argument("--output-dir", type=Path, default=Path("docs/results"))
+    parser.add_argument("--summary", type=Path, metavar="PAGE", help="write a short table into this page as well")
     return parser
 
 

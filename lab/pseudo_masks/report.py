@@ -17,6 +17,7 @@ from lab.pseudo_masks.pictures import cases
 from lab.pseudo_masks.plots import of_ablation, of_classes
 from lab.pseudo_masks.rows import DEFAULT, PUBLISHED, TOKEN, WORD, Row, main_rows, needs_of
 from lab.pseudo_masks.run import Study, scored, validated
+from lab.pseudo_masks.summary import write_summary
 from lab.pseudo_masks.tokens import tokens_of
 from ovam import __version__
 from ovam.errors import UnsupportedPipelineError
@@ -44,6 +45,7 @@ class Asked:
     note: str
     work: Path
     output: Path
+    summary: Path | None = None
 
     def count(self, name: str) -> int:
         """Number of pictures of a set."""
@@ -56,6 +58,8 @@ def report(pipe: Any, source: Source, asked: Asked) -> None:
     found = _measured(pipe, source, asked)
     (asked.output / "pseudo-masks.json").write_text(json.dumps(found, indent=1) + "\n")
     (asked.output / "pseudo-masks.md").write_text(page(found))
+    if asked.summary is not None:
+        write_summary(asked.summary, found)
 
 
 def _measured(pipe: Any, source: Source, asked: Asked) -> dict[str, Any]:

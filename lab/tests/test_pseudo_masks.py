@@ -13,6 +13,7 @@ from lab.pseudo_masks import ablations, figures, page, paper, rows, run
 from lab.pseudo_masks.counts import THRESHOLDS, Count, counts_of
 from lab.pseudo_masks.examples import Example, captured, encoded
 from lab.pseudo_masks.report import trained_method
+from lab.pseudo_masks.summary import write_summary
 from ovam import methods
 from ovam.methods.trained_file import Trained, module_for, save_weights
 from ovam.methods.unet_read import outline_of
@@ -183,3 +184,18 @@ def test_the_page_tells_figures_bars_and_the_paper_s():
     assert "| DAAM | 41.0 | 61.0 | +20.0 (+20.0 to +20.0) |" in text
     assert "66.2 / 79.7" in text
     assert "![Good, median and bad cases](simple.png)" in text
+
+
+def test_the_short_table_takes_its_place_on_a_page(tmp_path):
+    counts = _both(40, 60)
+    sets = {"simple": {"table": figures.table(counts), "heading": "Simple"}}
+    page_file = tmp_path / "methods.md"
+    page_file.write_text("above\n<!-- figures -->\nold\n<!-- written by `python -m lab.pseudo_masks` -->\nbelow\n")
+    write_summary(page_file, {"about": {"model": "mini (abc)", "version": "0"}, "sets": sets})
+    text = page_file.read_text()
+    assert "| DAAM | 41.0 / 61.0 |" in text
+    assert "old" not in text
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    write_summary(page_file, {"about": {"model": "mini (abc)", "version": "0"}, "sets": sets})
+    assert page_file.read_text() == text
