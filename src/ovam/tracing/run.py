@@ -143,6 +143,12 @@ class Run:
         """Return whether the scheduler has this time step for the call of this index."""
         return call < len(self.levels) and self.levels[call].timestep == timestep
 
+    def continued_by(self, evaluation: Evaluation) -> bool:
+        """Return whether an evaluation is the second half of the last call: the halves of FLUX run one by one."""
+        if not self.calls or self.calls[-1].timestep != evaluation.timestep:
+            return False
+        return not self.halves_seen & set(evaluation.halves)
+
     def note_seen(self, watched: Sequence[str]) -> None:
         """Record which blocks ran in this evaluation of the current call."""
         index = len(self.calls) - 1

@@ -57,35 +57,40 @@ class Watch:
             yield
 
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Handle the start of an evaluation: it begins a run or a call, or is the second half of the last call."""
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        evaluation = self.backbone.evaluation(arguments, self.run.request)
-        if self.run.planned_calls is not None:
-            evaluation = replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
+        evaluation, text = self._evaluation_of(arguments), arguments.get("encoder_hidden_states")
         self._tell_loops_apart(evaluation)
-        run, last, text = (
-            self.run,
-            self.run.calls[-1] if self.run.calls else None,
-            arguments.get("encoder_hidden_states"),
-        )
+        run = self.run
         run.thread = get_ident()
-        other_half = last is not None and last.timestep == evaluation.timestep
-        other_half = other_half and not run.halves_seen & set(evaluation.halves)  # second half of the same call (FLUX)
-        if last is None:
+        second_half = run.continued_by(evaluation)
+        if not run.calls:
             self._begin(evaluation)
-        elif not other_half:
+        elif not second_half:
             check_call(self.backbone.pipe, run, evaluation, text)
             self._leave_out_if_half()
         run.evaluation, run.evaluating, run.pictures, run.reported, run.text = evaluation, True, None, set(), text
-        if other_half:
+        if second_half:
             run.halves_seen |= set(evaluation.halves)
-            return
-        run.halves_seen = set(evaluation.halves)
-        run.waiting.clear()
+        else:
+            self._begin_call(evaluation)
+
+    def _evaluation_of(self, arguments: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that the denoiser's arguments describe, with the planned time step if there is one."""
+        evaluation = self.backbone.evaluation(arguments, self.run.request)
+        if self.run.planned_calls is None:
+            return evaluation
+        return replace(evaluation, timestep=self.run.levels[len(self.run.calls)][0])
+
+    def _begin_call(self, evaluation: Evaluation) -> None:
+        """Add the next call to the run, with its step and noise level, and decide whether it is kept."""
+        run = self.run
         level = run.level(len(run.calls), evaluation.timestep)
-        step = 0 if last is None or run.last_level is None else last.step + is_new_step(run.last_level, level)
-        run.last_level = level
+        step = 0 if run.last_level is None else run.calls[-1].step + is_new_step(run.last_level, level)
         sigma = sigma_at(self.backbone.pipe.scheduler, evaluation.timestep) if level.sigma is None else level.sigma
         call = Call(len(run.calls), step, evaluation.timestep, sigma)
+        run.halves_seen, run.last_level = set(evaluation.halves), level
+        run.waiting.clear()
         run.calls.append(call)
         run.keeping = run.steps is None or step in run.steps
         if run.keeping:
