@@ -21,6 +21,7 @@ from ovam import methods
 from ovam.errors import (
     EmptyWordsError,
     MissingBlockError,
+    NotFiniteError,
     NothingCapturedError,
     OptionError,
     SpaceMismatchError,
@@ -446,6 +447,49 @@ def test_the_bicubic_of_the_loops_is_that_of_torch(height, width, tall, wide, se
     np.testing.assert_allclose(
         reference.bicubic(image.double().numpy(), (tall, wide)), found, rtol=0, atol=1e-12
     )  # measured 4e-15
+
+
+class TestOwnMethods:
+    """What someone who writes a method gets wrong is told by name."""
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (methods.DAAM(), "is no method"),
+            (dict, "is no method"),
+            (type("Bare", (methods.Method,), {}), "Bare.name is None"),
+            (type("Spaced", (methods.Method,), {"name": "x y"}), "'x y'"),
+            (type("Bare", (methods.Method,), {"name": "bare"}), "no default for threshold, token_threshold"),
+        ],
+    )
+    def test_what_is_registered(self, wrong, told):
+        before = methods.names()
+        with pytest.raises(OptionError, match=told):
+            methods.register(wrong)
+        assert methods.names() == before
+
+    @pytest.mark.user_error
+    @pytest.mark.parametrize(
+        ("wrong", "error", "told"),
+        [
+            (
+                {"values": lambda values: values.mT},
+                OptionError,
+                r"of shape \(2, 32, 24\): .*'sky', each \(24, 32\)",
+            ),
+            ({"values": lambda values: values[:1]}, OptionError, "a map for each of 'dog', 'sky'"),
+            ({"values": lambda values: values.numpy()}, OptionError, "WordScores.values is a ndarray"),
+            ({"maps": lambda maps: maps[0]}, OptionError, "WordScores.maps is of shape"),
+            ({"thresholds": lambda thresholds: thresholds[:1]}, OptionError, "1 numbers for 2 words"),
+            ({"values": lambda values: values / 0}, NotFiniteError, "NaN or infinity"),
+        ],
+    )
+    def test_what_is_found(self, trace, wrong, error, told):
+        found = methods.WordScores(torch.rand(2, 3, 4), torch.rand(2, *trace.size), (0.5, 0.5))
+        assert methods.segmentation_of(trace, ("dog", "sky"), found).words == ("dog", "sky")
+        found = replace(found, **{name: change(getattr(found, name)) for name, change in wrong.items()})
+        with pytest.raises(error, match=told):
+            methods.segmentation_of(trace, ("dog", "sky"), found)
 
 
 def test_the_method_of_the_page_keeps_the_contract():

@@ -1,11 +1,12 @@
 """What a method is: a frozen object with a name, its numbers, what it needs captured, and `segment`."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
-from ovam.checks import number
 from ovam.errors import OptionError
 from ovam.maps.words import Listed, OptimisedTokens, check_different, entries_of, names_of
 from ovam.masks.result import Segmentation
@@ -17,12 +18,14 @@ from ovam.tracing.encode_options import EncodeOptions
 class Method(ABC):
     """A method that makes masks of words or fitted tokens from a trace.
 
-    A subclass is a frozen dataclass too. Its fields are the method's numbers, and their defaults are the published
-    ones. To use another number, such as a threshold chosen on validation images, replace the field:
+    A subclass is a frozen dataclass too. Its fields are the method's numbers, and each has a default: the published
+    number. A subclass that checks its own fields in `__post_init__` calls `super().__post_init__()` there.
+
+    To use another number, such as a threshold chosen on validation images, replace the field:
     `dataclasses.replace(method, threshold=0.3)`.
 
     Attributes:
-        name: Name of the method, for `by_name` and the command line; a class variable.
+        name: Name of the method, for `by_name`; a class variable. The command line knows the methods of ovam alone.
         threshold: Border between a word and the background, in (0, 1), in the method's own scale.
         token_threshold: The same for the classes of a `TokenSet`.
 
@@ -74,8 +77,8 @@ def inner_share(name: str, value: object) -> float:
     Raises:
         OptionError: it is none.
     """
-    found = number(name, value, least=0.0, below=1.0)
-    if found == 0:
+    found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not 0 < found < 1:
         raise OptionError(f"{name}={value!r}: expected a number between 0 and 1, exclusive")
     return found
 

@@ -38,7 +38,7 @@ class DatasetDiffusion(Method):
     The class names alone form one padded prompt, the class prompt, so that they share the attention of the run's
     conditional queries. A class's map at 1/4 of the finest grid is enlarged to 1/2, multiplied by the fourth power of
     the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it reaches the
-    threshold. OptimisedTokens tokens keep the attribution prompt in which they were fitted.
+    threshold. Optimised tokens keep the attribution prompt in which they were fitted.
 
     Attributes:
         threshold: Least value of a word; published is "at least", not "above".

@@ -1,6 +1,8 @@
 """The methods by name."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from ovam.errors import OptionError
@@ -12,6 +14,7 @@ from ovam.methods.datasetdm import DatasetDM
 from ovam.methods.grounded import Grounded
 from ovam.methods.published import PublishedOVAM
 
+_NAME = re.compile(r"[\w-]+")
 _METHODS: dict[str, Callable[[], Method]] = {
     method.name: method for method in (DAAM, Attn2Mask, PublishedOVAM, DatasetDiffusion)
 }
@@ -42,8 +45,30 @@ def by_name(name: str) -> Method:
 
 
 def register(method: type[Method]) -> None:
-    """Add your own method, or replace the one of its name; all its fields need defaults."""
-    _METHODS[method.name] = method
+    """Add your own method to `names` and `by_name`, or replace the one of its name.
+
+    Args:
+        method: A class derived from `Method`, with a `name` of letters, digits, "-" and "_", and a default for each of
+            its fields.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if not isinstance(method, type) or not issubclass(method, Method):
+        raise OptionError(f"{method!r} is no method: expected a class derived from ovam.methods.Method")
+    name = getattr(method, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OptionError(
+            f"{method.__name__}.name is {name!r}: expected a class variable of letters, digits, '-' and '_', as in "
+            'name: ClassVar[str] = "mine"'
+        )
+    lacking = [field.name for field in fields(method) if field.default is MISSING and field.default_factory is MISSING]
+    if lacking:
+        raise OptionError(
+            f"{method.__name__} has no default for {', '.join(lacking)}: expected one for each field, so that "
+            f"ovam.methods.by_name({name!r}) can make it"
+        )
+    _METHODS[name] = method
 
 
 def requires_of(methods: Iterable[Method]) -> dict[str, Any]:

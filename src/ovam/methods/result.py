@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ovam.errors import NotFiniteError, OptionError
 from ovam.maps.compute import attention_maps
 from ovam.maps.options import MapOptions
 from ovam.maps.result import AttentionMaps
@@ -29,7 +30,8 @@ class WordScores:
 
     Attributes:
         maps: Map of each word at the method's grid, in [0, 1]; they are shown and saved, nothing is computed from them.
-        values: The method's values at the image's size. A word is where they exceed its threshold.
+        values: The method's values at the image's size, finite. A word is where they exceed its threshold. Scores of
+            values below 0 and above 1 are cut to that range.
         thresholds: Threshold of each word, in (0, 1).
     """
 
@@ -59,8 +61,11 @@ def segmentation_of(
         band: Pixels of the background with a value at most this far below its word's threshold are labelled 255.
 
     Raises:
+        OptionError: the values are no tensor of the expected shape, or there are other numbers of maps or thresholds.
+        NotFiniteError: the values contain NaN or infinity.
         NothingCapturedError: a CRF was asked for, and the run ended with latents.
     """
+    _check(found, names_of(entries), trace.size)
     thresholds = torch.tensor(found.thresholds)[:, None, None]
     scores = bordered(found.values.float().cpu(), thresholds)
     if crf is not None:
@@ -77,6 +82,26 @@ def segmentation_of(
         found.maps.float().cpu(), names, spans, trace.size, {}, len(names), image_png=trace.image_png, plain=plain
     )
     return Segmentation(labels, names, scores.clamp(0, 1), presences(maps), _BORDER, maps)
+
+
+def _check(found: WordScores, names: Sequence[str], size: tuple[int, int]) -> None:
+    """Check what a method found against the words and the image's size, as `segmentation_of` says."""
+    for name, expected in (("maps", "(height, width) of the method's grid"), ("values", f"{size} of the image")):
+        given = getattr(found, name)
+        fits = isinstance(given, Tensor) and given.ndim == 3 and len(given) == len(names)
+        if not fits or (name == "values" and tuple(given.shape[1:]) != size):
+            kind = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            raise OptionError(
+                f"WordScores.{name} is {kind}: expected a tensor with a map for each of {', '.join(map(repr, names))}, "
+                f"each {expected}"
+            )
+    if len(found.thresholds) != len(names):
+        raise OptionError(
+            f"WordScores.thresholds has {len(found.thresholds)} numbers for {len(names)} words: expected one for each, "
+            "as ovam.methods.thresholds_of returns them"
+        )
+    if not bool(torch.isfinite(found.values).all()):
+        raise NotFiniteError("WordScores.values contain NaN or infinity: expected finite numbers")
 
 
 def bordered(

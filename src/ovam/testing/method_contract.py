@@ -67,7 +67,7 @@ class MethodContract(ABC):
             for value in (0.0, 1.0, float("nan"), "0.5"):
                 changes: dict[str, Any] = {name: value}
                 refused = raises(functools.partial(replace, self.make_method(), **changes), OptionError)
-                assert refused, f"{name}={value!r} was accepted"
+                assert refused, f"{name}={value!r} was accepted: does __post_init__ call super().__post_init__()?"
 
     def test_thresholds_decide_how_large_a_mask_is(self) -> None:
         trace, tokens = self._trace(), self._tokens()
