@@ -72,10 +72,10 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file that takes this one's place once it is written, or is gone where that breaks off.
+    """Give a new file to write; once it is written it replaces this one, and after an error it is removed.
 
-    Several may write one file at once: the last to end wins. A symbolic link stays, and the file it leads to is
-    replaced.
+    Several processes may write one file at the same time: the one that ends last wins. A symbolic link stays, and the
+    file that it leads to is replaced.
 
     Raises:
         OptionError: something that is no file stands there, such as a device or a pipe, which would be lost.
@@ -102,7 +102,7 @@ def _check_name(path: Path) -> None:
 
 
 def check_writable(path: Path, form: Format) -> None:
-    """Find out beforehand what would keep a file from being written, but for a full disk.
+    """Check beforehand that a file can be written; a full disk is not noticed.
 
     Raises:
         The format's error: it is a folder, its folder is not there, or may not be written to.

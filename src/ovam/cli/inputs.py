@@ -141,9 +141,10 @@ def weights(value: Path | None) -> Path | None:
 
 
 def sources(value: list[str]) -> list[str]:
-    """Check trace or image files, or patterns of their names; of several files, that they are there.
+    """Check trace or image files, or patterns of their names.
 
-    Whatever else is wrong with one of several files is an error of that one, which the others need not wait for.
+    A single file is checked completely. For several files, only that they exist: another fault of a file is reported
+    when its turn comes, and does not stop the others.
     """
     paths = expanded(value)
     if not is_many(value):

@@ -18,7 +18,7 @@ _COLUMNS = ("prompt", "seed", "words", "negative_prompt")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One entry of a file of prompts; None stands for what the entry does not tell.
+    """One entry of a file of prompts; None means that the entry does not have this field.
 
     Attributes:
         text: What to generate.

@@ -75,7 +75,7 @@ class Store:
         return item
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the data set: it is there whole or not at all."""
+        """Write a file of the data set; it is written whole or not at all."""
         temporary = self.room / name.replace("/", "-")
         with temporary.open("wb") as file:
             file.write(data)

@@ -27,7 +27,7 @@ AfterStep = Callable[[int, int], None]
 
 @dataclass(eq=False)
 class Run:
-    """A run while it goes on.
+    """The state of a run.
 
     Attributes:
         recipe: The recipe.

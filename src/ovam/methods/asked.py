@@ -16,7 +16,7 @@ class Asked:
 
     Attributes:
         name: The entry that it belongs to; synonyms belong to one entry.
-        prompt: The prompt's vectors, with padding if it is a text. Words of one text have the same object.
+        prompt: The prompt's vectors, with padding if it is a text. Words of one text share one object.
         places: Positions of the word's tokens in the prompt.
     """
 
@@ -54,7 +54,7 @@ class PaddedPrompts:
         """Return a word in a prompt, at all its places there.
 
         Raises:
-            OptionError: it does not stand there.
+            OptionError: the word is not in the prompt.
         """
         places = self.places(prompt, word)
         if not places:

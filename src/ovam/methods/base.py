@@ -69,10 +69,10 @@ class Method(ABC):
 
 
 def inner_share(name: str, value: object) -> float:
-    """Return a number between 0 and 1, both excluded.
+    """Check a number between 0 and 1, both excluded, and return it.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a number.
     """
     found = number(name, value, least=0.0, below=1.0)
     if found == 0:

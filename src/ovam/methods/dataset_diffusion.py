@@ -38,12 +38,13 @@ class DatasetDiffusion(Method):
     The class names alone form one padded prompt, the class prompt, so that they share the attention of the run's
     conditional queries. A class's map at 1/4 of the finest grid is enlarged to 1/2, multiplied by the fourth power of
     the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it reaches the
-    threshold. OptimisedTokens tokens keep the attribution prompt in which they were fitted.
+    threshold. Optimised tokens keep the attribution prompt in which they were fitted.
 
     Attributes:
         threshold: Least value of a word; published is "at least", not "above".
         token_threshold: The same for fitted tokens, for which none was published.
-        band: Pixels less than this below the threshold are labelled 255, which data sets leave out: 0.5 to 0.6.
+        band: Width of the range of values below the threshold whose pixels get the label 255, undecided: 0.1, so values
+            from 0.5 to 0.6.
         products: Number of products with the self-attention.
         any_self_attention: Whether the mean over the blocks on the way up, which captures keep by default, is enough.
             Published is the mean over the blocks on both ways, for which `requires` asks.

@@ -1,4 +1,4 @@
-"""What a trained module reads of a UNet: an outline of it, by which weights are told to belong, and its features."""
+"""What a trained module reads of a UNet: its features, and an outline that tells one UNet from another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

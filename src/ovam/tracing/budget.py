@@ -40,7 +40,7 @@ class BlockBytes:
 
 
 def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
-    """Return the tensors that are kept of one image and half, without memory, by their name and part."""
+    """Return stand-ins (device "meta") for the tensors that are kept of one image and half, by their name and part."""
     return {
         (name, part): PARTS[part].room(each, shape.calls, dtype)
         for part, shapes in shape.parts.items()

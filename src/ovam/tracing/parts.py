@@ -87,7 +87,7 @@ class Part:
         return self.averaged or self.last
 
     def room(self, shape: Shape, calls: int, dtype: torch.dtype) -> Stored:
-        """Return a tensor without memory for all calls; the step axis comes after the heads, if any."""
+        """Return a stand-in (device "meta") for the tensor of all calls; the step axis comes after any head axis."""
         if not self.single:
             shape = (shape[0], calls, *shape[1:]) if len(shape) == 3 else (calls, *shape)
         dtype = torch.float32 if self.exact else torch.float16 if self.floats and dtype == torch.int8 else dtype

@@ -1,7 +1,7 @@
 """Follow the denoiser calls of a run, and pass what its blocks show to the recorder.
 
-Each block's hook calls `_on_block`. For each half and image, the batch's row is read as its part says
-(`ovam.tracing.parts`), cut to the pixels of the block's grid, and passed to the recorder.
+Each block's hook calls `_on_block`. For each half and image, the tensors of its row in the batch are taken (`Part.of`
+in `ovam.tracing.parts`), cut to the pixels of the block's grid, and passed to the recorder.
 """
 
 import inspect

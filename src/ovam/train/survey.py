@@ -1,4 +1,4 @@
-"""Look at every mask once before a training, so that a wrong one is told in its first minute and not in its last."""
+"""Check every mask before a training, so that a wrong one is reported in the first minute and not in the last."""
 
 from dataclasses import dataclass
 
