@@ -27,7 +27,7 @@ def parsed(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not is_text(found):
-        raise ValueError("it has broken letters")
+        raise ValueError("it has characters that are not valid Unicode")
     return found
 
 

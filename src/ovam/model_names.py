@@ -18,7 +18,7 @@ def not_found(name: object, reason: str) -> ModelNotFoundError:
     """Return the error for a model that can't be loaded."""
     return ModelNotFoundError(
         f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-        "or the id of one; if it is a folder it is damaged or not whole, copy it again"
+        "or the id of one; a folder may be damaged or incomplete: copy it again"
     )
 
 

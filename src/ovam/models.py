@@ -121,7 +121,7 @@ def _check_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch's own, of several kinds and lengths
         raise _unusable(device, _first_line(error)) from error
     if torch.device(device).type == "meta":
-        raise _unusable(device, "it has shapes and no numbers")
+        raise _unusable(device, "tensors on it have a shape but no numbers")
 
 
 def check_tokenizers(parts: Mapping[str, Any]) -> None:
@@ -140,8 +140,8 @@ def check_tokenizers(parts: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has {len(tokenizer)} tokens, its text encoder {count}: its vocabulary is missing")
         if limit is not None and tokenizer.model_max_length > limit:
             raise ValueError(
-                f"{name} tells no length of texts, its text encoder reads {limit} tokens: its tokenizer_config.json is "
-                "missing or another one"
+                f"{name} has no maximum length, or one above the {limit} tokens that its text encoder reads: its "
+                "tokenizer_config.json is missing or belongs to another tokenizer"
             )
 
 

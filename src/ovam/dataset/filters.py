@@ -102,8 +102,8 @@ def _score(item: Item, name: str) -> Mapping[str, float]:
     found: Any = item.scores.get(name)
     if not isinstance(found, Mapping):
         raise DatasetError(
-            f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of those"
-            + _MADE_BY.get(name, "")
+            f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of one of "
+            "these scores" + _MADE_BY.get(name, "")
         )
     return found
 

@@ -61,7 +61,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if told:
         raise DatasetError(
             f"{folder} belongs to another recipe: {'; '.join(told[:5])}{'; ...' if len(told) > 5 else ''}; choose "
-            "another output folder, or take the changes back"
+            "another output folder, or undo the changes in the recipe"
         )
     if recipe.data.number < before.data.number:
         raise DatasetError(

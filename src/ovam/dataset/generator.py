@@ -66,7 +66,10 @@ def generate(
     begun, shard = time.monotonic(), shard or Shard()
     if ray is not None and (pipe is not None or shard.count > 1):
         what = "a pipeline" if pipe is not None else "a shard"
-        raise OptionError(f"{what} was given together with Ray, whose workers load the model and share the units")
+        raise OptionError(
+            f"{what} was given together with Ray, whose workers load the model and share the units: expected one of "
+            "the two; leave the other out"
+        )
     folder = check_folder(output_dir)
     check_recipe(folder, recipe)
     run = Run(recipe, prompts_of(recipe), vocabulary_of(recipe))

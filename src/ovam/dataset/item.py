@@ -130,7 +130,7 @@ def read_item(folder: Path, name: str) -> Item:
         ) from error
     check_content(told, ITEM_FILE, path)
     if name != f"{stem_of(told['index'])}.json":
-        raise DatasetError(f"{path} tells of item {told['index']}: expected the item of its own name")
+        raise DatasetError(f"{path} describes item {told['index']}: expected the item that the file is named after")
     image, mask = told["image"], told["mask"]
     return Item(
         folder,

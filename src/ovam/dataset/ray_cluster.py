@@ -162,6 +162,6 @@ def errors_of_ray() -> Iterator[None]:
 def _told(error: Exception, cause: BaseException) -> str:
     lines = str(cause).strip().splitlines() or [type(error).__name__]
     return (
-        f"Ray ended the job ({type(cause).__name__}: {lines[-1].strip()}): what is done is whole, and the same command "
-        "goes on with it"
+        f"Ray ended the job ({type(cause).__name__}: {lines[-1].strip()}): finished items are complete, and the "
+        "same command continues"
     )

@@ -29,7 +29,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
     if truth.shape != score.shape or not truth.any():
         raise GroundTruthError(
             f"average precision of a truth of shape {truth.shape} with {int(truth.sum())} pixels, "
-            f"scores of {score.shape}: expected equal shapes and at least one pixel"
+            f"scores of {score.shape}: expected equal shapes and at least one pixel that is True"
         )
     score = score if score.dtype.kind == "f" else score.astype(np.float64)  # unsigned numbers have no negative ones
     order = np.argsort(-score.ravel(), kind="stable")

@@ -58,7 +58,7 @@ class PaddedPrompts:
         """
         places = self.places(prompt, word)
         if not places:
-            raise OptionError(f"word {word!r} does not stand in the attribution prompt {prompt!r}: ask for another one")
+            raise OptionError(f"word {word!r} is not in the attribution prompt {prompt!r}: expected a word of it")
         return Asked(name, self._of(prompt)[1], tuple(place for one in places for place in one))
 
     def in_a_row(self, words: Sequence[str]) -> list[Asked]:

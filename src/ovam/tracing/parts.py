@@ -140,9 +140,9 @@ def _output_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tens
     """Return the attention outputs; raise UnsupportedPipelineError if the backbone does not provide them."""
     if seen.output is None:
         raise UnsupportedPipelineError(
-            f"block {block!r}: its backbone tells no attention outputs, which output-space maps need (an IP-Adapter of "
-            "Stable Diffusion 3 mixes its own into them): expected `Observation.output`; ask without outputs, run "
-            "without the adapter's image, or let the backbone tell them"
+            f"block {block!r}: its backbone reports no attention outputs, which output-space maps need (an IP-Adapter "
+            "of Stable Diffusion 3 adds its own to them): expected `Observation.output`; capture without outputs, run "
+            "without the adapter's image, or make the backbone report them"
         )
     return seen.output[row]
 

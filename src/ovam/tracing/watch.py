@@ -242,7 +242,7 @@ class Watch:
         if run.shape is not None and run.seen and not run.kept:
             silent = [name for name in run.shape.needed if any(name not in seen for seen in run.seen.values())]
             if silent:
-                raise gap(silent, run.shape.needed, "in at least one call each, and no call had all of them")
+                raise gap(silent, run.shape.needed, "in at least one call each, so that no call is complete")
         self.recorder.finish(run, pictures, size)
 
     def drop(self, *, complete: bool = False) -> None:

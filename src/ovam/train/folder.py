@@ -60,8 +60,8 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
         found = _scenes(folder)
     else:
         raise DatasetError(
-            f"data set {folder} has no masks that are known: expected dataset.json with images/ and masks/, as of "
-            "`ovam dataset`; JPEGImages/ and SegmentationClass/, as of Pascal VOC; or images/, labels/ and names.json"
+            f"data set {folder} has none of the known layouts: expected dataset.json with images/ and masks/, as in "
+            "`ovam dataset`; JPEGImages/ and SegmentationClass/, as in Pascal VOC; or images/, labels/ and names.json"
         )
     return _checked(found, part)
 

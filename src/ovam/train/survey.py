@@ -59,7 +59,7 @@ def survey(data: Labelled, classes: Classes, progress: Progress = no_progress) -
     if not pixels.any():
         raise DatasetError(
             f"data set {data.folder} has no labelled pixel in {len(data.pairs)} masks, all are {IGNORE} (ignored): "
-            "expected masks of class ids; black and white masks have the ids 0 and the class's, not 0 and 255"
+            "expected masks of class ids; in a black and white mask, write the id of the class in place of 255"
         )
     return Survey(pixels, pictures, ignored, tuple(sizes))
 

@@ -137,7 +137,8 @@ def looks(name: str, split: Split) -> tuple[Look, ...]:
 def choose_look(rng: np.random.Generator, name: str, split: Split, novel_share: float) -> tuple[Look, bool]:
     """Choose a look of a class; return it, and whether it is novel, which means that training never shows it.
 
-    Training has no novel looks, domain B has only novel ones; in the other splits `novel_share` of them are novel."""
+    Training has no novel looks, domain B has only novel ones; in the other splits `novel_share` of them are novel.
+    """
     novel = split == "domain b" or (split != "train" and bool(rng.random() < novel_share))
     choices = looks(name, split if novel else "train")
     return choices[int(rng.integers(len(choices)))], novel
