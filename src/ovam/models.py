@@ -74,7 +74,7 @@ def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
     """
     offline = None if local else offline_reason(str(name))
     try:
-        with _no_word_of_torchvision(), warnings.catch_warnings():
+        with _torchvision_warning_hidden(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")  # diffusers' own, to the Hub
             yield local or offline is not None
     except OvamError:
@@ -88,7 +88,7 @@ def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
 
 
 @contextmanager
-def _no_word_of_torchvision() -> Iterator[None]:
+def _torchvision_warning_hidden() -> Iterator[None]:
     """Keep back transformers' warning that it prepares pictures by Pillow instead: nothing here depends on it."""
 
     def told(record: logging.LogRecord) -> bool:

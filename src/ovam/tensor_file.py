@@ -26,7 +26,7 @@ _LONGEST_NAME = 255  # bytes, in all usual file systems
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, and how people are told of it.
+    """A kind of file, and its words in error messages.
 
     Attributes:
         name: What the header calls it.
@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     file that it leads to is replaced.
 
     Raises:
-        OptionError: something that is no file stands there, such as a device or a pipe, which would be lost.
+        OptionError: something that is not a file has this name, such as a device or a pipe, which would be lost.
     """
     _check_name(path)
     path = path.resolve()

@@ -90,6 +90,6 @@ def told_of_method(method: Method) -> Mapping[str, Any]:
 
 
 def state_of_weights(method: Method) -> list[int]:
-    """Return what tells whether a method's file of weights changed; empty for a method without one."""
+    """Return facts that change when a method's file of weights changes; empty for a method without such a file."""
     weights = getattr(method, "weights", None)
     return [] if weights is None else state_of(Path(weights))

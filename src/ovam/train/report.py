@@ -1,4 +1,4 @@
-"""End a training: look at the best model once more, and write it with its report."""
+"""End a training: validate the best model once more, and write it with its report."""
 
 import json
 from typing import Any

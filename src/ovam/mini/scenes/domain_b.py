@@ -1,6 +1,7 @@
 """Domain B: other drawings, other grounds and another camera. It takes the part of real photographs in tests.
 
-Mini never sees any of it. Its things are Fluent emoji (MIT licence), but for the dining table, which has none.
+Mini is never trained with it. Its things are Fluent emoji (MIT licence), except the dining table, for which there is no
+emoji.
 """
 
 import numpy as np
