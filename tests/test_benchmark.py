@@ -382,7 +382,7 @@ def _names_files(folder):
     contents = {
         '{"20000": "x"}': "number 20000, more than 4095",  # pairs of all numbers are counted
         "[" * 100_000: "nested too deeply",
-        '{"1": "\\ud800"}': "broken letters",
+        '{"1": "\\ud800"}': "not valid Unicode",
         '{"labels": {"1": "cat"}, "split": [3]}': "split [3]",
         '{"1e3": "cat"}': "names file",
         "3": "names file",

@@ -220,7 +220,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("values", "error", "told"),
         [
-            ([0.5, 0.6], errors.ProbabilityError, "off 1 by up to 0.1"),
+            ([0.5, 0.6], errors.ProbabilityError, "differs from 1 by up to 0.1"),
             ([-0.5, 1.5], errors.ProbabilityError, "lowest probability is -0.5"),
             ([float("nan"), 0.5], errors.NotFiniteError, "NaN"),
             ([float("inf"), 0.5], errors.NotFiniteError, "infinity"),

@@ -188,7 +188,7 @@ class TestJointAttention:
     ("options", "message"),
     [
         ({"method": "clean"}, "timesteps=None with method='clean': expected one"),
-        ({"method": "clean", "timesteps": (1, 2)}, "expected one, that which the model was tuned with"),
+        ({"method": "clean", "timesteps": (1, 2)}, "expected one, the time step that the model was tuned with"),
         ({"method": "inversion", "noises": 2}, "noises=2 with method='inversion', which puts no noise on"),
         ({"method": "inversion", "inversion_steps": 0}, "inversion_steps=0: expected a whole number of at least 1"),
         ({"outputs": True}, "words have no attention outputs"),

@@ -371,7 +371,7 @@ def test_a_family_that_a_method_cannot_read():
 def test_a_model_whose_grids_are_halved_only_once(sd2):
     with ovam.capture(sd2, self_attention="1/2") as traces:
         sd2("a dog", num_inference_steps=2, height=32, width=32)
-    with pytest.raises(UnsupportedPipelineError, match="halved twice"):
+    with pytest.raises(UnsupportedPipelineError, match="at 1/2 and 1/4 of the finest grid"):
         methods.DatasetDiffusion().segment(traces[0], ["dog"])
 
 

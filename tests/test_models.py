@@ -15,7 +15,7 @@ from ovam.text_sides import text_of
 BROKEN = {
     "no tokenizer": ("tokenizer", None, "its vocabulary is missing"),
     "an empty tokenizer": ("tokenizer/tokenizer.json", None, "its vocabulary is missing"),
-    "a tokenizer without a length": ("tokenizer/tokenizer_config.json", "{}", "tells no length of texts"),
+    "a tokenizer without a length": ("tokenizer/tokenizer_config.json", "{}", "has no maximum length"),
     "a tokenizer of another kind": ("tokenizer/tokenizer.json", "3", "AttributeError"),
     "no text encoder": ("text_encoder", None, "could not be loaded"),
     "half of the weights": ("text_encoder/model.safetensors", "half", "SafetensorError"),

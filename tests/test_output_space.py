@@ -201,7 +201,7 @@ def test_a_backbone_that_tells_no_outputs_is_refused(monkeypatch):
         "ovam.backbones.joint_watch.Observation", lambda query, replay, output: Observation(query, replay)
     )
     with pytest.raises(
-        errors.UnsupportedPipelineError, match=r"transformer_blocks\.0\.attn'.*tells no attention outputs"
+        errors.UnsupportedPipelineError, match=r"transformer_blocks\.0\.attn'.*reports no attention outputs"
     ):
         captured(tiny.flux())
 

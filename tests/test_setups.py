@@ -144,7 +144,7 @@ class TestImagePrompt:
         pipe = with_joint_image_prompt(tiny.sd3())
         shown = {**JOINT_RUN, "ip_adapter_image": torch.rand(1, 3, 30, 30)}
         for watching in (ovam.capture(pipe, outputs=True), ovam.stream(pipe, "a dog", strategy="output")):
-            with watching, pytest.raises(UnsupportedPipelineError, match="IP-Adapter of Stable Diffusion 3 mixes"):
+            with watching, pytest.raises(UnsupportedPipelineError, match="IP-Adapter of Stable Diffusion 3 adds"):
                 run(pipe, shown)
         pipe.set_ip_adapter_scale(0.0)
         assert_exact(pipe, shown, row=1, outputs=True)

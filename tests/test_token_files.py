@@ -151,7 +151,7 @@ class TestFile:
             (lambda h, t: h["groups"][0]["fit"].update(timesteps=[["9"]]), "timesteps[0][0]"),
             (lambda h, t: h["groups"][0]["fit"].update(losses=[float("inf")]), "losses[0] is inf"),
             (lambda h, t: h["groups"][0]["fit"].update(versions=3), "versions is 3"),
-            (lambda h, t: h["groups"][0].update(licence="\udcff"), "broken letters"),
+            (lambda h, t: h["groups"][0].update(licence="\udcff"), "not valid Unicode"),
             (lambda h, t: h["space"].update(width=-WIDTH), "width is -"),
             # finite in float64 alone: all scores would be NaN, or a scale of 0
             (lambda h, t: h["groups"][0]["calibrations"]["sky"].update(scale=1e39), "1e+39"),

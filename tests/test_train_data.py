@@ -81,7 +81,7 @@ class TestFolders:
         assert found.pairs == ((tmp_path / "images/000000007.png", tmp_path / "labels/000000007.png"),)
 
     def test_without_masks(self, tmp_path):
-        with pytest.raises(DatasetError, match=r"has no masks that are known: expected dataset\.json"):
+        with pytest.raises(DatasetError, match=r"has none of the known layouts: expected dataset\.json"):
             read_labelled(tmp_path, "train")
         with pytest.raises(DatasetError, match="is not there"):
             read_labelled(tmp_path / "gone", "train")

@@ -385,7 +385,7 @@ class TestFile:
             (lambda header, tensors: header["unet"].pop("layers"), "unet.layers is missing"),
             (lambda header, tensors: header["unet"]["layers"].pop(0), "unet.layers lacks 'conv_in'"),
             (lambda header, tensors: header.update(method="sam"), "method is 'sam'"),
-            (lambda header, tensors: tensors.pop("to_query.weight"), "holds other tensors than its header tells of"),
+            (lambda header, tensors: tensors.pop("to_query.weight"), "holds other tensors than its header says"),
             (lambda header, tensors: tensors["to_query.weight"].fill_(float("nan")), "contains NaN or infinity"),
         ],
     )

@@ -23,42 +23,45 @@ TITLES = {
 
 HEAD = f"""# Tokens, measured
 
-How far a token that was fitted to **one** annotation carries: every method is fitted to one annotated scene of a
-class and asked of other scenes of [{MODEL}](mini.md)'s world, whose masks are exact. All methods see the same queries
-and the same masks.
+See how well a token that was fitted to **one** annotation works on other pictures. Every method is fitted to one
+annotated scene of a class, and then finds the class in other scenes of [{MODEL}](mini.md), whose masks are exact. All
+methods get the same queries and the same masks.
 
 * **Annotations** are scenes of the training split that no training used (index {UNUSED:,} on) and that show one named
   thing alone, on {LEAST_ANNOTATED:.0%} of the pixels or more. Draw d of a class is its d-th such scene: fixed in
   advance, none left out.
 * **Scored** are the first scenes of validation, on which settings were chosen, and scenes of test from number
-  {FIRST["test"]} on: of those before tables of fits were made while their defaults were still being changed, of these
-  none. Each for the classes that cover more than {LEAST_SCORED:.0%} of it.
-* Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles),
-  whose errors stand on their page; pixels on whose class they differ count for nothing. Annotations are scenes there
-  too, and thresholds those of scenes. **As long as the oracles miss their own bars, no claim rests on these figures.**
+  {FIRST["test"]} on. (The test scenes before that number were used for tables while the defaults were still being
+  changed; these were not.) A scene is scored for each class that covers more than {LEAST_SCORED:.0%} of it.
+* Generated pictures ("a photograph of a dog", and of two classes) are labelled by the [oracles](mini.md#oracles), two
+  segmentation networks; the page on mini shows their errors. Pixels on whose class they differ are ignored. Annotations
+  are scenes here too, and thresholds are those for scenes. **As long as the oracles miss their own bars, no claim rests
+  on these figures.**
 * Every scene or picture enters through `ovam.encode` with the empty prompt and noise seeded by the scene, at the
   blocks and time steps that the report of {MODEL} chose on validation scenes.
-* The class is known and asked alone; a pixel is the class's where its score is above the method's own border. The
-  word and the authors' protocol re-tuned need a threshold, one for all classes: `python -m lab.fits tune`
-  chose it on validation scenes and ten classes, with the rate and length of the rivals' descents, rates until the best
-  lay between others; it is frozen in `lab/fits/chosen.json` with all that was tried. The word against everyday
-  words, where the default begins and which needs no annotation either, is on [a page of its own](tokens-gain.md).
+* The class is known, and nothing else is segmented; a pixel belongs to the class if its score is above the method's own
+  threshold. The word and the re-tuned protocol of the authors need a threshold, one for all classes.
+  `python -m lab.fits tune` chose it on validation scenes and ten classes, together with the learning rates and numbers
+  of iterations of the rivals; more rates were tried until the best one was neither the lowest nor the highest.
+  `lab/fits/chosen.json` has the choices, and all that was tried. The word beside everyday words, which is where the
+  default starts and which needs no annotation, is on [a page of its own](tokens-gain.md).
 """
 
-COLUMNS = f"""**mIoU** pools the pixels of a class's scenes and is a mean over classes and draws; **IoU by image** is a
-mean over images first. Differences of mIoU come with their 95 % interval, by a bootstrap over classes, draws and
-scenes. **AP** needs no border. **Elsewhere** is the share of pixels above the border on scenes without the class
-({MOST_WITHOUT} at most), **own scene** the IoU on the annotations themselves, **seconds** the median of a fit alone.
-`{TWENTY}` and `{OWN}` are bounds: the default on twenty annotations at once, and on the very mask that is scored. The
-latter is done for {OWN_SCENES} scenes a class, so that its mIoU is not of the other rows' scenes; its differences are
-taken on the same ones.
+COLUMNS = f"""**mIoU** pools the pixels of a class's scenes, and is the mean over classes and draws; for **IoU by
+image** the mean over images is taken first. Differences of mIoU have their 95 % interval, from a bootstrap over
+classes, draws and scenes. **AP** (average precision) needs no threshold. **Elsewhere** is the share of pixels above the
+threshold in scenes without the class ({MOST_WITHOUT} at most), **own scene** the IoU on the annotations themselves,
+**seconds** the median time of a fit alone. `{TWENTY}` and `{OWN}` are upper bounds: the default fitted to twenty
+annotations at once, and to the same mask that is scored. The latter uses only {OWN_SCENES} scenes for each class. So
+its mIoU is not comparable with the other rows; but its differences are, because both sides use these scenes.
 
-A row that is named by options is the default but for these. Options of `ovam.optimize_tokens`: `rows`, `evaluations`,
-`pull`, `distance` and `against`. Of trials that it does not offer (`lab/fits/trials.py`): `noises`, the
-annotated picture encoded so many times; `mirrored`, its mirror image as well; `timesteps`, the annotated picture seen
-at these; `weighted`, a weight of each block or head that is fitted too; `heads`, only the share of heads in which the
-word fits the annotation best; `spread`, maps spread by the self-attention of that grid, in the fit and when asked;
-`spread_asked`, the same of an ordinary fit when asked alone.
+A row that is named by options is the default with these options changed. `rows`, `evaluations`, `pull`, `distance` and
+`against` are options of `ovam.optimize_tokens`. The others are trials that it does not offer (`lab/fits/trials.py`).
+`noises`: the annotated picture is encoded this many times. `mirrored`: its mirror image is used as well. `timesteps`:
+the annotated picture is encoded at these time steps. `weighted`: a weight of each block or head is fitted too. `heads`:
+only this share of the heads is used, those in which the word fits the annotation best. `spread`: maps are refined by
+the self-attention of this grid, in the fit and afterwards. `spread_asked`: the same for an ordinary fit, and only
+afterwards.
 """
 
 

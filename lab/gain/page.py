@@ -12,58 +12,58 @@ from lab.markdown import interval, table
 
 HEAD = """# Where a token's gain comes from
 
-A fitted token finds other pixels than its word. Here the difference is taken apart on [mini](mini.md)'s scenes, whose
-labels tell what every pixel shows: by what is changed on the way from word to token, by what the pixels show that are
-won, and by the parts of the things. Annotations, scored scenes and borders are those of
-[tokens, measured](tokens-measured.md); every difference comes with its 95 % interval, by a bootstrap over classes,
-draws and scenes.
+See why a fitted token gives better masks than its word. The difference is measured in three ways, on [mini](mini.md)'s
+scenes, whose labels say what every pixel shows: by the steps from word to token, by what the gained pixels show, and by
+the parts of things. Annotations, scored scenes and thresholds are those of [tokens, measured](tokens-measured.md).
+Every difference has its 95 % interval, from a bootstrap over classes, draws and scenes.
 """
 
 SHORT = f"""## In short
 
-From the word as the authors' protocol cuts it to the token. *Threshold* is what the word alone gains by one that is
-chosen on validation scenes, *normalisation* what stretching its map gains beside that; the other rows are the token
-minus that word, by what the pixels show on which they differ: more of *{HITS}*, less of anything else. The rows sum to
-the whole.
+The gain begins at the word with the threshold of the authors' protocol, and ends at the token. *Threshold* is the gain
+of the word alone if its threshold is chosen on validation scenes. *Normalisation* is the further gain if its map is
+stretched. The other rows are the difference between the token and this word, split by what the pixels show on which
+they differ: the token finds more pixels of *{HITS}*, and fewer of anything else. The rows sum to the whole.
 """
 
 STEPS = """## Step by step
 
-Each rung changes one thing more. *Step* is its mIoU minus that of the rung above it in the table; the *share* is the
-step's of the whole way, and below 0 where the step loses. What a step gives depends on the order of the rungs: this
-is one order, from what needs nothing to what needs a fit.
+Each row changes one more thing. *Step* is its mIoU minus that of the row above; the *share* is the part of the whole
+gain that this step gives, below 0 if the mIoU falls. The gain of a step depends on the order of the steps. This is one
+order, from what needs nothing to what needs a fit.
 """
 
-CHOSEN = """The threshold of the map over its greatest value, {threshold:.3g}, is chosen as the word's of `chosen.json`
-is: on {scenes} validation scenes and the ten development classes. The calibration alone is held back as in a fit.
+CHOSEN = """The threshold of the map over its greatest value, {threshold:.3g}, was chosen like the word's threshold in
+`chosen.json`: on {scenes} validation scenes and the ten development classes. In the row "calibration fitted", the
+calibration has the same pull as in a whole fit.
 """
 
 PIXELS = f"""## Pixel by pixel
 
-The mIoU of the default minus that of the word, by what the pixels show on which they differ: *{HITS}* counts
-pixels of the class that are won, the other rows pixels of something else that are no longer taken for it. A row is
-below 0 where the token does worse than its word. An IoU is no sum over pixels: a row is what the IoU changes by when
-the word's pixels of one kind are replaced by the token's, a mean over all orders in which the kinds can be replaced, so
-that the rows sum to the gain. *Habitual ground* is the ground on which training mostly shows the class; *unnamed
-things* belong to no class of the world. On canonical ground a class of strict habits stands where it is at home, on
-counterfactual ground elsewhere.
+The mIoU of the default minus that of the word, split by what the pixels show on which they differ. *{HITS}* counts
+pixels of the class that are gained; the other rows count pixels of something else that are no longer taken for the
+class. A row is below 0 if the token does worse than its word. An IoU is not a sum over pixels. So a row is the change
+of the IoU when the word's pixels of one kind are replaced by the token's. It depends on the order in which the kinds
+are replaced; the table has the mean over all orders, and so the rows sum to the gain. *Habitual ground* is the ground
+on which training mostly shows the class; *unnamed things* belong to no class. *Canonical ground*: a class that nearly
+always stands on its habitual ground does so here; *counterfactual ground*: it stands on another one.
 """
 
-FALSE = """The share of the pixels of each kind that is taken for the class: pooled over a class's scenes that show the
-kind, mean over classes.
+FALSE = """The share of the pixels of each kind that is wrongly taken for the class. It is pooled over a class's scenes
+that show the kind; then the mean over classes is taken.
 """
 
 PARTS = f"""## Part by part
 
-The share of each part that is found: recall, pooled over a class's scenes, mean over the classes that have the part.
-Of whole things whose parts the world marked; not of close-ups, nor of emoji, whose parts nobody marked. *{WHOLE}* is
-of all pixels of these things, *{REST}* of those that are no marked part. A mask that is larger everywhere finds more of
-every part: completion is where a part gains more than the {WHOLE}.
+The share of each part's pixels that is found (recall), pooled over a class's scenes; then the mean over the classes
+that have the part is taken. Only drawn things are counted, whose parts are known; close-ups and emoji are left out.
+*{WHOLE}* counts all pixels of these things, *{REST}* those that belong to no marked part. A mask that is larger
+everywhere finds more of every part. So the token completes a thing only where a part gains more than the {WHOLE}.
 """
 
 CLASSES = """## Class by class
 
-IoU, and the rows of *pixel by pixel* for each class.
+For each class its IoU, and the rows of *pixel by pixel*.
 """
 
 

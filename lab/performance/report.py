@@ -17,73 +17,75 @@ ITERATION_GOAL = 1.5
 
 HEAD = """# Performance
 
-What capture costs, what a trace weighs, and how long maps and a step of a token's fit take. `make bench` measures all
-of it and writes this page and, beside every section, the JSON with each single time; `make bench PEER=folder` also
-measures the paper's authors' own code, a checkout of [vpulab/ovam](https://github.com/vpulab/ovam) in that folder.
+See how much time capture and maps take, how large a trace is, and how long the fit of a token takes. `make bench`
+measures all of it and writes this page, with a JSON file for every section that has each single time.
+`make bench PEER=folder` also measures the code of the paper's authors, a checkout of
+[vpulab/ovam](https://github.com/vpulab/ovam) in that folder.
 
-A speed is a ratio of two contenders that took turns in one run, so that a busy minute hits both: the median over the
-pairs, and in brackets its 95 % bootstrap interval. Absolute times hold for this machine only.
+A speed is a ratio of two programs that took turns in one run, so that other load on the machine affects both. The table
+gives the median over the pairs of times, and in brackets its 95 % bootstrap interval. Absolute times hold for this
+machine only.
 """
 
 CAPTURE = """## Capture over the plain pipeline
 
-The whole pipeline call inside `with capture(pipe)`, float16 storage, default blocks, over the same call without it,
-alternately, in one process whose allocator has fixed thresholds: left to itself, glibc lets a plain run profit from
-the memory that the captured one before it gave back. The large models have random weights, which changes no time, and
-run in their harder case: without guidance, so that the denoiser does half the usual work for the same queries, and for
-one step only, so that what a capture does once a run is not spread over many. Goal: at most 1.02x. Read beside it: the
-authors' code 1.006x, attention-map-diffusers 1.0.0 1.22x, as measured once by earlier work on another machine and not
+The time of the whole pipeline call inside `with capture(pipe)`, with float16 storage and default blocks, divided by the
+time of the same call without it. Both run in turn, in one process whose memory allocator has fixed thresholds; with
+glibc's defaults, a plain run would be faster because it gets the memory that the captured run before it freed. The
+large models have random weights, which does not change the time. They run in the case in which a capture costs most:
+without guidance, so that the denoiser does half of the usual work for the same queries; and for one step only, so that
+work that a capture does once a run is not shared by many steps. Goal: at most 1.02x. For comparison: the authors' code
+1.006x, attention-map-diffusers 1.0.0 1.22x; earlier work measured these once on another machine, and they were not
 measured here.
 """
 
-ADDED = """What a capture adds on tiny random pipelines, where little else is done: the median difference of {pairs}
-pairs of runs of {calls} denoiser calls, all that is done once a run included, for each call and for each kept block.
+ADDED = """The time that a capture adds on tiny random pipelines, in which the rest takes little time: the median
+difference of {pairs} pairs of runs with {calls} denoiser calls, for each call and for each kept block. Work that is
+done once a run is included.
 """
 
 BYTES = """## Bytes kept
 
-A trace against the bytes of its queries (pixels x channels x storage type, summed over blocks and denoiser calls).
-The rest does not grow with the number of steps: the key projections, which let a trace make maps of words that are
-asked for after the run, with the weights of the run (inside the file up to 32 MiB, by reference to the model above),
-the picture as PNG, the header.
-The last column is calculated: the same trace with 50 steps.
+The bytes of a trace, divided by those of its queries (pixels x channels x storage type, summed over blocks and denoiser
+calls). The other parts do not grow with the number of steps: the key projections with the weights of the run, which
+late words need (in the file if they take at most 32 MiB, otherwise the file refers to the model); the picture as PNG;
+and the header. The last column is calculated, for the same trace with 50 steps.
 """
 
 STORAGE = """## Storage types
 
-What is lost by storing less, on rendered scenes with exact masks: {scenes} test scenes, each encoded once with the
-empty prompt and then rounded, {things} things, each asked by its class word within "a photograph of a ...". IoU
-pooled over a class's things, mean over classes; maps stretched to [0, 1] and cut at {threshold:g}, chosen for
-float32 on {chosen} validation scenes. A map's error is its largest difference from that of everything in float32,
-over the range of the latter. The loss is float32's mIoU minus the row's, with its 95 % bootstrap interval over
-classes and things.
+How much maps and masks get worse with smaller types, on rendered scenes with exact masks. There are {scenes} test
+scenes, each encoded once with the empty prompt and then rounded, with {things} things; for each thing a map of its
+class word is made, in the prompt "a photograph of a ...". The IoU is pooled over a class's things, and the mean is
+taken over classes. Maps are stretched to [0, 1] and cut at {threshold:g}, which was chosen for float32 on {chosen}
+validation scenes. A map's error is its largest difference from the float32 map, divided by the range of the float32
+map. The loss is float32's mIoU minus the row's, with its 95 % bootstrap interval over classes and things.
 """
 
 MAPS = """## Maps from stored queries
 
-`attention_maps` for 8 and 77 tokens from synthetic queries of SD 1.5's size: five blocks each of 64x64, 32x32 and
-16x16 pixels, 8 heads, {steps} denoiser calls, {megabytes:.0f} MB in float32. The floor is the time `torch.sum` takes
-to read the same bytes once in the same run; float16 queries have a floor of their own, half as many bytes. Every
-contender holds the queries in its own layout in a process of its own, and the processes take turns. Peak memory is
-what one answer adds at its highest to the resident memory of a fresh process that holds the queries.
+`attention_maps` for 8 and 77 tokens from synthetic queries of SD 1.5's size: five blocks each of 64x64, 32x32 and 16x16
+pixels, 8 heads, {steps} denoiser calls, {megabytes:.0f} MB in float32. The floor is the time that `torch.sum` takes to
+read the same bytes once in the same run; float16 queries have their own floor, with half as many bytes. Each program
+holds the queries in its own layout in its own process, and the processes take turns. Peak memory is the memory that one
+computation of maps adds at most to a new process that holds the queries.
 """
 
 ITERATION = """## One iteration of a token's fit
 
 The loss of one class and its gradient, on the same synthetic queries: {steps} denoiser calls, {megabytes:.0f} MB in
 float32. The floor is the time `torch.sum` takes to read the same bytes twice, once for the maps and once for the
-gradient; float16 queries have a floor of their own. The authors' iteration is that of their own optimiser, with the
-loss at the image's size and a step of gradient descent, which costs next to nothing. How many iterations a fit takes is
-another matter.
+gradient; float16 queries have their own floor. The authors' iteration is one of their own optimiser, with the loss at
+the image's size, and a step of gradient descent, which takes almost no time. The number of iterations of a fit is not
+compared here.
 """
 
 LAYOUT = """## Order of a trace's axes
 
-Step-major storage, the order of arrival, over head-major, which a trace has
-([decision 0002](decisions/0002-trace-layout.md)).
-The same synthetic queries; *store* copies a run's queries call by call into new storage, *maps* answers 8 tokens,
-*read* is one iteration of a token's optimisation: scores against one vector a head, and their gradient for it.
-Above 1x: head-major is faster.
+The time with step-major storage, the order in which queries arrive, divided by the time with head-major storage, which
+a trace uses ([decision 0002](decisions/0002-trace-layout.md)). The queries are the same synthetic ones. *Store* copies
+a run's queries call by call into new storage; *maps* makes maps of 8 tokens; *read* is one iteration of a token's
+optimisation: scores with one vector for each head, and the gradient of this vector. Above 1x, head-major is faster.
 """
 
 

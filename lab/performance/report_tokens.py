@@ -16,30 +16,32 @@ PROBLEMS = {"mini": "mini", "full_size": "SD 1.5 size"}
 
 QUALITY = """## Time to quality
 
-How much sooner a fit of this library is as good as what the authors' protocol ends with. A fit is run anew with a few
-numbers of `evaluations`, always from the start, so that every time is one that a user can have; the first number counts
-from which on the mean over all pairs is as good as the rival's mean, and times are divided pair by pair. The rivals are
-those of `lab/rivals/authors.py`, as published and re-tuned, on this library's maps: what an iteration of the
-authors' own code takes is told above. Every fit is timed whole, scoring is outside the clock. What is as good at the
-first number may be so from the start, which has everyday words beside the class's: compare *nothing fitted*. Fits are
-those that a user has by default and, with `rows=1, against=[]`, of as many vectors as the rivals', one of the class and
-one of the background.
+How many times faster a fit of ovam reaches the quality with which the authors' protocol ends. ovam's fit is run with
+several numbers of `evaluations`, each time from the start, so every time is one that a user would see. The result is
+the smallest number from which on the mean quality over all pairs is at least the rival's; the times are divided pair by
+pair. The rivals are those of `lab/rivals/authors.py`, as published and re-tuned, on ovam's maps (the section above has
+the time of an iteration of the authors' own code). The time is that of the whole fit, without scoring. If the smallest
+number is the first one, the start may already be good enough, because it has everyday words beside the class's: compare
+*nothing fitted*. There are two kinds of fits: with the default options, and with `rows=1, against=[]`, which has as
+many vectors as the rivals, one for the class and one for the background.
 
 * **mini**: {classes} annotations, one of each class, at the blocks and time steps of mini's report; quality is the IoU
-  on the first {scenes} validation scenes, pooled over a class's, mean over classes.
-* **SD 1.5 size**: random queries, {calls} denoiser calls, a disc as the mask; quality is the mask's cross entropy given
-  the class's map, under the best scale and offset for that map: a loss that is neither fit's own. Fits have `pull=0`
-  there: it holds steps back for other images' sake, and random queries have none. The re-tuned protocol
-  keeps its number of iterations of mini; its rate, {rate:g}, is the best of {rates} on other queries.
+  on the first {scenes} validation scenes, pooled over the scenes of a class, mean over classes.
+* **SD 1.5 size**: random queries, {calls} denoiser calls, a disc as the mask; quality is the cross entropy between the
+  mask and the class's map, with the best scale and offset for that map; neither fit minimises this loss. Fits have
+  `pull=0` here: the pull keeps a token useful for other images, and with random queries there are none. The re-tuned
+  protocol has the number of iterations that was chosen on mini; its learning rate, {rate:g}, is the best of {rates} on
+  other queries.
 """
 
 END = """## From an image and a mask to a token
 
 `ovam.encode`, `ovam.optimize_tokens` and `TokenSet.save` on mini, from two PNG files to a file; the model is loaded.
-One annotation of each of {classes} classes, medians over them; settings took turns. mIoU is that of the tokens on the
-first {scenes} validation scenes, encoded with the same setting, and the difference its loss or gain, with its 95 %
-interval over classes and scenes. With a share of the channels, queries of float32 are turned to their strongest
-directions in each head before the fit, within its time; the scenes' own queries are whole.
+There is one annotation for each of {classes} classes; times are medians over them, and the settings took turns. mIoU is
+that of the tokens on the first {scenes} validation scenes, encoded with the same setting. The difference is to the
+default, with its 95 % interval over classes and scenes. With a part of the channels, float32 queries are projected on
+their strongest directions in each head before the fit; this is included in the fit's time. The scenes' own queries keep
+all channels.
 """
 
 

@@ -4,10 +4,10 @@ import signal
 
 
 def main() -> None:
-    """Entry point of the command.
+    """Run the command line.
 
-    While libraries are loaded, Ctrl-C ends the process as it does others: nothing is to be put back yet, and Python
-    would print where in those libraries it was.
+    While libraries are loaded, Ctrl-C ends the process at once, without a traceback: nothing has been changed yet that
+    must be restored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -9,16 +9,16 @@ from ovam.errors import OptionError
 
 
 def number(name: str, value: object, *, least: float, below: float = math.inf) -> float:
-    """A number from one bound up to another one, as a Python float; numpy's numbers are numbers.
+    """Check a number against two bounds; return it as a Python float. NumPy's numbers are accepted.
 
     Args:
-        name: Of the option, for the error.
+        name: Name of the option, for the error message.
         value: What was given.
         least: It must not be less.
         below: It must be less than that.
 
     Raises:
-        OptionError: it is no number, or out of these bounds.
+        OptionError: the value is not a number, or is outside these bounds.
     """
     found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if least <= found < below:
@@ -28,10 +28,10 @@ def number(name: str, value: object, *, least: float, below: float = math.inf) -
 
 
 def whole(name: str, value: object, *, least: int) -> int:
-    """A whole number of at least `least`, as a Python int; numpy's are whole numbers too.
+    """Check a whole number of at least `least`; return it as a Python int. NumPy's numbers are accepted.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a number.
     """
     found = integer(value)
     if found is None or found < least:
@@ -40,15 +40,15 @@ def whole(name: str, value: object, *, least: int) -> int:
 
 
 def integer(value: object) -> int | None:
-    """A whole number as a Python int, or None where it is something else; a truth value is something else."""
+    """Return a whole number as a Python int, or None if the value is something else, such as True or False."""
     return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
 
 
 def listed(name: str, values: object) -> list[Any]:
-    """The entries of a list, a tuple, a range or an array, of which text is none.
+    """Return the entries of a list, a tuple, a range or an array; text is not accepted.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the value is something else.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise OptionError(f"{name}={values!r}: expected a list")
@@ -56,10 +56,10 @@ def listed(name: str, values: object) -> list[Any]:
 
 
 def size_of(name: str, size: object) -> tuple[int, int]:
-    """A size (height, width) of one pixel at least.
+    """Check a size (height, width), both at least one pixel.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a size.
     """
     sides = [integer(side) for side in size] if isinstance(size, Sequence) and not isinstance(size, str) else []
     if len(sides) != 2 or sides[0] is None or sides[1] is None or min(sides[0], sides[1]) < 1:
@@ -68,10 +68,10 @@ def size_of(name: str, size: object) -> tuple[int, int]:
 
 
 def text(name: str, value: object) -> str | None:
-    """A text, or None.
+    """Check that a value is a text or None.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the value is something else.
     """
     if value is not None and not isinstance(value, str):
         raise OptionError(f"{name}={value!r}: expected a text")

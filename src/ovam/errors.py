@@ -17,7 +17,7 @@ class EmptyWordsError(OvamError, ValueError):
 
 
 class UnknownWordError(OvamError, KeyError):
-    """A word was asked of maps whose attribution prompt does not contain it."""
+    """A word has no map here, because the attribution prompt of the maps does not contain it."""
 
 
 class AmbiguousWordError(OvamError, KeyError):
@@ -37,7 +37,7 @@ class NestedCaptureError(OvamError, RuntimeError):
 
 
 class NothingCapturedError(OvamError, RuntimeError):
-    """A trace, or a part of it, was asked for that holds no queries."""
+    """Something is missing because no run stored it: queries, a picture, or a half of guidance."""
 
 
 class SilentBlockError(NothingCapturedError, RuntimeError):
@@ -85,11 +85,11 @@ class OptionError(OvamError, ValueError):
 
 
 class SplitError(OvamError, ValueError):
-    """A split of the world is unknown, or a scene of one split was asked for in the name of another."""
+    """A split of the rendered scenes is unknown, or a scene belongs to another split than the one that was named."""
 
 
 class GroundTruthError(OvamError, ValueError):
-    """A ground truth and a prediction do not belong together, or the truth holds what it must not."""
+    """A ground truth and a prediction do not belong together, or the truth holds labels that are not allowed."""
 
 
 class AnnotationError(OvamError, ValueError):
@@ -105,7 +105,7 @@ class WeightsError(OvamError, ValueError):
 
 
 class ProbabilityError(OvamError, ValueError):
-    """Class probabilities are not such: one class, sums that are not 1, or another size than the picture's."""
+    """Class probabilities can't be used: only one class, sums that are not 1, or another size than the picture's."""
 
 
 class RecipeError(OvamError, ValueError):

@@ -1,7 +1,7 @@
-"""Schemas of the JSON headers of files: what each field may hold, told once, and checked before it is used.
+"""Schemas of the JSON headers of files: they say what each field may hold, and check it before it is used.
 
-A schema is a `Check`: it takes a value and its place in the header, and raises `ValueError` with that place where the
-value is another one. Fields that a schema does not name are no error, and are left alone.
+A schema is a `Check`: a function that gets a value and its place in the header. If the value is not allowed, it raises
+a `ValueError` that names the place. Fields that a schema does not name are ignored.
 """
 
 import math
@@ -18,7 +18,7 @@ _SHOWN = 40  # characters of a value in a message
 
 
 def text(pattern: str = ".*", meaning: str = "a text") -> Check:
-    """Text that a regular expression fits as a whole."""
+    """Return a check for texts that match a regular expression from beginning to end."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
@@ -28,7 +28,7 @@ def text(pattern: str = ".*", meaning: str = "a text") -> Check:
 
 
 def whole(least: int, most: int) -> Check:
-    """A whole number between bounds, which it may reach; a truth value is none."""
+    """Return a check for whole numbers from `least` to `most`, both included; True and False are not accepted."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -38,7 +38,7 @@ def whole(least: int, most: int) -> Check:
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Check:
-    """A finite number between bounds, which it may reach; a truth value is none."""
+    """Return a check for finite numbers from `least` to `most`, both included; True and False are not accepted."""
 
     def check(value: Any, where: str) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -50,7 +50,7 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
 
 
 def one_of(*values: Any) -> Check:
-    """One of some texts, or None."""
+    """Return a check for one of these values, which are texts or None."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, str | None) or value not in values:
@@ -60,13 +60,13 @@ def one_of(*values: Any) -> Check:
 
 
 def truth(value: Any, where: str) -> None:
-    """True or false."""
+    """Check that a value is true or false."""
     if not isinstance(value, bool):
         raise _refused(where, value, "true or false")
 
 
 def or_null(inner: Check) -> Check:
-    """What another check takes, or null."""
+    """Return a check for null, and for all that another check accepts."""
 
     def check(value: Any, where: str) -> None:
         if value is not None:
@@ -76,7 +76,7 @@ def or_null(inner: Check) -> Check:
 
 
 def listed(inner: Check, least: int = 0, most: int | None = None) -> Check:
-    """A list of what another check takes, of some length."""
+    """Return a check for lists whose entries another check accepts, with `least` to `most` entries."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list | tuple) or len(value) < least or (most is not None and len(value) > most):
@@ -89,7 +89,7 @@ def listed(inner: Check, least: int = 0, most: int | None = None) -> Check:
 
 
 def by_name(inner: Check) -> Check:
-    """An object of any names, each with what another check takes."""
+    """Return a check for objects with any names, whose values another check accepts."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -101,7 +101,7 @@ def by_name(inner: Check) -> Check:
 
 
 def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these fields; of the optional ones those that are there are checked, others may be there too."""
+    """Return a check for objects with these fields; optional fields may be missing, and other fields are ignored."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -119,13 +119,13 @@ def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = N
 
 
 def made(kind: type[Made], told: Mapping[str, Any]) -> Made:
-    """A dataclass of the fields it knows; a later version's file may tell more."""
+    """Make a dataclass from the fields that it knows; files of later versions may have more."""
     assert is_dataclass(kind)
     return kind(**{each.name: told[each.name] for each in fields(kind) if each.name in told})
 
 
 def check_different(names: Sequence[str], where: str) -> None:
-    """Raises ValueError where a name stands twice."""
+    """Raise ValueError if a name occurs twice."""
     seen = set[str]()
     for name in names:
         if name in seen:
@@ -134,10 +134,10 @@ def check_different(names: Sequence[str], where: str) -> None:
 
 
 def tensor_of(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """A tensor that must be there.
+    """Return the tensor of this name.
 
     Raises:
-        ValueError: it is not.
+        ValueError: there is none.
     """
     if name not in tensors:
         raise ValueError(f"{name} is missing")

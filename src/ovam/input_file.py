@@ -1,22 +1,25 @@
-"""Files that are read: only those whose reading ends, and what a file is by its first bytes."""
+"""Checks of files before they are read: is it an ordinary file, and of which kind, by its first bytes?"""
 
 import errno
 from pathlib import Path
 
 
 def is_text(name: object) -> bool:
-    """Whether a name or a text is Unicode; bytes in a file's name that are no UTF-8 reach Python as lone surrogates.
+    """Return whether a name or a text is valid Unicode.
 
-    Files of safetensors can't be read or written under such a name.
+    A file name may contain bytes that are not valid UTF-8; in Python they become lone surrogates. safetensors can't
+    read or write files with such a name.
     """
     return not any("\ud800" <= letter <= "\udfff" for letter in str(name))
 
 
 def regular(path: Path) -> Path:
-    """The path itself, unless it is a pipe, a socket or a device: opening or reading those may never end.
+    """Return the path, unless it is a pipe, a socket or a device: opening or reading those may never end.
+
+    A path that is missing, or is a folder, is returned too; opening it raises its own error.
 
     Raises:
-        OSError: it is one. A file that is missing, or a folder, is left to whoever opens it.
+        OSError: it is a pipe, a socket or a device.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
@@ -26,7 +29,7 @@ def regular(path: Path) -> Path:
 def is_tensor_file(path: Path) -> bool:
     """Whether a file begins as safetensors does: a header's length that fits into the file, and a JSON object.
 
-    A picture's ninth byte may be "{" as well, such as that of a GIF 123 pixels high.
+    The ninth byte alone is not enough: it is "{" in some pictures too, for example in a GIF that is 123 pixels high.
     """
     if not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""JSON as files have it: whatever can't be read or shown is one kind of error."""
+"""Read and write JSON; all that can't be read or shown raises `ValueError`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,32 +7,32 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """What a file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no JSON, see `parsed`.
+        OSError: the file can't be read.
+        ValueError: the file is not JSON, see `parsed`.
     """
     return parsed(path.read_text(encoding="utf-8"))
 
 
 def parsed(text: str) -> Any:
-    """What a text holds.
+    """Return the content of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, nested beyond what is read, or has halves of letters, which can't be shown.
+        ValueError: the text is not JSON, is nested too deeply, or has characters that are not valid Unicode.
     """
     try:
         found = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not is_text(found):
-        raise ValueError("it has broken letters")
+        raise ValueError("it has characters that are not valid Unicode")
     return found
 
 
 def is_text(value: Any) -> bool:
-    """Whether all texts in a value are of whole letters; broken programs cut them into halves."""
+    """Return whether all texts in a value are valid Unicode; faulty programs write lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -41,5 +41,5 @@ def is_text(value: Any) -> bool:
 
 
 def json_text(content: Mapping[str, Any] | Sequence[Any]) -> str:
-    """Readable JSON; bytes of a file's name that are no UTF-8 stand as escapes, from which Python has them again."""
+    """Return readable JSON; bytes of a file name that are not UTF-8 become escapes, which Python can read back."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()

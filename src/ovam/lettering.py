@@ -1,6 +1,6 @@
-"""Text on pictures: in the font that Pillow brings, in one of this system's, or spelt in letters that there are.
+"""Text on pictures: in Pillow's own font, in a font of this system, or with letters that a font has.
 
-Pillow's own font has the letters of English alone, and fonts of all scripts weigh many megabytes.
+Pillow's own font has only the letters of English, and fonts for all scripts take many megabytes.
 """
 
 import unicodedata
@@ -34,11 +34,11 @@ _NOWHERE = "\uffff"  # no letter: every font draws its sign for what it lacks
 
 
 def lettered(text: str, size: int) -> tuple[str, Any]:
-    """The text as it can be drawn, and the font for it; the text is unchanged where a font has all its letters.
+    """Return the text as it can be drawn, and the font for it; if a font has all its letters, the text is unchanged.
 
     Args:
         text: Any text on one line.
-        size: Of the letters, in pixels.
+        size: Size of the letters, in pixels.
     """
     own = _own(size)
     fonts = [own, *(font for name in FONTS if (font := _found(name, size)) is not None)] if _lacks(own, text) else [own]

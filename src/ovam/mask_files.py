@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def save_segmentation(segmentation: "Segmentation", folder: Path) -> None:
-    """Write what `write_masks` writes, and `result.json`, which tells of it; all or nothing.
+    """Write the files of `write_masks`, and `result.json`, which describes them; all files are written, or none.
 
     Raises:
-        OptionError: the folder can't be made or written to, or a file's place is taken by what is no file.
+        OptionError: the folder can't be made or written to, or something that is not a file has a file's name.
     """
     with run_folder(check_folder(folder)) as room:
         height, width = segmentation.labels.shape

@@ -1,6 +1,6 @@
-"""What a model's name can be, told before anything is loaded: `mini`, a folder, or an id of the Hub.
+"""Check a model's name before anything is loaded: `mini`, a folder, or an id of the Hub.
 
-Loads neither torch nor diffusers.
+This module loads neither torch nor diffusers.
 """
 
 import os
@@ -15,18 +15,18 @@ _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 
 
 def not_found(name: object, reason: str) -> ModelNotFoundError:
-    """The error of a model that can't be loaded."""
+    """Return the error for a model that can't be loaded."""
     return ModelNotFoundError(
         f"model {str(name)!r} could not be loaded ({reason}): expected 'mini', the folder of a diffusers pipeline, "
-        "or the id of one; if it is a folder it is damaged or not whole, copy it again"
+        "or the id of one; a folder may be damaged or incomplete: copy it again"
     )
 
 
 def check_name(name: str | Path) -> None:
-    """Whether a name can be a model's; an id is not asked for.
+    """Check that a name can be the name of a model; the Hub is not asked whether an id exists.
 
     Raises:
-        ModelNotFoundError: it is a file, a folder that is not there, or no id.
+        ModelNotFoundError: the name is a file, a folder that is not there, or can't be an id.
     """
     if not isinstance(name, str | Path):
         raise not_found(name, f"its name is a {type(name).__name__}")
@@ -46,10 +46,10 @@ def check_name(name: str | Path) -> None:
 
 
 def offline_reason(name: str) -> str | None:
-    """Why the Hub can't be reached for a model's id; None where it can.
+    """Return why the Hub can't be reached for a model's id, or None if it can be reached.
 
-    Asked once before a download, since the libraries that do it try again five times, and then tell of a file that is
-    missing.
+    This is checked once before a download. Without it, the libraries that download try five times, and their error
+    then says that a file is missing.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError

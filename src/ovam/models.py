@@ -26,12 +26,12 @@ _DAMAGE = (
 
 
 def mini_folder() -> Path:
-    """Folder of the embedded model, in the ordinary diffusers layout."""
+    """Return the folder of the embedded model, in the ordinary diffusers layout."""
     return Path(str(resources.files("ovam.mini") / "weights"))
 
 
 def folder_of(name: str | Path) -> Path:
-    """Folder of the embedded model, or the name as a path."""
+    """Return the folder of the embedded model, or the name as a path."""
     return mini_folder() if str(name) == MINI else Path(name)
 
 
@@ -44,8 +44,8 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
         device: Where the pipeline runs.
 
     Raises:
-        ModelNotFoundError: the name is none of these, or the model could not be loaded. A single file of weights is
-            none: open it by its family's `from_single_file` in diffusers, and use that pipeline.
+        ModelNotFoundError: the name is none of these, or the model could not be loaded. A single file of weights can't
+            be loaded: open it with `from_single_file` of its pipeline class in diffusers, and use that pipeline.
         UnsupportedPipelineError: it is a pipeline that no backbone reads.
         OptionError: torch can't use the device, or the type is none of torch's.
     """
@@ -67,14 +67,14 @@ def load(name: str | Path = MINI, *, dtype: torch.dtype = torch.float32, device:
 
 @contextmanager
 def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
-    """Around the reading of a model: whether to read what is on this machine alone, and a named error where it fails.
+    """Read a model inside the `with` block: give whether to read only local files, and turn failures into one error.
 
     Raises:
-        ModelNotFoundError: what is read is not there, or the network that it would come from is not.
+        ModelNotFoundError: the model is not there, or is damaged, or the network can't be reached.
     """
     offline = None if local else offline_reason(str(name))
     try:
-        with _no_word_of_torchvision(), warnings.catch_warnings():
+        with _torchvision_warning_hidden(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")  # diffusers' own, to the Hub
             yield local or offline is not None
     except OvamError:
@@ -88,7 +88,7 @@ def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
 
 
 @contextmanager
-def _no_word_of_torchvision() -> Iterator[None]:
+def _torchvision_warning_hidden() -> Iterator[None]:
     """Keep back transformers' warning that it prepares pictures by Pillow instead: nothing here depends on it."""
 
     def told(record: logging.LogRecord) -> bool:
@@ -103,7 +103,7 @@ def _no_word_of_torchvision() -> Iterator[None]:
 
 
 def pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
-    """A pipeline as diffusers reads it, with tokenizers that fit their text encoders; `options` are diffusers' own."""
+    """Return a pipeline as diffusers reads it, after `check_tokenizers`; `options` are those of diffusers."""
     from diffusers import DiffusionPipeline
 
     with warnings.catch_warnings():
@@ -121,14 +121,15 @@ def _check_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch's own, of several kinds and lengths
         raise _unusable(device, _first_line(error)) from error
     if torch.device(device).type == "meta":
-        raise _unusable(device, "it has shapes and no numbers")
+        raise _unusable(device, "tensors on it have a shape but no numbers")
 
 
 def check_tokenizers(parts: Mapping[str, Any]) -> None:
-    """Whether each tokenizer knows the words of its text encoder: of a folder without files transformers makes one.
+    """Check that each tokenizer fits its text encoder. If its files are missing, transformers makes an empty tokenizer.
 
     Raises:
-        ValueError: it has not half of its tokens, or reads more tokens of a text.
+        ValueError: a tokenizer has less than half of the encoder's tokens, or allows longer texts than the encoder
+            reads.
     """
     for name, tokenizer in parts.items():
         config = getattr(parts.get(name.replace("tokenizer", "text_encoder")), "config", None)
@@ -139,8 +140,8 @@ def check_tokenizers(parts: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has {len(tokenizer)} tokens, its text encoder {count}: its vocabulary is missing")
         if limit is not None and tokenizer.model_max_length > limit:
             raise ValueError(
-                f"{name} tells no length of texts, its text encoder reads {limit} tokens: its tokenizer_config.json is "
-                "missing or another one"
+                f"{name} has no maximum length, or one above the {limit} tokens that its text encoder reads: its "
+                "tokenizer_config.json is missing or belongs to another tokenizer"
             )
 
 
@@ -169,7 +170,7 @@ def _first_line(error: Exception) -> str:
 
 
 def outline(name: str | Path) -> Any:
-    """A pipeline whose denoiser and autoencoder have shapes and no weights, without text encoders.
+    """Return a pipeline without text encoders, whose denoiser and autoencoder have shapes but no weights.
 
     Args:
         name: As in `load`; only configurations are read.
@@ -204,13 +205,13 @@ def _outlined(kind: Any, source: str | Path, part: str, only_here: bool) -> Any:
 
 
 def short_name(name: str) -> str:
-    """A model's name as traces have it: "mini", an id, or of a folder the last part of its name."""
+    """Return a model's name as traces store it: "mini", an id, or the last part of a folder's name."""
     if Path(name) == mini_folder():
         return MINI
     return Path(name).name if Path(name).exists() else name
 
 
 def model_hash(pipe: Any) -> str:
-    """Hash of all weights of a pipeline, the same for its float32 and float16 copies: 16 hexadecimal digits."""
+    """Return a hash of a pipeline's weights, the same for its float32 and float16 copies: 16 hexadecimal digits."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     return fingerprint({f"{name}.{key}": t for name, part in parts.items() for key, t in real_weights(part).items()})

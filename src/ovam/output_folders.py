@@ -36,7 +36,7 @@ def check_folder(folder: str | Path) -> Path:
 
 @contextmanager
 def kept_if_done(folder: Path) -> Iterator[None]:
-    """Run the writing of files; if it fails, remove the folder and its parents, as far as they are new.
+    """Run the writing of files; if it fails, remove the folder and its parents, if they are new.
 
     A folder that existed before stays, with everything in it.
     """

@@ -1,7 +1,8 @@
 """Pictures for people: a map laid over its image, all words side by side, coloured labels with a legend.
 
-Everything here takes an image and numbers and gives a new `PIL.Image`, without a figure; equal input gives equal bytes
-on one machine (letters beyond English come from its fonts). Small images are enlarged by a whole factor.
+Everything here takes an image and numbers and returns a new `PIL.Image`; matplotlib is not needed. On one machine,
+equal input gives equal bytes; letters beyond English are drawn in the machine's own fonts. Small images are enlarged by
+a whole factor.
 """
 
 import math
@@ -31,7 +32,7 @@ _NEIGHBOURS = ((_LEFT, _RIGHT), (_RIGHT, _LEFT), (_ABOVE, _BELOW), (_BELOW, _ABO
 
 
 def drawable(word_map: Any) -> np.ndarray:
-    """A map brought to [0, 1] by its own least and greatest value; a constant map becomes 0.
+    """Stretch a map to [0, 1] by its own least and greatest value; a constant map becomes 0.
 
     Args:
         word_map: (height, width), a tensor or an array of finite numbers.
@@ -54,16 +55,16 @@ def drawable(word_map: Any) -> np.ndarray:
 
 
 def colourised(values: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1] as perceptually even colours from black over red to pale yellow: (..., 3), in [0, 255]."""
+    """Turn numbers in [0, 1] into perceptually even colours, black over red to pale yellow: (..., 3), in [0, 255]."""
     anchors = colours_of(_MAGMA)
     at = np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(values, at, anchors[:, channel]) for channel in range(3)], axis=-1)
 
 
 def overlay(image: Image.Image, word_map: Any, *, opacity: float = 0.7, short_side: int = SHORT_SIDE) -> Image.Image:
-    """A word's map in colours over its image, bright where the word draws most attention.
+    """Draw a word's map in colours over its image, bright where the word gets most attention.
 
-    The map is stretched to its own range: pictures of two words do not compare their levels.
+    The map is stretched to its own range, so you can't compare the levels of two words by their pictures.
 
     Args:
         image: The picture, RGB.
@@ -92,13 +93,14 @@ def contact_sheet(
     caption: str = "image",
     columns: int | None = None,
 ) -> Image.Image:
-    """The image, then one overlay a word, each with its word and the range of its values below it.
+    """Draw the image and one overlay for each word, with the word and the range of its values below it.
 
     Args:
         image: The picture, RGB.
         maps: `AttentionMaps` without kept axes, or (height, width) maps by word.
         caption: What stands below the image, such as its prompt.
-        columns: Pictures in a row; by default all of up to five, else what leaves fewest gaps, three to five.
+        columns: Pictures in a row. By default up to five pictures are in one row; if there are more, a row has three to
+            five of them, the number that leaves the fewest gaps.
 
     Raises:
         OptionError: a map has other axes, there is no map, or `columns` is below 1.
@@ -127,7 +129,7 @@ def label_map_picture(
     short_side: int = SHORT_SIDE,
     legend: bool = True,
 ) -> Image.Image:
-    """The label map over the image: each word's region in its colour with an outline, the background dark and grey.
+    """Draw the label map over the image: each word's region in its colour and outlined, the background dark and grey.
 
     The picture's own colours are taken out, so that a region has the hue of the legend's colour; outlines have that
     colour itself.
@@ -173,7 +175,7 @@ def label_map_picture(
 
 
 def mask_picture(mask: Any) -> Image.Image:
-    """A binary mask as a picture of its own size, mode L: white (255) inside, black (0) outside.
+    """Return a binary mask as a picture of its own size, mode L: white (255) inside, black (0) outside.
 
     Args:
         mask: (height, width), bool.
@@ -188,7 +190,7 @@ def mask_picture(mask: Any) -> Image.Image:
 
 
 def palette_png(labels: Any, palette: np.ndarray | None = None) -> Image.Image:
-    """A label map as a picture of its own size, mode P: a pixel's value is its label.
+    """Return a label map as a picture of its own size, mode P: a pixel's value is its label.
 
     Args:
         labels: (height, width), integers from 0 to 255.
@@ -232,7 +234,7 @@ def _enlarged(image: Image.Image, short_side: int, resampling: Image.Resampling)
 
 
 def framed(image: Image.Image) -> Image.Image:
-    """The picture at a size at which several fit side by side: small ones enlarged, large ones made smaller."""
+    """Resize a picture so that several fit side by side: small ones are enlarged, large ones made smaller."""
     large = _enlarged(image, SHORT_SIDE, Image.Resampling.BICUBIC)
     factor = min(1.0, max(_LONG_SIDE / max(large.size), SHORT_SIDE / min(large.size)))
     size = (round(large.width * factor), round(large.height * factor))

@@ -1,4 +1,4 @@
-"""What is computed after a run is computed in float32, whatever the caller has set for a model's own sake."""
+"""Compute in float32 after a run, even if the caller has set another type or autocast for the model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def float32() -> Iterator[None]:
-    """Leave autocast and another default type aside, here as a context or as a decorator of a function.
+    """Switch autocast off and set the default type to float32, inside a `with` block or a decorated function.
 
     The maps of a trace are the same inside `torch.autocast(...)` and after `torch.set_default_dtype(...)`.
     """

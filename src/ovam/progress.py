@@ -1,4 +1,4 @@
-"""Progress of long work: how it is told, and how fast it goes."""
+"""Progress of long work: report it, and say how fast it goes."""
 
 from collections.abc import Callable
 

@@ -50,7 +50,8 @@ def parse(text: str, names: Collection[str] = ()) -> tuple[str, tuple[Unit, ...]
 
     Args:
         text: The prompt.
-        names: Words of the tokenizer's own that may hold other signs than letters, such as `<cat-toy>`.
+        names: Words that were added to the tokenizer and may contain other characters than letters, such as
+            `<cat-toy>`.
 
     Raises:
         EmptyWordsError: the text has no word.

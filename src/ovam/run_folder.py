@@ -26,8 +26,8 @@ _MADE = re.compile(
 def run_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder inside the output folder; when all files are written, move them to their places.
 
-    First, pictures and tables that the record of an earlier run names are removed. Its image and trace stay, as the new
-    run may be made of them; all other files stay as well. If writing fails, the output folder is as before; a new
+    First, pictures and tables that the record of an earlier run names are removed. Its image and trace stay, because
+    the new run may read them; all other files stay as well. If writing fails, the output folder is as before; a new
     folder is removed, with its new parents. If the process is killed while files are moved, the folder has no record.
 
     Raises:

@@ -26,7 +26,7 @@ _LONGEST_NAME = 255  # bytes, in all usual file systems
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, and how people are told of it.
+    """A kind of file, and its words in error messages.
 
     Attributes:
         name: What the header calls it.
@@ -56,8 +56,8 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     told = json.dumps(header, sort_keys=True)
     if len(told) > _MOST_HEADER or not is_text(header):
         raise form.error(
-            f"{path} can't be written: its texts have {len(told)} letters with their names, expected {_MOST_HEADER} at "
-            "most, all of Unicode; shorten what was given as text"
+            f"{path} can't be written: its header has {len(told)} characters, expected at most {_MOST_HEADER}, all "
+            "valid Unicode; shorten the texts that were given"
         )
     try:
         with replacing(path) as temporary:
@@ -72,18 +72,18 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file that takes this one's place once it is written, or is gone where that breaks off.
+    """Give a new file to write; once it is written it replaces this one, and after an error it is removed.
 
-    Several may write one file at once: the last to end wins. A symbolic link stays, and the file it leads to is
-    replaced.
+    Several processes may write one file at the same time: the one that ends last wins. A symbolic link stays, and the
+    file that it leads to is replaced.
 
     Raises:
-        OptionError: something that is no file stands there, such as a device or a pipe, which would be lost.
+        OptionError: something that is not a file has this name, such as a device or a pipe, which would be lost.
     """
     _check_name(path)
     path = path.resolve()
     if path.exists() and not path.is_file():
-        raise OptionError(f"{path} can't be written: expected a file or a new name, but it is none; name another one")
+        raise OptionError(f"{path} can't be written, it is there but is not a file: expected a file or a new name")
     with partial_folder(path.parent) as folder:
         temporary = folder / "file"
         temporary.touch()
@@ -102,7 +102,7 @@ def _check_name(path: Path) -> None:
 
 
 def check_writable(path: Path, form: Format) -> None:
-    """Find out beforehand what would keep a file from being written, but for a full disk.
+    """Check beforehand that a file can be written; a full disk is not noticed.
 
     Raises:
         The format's error: it is a folder, its folder is not there, or may not be written to.
@@ -110,7 +110,7 @@ def check_writable(path: Path, form: Format) -> None:
     if path.is_dir():
         raise form.error(f"{path} can't be written: expected the name of a file, but it is a folder; name a file in it")
     if path.exists() and not path.is_file():
-        raise form.error(f"{path} can't be written: expected a file or a new name, but it is none; name another one")
+        raise form.error(f"{path} can't be written, it is there but is not a file: expected a file or a new name")
     if not path.parent.is_dir():
         raise form.error(f"{path} can't be written: expected the folder {path.parent} to be there; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -182,7 +182,7 @@ def _header(path: Path, metadata: Mapping[str, str], form: Format) -> dict[str, 
             "update ovam"
         )
     if not is_text(header):
-        raise form.error(f"{path} is {form.kind} with texts of broken letters in its header: {form.advice}")
+        raise form.error(f"{path} is {form.kind} whose header has characters that are not valid Unicode: {form.advice}")
     return header
 
 

@@ -1,4 +1,4 @@
-"""Opening what reads words: of a pipeline, a folder or a model's name, and for a trace that comes from a file."""
+"""Open tokenizers and text encoders: those of a pipeline, a folder or a model, and those that a trace file needs."""
 
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
 
 
 def text_of(source: object, layer: str | None = None) -> TextReader:
-    """Tokenizers and text encoders of a pipeline object, a pipeline's folder, or a model name.
+    """Return the text reader (tokenizers and text encoders) of a pipeline object, a pipeline's folder, or a model name.
 
     Args:
-        source: Of a folder they alone are read; one without a model_index.json is taken for Stable Diffusion 1 or 2.
+        source: A pipeline, a folder or a name. From a folder, only tokenizers and text encoders are read; a folder
+            without a model_index.json is read as Stable Diffusion 1 or 2.
         layer: Output of the text encoders, as a `Space` names it; by default that of the pipeline's last run.
 
     Raises:
@@ -72,12 +73,12 @@ def _clip_in(folder: Path, layer: str) -> ClipText:
 
 
 def read_text_side(file: TextFile) -> TextSide:
-    """The text side of a trace's file, by the model that the user gave.
+    """Return the text side of a trace file, with the model that the user gave.
 
     Raises:
         NoTextEncoderError: the file needs the model, and there is none.
         SpaceMismatchError: it is not the model that the trace was made with.
-        ModelNotFoundError: the user's name is no model's.
+        ModelNotFoundError: there is no model of the name that the user gave.
     """
     return replayed_side(file, _opened(file.text)) if file.about["kind"] == "replayed" else _static_side(file)
 

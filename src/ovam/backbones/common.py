@@ -28,8 +28,8 @@ def plain_denoiser(pipe: Any, part: str, kind: str = "Module") -> Any:
     if denoiser is not None and kind not in (cls.__name__ for cls in type(denoiser).__mro__):
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__}: its {part} is a {type(denoiser).__name__}, whose blocks are not those of a "
-            f"{kind}: expected the {kind} itself, with its layers as modules; for the capture, put back the model "
-            f"that was traced or wrapped, pipe.{part} = ..."
+            f"{kind}: expected the {kind} itself, with its layers as modules; for the capture, set pipe.{part} to the "
+            "model as it was before it was traced or wrapped"
         )
     return denoiser
 

@@ -144,8 +144,8 @@ class FluxBackbone(Backbone):
         if int(own.sum()) != pixels or not bool(own[:pixels].all()):
             raise UnsupportedPipelineError(
                 f"{type(self.pipe).__name__}: the denoiser got {count} image positions, {int(own.sum())} of them of "
-                f"the generated image, expected its {height} x {width} before those of others: runs with further "
-                "images in the sequence are supported if these are numbered from 1, as in FLUX Kontext"
+                f"the generated image: expected first its {height} x {width}, then those of other images; other "
+                "images are supported if the first number of their positions is 1 or more, as in FLUX Kontext"
             )
         return height, width
 

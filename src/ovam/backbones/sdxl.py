@@ -2,8 +2,9 @@
 
 Both encoders give their second to last hidden state, without the final normalisation. Normally both read the same
 prompt. If a run gives the second encoder another text (`prompt_2`), later words still go through both encoders. To get
-the run's own keys then, join the first encoder's channels of one text's vectors with the second encoder's channels of
-the other's. With clip-skip, the pipeline skips layers in the conditional half only.
+the run's own keys in this case, embed both texts; then join the first encoder's channels of the prompt's vectors with
+the second encoder's channels of the vectors of `prompt_2`. With clip-skip, the pipeline skips layers in the conditional
+half only.
 """
 
 import logging

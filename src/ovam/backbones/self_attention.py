@@ -32,7 +32,8 @@ def is_plain(module: Any) -> bool:
 def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Module, Watcher]]:
     """Return layers to watch and hooks for them, which report the block's queries and keys together.
 
-    Projections are fused if the processor is: after `unfuse_qkv_projections` the module still has the fused layer.
+    The processor tells whether projections are fused; the module does not, because it still has the fused layer after
+    `unfuse_qkv_projections`.
     """
     waiting: list[Tensor] = []  # query of the current call, until its key is there
 

@@ -22,7 +22,7 @@ dataset_app = typer.Typer(
 )
 RecipeFile = Annotated[
     Path | None,
-    typer.Argument(help="A recipe; flags win over what it tells.", callback=inputs.file, metavar="RECIPE"),
+    typer.Argument(help="A recipe; flags override its fields.", callback=inputs.file, metavar="RECIPE"),
 ]
 Folder = Annotated[Path, typer.Argument(help="Folder of a data set or view.", callback=inputs.data_set)]
 NewFolder = Annotated[Path, typer.Option("--output-dir", help="A new or empty folder.", callback=inputs.output_folder)]
@@ -47,7 +47,7 @@ def new(
 @taking(flags=FLAGS)
 def plan(
     recipe: RecipeFile = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Make a few images, to tell the time it takes.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Make a few images, to measure the time.")] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
     *,
@@ -73,7 +73,8 @@ def generate(
         typer.Option(help="A new folder, or a data set that was begun, to go on with.", callback=inputs.output_folder),
     ] = Path("out/dataset"),
     shard: Annotated[
-        str | None, typer.Option(help="Make a part alone: 2/4 is the second of four.", callback=inputs.shard)
+        str | None,
+        typer.Option(help="Make only one part of the images: 2/4 is the second of four parts.", callback=inputs.shard),
     ] = None,
     engine: ByEngine = Engine.process,
     workers: Workers = None,

@@ -17,7 +17,7 @@ class Engine(StrEnum):
 
 MOST_WORKERS = 1_000_000
 ByEngine = Annotated[
-    Engine, typer.Option("--engine", help="process makes all here; ray shares the work out among workers.")
+    Engine, typer.Option("--engine", help="Who makes the images: this process, or workers of a Ray cluster.")
 ]
 Workers = Annotated[
     int | None,
@@ -25,7 +25,7 @@ Workers = Annotated[
         min=1,
         max=MOST_WORKERS,
         metavar="<int>",
-        help="With ray: processes that each load the model; by default one a GPU.",
+        help="With ray: number of processes, each with the model; by default one for each GPU, or as the cores allow.",
     ),
 ]
 RayAddress = Annotated[

@@ -34,7 +34,7 @@ def evaluate(
     scores: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with an NPY file for each PNG: floats (class, height, width), classes by rising number.",
+            help="Folder with an NPY file for each PNG: floats (class, height, width), in the order of the numbers.",
             callback=inputs.file,
         ),
     ] = None,

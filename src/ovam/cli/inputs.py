@@ -141,9 +141,10 @@ def weights(value: Path | None) -> Path | None:
 
 
 def sources(value: list[str]) -> list[str]:
-    """Check trace or image files, or patterns of their names; of several files, that they are there.
+    """Check trace or image files, or patterns of their names.
 
-    Whatever else is wrong with one of several files is an error of that one, which the others need not wait for.
+    A single file is checked completely. For several files, only that they exist: another fault of a file is reported
+    when its turn comes, and does not stop the others.
     """
     paths = expanded(value)
     if not is_many(value):
@@ -228,7 +229,7 @@ def output_file(value: Path) -> Path:
     if value.is_dir():
         raise OptionError(f"{value} can't be written, it is a folder: expected the name of a file; name a file in it")
     if os.path.lexists(value) and not value.is_file() and not value.is_symlink():
-        raise OptionError(f"{value} can't be written, it is no file: expected a file or a new name")
+        raise OptionError(f"{value} can't be written, it is there but is not a file: expected a file or a new name")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"{value} can't be written: expected an existing folder {folder} that you may write to")
     return value
@@ -252,7 +253,7 @@ def shard(value: str | None) -> str | None:
     """Check the form of a shard: its number and how many there are."""
     found = None if value is None else _SHARD.fullmatch(value)
     if value is not None and (found is None or int(found[1]) > int(found[2])):
-        raise typer.BadParameter(f"{value!r}: expected a number and how many there are, such as 2/4")
+        raise typer.BadParameter(f"{value!r}: expected the number of the part and the number of all parts, such as 2/4")
     return value
 
 

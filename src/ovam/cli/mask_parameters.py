@@ -59,7 +59,7 @@ Undecided = Annotated[
     float | None,
     typer.Option(
         "--ignore",
-        help="Label pixels 255 whose best score is nearer than this to the background's, below 0.5.",
+        help="Pixels whose best score is nearer than this to the background's get the label 255; below 0.5.",
         show_default="0",
         callback=inputs.band,
     ),

@@ -26,9 +26,10 @@ MapFormats = Annotated[
 ]
 Instances = Annotated[bool | None, typer.Option("--instances", help="List the objects as well.", show_default=False)]
 Split = Annotated[
-    bool | None, typer.Option("--split", help="Cut objects that touch at their necks.", show_default=False)
+    bool | None,
+    typer.Option("--split", help="Cut objects at narrow places, to separate those that touch.", show_default=False),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Of several items, make those that are done again, instead of skipping them."),
+    typer.Option("--overwrite", help="With several items: make finished ones again, instead of skipping them."),
 ]

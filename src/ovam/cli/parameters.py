@@ -103,7 +103,7 @@ TrueGuidance = Annotated[
         "--true-cfg-scale",
         min=0,
         max=1000,
-        help="Weight of the prompt against --negative-prompt, above 1; only FLUX, which needs it then.",
+        help="Weight of the prompt against --negative-prompt, above 1; only FLUX has it, and needs both together.",
         metavar="<float>",
         callback=inputs.finite,
     ),

@@ -1,4 +1,4 @@
-"""Flags for the fields of a recipe, made of what the fields tell: one flag for each field, with its help."""
+"""Flags for the fields of a recipe: one flag for each field, made from the field's facts, with its help."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields

@@ -17,7 +17,7 @@ _WEIGHTED = re.compile(r"(?P<folder>.+):(?P<weight>\d+(\.\d*)?|\.\d+)")
 
 
 class Precision(StrEnum):
-    """Types that are calculated in."""
+    """Types for the computation."""
 
     auto = "auto"
     float32 = "float32"
@@ -125,7 +125,7 @@ def train(
 
 
 def weighted(text: str) -> tuple[Path, float]:
-    """Read a folder with its weight; without one it is 1, also where the folder's own name ends like a weight.
+    """Read a folder with its weight, 1 if there is none. A folder whose own name ends like ":2" has the weight 1.
 
     Example:
         >>> weighted("real:2"), weighted("real")

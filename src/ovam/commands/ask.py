@@ -260,7 +260,7 @@ def open_trace(path: Path, model: Any, progress: Progress = no_progress) -> Trac
         if model != MINI:
             raise ModelNotFoundError(
                 f"{path} names the model {model!r}, but a file alone loads no model except 'mini': expected the model "
-                "for its text encoder, its folder or its id, with model=... (--model on the command line)"
+                "whose text encoder reads the words; give its folder or its id, model=... (--model on the command line)"
             )
     progress("loading the text encoder", 0, 0)
     return load_trace(path, model)

@@ -29,7 +29,8 @@ def method_of(
         crf: Whether its CRF runs; by default as published.
 
     Raises:
-        OptionError: no method has this name, it has no CRF or needs no weights, or the threshold is outside (0, 1).
+        OptionError: no method has this name; a CRF or weights are given for a method that has none; or the threshold is
+            outside (0, 1).
         WeightsError: the weights are missing, damaged, or of another method.
     """
     method = _trained(name, weights) if name in TRAINED else by_name(name)
@@ -73,7 +74,7 @@ def kept_by(method: Method, encoding: EncodeOptions) -> EncodeOptions:
     """Return how to encode an image so that it has what the method needs.
 
     Raises:
-        OptionError: something that the method needs is not to be kept.
+        OptionError: `encoding` says not to keep something that the method needs.
     """
     needs = dict(method.requires_encoded)
     if encoding.timesteps is not None:  # a user's choice
@@ -89,6 +90,6 @@ def told_of_method(method: Method) -> Mapping[str, Any]:
 
 
 def state_of_weights(method: Method) -> list[int]:
-    """Return what tells whether a method's file of weights changed; empty for a method without one."""
+    """Return facts that change when a method's file of weights changes; empty for a method without such a file."""
     weights = getattr(method, "weights", None)
     return [] if weights is None else state_of(Path(weights))

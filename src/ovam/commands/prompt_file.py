@@ -18,7 +18,7 @@ _COLUMNS = ("prompt", "seed", "words", "negative_prompt")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One entry of a file of prompts; None stands for what the entry does not tell.
+    """One entry of a file of prompts; None means that the entry does not have this field.
 
     Attributes:
         text: What to generate.
@@ -100,7 +100,7 @@ def _check_names(where: str, names: list[str]) -> None:
     unknown = [name for name in names if name not in _COLUMNS]
     if "prompt" not in names or unknown or len(set(names)) < len(names):
         raise OptionError(
-            f"{where} has {', '.join(map(repr, names)) or 'nothing'}: expected 'prompt', and, if they are told, "
+            f"{where} has {', '.join(map(repr, names)) or 'nothing'}: expected 'prompt' and, if needed, "
             f"{', '.join(map(repr, _COLUMNS[1:]))}, each once, and nothing else"
         )
 
@@ -112,7 +112,7 @@ def _prompt(row: Mapping[str, Any], where: str, split: Callable[[str], list[str]
     if not isinstance(negative, str | None):
         raise OptionError(f"{where}: negative_prompt {negative!r} is no text")
     if not is_text(row):
-        raise OptionError(f"{where} has broken letters: expected text in UTF-8")
+        raise OptionError(f"{where} has characters that are not valid Unicode: expected text in UTF-8")
     return Prompt(text=text, seed=_seed(row.get("seed"), where), words=_words(row, where, split), negative=negative)
 
 

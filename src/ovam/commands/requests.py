@@ -18,7 +18,7 @@ _PLACES = ("device", "disk", "limit_gib")
 def plain(value: Any) -> Any:
     """Return options, words or other values as JSON's types.
 
-    Optimised tokens become their classes with a hash of their vectors, whatever is unknown its text.
+    Optimised tokens become their classes with a hash of their vectors. Values of unknown types become their text.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -49,7 +49,8 @@ def segment_files(
         sources: Traces and images.
         words: As in `segment_file`.
         output_dir: Folder for the items and `results.jsonl`; see `ovam.commands.batch`. An item's folder is named after
-            its file, or, for `run.safetensors` and `image.png`, as `generate` writes them, after the folder of that.
+            its file. For `run.safetensors` and `image.png`, which `generate` writes, it is named after the folder that
+            the file is in.
         model: As in `segment_file`.
         options: As in `Trace.segment`.
         method: As in `segment_file`.

@@ -68,8 +68,8 @@ def _without_pooled(trace: Trace, text: ReplayedSide, pipe: Any) -> Trace:
     """Return the trace with zeros in place of the prompt's pooled vector, for the replay of words."""
     if trace.source.prompt is None:
         raise OptionError(
-            "pooled='zeros' of a run from embeddings: expected a run from a prompt, whose pooled vector is replaced by "
-            "zeros; pooled='prompt' keeps it"
+            "pooled='zeros' with a run from embeddings: expected a run from a prompt, because the prompt is encoded "
+            "again to replace its pooled vector by zeros; pooled='prompt' keeps the run's pooled vector"
         )
     read = pipe.transformer.time_text_embed.text_embedder
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What `dataset.json` tells of a data set, and how it is read."""
+"""What `dataset.json` says about a data set, and how it is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ovam.masks.mask_like import IGNORE
 
 @dataclass(frozen=True)
 class About:
-    """What `dataset.json` tells.
+    """The content of `dataset.json`.
 
     Attributes:
         name: Name of the data set.
@@ -26,7 +26,7 @@ class About:
         tokens: SHA-256 of the file of tokens of each class that has one.
         size: (height, width) of all images.
         licence: Licence, or "".
-        view: Of a view, what it is a choice of.
+        view: For a view, how its items were chosen; None for a whole data set.
     """
 
     name: str

@@ -71,7 +71,8 @@ def annotated(
         asked: What was asked for.
         vocabulary: Embedded words and tokens; nothing here runs the text encoder, so that the model may run meanwhile.
         recipe: How masks are made.
-        looks: Later looks at the picture; pixels on which not all masks agree are undecided.
+        looks: Traces of the finished picture with other noise; pixels on which the masks do not all agree are
+            undecided.
     """
     result, names = _segmented(trace, asked, vocabulary, recipe)
     ids = {one.name: one.id for one in recipe.classes}

@@ -42,7 +42,7 @@ class ClassEntry:
 
 
 def classes_of(data: DataSection, tables: Any) -> tuple[ClassEntry, ...]:
-    """Return the classes: those of the vocabulary or of the list, and what single tables tell of them or add.
+    """Return the classes of the vocabulary or of the list, changed and extended by the tables [[class]].
 
     Args:
         data: The section `data`.

@@ -30,7 +30,7 @@ class Draws:
         return (self.bits(*names) >> 11) / 2**53
 
     def one_of(self, values: Sequence[Value], *names: str | int) -> Value:
-        """Return one of some values, all alike."""
+        """Return one of some values; all are equally likely."""
         return values[self.bits(*names) % len(values)]
 
     def shuffled(self, values: Sequence[Value], *names: str | int) -> list[Value]:
@@ -39,9 +39,10 @@ class Draws:
         return [values[place] for place in places]
 
     def turn(self, count: int, index: int, *names: str | int) -> int:
-        """Return a number below `count` for an index; `count` successive indices from a multiple of it give each once.
+        """Return a number below `count` for an index, so that all numbers take turns.
 
-        The order within such a round is random.
+        Indices come in rounds of `count`: 0 to `count` - 1, and so on. Each round gives every number once, in a random
+        order.
 
         Example:
             >>> sorted(Draws("a").turn(3, index, "class") for index in (3, 4, 5))

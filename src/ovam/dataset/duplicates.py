@@ -14,7 +14,8 @@ BITS = 2 * _SIDE * _SIDE
 def hash_of(picture: Image.Image) -> str:
     """Return a picture's perceptual hash: 128 bits as 32 hexadecimal digits.
 
-    A bit tells whether a pixel of the grey picture, 9 x 9 pixels small, is brighter than its right or lower neighbour.
+    The picture is made grey and 9 x 9 pixels small. Each bit says whether a pixel is brighter than its right or its
+    lower neighbour.
     """
     grey = np.asarray(picture.convert("L").resize((_SIDE + 1, _SIDE + 1), Image.Resampling.BOX), dtype=np.int16)
     across = grey[:-1, :-1] > grey[:-1, 1:]
@@ -29,7 +30,7 @@ def groups_of(hashes: Sequence[str], distance: int) -> list[int]:
 
     Args:
         hashes: 32 hexadecimal digits each.
-        distance: Most bits; below 0 nothing is alike.
+        distance: Maximum number of different bits; below 0, no two hashes are in one group.
     """
     first = list(range(len(hashes)))
     for one, other in _alike(hashes, distance):

@@ -1,4 +1,4 @@
-"""Fields of a recipe: each is declared once with its default, bounds and help; files and flags are made of that."""
+"""Fields of a recipe: each is declared once with its default, bounds and help; files and flags follow from that."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Told:
-    """What is told of a field besides its default.
+    """Facts about a field besides its default.
 
     Attributes:
         help: One sentence.
         least: Smallest number that is allowed.
         most: Largest number that is allowed.
         choices: Texts that are allowed; all are if there are none.
-        files: Whether the value is a file's name, or several.
+        files: Whether the value is the name of a file, or a list of such names.
     """
 
     help: str
@@ -39,7 +39,7 @@ def option(default: Any, help: str, **told: Any) -> Any:
 
 
 def told_of(one: Field[Any]) -> Told:
-    """Return what was told of a field."""
+    """Return the facts about a field."""
     found = one.metadata["told"]
     assert isinstance(found, Told)
     return found
@@ -112,7 +112,7 @@ def _texts(name: str, value: Any, told: Told) -> tuple[str, ...]:
 
 
 def check_keys(found: Mapping[str, Any], known: Sequence[str], where: str, everywhere: Sequence[str] = ()) -> None:
-    """Check that a table of a recipe has known keys alone.
+    """Check that a table of a recipe has only known keys.
 
     Args:
         found: The table.

@@ -23,11 +23,11 @@ _MADE_BY = {
 
 @dataclass(frozen=True)
 class Kept:
-    """What filters leave.
+    """The items that filters leave.
 
     Attributes:
         items: Items that stay.
-        dropped: Number of items that each filter took out, in the order in which they were asked.
+        dropped: Number of items that each filter took out, in the order in which the filters ran.
     """
 
     items: tuple[Item, ...]
@@ -37,16 +37,16 @@ class Kept:
 def kept_by(items: Sequence[Item], options: FilterSection) -> Kept:
     """Return the items that all filters leave.
 
-    Filters are asked one after another, so that each item counts for the first one that takes it out. Quantiles of
-    areas are those of the items that were left until then.
+    Filters run one after another, and each item counts for the first filter that takes it out. Quantiles of areas are
+    computed from the items that the earlier filters left.
 
     Args:
         items: Items in the order of their numbers.
         options: The filters.
 
     Raises:
-        DatasetError: no item is left, which names how many each filter took; or a filter needs a score that the items
-            do not have.
+        DatasetError: no item is left (the message says how many each filter took out), or a filter needs a score that
+            the items do not have.
     """
     left, dropped = list(items), dict[str, int]()
     for name, choose in _filters(options):
@@ -102,8 +102,8 @@ def _score(item: Item, name: str) -> Mapping[str, float]:
     found: Any = item.scores.get(name)
     if not isinstance(found, Mapping):
         raise DatasetError(
-            f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of those"
-            + _MADE_BY.get(name, "")
+            f"item {item.index} has no score {name!r}, only {', '.join(item.scores)}: expected a filter of one of "
+            "these scores" + _MADE_BY.get(name, "")
         )
     return found
 

@@ -18,7 +18,7 @@ from ovam.output_files import write_bytes, write_picture
 
 
 def finish(folder: Path, recipe: Recipe, about: About) -> bool:
-    """Write what is made of all items, if all were tried; return whether they were.
+    """Write the files that describe all items, if all items were tried; return whether they were.
 
     Two shards that end at the same time write the same bytes. Items that failed are left out.
 
@@ -45,9 +45,10 @@ def write_pages(folder: Path, about: About, items: Sequence[Item], distance: int
 
     Args:
         folder: Folder of the data set or view.
-        about: What `dataset.json` tells.
+        about: The content of `dataset.json`.
         items: Items in any order.
-        distance: Most bits in which the hashes of near duplicates differ, which share a split; -1: none do.
+        distance: Near duplicates, whose hashes differ in at most this many bits, share a split; -1 treats no pictures
+            as near duplicates.
     """
     placed = without_leaks(sorted(items, key=lambda item: item.index), distance)
     found = Dataset(folder, about, tuple(replace(item, folder=folder) for item in placed))

@@ -61,7 +61,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if told:
         raise DatasetError(
             f"{folder} belongs to another recipe: {'; '.join(told[:5])}{'; ...' if len(told) > 5 else ''}; choose "
-            "another output folder, or take the changes back"
+            "another output folder, or undo the changes in the recipe"
         )
     if recipe.data.number < before.data.number:
         raise DatasetError(
@@ -70,7 +70,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) -> About:
-    """Write the recipe, its files and `dataset.json`, as far as they are new; return what `dataset.json` tells.
+    """Write the recipe, the files that it names, and `dataset.json`; return the content of `dataset.json`.
 
     Raises:
         DatasetError: the folder's images were made by another model.
@@ -102,7 +102,7 @@ def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) ->
 
 
 def refreshed(folder: Path, recipe: Recipe) -> About:
-    """Write the recipe and `dataset.json` again, with what may change in a folder whose items are all there."""
+    """Write the recipe and `dataset.json` of a finished data set again; its name and its licence may have changed."""
     about = replace(read_about(folder), name=recipe.data.name, licence=recipe.data.licence)
     _write_recipe(folder, recipe)
     write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())

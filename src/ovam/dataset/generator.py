@@ -1,4 +1,4 @@
-"""Generate a data set, unit by unit; a run that was stopped goes on where it was."""
+"""Generate a data set, unit by unit; a run that was stopped continues where it was."""
 
 import time
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def generate(
     ray: RayOptions | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Generate the images and masks of a recipe, as far as they are not there.
+    """Generate those images and masks of a recipe that are missing.
 
     An item's files appear whole or not at all. Items that fail are recorded and tried once more in the end, and again
     by the next run. When all items were tried, `metadata.jsonl`, the card and the contact sheet are written.
@@ -66,7 +66,10 @@ def generate(
     begun, shard = time.monotonic(), shard or Shard()
     if ray is not None and (pipe is not None or shard.count > 1):
         what = "a pipeline" if pipe is not None else "a shard"
-        raise OptionError(f"{what} was given together with Ray, whose workers load the model and share the units")
+        raise OptionError(
+            f"{what} was given together with Ray, whose workers load the model and share the units: expected one of "
+            "the two; leave the other out"
+        )
     folder = check_folder(output_dir)
     check_recipe(folder, recipe)
     run = Run(recipe, prompts_of(recipe), vocabulary_of(recipe))

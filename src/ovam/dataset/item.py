@@ -96,7 +96,7 @@ class Item:
     def row(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the item's line of `metadata.jsonl`: flat, with one column for each score.
 
-        What there is of each class is a list in the order of `classes`, so that all lines have the same columns.
+        Values for each class are stored as a list in the order of `classes`, so that all lines have the same columns.
         """
         by_class = {name: value for name, value in self.scores.items() if isinstance(value, Mapping)}
         return {
@@ -130,7 +130,7 @@ def read_item(folder: Path, name: str) -> Item:
         ) from error
     check_content(told, ITEM_FILE, path)
     if name != f"{stem_of(told['index'])}.json":
-        raise DatasetError(f"{path} tells of item {told['index']}: expected the item of its own name")
+        raise DatasetError(f"{path} describes item {told['index']}: expected the item that the file is named after")
     image, mask = told["image"], told["mask"]
     return Item(
         folder,

@@ -34,7 +34,7 @@ def read_scores(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, float]]
     """Read a score's file; a last line that was cut short is left out.
 
     Returns:
-        What the first line tells, and the values by class of each item.
+        The content of the first line, and the values by class of each item.
 
     Raises:
         DatasetError: the file is damaged.

@@ -16,7 +16,7 @@ class Dataset:
 
     Attributes:
         folder: Its folder.
-        about: What `dataset.json` tells.
+        about: The content of `dataset.json`.
         items: Its items, in the order of their numbers.
     """
 

@@ -61,7 +61,7 @@ class Model:
 
     @property
     def overlaps(self) -> bool:
-        """Whether masks can be made while the model runs: not in joint attention, whose words need the model itself."""
+        """Whether masks can be made while the model runs; not in joint attention, where words run through the model."""
         return backbone_of(self.pipe).text_kind == "static"
 
     def facts(self) -> Facts:

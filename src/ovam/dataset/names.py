@@ -1,4 +1,4 @@
-"""Names of the files of a labelled data set, and checks of names that files tell. This module imports nothing heavy."""
+"""Names of the files of a labelled data set, and checks of names in such files. This module imports nothing heavy."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ def stem_of(index: int) -> str:
 
 
 def checked_name(name: str, where: str | Path) -> str:
-    """Return a file's name that stands in a file, if it stays inside the folder.
+    """Return a file name that was read from a file of the data set, if it leads to a place inside the folder.
 
     Raises:
         DatasetError: it is absolute, has `..` or a backslash, or is empty.

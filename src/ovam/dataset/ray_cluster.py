@@ -30,13 +30,13 @@ _DEATHS = 10  # while it starts, a worker may be killed so often, in a row, befo
 
 @contextmanager
 def cluster(address: str) -> Iterator[Resources]:
-    """A cluster while it is used; a connection that was there before stays.
+    """Connect to a cluster, or start one, for a `with` block; a connection that was there before stays.
 
-    A cluster of our own listens on the loopback address alone, takes nothing without a token that is made for it, has
-    no dashboard, and sends no usage statistics.
+    A cluster that is started here listens only on the loopback address and accepts only commands with a token that is
+    made for it. It has no dashboard, and sends no usage statistics.
 
     Args:
-        address: Address of a cluster, "auto", or "" for one of our own.
+        address: Address of a cluster, "auto", or "" to start one.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -141,7 +141,7 @@ def _set(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def errors_of_ray() -> Iterator[None]:
-    """Give errors of workers as they were raised there, and Ray's own ones as one that tells what to do.
+    """Raise errors of workers again as they were raised there; turn Ray's own errors into one that says what to do.
 
     Raises:
         OvamError: the job was ended by Ray.
@@ -162,6 +162,6 @@ def errors_of_ray() -> Iterator[None]:
 def _told(error: Exception, cause: BaseException) -> str:
     lines = str(cause).strip().splitlines() or [type(error).__name__]
     return (
-        f"Ray ended the job ({type(cause).__name__}: {lines[-1].strip()}): what is done is whole, and the same command "
-        "goes on with it"
+        f"Ray ended the job ({type(cause).__name__}: {lines[-1].strip()}): finished items are complete, and the "
+        "same command continues"
     )

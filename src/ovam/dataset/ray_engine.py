@@ -48,7 +48,7 @@ def generate_with_ray(
         progress: Called for each group of units.
 
     Returns:
-        What `dataset.json` tells, and how many items each process made.
+        The content of `dataset.json`, and how many items each process made.
 
     Raises:
         MissingPackageError: Ray is not installed.

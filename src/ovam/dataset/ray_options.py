@@ -12,8 +12,9 @@ class RayOptions:
     Attributes:
         address: Address of a Ray cluster, "auto" for the one that this machine belongs to; "" starts one on this
             machine alone, which ends with the run.
-        workers: Processes that each load the model. 0 is one for each GPU of the cluster on GPUs; on the CPU, as many
-            as the cluster's cores allow with as many threads as this process computes with.
+        workers: Processes that each load the model. With 0, there is one for each GPU of the cluster if the model runs
+            on GPUs. On the CPU, it is the number of the cluster's cores divided by the number of threads that this
+            process uses.
 
     Raises:
         OptionError: the number is negative.

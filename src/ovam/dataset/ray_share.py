@@ -30,7 +30,7 @@ class Share:
 
     Attributes:
         workers: Number of workers.
-        cpus: Cores that a worker reserves. Ray only counts with it; it does not limit threads.
+        cpus: Cores that a worker reserves. Ray uses the number to place workers; it does not limit their threads.
         gpus: GPUs of a worker.
         device: Device of its model.
     """
@@ -42,7 +42,7 @@ class Share:
 
 
 def share_of(found: Resources, workers: int, device: str, threads: int) -> Share:
-    """Share a cluster out.
+    """Divide the resources of a cluster among workers.
 
     All workers together leave at least one core of the cluster free: actors hold their cores until the job ends, and
     if they held all of them, Ray's other tasks would wait for ever.

@@ -38,7 +38,8 @@ class Job:
         folder: The data set, begun already, on a disk that all workers see.
         room: Folder for notes of the job, on the same disk.
         device: Device of the model.
-        threads: Threads that torch computes with: sums of other numbers of threads round otherwise.
+        threads: Threads that torch uses. It is the same in all workers, because sums are rounded differently with
+            another number of threads.
         model: Hash of the weights that the data set was begun with.
         tried: How often items had failed before.
     """

@@ -1,4 +1,4 @@
-"""Score the pictures of a data set by CLIP, once; filters read what is kept."""
+"""Score the pictures of a data set by CLIP, once; filters read the stored scores."""
 
 from pathlib import Path
 from typing import Any

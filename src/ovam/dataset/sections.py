@@ -124,8 +124,8 @@ class MaskSection:
     max_hole: int = option(0, "Holes of up to this many pixels are filled.", most=_MANY_PIXELS)
     votes: int = option(
         0,
-        "The finished picture is looked at so often again, each time with other noise; pixels on which not all of "
-        "these masks agree are 255.",
+        "Number of further masks of each finished picture, each with other noise; pixels on which the masks do not "
+        "all agree are 255.",
         most=100,
     )
     agreement: bool = option(False, "Whether masks of words and of tokens are compared, as a score for filters.")
@@ -144,21 +144,25 @@ class FilterSection:
         RecipeError: a value is not allowed.
     """
 
-    least_grey: float = option(4.0, "Least standard deviation of the grey values: takes flat pictures out.", most=255)
-    least_area_quantile: float = option(0.0, "Masks below this quantile of their class's areas are out.", most=1)
-    most_area_quantile: float = option(1.0, "Masks above this quantile of their class's areas are out.", most=1)
-    empty: bool = option(False, "Whether items stay that have a class without a pixel.")
+    least_grey: float = option(4.0, "Least standard deviation of the grey values; takes out flat pictures.", most=255)
+    least_area_quantile: float = option(0.0, "Masks below this quantile of their class's areas are taken out.", most=1)
+    most_area_quantile: float = option(1.0, "Masks above this quantile of their class's areas are taken out.", most=1)
+    empty: bool = option(False, "Whether to keep items in which a class has no pixel.")
     least_presence: float = option(0.0, "Least presence of each class.", most=1)
     least_confidence: float = option(0.0, "Least mean score inside the mask of each class.", most=1)
     least_stability: float = option(0.0, "Least IoU of each mask with itself at thresholds 0.1 apart.", most=1)
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
-    least_vote: float = option(0.0, "Least IoU of all masks of one picture, of those that `votes` made.", most=1)
-    least_clip: float = option(0.0, "Least probability of each class by CLIP, as `ovam dataset score` told it.", most=1)
-    least_clip_quantile: float = option(0.0, "Items below this quantile of their class's CLIP scores are out.", most=1)
-    most_ignored: float = option(1.0, "Most of the pixels that may be undecided.", most=1)
+    least_vote: float = option(0.0, "Least IoU of all masks of one picture that `votes` made.", most=1)
+    least_clip: float = option(
+        0.0, "Least probability of each class by CLIP, which `ovam dataset score` computes.", most=1
+    )
+    least_clip_quantile: float = option(
+        0.0, "Items below this quantile of their class's CLIP scores are taken out.", most=1
+    )
+    most_ignored: float = option(1.0, "Largest share of the pixels that may be undecided.", most=1)
     duplicates: int = option(
         -1,
-        "Of pictures whose hashes differ in at most so many of 128 bits, one stays; -1 keeps all.",
+        "If the hashes of pictures differ in at most this many of 128 bits, only one stays; -1 keeps all.",
         least=-1,
         most=32,
     )
@@ -184,7 +188,7 @@ class SplitSection:
     validation: float = option(0.1, "Weight of the validation split.", most=1e6)
     test: float = option(0.0, "Weight of the test split.", most=1e6)
     split_distance: int = option(
-        6, "Pictures whose hashes differ in at most so many of 128 bits share a split; -1: none.", least=-1, most=32
+        6, "Pictures whose hashes differ in at most this many of 128 bits share a split; -1: none.", least=-1, most=32
     )
 
     def __post_init__(self) -> None:

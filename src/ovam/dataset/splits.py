@@ -12,7 +12,7 @@ def without_leaks(items: Sequence[Item], distance: int) -> tuple[Item, ...]:
 
     Args:
         items: Items in the order of their numbers.
-        distance: Most bits in which the hashes of near duplicates differ; below 0 all splits stay.
+        distance: Maximum number of bits in which the hashes of near duplicates differ; below 0, all splits stay.
     """
     first = groups_of([item.hash for item in items], distance)
     return tuple(

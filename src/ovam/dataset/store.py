@@ -75,7 +75,7 @@ class Store:
         return item
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the data set: it is there whole or not at all."""
+        """Write a file of the data set; it is written whole or not at all."""
         temporary = self.room / name.replace("/", "-")
         with temporary.open("wb") as file:
             file.write(data)
@@ -126,5 +126,6 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
         raise UnwritableError(
-            f"{folder} can't be written to ({reason}): what is done is whole; make room and run the same command again"
+            f"{folder} can't be written to ({reason}): finished items are complete; make room and run the same command "
+            "again"
         ) from error

@@ -23,8 +23,9 @@ from ovam.tensor_file import fingerprint
 class Towers:
     """The text tower of mini with its picture tower.
 
-    They know no negation, as "not a dog". So a class's probability is its weight beside the mean weight of all classes
-    of mini's world: exp(s) / (exp(s) + mean of exp(s)), s being the scaled cosine of picture and text.
+    They were not trained on negations such as "not a dog". So a class is compared with all classes of mini's scenes:
+    its probability is exp(s) / (exp(s) + mean of exp(s) over all classes), where s is the scaled cosine of picture and
+    text.
 
     Attributes:
         name: Name of the model.

@@ -1,4 +1,4 @@
-"""Votes of several masks of one picture: where they differ nobody knows the class."""
+"""Votes of several masks of one picture: pixels on which they differ are undecided."""
 
 from collections.abc import Mapping, Sequence
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedWord:
-    """A word whose vectors are made already; it stands among words like fitted tokens, without a calibration.
+    """A word with its vectors, so that no text encoder is needed; it is used like fitted tokens, without a calibration.
 
     Attributes:
         word: The word.
@@ -86,7 +86,7 @@ class Vocabulary:
                 self._words[word] = EmbeddedWord(word, embed_phrases(text, [word])[0])
 
     def entries(self, asked: Asked, *, by_words: bool = False) -> tuple[list[OptimisedTokens], list[OptimisedTokens]]:
-        """Return what stands for the classes of an item, and its contrast words.
+        """Return the words or tokens for the classes of an item, and its contrast words.
 
         Args:
             asked: The item.

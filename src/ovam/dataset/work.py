@@ -27,7 +27,7 @@ AfterStep = Callable[[int, int], None]
 
 @dataclass(eq=False)
 class Run:
-    """A run while it goes on.
+    """The state of a run.
 
     Attributes:
         recipe: The recipe.
@@ -118,6 +118,6 @@ def _failed(
     run.in_a_row += whole and indices[-1] == unit.missing[-1]
     if run.in_a_row >= _MOST_IN_A_ROW:
         raise DatasetError(
-            f"{run.in_a_row} units failed one after another, the last one with: {told}; what is done is whole, and the "
-            "same command goes on with it"
+            f"{run.in_a_row} units failed one after another, the last one with: {told}; finished items are complete, "
+            "and the same command continues"
         ) from error

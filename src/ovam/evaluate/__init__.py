@@ -1,4 +1,4 @@
-"""Rulers: pure functions from predictions and truths to numbers. Nothing here knows a model."""
+"""Measures: pure functions that compute numbers from predictions and truths. Nothing here needs a model."""
 
 from ovam.evaluate.boundary import boundary_band, boundary_f
 from ovam.evaluate.confusion import Confusion

@@ -1,4 +1,4 @@
-"""Rulers of outlines, and of what lies away from them."""
+"""Measures of outlines, and of the pixels away from them."""
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
@@ -7,9 +7,9 @@ from ovam.evaluate.overlap import check_masks
 
 
 def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
-    """Pixels at most `width` from another label: bool, (height, width).
+    """Return the pixels at most `width` from another label: bool, (height, width).
 
-    Left out, they give the boundary-excluded IoU.
+    The IoU without these pixels is the boundary-excluded IoU.
 
     Args:
         labels: Label map or mask, (height, width).
@@ -27,14 +27,14 @@ def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
 def boundary_f(
     predicted: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None, *, tolerance: float = 2.0
 ) -> float:
-    """F measure of outlines, in [0, 1], as in Csurka et al., BMVC 2013; NaN where there is no outline.
+    """Return the F measure of outlines, in [0, 1], as in Csurka et al., BMVC 2013; NaN if there is no outline.
 
     Args:
         predicted: Bool, (height, width).
         truth: Bool, (height, width).
-        ignore: Bool, (height, width); these pixels are taken out of both masks, which then end there alike, as in
-            Pascal VOC, whose every object is ringed by some. Nor does the picture's own frame count as an outline.
-        tolerance: In pixels; an outline pixel is right where the other outline is at most this far away.
+        ignore: Bool, (height, width); these pixels are taken out of both masks, so that both masks end at them. In
+            Pascal VOC such pixels surround every object. The picture's own frame is not an outline either.
+        tolerance: In pixels; a pixel of an outline is right if the other outline is at most this far away.
 
     Raises:
         GroundTruthError: the sizes differ, or a mask is not of booleans.

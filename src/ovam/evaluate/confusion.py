@@ -15,7 +15,7 @@ class Confusion:
 
     Attributes:
         counts: (true label, predicted label), int64; label 0 is the background.
-        ignored: Pixels that the truth leaves open.
+        ignored: Number of pixels that the truth marks as ignored.
     """
 
     counts: np.ndarray
@@ -23,7 +23,7 @@ class Confusion:
 
     @staticmethod
     def empty(labels: int) -> "Confusion":
-        """Nothing counted yet; `labels` counts the background."""
+        """Return a confusion without any pixels; `labels` is the number of labels, background included."""
         return Confusion(np.zeros((labels, labels), dtype=np.int64))
 
     @staticmethod
@@ -54,23 +54,23 @@ class Confusion:
         return Confusion(self.counts + other.counts, self.ignored + other.ignored)
 
     def iou(self) -> np.ndarray:
-        """IoU of each label, (label,), in [0, 1]; NaN where a label is neither true nor predicted anywhere."""
+        """Return the IoU of each label, (label,), in [0, 1]; NaN if a label is neither true nor predicted anywhere."""
         both = np.diag(self.counts).astype(float)
         either = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
 
     def false_positive_area(self, labels: Collection[int]) -> float:
-        """Share of the pixels that were given one of `labels` that is true nowhere, in [0, 1]; NaN of no pixels.
+        """Return the share of pixels whose predicted label is true nowhere, in [0, 1]; NaN if there are no pixels.
 
         Args:
-            labels: Labels of words; the background, or a label that stands for "undecided", is none.
+            labels: The labels that count: those of words, without the background and without "undecided".
         """
         nowhere = [label for label in labels if not self.counts[label].any()]
         pixels = self.counts.sum()
         return float(self.counts[:, nowhere].sum() / pixels) if pixels else float("nan")
 
     def mean_iou(self, *, background: bool = True) -> float:
-        """Mean IoU of the labels that are true somewhere, in [0, 1]; absent ones are absent, never 0.
+        """Return the mean IoU of the labels that are true somewhere, in [0, 1]; other labels do not enter the mean.
 
         Args:
             background: Whether label 0 is one of them.

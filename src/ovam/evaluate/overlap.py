@@ -10,7 +10,7 @@ Mask = np.ndarray
 
 
 def check_sizes(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> None:
-    """Raises GroundTruthError where two maps that belong together differ in size."""
+    """Raise GroundTruthError if two maps that belong together differ in size."""
     for name, other in (("the ground truth", truth), ("the ignore mask", ignore)):
         if other is not None and other.shape != predicted.shape:
             raise GroundTruthError(
@@ -20,9 +20,9 @@ def check_sizes(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> Non
 
 
 def check_masks(*masks: Mask | None) -> None:
-    """Raises GroundTruthError where masks that belong together differ in size or hold other than booleans.
+    """Raise GroundTruthError if masks that belong together differ in size, or are not boolean.
 
-    Numbers are refused, since 255 is true and its negation, 0 of eight bits, is not.
+    Masks of numbers are refused because `&` and `~` work on their bits: `~` of 1 is 254, which still counts as true.
     """
     given = [mask for mask in masks if mask is not None]
     if len(given) > 1:
@@ -39,7 +39,7 @@ def _counts(predicted: Mask, truth: Mask, ignore: Mask | None) -> tuple[int, int
 
 
 def binary_iou(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> float:
-    """Intersection over union of two masks, in [0, 1]; NaN where both are empty.
+    """Return the intersection over union of two masks, in [0, 1]; NaN if both are empty.
 
     Args:
         predicted: Bool, (height, width).
@@ -54,7 +54,7 @@ def binary_iou(predicted: Mask, truth: Mask, ignore: Mask | None = None) -> floa
 
 
 def pooled_iou(pairs: Iterable[tuple[Mask, Mask]]) -> float:
-    """IoU of all images' pixels together, in [0, 1], as the paper's notebooks compute it; NaN where all are empty.
+    """Return the IoU of all images' pixels together, in [0, 1], as the OVAM paper's notebooks do; NaN if all are empty.
 
     Args:
         pairs: Prediction and truth of each image, bool, (height, width).
@@ -64,7 +64,7 @@ def pooled_iou(pairs: Iterable[tuple[Mask, Mask]]) -> float:
 
 
 def mean_per_image_iou(masks: Iterable[tuple[Mask, Mask] | tuple[Mask, Mask, Mask]]) -> float:
-    """Mean of the images' own IoU, in [0, 1]; images where both masks are empty are left out.
+    """Return the mean of the IoU of each image, in [0, 1]; images in which both masks are empty are left out.
 
     Args:
         masks: Prediction and truth of each image, bool, (height, width), and pixels to ignore where there are some.
@@ -76,7 +76,8 @@ def mean_per_image_iou(masks: Iterable[tuple[Mask, Mask] | tuple[Mask, Mask, Mas
 def through_grid(truth: Mask, grid: tuple[int, int]) -> np.ndarray:
     """Return the exact mask as a map of this grid shows it: averaged to the grid's cells, enlarged bilinearly.
 
-    The size need not be a multiple of the grid: a pixel on the border of two cells counts for both by its parts.
+    The size need not be a multiple of the grid: a pixel on the border of two cells counts for each cell with the part
+    of the pixel that lies in it.
 
     Args:
         truth: Bool, (height, width).

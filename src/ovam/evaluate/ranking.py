@@ -1,4 +1,4 @@
-"""Rulers without a threshold."""
+"""Measures that need no threshold."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,10 @@ from ovam.evaluate.overlap import check_masks
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
-    """Area under the precision-recall curve, in [0, 1]: precision at each threshold weighed by the recall it adds.
+    """Return the area under the precision-recall curve, in [0, 1]: each precision is weighted by the recall it adds.
 
-    Pixels of equal score come together, so that their order changes nothing; a constant score gets the truth's share.
+    Pixels with equal scores are counted at the same threshold, so their order changes nothing. If all scores are equal,
+    the result is the share of True in the truth.
 
     Args:
         truth: Bool, any shape, at least one True.
@@ -28,7 +29,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
     if truth.shape != score.shape or not truth.any():
         raise GroundTruthError(
             f"average precision of a truth of shape {truth.shape} with {int(truth.sum())} pixels, "
-            f"scores of {score.shape}: expected equal shapes and at least one pixel"
+            f"scores of {score.shape}: expected equal shapes and at least one pixel that is True"
         )
     score = score if score.dtype.kind == "f" else score.astype(np.float64)  # unsigned numbers have no negative ones
     order = np.argsort(-score.ravel(), kind="stable")
@@ -40,7 +41,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 def presence_auroc(present: Sequence[float] | np.ndarray, absent: Sequence[float] | np.ndarray) -> float:
-    """Chance that a present word scores above an absent one, in [0, 1]; ties count half. 0.5 is guessing.
+    """Return the chance that a present word scores above an absent one, in [0, 1]; ties count half. Guessing gives 0.5.
 
     Args:
         present: Presence scores of words that are in their image.

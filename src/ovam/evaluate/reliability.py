@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and what leaving doubtful pixels open buys."""
+"""Measures of reliability: are probabilities right, and are there fewer errors if doubtful pixels stay undecided?"""
 
 import numpy as np
 
@@ -9,15 +9,15 @@ from ovam.evaluate.overlap import check_masks, check_sizes
 def calibration_error(
     probability: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None, *, bins: int = 15
 ) -> float:
-    """Expected calibration error, in [0, 1]: mean distance of probability and frequency over equally wide bins.
+    """Return the expected calibration error, in [0, 1]: mean distance of probability and frequency over equal bins.
 
-    Guo et al., ICML 2017, for a binary question. NaN where everything is ignored.
+    As in Guo et al., ICML 2017, for a binary question. NaN if everything is ignored.
 
     Args:
         probability: In [0, 1], any shape.
         truth: Bool, same shape.
         ignore: Bool, same shape; pixels that count for nothing.
-        bins: Number of bins.
+        bins: Number of bins, all of the same width.
 
     Raises:
         GroundTruthError: the sizes differ, a mask is not of booleans, or a probability lies outside of [0, 1].
@@ -41,10 +41,10 @@ def calibration_error(
 def risk_coverage(
     confidence: np.ndarray, correct: np.ndarray, coverages: np.ndarray, ignore: np.ndarray | None = None
 ) -> np.ndarray:
-    """Share of wrong pixels among the most confident ones: (coverage,), in [0, 1]; NaN where everything is ignored.
+    """Return the share of wrong pixels among the most confident: (coverage,), in [0, 1]; NaN if everything is ignored.
 
-    Of equally confident pixels, some of which are decided, each counts as the mean of them, so that their order in the
-    picture changes nothing.
+    If only some of several equally confident pixels are decided, each of them counts with the share of wrong pixels
+    among all of them. So their order in the picture changes nothing.
 
     Args:
         confidence: Any shape; higher is surer.

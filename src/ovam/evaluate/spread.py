@@ -1,4 +1,4 @@
-"""How sure a difference is: a paired bootstrap over whatever the numbers are nested in."""
+"""How certain a difference is: a paired bootstrap over nested groups, such as classes, annotations and images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
     def listed(self) -> list[float]:
-        """Value, low and high, as reports keep them."""
+        """Return value, low and high as a list, for reports."""
         return [self.value, self.low, self.high]
 
 
@@ -30,7 +30,7 @@ def paired_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """95 % bootstrap interval of a statistic of paired differences, resampled level by level.
+    """Return the 95 % bootstrap interval of a statistic of paired differences, resampled level by level.
 
     At each level whole groups are drawn with replacement among those of their parent, then the groups below
     within them: first classes, say, then annotations, then images. A group's rows stay together, so both sides
@@ -40,12 +40,12 @@ def paired_bootstrap(
         rows: (row, ...): differences, or columns that `statistic` combines.
         levels: Outermost first: for each level, (row,) the group of every row, unique within its parent. The rows
             themselves are the innermost level.
-        statistic: From rows and (row,) the number of the draw of the outermost level that each comes with, from 0, to
-            a number; the rows' mean when None. A class drawn twice comes as two draws: pool the rows of a draw,
-            then take the mean over draws. Without levels every row is a draw of its own. Draws of which it is NaN are
-            left out.
+        statistic: A function of the drawn rows and an array (row,), which returns a number; None means the mean of the
+            rows. The array says to which draw of the outermost level each row belongs, from 0. A class that is drawn
+            twice gives two draws: pool the rows of each draw, then take the mean over draws. Without levels every row
+            is a draw of its own. Resamples whose statistic is NaN are left out.
         resamples: Number of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     of = statistic or _mean
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Thresholds of an optimised token: where its mask begins, and from which presence on its class counts as there."""
+"""Thresholds of an optimised token: the score where its mask begins, and the least presence of its class."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Thresholds:
 
     Attributes:
         mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None leaves it at 0.5.
-        presence: Presence from which on the class counts as there, in [0.01, 0.99]; with None every picture counts.
+        presence: Least presence, in [0.01, 0.99]; below it the class counts as absent. With None it never does.
         pictures: Number of annotated pictures on which they were chosen, 0 if unknown; this is information only.
         refined: Whether the maps were refined when they were chosen; this is information only.
 

@@ -27,8 +27,8 @@ class Instance:
         box_xywh: Smallest box around the object: x, y, width and height in whole pixels, as in COCO.
         area: Number of the object's pixels.
         score: Mean score of the word over the object's pixels, in [0, 1].
-        number: Value of the object's pixels in `numbers`. Each object has another number; `label` is the same for all
-            objects of a word.
+        number: Value of the object's pixels in `numbers`. Every object has its own number, while `label` is the same
+            for all objects of a word.
         numbers: Map with the number of the object at each pixel, or 0 for none; the objects that one call returns share
             this map.
     """

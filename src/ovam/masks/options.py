@@ -17,8 +17,8 @@ class MaskOptions:
     Attributes:
         against: Contrast words. Pixels where a contrast word is stronger become background, in masks, scores and labels
             alike.
-        threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score. An optimised
-            token's own threshold, if it has one, lies at 0.5 of its score.
+        threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score. If an
+            optimised token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
         presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
             word counts as absent, except optimised tokens with a presence threshold of their own, below 0.5; 0 makes no
             word absent. A word with a presence below 0.5 is probably not in the picture.

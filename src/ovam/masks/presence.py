@@ -43,7 +43,7 @@ def absent(maps: AttentionMaps, found: Mapping[str, float], least: float | None)
     Args:
         maps: Maps of the words.
         found: Presence of each word, of `presences`.
-        least: Minimum presence of all words; None asks it only of optimised tokens that have a presence threshold.
+        least: Minimum presence of all words. With None only optimised tokens with a presence threshold can be absent.
     """
     if least is not None:
         return frozenset(word for word, presence in found.items() if presence < least)

@@ -2,7 +2,7 @@
 
 Each is a frozen object whose fields are the method's numbers, and the defaults are those that were published. Those
 that `names` lists need no training. `Grounded` and `DatasetDM` need weights of their own, trained on the UNet of the
-trace. `docs/methods.md` tells what each is, and how to add one.
+trace. `docs/methods.md` explains each method, and how to add one.
 """
 
 from ovam.methods.attn2mask import Attn2Mask

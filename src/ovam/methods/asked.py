@@ -16,7 +16,7 @@ class Asked:
 
     Attributes:
         name: The entry that it belongs to; synonyms belong to one entry.
-        prompt: The prompt's vectors, with padding if it is a text. Words of one text have the same object.
+        prompt: The prompt's vectors, with padding if it is a text. Words of one text share one object.
         places: Positions of the word's tokens in the prompt.
     """
 
@@ -54,11 +54,11 @@ class PaddedPrompts:
         """Return a word in a prompt, at all its places there.
 
         Raises:
-            OptionError: it does not stand there.
+            OptionError: the word is not in the prompt.
         """
         places = self.places(prompt, word)
         if not places:
-            raise OptionError(f"word {word!r} does not stand in the attribution prompt {prompt!r}: ask for another one")
+            raise OptionError(f"word {word!r} is not in the attribution prompt {prompt!r}: expected a word of it")
         return Asked(name, self._of(prompt)[1], tuple(place for one in places for place in one))
 
     def in_a_row(self, words: Sequence[str]) -> list[Asked]:

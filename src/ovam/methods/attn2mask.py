@@ -35,7 +35,8 @@ class Attn2Mask(Method):
 
     Source:
         Yoshihashi et al. (arXiv:2309.01369), in the form of vpulab/ovam at 12afd87, `experiments/attn2mask` and
-        `experiments/evaluation/attn2mask`. It is taken to use the conditional half of guidance.
+        `experiments/evaluation/attn2mask`. It is assumed to use the conditional half of
+        guidance.
     """
 
     name: ClassVar[str] = "attn2mask"
@@ -63,7 +64,7 @@ class Attn2Mask(Method):
 
     @property
     def requires(self) -> dict[str, StepChoice]:
-        """Only this method's step is needed; a trace of all steps does as well."""
+        """Options of `ovam.capture`: only this method's step is needed, but a trace of all steps works too."""
         return {"steps": self.steps}
 
     @float32()

@@ -72,10 +72,10 @@ class Method(ABC):
 
 
 def inner_share(name: str, value: object) -> float:
-    """Return a number between 0 and 1, both excluded.
+    """Check a number between 0 and 1, both excluded, and return it.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a number.
     """
     found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if not 0 < found < 1:

@@ -43,7 +43,8 @@ class DatasetDiffusion(Method):
     Attributes:
         threshold: Least value of a word; published is "at least", not "above".
         token_threshold: The same for fitted tokens, for which none was published.
-        band: Pixels less than this below the threshold are labelled 255, which data sets leave out: 0.5 to 0.6.
+        band: Width of the range of values below the threshold whose pixels get the label 255, undecided: 0.1, so values
+            from 0.5 to 0.6.
         products: Number of products with the self-attention.
         any_self_attention: Whether the mean over the blocks on the way up, which captures keep by default, is enough.
             Published is the mean over the blocks on both ways, for which `requires` asks.
@@ -109,8 +110,8 @@ class DatasetDiffusion(Method):
         grids = ", ".join(f"{height}x{width}" for height, width in sorted({b.grid for b in trace.blocks.values()}))
         kind = "joint attention of image and text" if trace.text.kind == "replayed" else f"the grids {grids}"
         raise UnsupportedPipelineError(
-            f"method {self.name!r} on a trace of {trace.source.pipeline} with {kind}: expected cross attention whose "
-            "grids are halved twice, as in a UNet of Stable Diffusion 1 or 2, with all of its blocks captured; use "
+            f"method {self.name!r} on a trace of {trace.source.pipeline} with {kind}: expected cross attention "
+            "at 1/2 and 1/4 of the finest grid, as in a UNet of Stable Diffusion 1 or 2, with all blocks captured; use "
             f"{capture_line(self)} on such a model, or another method, such as 'daam'"
         )
 
@@ -133,7 +134,7 @@ class DatasetDiffusion(Method):
         raise NothingCapturedError(
             f"method {self.name!r} needs the self-attention of {SELF} of the finest grid, of the blocks on the way "
             f"down and on the way up, and this trace has {named}: use {capture_line(self)}, and keep all steps"
-            + ("; or take what is there: ovam.methods.DatasetDiffusion(any_self_attention=True)" if kept else "")
+            + ("; or use what this trace has: ovam.methods.DatasetDiffusion(any_self_attention=True)" if kept else "")
         )
 
 

@@ -46,9 +46,9 @@ class DatasetDM(Method):
     """DatasetDM, with weights that were trained on the UNet of the trace.
 
     The decoder reads the UNet's features at the last denoiser call, and the attention of that call to all tokens of a
-    prompt with the word, for each head. It is told the class by a vector: the mean of the text encoder's output for the
-    word alone over all positions, padding included. Of its queries the best one gives the mask. Of synonyms each pixel
-    takes the greatest value.
+    prompt with the word, for each head. It gets the class as a vector: the text encoder reads the word alone, and the
+    mean of its output over all positions is taken, padding included. The decoder has several queries; the mask is that
+    of the best query. If a word has synonyms, each pixel gets the greatest of their values.
 
     Attributes:
         weights: File of the weights; none are shipped. `python -m lab.methods train datasetdm` makes them.
@@ -170,8 +170,8 @@ def best_mask(
 ) -> Float[Tensor, "height width"]:
     """Return the log-odds of the best query's mask.
 
-    Of the three queries with the highest class probability the best one has the highest product of it and the mean
-    probability inside of its mask.
+    Only the three queries with the highest class probability are compared. The best one has the highest product of its
+    class probability and the mean probability inside its mask.
     """
     likely = scores[0].softmax(-1)[:, THING].topk(min(_BEST, scores.shape[1]))
     chosen = masks[0, likely.indices]

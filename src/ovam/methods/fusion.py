@@ -18,14 +18,15 @@ Map = Float[Tensor, "batch _ _ _"]
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with spectral normalisation, and what they are added to.
+    """A residual block: two 3x3 convolutions with spectral normalisation, added to the identity.
 
     Batch normalisation has no weights of its own, momentum 0.1 and epsilon 1e-4. As in the released code, the identity
     is the input after normalisation and ReLU, since that ReLU works in place.
 
     Args:
         before: Channels of the input.
-        after: Channels of the output. Where they differ, a 1x1 convolution takes the identity to them.
+        after: Channels of the output. If they differ from `before`, a 1x1 convolution gives the identity this number of
+            channels.
     """
 
     def __init__(self, before: int, after: int) -> None:

@@ -27,8 +27,8 @@ class Grounded(Method):
     """Grounded Diffusion, with weights that were trained on the UNet of the trace.
 
     It reads the UNet's features at the last denoiser call, which is time step 1 of 50 DDIM steps in the publication. A
-    word's vector is the mean of its rows in the text encoder's output for a prompt. Of synonyms each pixel takes the
-    greatest value. Each word is asked alone, so no word changes another's mask.
+    word's vector is the mean of its rows in the text encoder's output for a prompt. If a word has synonyms, each pixel
+    gets the greatest of their values. Each word is evaluated alone, so no word changes another's mask.
 
     A fitted token's vector replaces that mean; nothing is trained again.
 

@@ -78,8 +78,8 @@ class GroundingModule(nn.Module):
     ) -> Float[Tensor, "batch word height width"]:
         """Return the log-odds of each word's mask at the finest grid.
 
-        To resize them gives the same as to resize the map first, as the published code does. The words of one picture
-        attend to each other.
+        The published code resizes the fused map first; resizing the log-odds instead gives the same. The words of one
+        picture attend to each other.
         """
         fused = self.fusion(levels)[-1]
         padded = F.pad(fused, (0, -fused.shape[-1] % _PATCH, 0, -fused.shape[-2] % _PATCH))

@@ -18,7 +18,7 @@ PUBLISHED_CRF = CrfOptions(
 
 
 def hard_crf(mask: Mask, picture: UInt8[np.ndarray, "height width 3"], options: CrfOptions) -> Mask:
-    """Return the mask after a dense CRF of the word and the background, each pixel 0.99 sure of its label.
+    """Return the mask after a dense CRF of word and background, in which each pixel's label has a probability of 0.99.
 
     Args:
         mask: Where the word is.

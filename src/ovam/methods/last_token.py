@@ -25,7 +25,8 @@ def last_token_maps(
 
     Args:
         trace: The run; its middle block is left out.
-        entries: Of several synonyms each pixel takes the greatest value. Tokens are evaluated as they were fitted.
+        entries: Words and fitted tokens. If a word has synonyms, each pixel gets the greatest of their values. Tokens
+            are evaluated as they were fitted.
         template: Attribution prompt, with the word at its end.
         options: How maps are made. The softmax runs over the prompt's own tokens.
     """
@@ -47,10 +48,10 @@ def _last_token_map(trace: Trace, text: str, options: MapOptions) -> Map:
 
 
 def checked_template(template: object) -> str:
-    """Check an attribution prompt with a place for the word at its end.
+    """Check a template: an attribution prompt that ends with a place for the word, "{}".
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is not such a template.
     """
     if not isinstance(template, str) or template.count("{}") != 1 or not template.endswith("{}"):
         raise OptionError(

@@ -50,8 +50,8 @@ def segmentation_of(
 ) -> Segmentation:
     """Return the segmentation that follows from a method's values.
 
-    A pixel has the label of the word with the highest score of those above their threshold. Scores are the values,
-    bent so that each word's threshold lies at 0.5 and their order stays.
+    A pixel has the label of the word with the highest score of those above their threshold. Scores are made of the
+    values by `bordered`: each word's threshold lies at 0.5, and the order of the values stays.
 
     Args:
         trace: The run.
@@ -107,7 +107,7 @@ def _check(found: WordScores, names: Sequence[str], size: tuple[int, int]) -> No
 def bordered(
     values: Float[Tensor, "word height width"], thresholds: Float[Tensor, "word 1 1"]
 ) -> Float[Tensor, "word height width"]:
-    """Return values bent so that the threshold lies at 0.5: above 0.5 exactly where a value exceeds its threshold."""
+    """Return scores that rise with the values and are above 0.5 exactly where a value exceeds its threshold."""
     below = _BORDER * values / thresholds
     above = _BORDER + (1 - _BORDER) * (values - thresholds) / (1 - thresholds)
     return torch.where(values > thresholds, _above_border(above), below.clamp_max(_BORDER))

@@ -188,7 +188,7 @@ def _opened(path: Path, method: str, state: tuple[int, int] | None) -> tuple[Tra
         module.load_state_dict(dict(trained.weights))
     except RuntimeError as error:
         raise WeightsError(
-            f"{path} holds other tensors than its header tells of ({str(error).splitlines()[-1].strip()}): expected "
+            f"{path} holds other tensors than its header says ({str(error).splitlines()[-1].strip()}): expected "
             "those of the module for its UNet; train again"
         ) from error
     if not all(bool(torch.isfinite(value).all()) for value in trained.weights.values() if value.is_floating_point()):

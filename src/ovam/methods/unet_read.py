@@ -1,4 +1,4 @@
-"""What a trained module reads of a UNet: an outline of it, by which weights are told to belong, and its features."""
+"""What a trained module reads of a UNet: its features, and an outline that tells one UNet from another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet
 
 @dataclass(frozen=True)
 class Outline:
-    """What tells one UNet from another, as far as a trained module and a trace can know it.
+    """Facts that distinguish one UNet from another, among those that a trained module and a trace both have.
 
     Attributes:
         channels: Channels of each layer with features, by module path, in running order.

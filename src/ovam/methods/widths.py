@@ -7,7 +7,7 @@ HEADS = 8
 
 
 def scaled(width: int, finest: int) -> int:
-    """Return a published width, scaled down for a small UNet; the one place of this rule.
+    """Return a published width, scaled down for a small UNet.
 
     UNets of 320 channels or more at the finest level get the published width. Smaller ones get it in proportion to
     these channels, rounded to a multiple of 8, and at least 8.

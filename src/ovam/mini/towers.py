@@ -1,4 +1,4 @@
-"""The towers that were trained together: mini's text encoder, and a small network that sees pictures.
+"""Two networks ("towers") that were trained together: mini's text encoder, and a small network that reads pictures.
 
 They compare a text with a picture, as CLIP does. The denoiser needs the text encoder alone.
 """
@@ -44,10 +44,10 @@ def vectors_of(
     end: int,
     weight: Float[Tensor, "out channel"],
 ) -> Float[Tensor, "text out"]:
-    """Unit vectors of texts: that of the first end token, projected.
+    """Return a unit vector for each text: the output at its first end token, projected.
 
     Args:
-        hidden: What the text encoder puts out.
+        hidden: Output of the text encoder.
         ids: Tokens of the texts.
         end: Number of the end token.
         weight: The projection, from `TEXT_HEAD`.

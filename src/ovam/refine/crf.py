@@ -86,7 +86,7 @@ def _check(probabilities: Tensor, image: np.ndarray) -> None:
     off = float((probabilities.sum(0) - 1).abs().max())
     if off > _TOLERANCE or float(probabilities.min()) < 0:
         raise ProbabilityError(
-            f"the lowest probability is {float(probabilities.min()):.3g}, and a pixel's sum is off 1 by up to "
+            f"the lowest probability is {float(probabilities.min()):.3g}, and a pixel's sum differs from 1 by up to "
             f"{off:.3g}: expected none below 0, and sums of 1; divide by the sum, or take a softmax over the classes"
         )
 

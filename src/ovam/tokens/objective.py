@@ -28,10 +28,10 @@ _FINER = 2  # cells of the loss along each side of a cell of the finest grid
 class Objective:
     """The loss as a function of one flat vector of steps away from the start.
 
-    The steps are scaled so that the pull is a plain square. Without this scaling the pull curves the loss more along
-    the calibrations than along the vectors, ten thousand times on mini. With equal curvature the descent needs a third
-    of the evaluations. Without a pull (`pulled=False`) the calibrations take longer steps; with short ones, fits of
-    sharp attention ended beside the mask.
+    The steps are scaled so that the pull is a plain square. Without this scaling, the pull would make the loss about
+    ten thousand times more curved along the calibrations than along the vectors (on mini). With equal curvature the
+    descent needs a third of the evaluations. Without a pull (`pulled=False`) the calibrations take longer steps; with
+    short steps, fits with sharp attention did not find the mask.
     """
 
     def __init__(

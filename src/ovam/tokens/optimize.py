@@ -205,7 +205,7 @@ def _check_spelling(classes: Sequence[str], marks: Sequence[Annotation]) -> None
             where = [next(i for i, mark in enumerate(marks) if each in mark.classes) for each in (other, name)]
             raise AnnotationError(
                 f"class {other!r} of annotation {where[0]} is {name!r} in annotation {where[1]}: expected one spelling "
-                "of a class; capitals make no other class"
+                "of a class; names that differ only in capitals are the same class"
             )
 
 

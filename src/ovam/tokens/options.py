@@ -98,7 +98,7 @@ class FitOptions:
         for name in rivals:
             if name.casefold() in known:
                 raise OptionError(
-                    f"class {name!r} is in `against` as well: expected words for what is not annotated there"
+                    f"class {name!r} is in `against` as well: expected only words for things that are not annotated"
                 )
         return tuple(dict.fromkeys(rivals))
 

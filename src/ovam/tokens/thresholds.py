@@ -35,10 +35,10 @@ def choose_thresholds(
 ) -> TokenSet:
     """Return the tokens with thresholds chosen on annotated pictures; `segment` then uses them by default.
 
-    The mask's threshold has the best IoU, over the pixels of all pictures that show the class together. The presence
-    threshold best parts the pictures that show the class from those that do not: the mean of both shares that are
-    right is greatest. Give pictures that the fit did not see, ten or more of a class: a threshold chosen on one picture
-    suits that picture.
+    The mask's threshold is the one with the best IoU; the pixels of all pictures that show the class are counted
+    together. The presence threshold is the one that best separates pictures with the class from pictures without: the
+    share that is right is taken among each of the two, and the mean of both shares is highest. Give pictures that the
+    fit did not see, ten or more of a class: a threshold chosen on one picture suits only that picture.
 
     Args:
         tokens: The tokens. Thresholds that they have already change nothing.
@@ -111,14 +111,14 @@ def counts(score: Float[np.ndarray, " pixel"], truth: Bool[np.ndarray, " pixel"]
 
 
 def best_mask(found: Counts) -> float:
-    """Return the threshold with the best IoU; of several the nearest to 0.5."""
+    """Return the threshold with the best IoU; if several are equally good, the one nearest to 0.5."""
     iou = found[0] / np.maximum(found[1], 1)
     best = np.flatnonzero(iou == iou.max())
     return float(TRIED[best[np.abs(TRIED[best] - BORDER).argmin()]])
 
 
 def best_presence(there: Sequence[float], gone: Sequence[float]) -> float | None:
-    """Return the presence that best parts pictures with a class from pictures without; of several the middle one.
+    """Return the presence that best separates pictures with a class from those without; the middle one if several do.
 
     Args:
         there: Presence of the class in pictures that show it.

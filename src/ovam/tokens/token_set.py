@@ -163,7 +163,7 @@ class TokenSet:
         return TokenSet((*self.groups, *(group for other in others for group in other.groups)), self.space)
 
     def notes(self, trace: "Trace") -> tuple[str, ...]:
-        """Return what differs between the fits and this trace, as sentences; no difference is an error."""
+        """Return what differs between the fits and this trace, as sentences; such a difference is never an error."""
         return self.notes_of(trace.source.model, tuple(trace.blocks))
 
     def notes_of(self, model: str, blocks: Sequence[str] | None) -> tuple[str, ...]:

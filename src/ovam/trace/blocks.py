@@ -104,7 +104,7 @@ def share_of(grid: Grid, finest: Grid) -> int:
     Models halve their grids from level to level, so n is a power of two. If a side is odd, half of it is rounded, and
     the ratio of the sides is not exactly a power of two; then n is the nearest power of two.
 
-    A size that a paper gives for one model can so be used for other models and picture sizes. Example: Stable Diffusion
+    So a size that a paper gives for one model can be used for other models and picture sizes. Example: Stable Diffusion
     at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about it means "1/4".
     """
     return int(2 ** round(math.log2(math.prod(finest) / math.prod(grid)) / 2))

@@ -40,7 +40,7 @@ class BlockBytes:
 
 
 def rooms_of(shape: RunShape, dtype: torch.dtype) -> dict[tuple[str, str], Stored]:
-    """Return the tensors that are kept of one image and half, without memory, by their name and part."""
+    """Return stand-ins (device "meta") for the tensors that are kept of one image and half, by their name and part."""
     return {
         (name, part): PARTS[part].room(each, shape.calls, dtype)
         for part, shapes in shape.parts.items()
@@ -98,8 +98,9 @@ def check_limit(shape: RunShape, storage: Storage, backbone: Backbone, *, before
         f"the runs before, over the limit of {storage.limit / _GIB:.3f} GiB. There are three ways out: "
         f"(1) keep less: {presets}dtype=torch.int8 ({narrow / _GIB:.3f} GiB), fewer steps (steps='middle', "
         "steps=range(10, 20)) or blocks (blocks=[names or grids]; joint attention keeps image keys and values "
-        f"up to the last one){coarser}; (2) keep it in a file, disk='a folder with room'; (3) keep the maps of "
-        "words known beforehand alone, ovam.stream. Or raise limit_gib. What each block would take:\n" + table(rows)
+        f"up to the last one){coarser}; (2) keep it in a file, disk='a folder with room'; (3) keep only the maps of "
+        "words that you know before the run, ovam.stream. Or raise limit_gib. What each block would take:\n"
+        + table(rows)
     )
 
 

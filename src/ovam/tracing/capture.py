@@ -156,7 +156,7 @@ def check_offered(backbone: Backbone, options: CaptureOptions) -> None:
         )
     if options.self_attention not in (None, False) and not self_specs(backbone):
         raise OptionError(
-            f"self_attention={options.self_attention!r} on a {pipeline}, of which none can be kept: expected "
+            f"self_attention={options.self_attention!r} on a {pipeline}, whose self-attention can't be kept: expected "
             "a UNet (Stable Diffusion 1, 2 or XL) or joint attention (SD3, FLUX); leave the option out"
         )
     if options.features and not backbone.feature_layers():

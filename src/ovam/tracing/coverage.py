@@ -91,7 +91,7 @@ def ranges_of(numbers: Sequence[int]) -> str:
 def gap(silent: Sequence[str], watched: Sequence[str], where: str) -> SilentBlockError:
     """Return the error for blocks that did not run."""
     return SilentBlockError(
-        f"{len(silent)} of the {len(watched)} watched blocks did not run {where}, {silent[0]!r} is one: expected all "
+        f"{len(silent)} of the {len(watched)} watched blocks did not run {where}, such as {silent[0]!r}: expected all "
         "of them in every call; take off what skips or replaces blocks (caching, compiled blocks), choose other "
         "blocks, or leave such calls out with strict=False and look at traces.coverage"
     )

@@ -193,7 +193,7 @@ def _check_family(backbone: Backbone) -> None:
     if wanted != given:
         raise UnsupportedPipelineError(
             f"{type(backbone.pipe).__name__}: its {type(backbone.denoiser).__name__} reads {wanted} channels and a "
-            f"latent has {given}, as models made for inpainting do: expected one that reads a latent alone; encode the "
+            f"latent has {given}, as models made for inpainting do: expected one that reads only a latent; encode the "
             "image with the model it was made from"
         )
 

@@ -58,8 +58,8 @@ class EncodeOptions(KeepOptions):
             object.__setattr__(self, "timesteps", tuple(listed("timesteps", self.timesteps)))
         if self.method == "clean" and (self.timesteps is None or len(self.timesteps) != 1):
             raise OptionError(
-                f"timesteps={self.timesteps} with method='clean': expected one, that which the model was tuned with "
-                "for clean images, for example timesteps=(0,)"
+                f"timesteps={self.timesteps} with method='clean': expected one, the time step that the model was tuned "
+                "with for clean images, for example timesteps=(0,)"
             )
         check_seed(self.seed)
         if self.size is not None:

@@ -20,7 +20,7 @@ def kept_for(options: SegmentOptions, keeping: Kept) -> Kept:
     refines = refine_choice(options.refine) is not None
     if refines and keeping.self_attention is False:
         raise OptionError(
-            "self_attention=False: maps are refined by the self-attention that is kept: expected self_attention=True "
+            "self_attention=False with refine=True, which needs the run's self-attention: expected self_attention=True "
             "with refine=True, or neither"
         )
     whole_of_it = refines and keeping.self_attention is None

@@ -120,13 +120,18 @@ def schedule_of(backbone: Backbone, *, moves: bool) -> NoiseSchedule:
 
 
 def path_to(timesteps: tuple[int, ...], steps: int, end: int) -> tuple[int, ...]:
-    """Return the time steps of an inversion, rising from 0: `timesteps`, and those of `steps` even steps to `end`."""
+    """Return the time steps of an inversion, rising from 0.
+
+    They are `timesteps` and, before the last of these, the time steps of `steps` equal steps from 0 to `end`.
+    """
     even = {round(i * end / steps) for i in range(steps)}
     return tuple(sorted({0, *timesteps} | {t for t in even if t < max(timesteps)}))
 
 
 def check_seed(seed: int, images: int = 1) -> None:
-    """Check that torch accepts one seed per image: `seed`, `seed` + 1 and so on. Negative ones stand for large ones.
+    """Check that torch accepts one seed per image: `seed`, `seed` + 1 and so on.
+
+    Negative seeds are accepted too; torch reads them as large ones.
 
     Raises:
         OptionError: torch does not accept them.

@@ -42,7 +42,8 @@ class KeepOptions:
             `blocks`, are kept each by itself.
         features: Keep what the layers of a UNet put out at the last kept denoiser call, as trained methods read it
             (`Trace.features`). For a UNet only. Choose another call by `steps`, or by the time steps of `encode`.
-        also: Further kinds of tensors to keep, by name (`ovam.tracing.parts`), each with its blocks: `Trace.parts`.
+        also: Further kinds of tensors to keep: for each kind, by its name in `ovam.tracing.parts`, the blocks to keep
+            it of. They are found in `Trace.parts`.
 
     Raises:
         OptionError: a value is not allowed, or two are not compatible.

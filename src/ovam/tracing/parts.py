@@ -87,7 +87,7 @@ class Part:
         return self.averaged or self.last
 
     def room(self, shape: Shape, calls: int, dtype: torch.dtype) -> Stored:
-        """Return a tensor without memory for all calls; the step axis comes after the heads, if any."""
+        """Return a stand-in (device "meta") for the tensor of all calls; the step axis comes after any head axis."""
         if not self.single:
             shape = (shape[0], calls, *shape[1:]) if len(shape) == 3 else (calls, *shape)
         dtype = torch.float32 if self.exact else torch.float16 if self.floats and dtype == torch.int8 else dtype
@@ -140,9 +140,9 @@ def _output_of(block: str, seen: Observation, row: int, spec: BlockSpec) -> Tens
     """Return the attention outputs; raise UnsupportedPipelineError if the backbone does not provide them."""
     if seen.output is None:
         raise UnsupportedPipelineError(
-            f"block {block!r}: its backbone tells no attention outputs, which output-space maps need (an IP-Adapter of "
-            "Stable Diffusion 3 mixes its own into them): expected `Observation.output`; ask without outputs, run "
-            "without the adapter's image, or let the backbone tell them"
+            f"block {block!r}: its backbone reports no attention outputs, which output-space maps need (an IP-Adapter "
+            "of Stable Diffusion 3 adds its own to them): expected `Observation.output`; capture without outputs, run "
+            "without the adapter's image, or make the backbone report them"
         )
     return seen.output[row]
 

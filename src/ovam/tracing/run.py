@@ -195,8 +195,8 @@ class Recorder(Protocol):
     def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
         """Receive what was taken of one image in one block at one kept call, by part (`ovam.tracing.parts`).
 
-        Blocks come in the order they run. Averages come when the call is over, and what is kept of the last call
-        alone when the run is over.
+        Blocks come in the order they run. Averages come when the call is over. Parts that are kept only of the last
+        call come when the run is over.
         """
 
     def finish(self, run: Run, pictures: Sequence[bytes | None], size: tuple[int, int]) -> None:

@@ -20,7 +20,8 @@ def self_attention_of(wanted: Wanted) -> dict[str, str]:
 
     Blocks that the user names are kept each under its own name. Otherwise those on the way up share one mean a grid,
     under the grid's name, such as "32x32". Without any choice the finest grids are left out until the rest costs less
-    than a fifth of the queries, and joint attention is left out: it would take the time of its attention once more.
+    than a fifth of the queries. Joint attention is then left out as well, because its attention would be computed
+    twice.
 
     Raises:
         MissingBlockError: the choice fits no block.

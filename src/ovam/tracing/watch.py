@@ -1,7 +1,7 @@
 """Follow the denoiser calls of a run, and pass what its blocks show to the recorder.
 
-Each block's hook calls `_on_block`. For each half and image, the batch's row is read as its part says
-(`ovam.tracing.parts`), cut to the pixels of the block's grid, and passed to the recorder.
+Each block's hook calls `_on_block`. For each half and image, the tensors of its row in the batch are taken (`Part.of`
+in `ovam.tracing.parts`), cut to the pixels of the block's grid, and passed to the recorder.
 """
 
 import inspect
@@ -247,7 +247,7 @@ class Watch:
         if run.shape is not None and run.seen and not run.kept:
             silent = [name for name in run.shape.needed if any(name not in seen for seen in run.seen.values())]
             if silent:
-                raise gap(silent, run.shape.needed, "in at least one call each, and no call had all of them")
+                raise gap(silent, run.shape.needed, "in at least one call each, so that no call is complete")
         self.recorder.finish(run, pictures, size)
 
     def drop(self, *, complete: bool = False) -> None:

@@ -20,13 +20,13 @@ _WIDEST_BLUR = 1 / 256  # of the side: two pixels of 512
 
 
 def augmented(picture: Picture, mask: Mask, size: int, rng: np.random.Generator, options: AugmentOptions) -> Square:
-    """A square of a picture and of its mask, changed at random.
+    """Return a square of a picture and of its mask, changed at random.
 
     Args:
         picture: RGB.
         mask: Labels, of the picture's height and width.
         size: Side of the square in pixels.
-        rng: Where chance comes from; equal generators give equal squares.
+        rng: Random generator; equal generators give equal squares.
         options: How much is changed.
     """
     square, labels = _window(picture, mask, size, rng, options.scale)

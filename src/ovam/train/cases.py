@@ -33,14 +33,14 @@ class Case:
 
 
 def choose(scores: Sequence[float], each: int = EACH) -> list[Case]:
-    """The pictures with the highest scores, those around the median, and those with the lowest, each picture once.
+    """Choose the pictures with the highest, the median and the lowest scores, each picture once.
 
     Of equal scores, the picture that comes first in the data set is taken first. Where there are few pictures, the good
     and the bad ones come first.
 
     Args:
-        scores: Of each picture; pictures with NaN, in which nothing is labelled, are left out.
-        each: How many of each kind.
+        scores: Score of each picture. Pictures with NaN, in which nothing is labelled, are left out.
+        each: Number of pictures of each kind.
     """
     known = [i for i, score in enumerate(scores) if np.isfinite(score)]
     ranked = sorted(known, key=lambda i: (-scores[i], i))
@@ -54,12 +54,12 @@ def choose(scores: Sequence[float], each: int = EACH) -> list[Case]:
 
 
 def sheet(rows: Sequence[tuple[str, str, Image.Image, np.ndarray, np.ndarray]], names: Sequence[str]) -> Image.Image:
-    """One row for each case: the picture, its true labels, the predicted ones; below them the colours' names.
+    """Draw one row for each case: the picture, its true labels and the predicted ones; below the rows a legend.
 
     Args:
-        rows: Name and note of each, its picture, and its labels (height, width), true and predicted. Ignored pixels are
-            white.
-        names: Of all labels.
+        rows: For each case its name, a note, the picture, and the true and the predicted labels (height, width).
+            Ignored pixels are white.
+        names: Names of all labels.
     """
     tiles = list[tuple[str, str, Image.Image]]()
     for name, note, picture, truth, labels in rows:

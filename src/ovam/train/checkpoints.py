@@ -15,24 +15,24 @@ _STATE = "trainer_state.json"  # which the Trainer writes last: a checkpoint wit
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of an output folder; None where there is none."""
+    """Return the newest complete checkpoint of an output folder, or None if there is none."""
     whole = [each for each in (folder / FOLDER).glob("checkpoint-*") if _is_whole(each)]
     return max(whole, key=_step, default=None)
 
 
 def remove_torn(folder: Path) -> None:
-    """Remove checkpoints whose writing was killed."""
+    """Remove incomplete checkpoints, which a process left that was killed while it wrote them."""
     for each in (folder / FOLDER).glob("checkpoint-*"):
         if not _is_whole(each):
             shutil.rmtree(each, ignore_errors=True)
 
 
 def settle(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> Path | None:
-    """The checkpoint to go on with: the newest one when resuming, else None.
+    """Return the checkpoint to continue from: the newest one when resuming, else None.
 
     Raises:
-        OptionError: there is nothing to resume, it was made with other settings, or a new training would be mixed with
-            an old one's checkpoints.
+        OptionError: there is nothing to resume, the checkpoint was made with other settings, or a new training would
+            begin in a folder with checkpoints of an old one.
     """
     found = last_checkpoint(folder)
     if not resume:

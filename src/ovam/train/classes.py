@@ -28,10 +28,10 @@ class Classes:
 
     @staticmethod
     def of(named: Mapping[int, str]) -> "Classes":
-        """Classes by id, without the background.
+        """Make classes from names by id, without the background.
 
         Raises:
-            DatasetError: there is none, an id is outside 1 to 254, or two have one name.
+            DatasetError: there is no class, an id is outside 1 to 254, or two classes have the same name.
         """
         ids = sorted(named)
         if not ids or ids[0] < 1 or ids[-1] >= IGNORE:
@@ -51,10 +51,10 @@ class Classes:
         return dict(enumerate(self.names))
 
     def labels_of(self, own: Mapping[int, str]) -> UInt8[np.ndarray, "256"]:
-        """Label of each value of a mask, (256,) uint8; values of no class, as 255, are ignored.
+        """Return the label of each value of a mask, (256,) uint8; values that are no class's id are ignored, like 255.
 
         Args:
-            own: Names by id in that mask's data set; ids may differ from these classes', names may not.
+            own: Names by id in the mask's data set. Its ids may differ from the ids here; its names may not.
         """
         table = np.full(256, IGNORE, np.uint8)
         table[0] = 0
@@ -63,15 +63,15 @@ class Classes:
         return table
 
     def ids_of(self) -> UInt8[np.ndarray, " label"]:
-        """Id of each label, (label,) uint8: `ids_of()[labels]` is a mask."""
+        """Return the id of each label, (label,) uint8: `ids_of()[labels]` is a mask."""
         return np.array(self.ids, dtype=np.uint8)
 
 
 def joint(sets: Sequence[tuple[str, Mapping[int, str]]]) -> Classes:
-    """The classes of several data sets, which must have the same names; ids are those of the first.
+    """Return the classes of several data sets, which must have the same names; ids are those of the first.
 
     Args:
-        sets: What each data set is called in errors, and its names by id.
+        sets: For each data set its name in error messages, and its names by id.
 
     Raises:
         DatasetError: the names differ; the message lists them.

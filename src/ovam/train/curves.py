@@ -15,10 +15,10 @@ Curve = Sequence[tuple[float | int, float | int]]
 
 
 def curves(panels: Sequence[tuple[str, Curve]], *, mark: float | int | None = None) -> Image.Image:
-    """A panel for each curve; all have one axis of steps.
+    """Draw a panel for each curve; all panels have the same axis of steps.
 
     Args:
-        panels: Title and points of each.
+        panels: Title and points of each panel.
         mark: Step that a line marks, such as that of the best checkpoint.
     """
     sheet = Image.new("RGB", (_WIDTH, _HEIGHT * len(panels)), _PAPER)
@@ -31,7 +31,7 @@ def curves(panels: Sequence[tuple[str, Curve]], *, mark: float | int | None = No
 
 
 def ticks(low: float | int, high: float | int, about: int = 4) -> list[float]:
-    """Round numbers that cover a range, about that many.
+    """Return about `about` round numbers that cover a range.
 
     Example:
         >>> ticks(0.13, 0.92)

@@ -15,7 +15,7 @@ _MODES = ("P", "L", "1", "I", "I;16")
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture as RGB and upright.
+    """Return a picture as RGB and upright.
 
     Raises:
         DatasetError: it can't be read.
@@ -27,7 +27,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
-    """The ids of a mask, (height, width) uint8.
+    """Return the ids of a mask, (height, width) uint8.
 
     Raises:
         DatasetError: it can't be read, has colours instead of a palette, or numbers above 255.
@@ -47,7 +47,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Size (height, width) of an upright picture, from its header alone.
+    """Return the size (height, width) of an upright picture; only its header is read.
 
     Raises:
         DatasetError: it can't be read.

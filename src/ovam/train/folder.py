@@ -1,6 +1,6 @@
 """Data sets that can be trained on: this project's, Pascal VOC's, and the scenes of `ovam mini scenes`.
 
-`read_labelled` is the one door: whatever the folder's layout, it gives pairs of files and names of ids.
+All code reads data sets with `read_labelled`: for every layout it returns pairs of files, and the names of the ids.
 """
 
 from collections.abc import Mapping
@@ -44,11 +44,9 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
     Args:
         folder: A data set of `ovam dataset`, a folder with `JPEGImages` and `SegmentationClass` (or `VOCdevkit` around
             it), or one with `images`, `labels` and `names.json`.
-        part: What it is used for. Where the data set has parts, those of that name are taken; for "val", all of it
-            where it has no such part.
-
-    Raises:
-        DatasetError: it is none of these, has no pictures of that part, or a picture without a mask.
+        part: "train" or "val". If the data set has parts, the one of that name is read. If it has no validation part,
+            "val" reads all of it.  Raises: DatasetError: the folder has none of these layouts, has no pictures of that
+            part, or has a picture without a mask.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,8 +60,8 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
         found = _scenes(folder)
     else:
         raise DatasetError(
-            f"data set {folder} has no masks that are known: expected dataset.json with images/ and masks/, as of "
-            "`ovam dataset`; JPEGImages/ and SegmentationClass/, as of Pascal VOC; or images/, labels/ and names.json"
+            f"data set {folder} has none of the known layouts: expected dataset.json with images/ and masks/, as in "
+            "`ovam dataset`; JPEGImages/ and SegmentationClass/, as in Pascal VOC; or images/, labels/ and names.json"
         )
     return _checked(found, part)
 

@@ -34,12 +34,12 @@ class Order:
 
 
 def order(weights: Sequence[float | int], length: int) -> Order:
-    """Spread data sets evenly: at any place, each has had its share of the places before, to within one.
+    """Spread data sets evenly over the places: up to any place, each has had its share of the places, give or take one.
 
-    So 1:1 gives four and four in each batch of eight; in batches of nine, five and four in turn.
+    So 1:1 gives four and four in each batch of eight. Batches of nine have five and four, then four and five.
 
     Args:
-        weights: Positive, of each data set.
+        weights: Weight of each data set, positive.
         length: Number of places.
     """
     shares = [weight / sum(weights) for weight in weights]
@@ -64,7 +64,7 @@ def _shuffled(seed: int, source: int, turn: int, count: int) -> np.ndarray:
 
 
 class Mixture(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """The pictures of a training, place by place; each data set is gone through in a new order each time.
+    """The pictures of a training, place by place. Each pass through a data set has a new order.
 
     Args:
         sets: The data sets.
@@ -95,7 +95,7 @@ class Mixture(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return len(self._order.source)
 
     def place(self, index: int) -> tuple[int, int]:
-        """Data set and number of the item at a place."""
+        """Return the data set and the number of the item at a place."""
         source, draw = int(self._order.source[index]), int(self._order.draw[index])
         turn, at = divmod(draw, len(self._sets[source].pairs))
         return source, int(_shuffled(self._seed, source, turn, len(self._sets[source].pairs))[at])
@@ -111,5 +111,5 @@ class Mixture(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def collated(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """One batch of several items."""
+    """Join several items to one batch."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}

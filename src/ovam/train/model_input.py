@@ -24,9 +24,9 @@ class Scaling:
 
     Attributes:
         size: Short side in pixels.
-        divisor: Both sides become multiples of it.
-        mean: Of red, green and blue, in [0, 1]; subtracted.
-        std: Of red, green and blue; divided by.
+        divisor: Both sides become multiples of this number.
+        mean: Mean of red, green and blue, in [0, 1], which is subtracted.
+        std: Standard deviation of red, green and blue; numbers are divided by it.
     """
 
     size: int
@@ -35,7 +35,7 @@ class Scaling:
     std: tuple[float, float, float] = _STD
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size (height, width) that a picture of that size is brought to; its shape is kept."""
+        """Return the size (height, width) to which a picture of this size is resized; its proportions are kept."""
         long = int(self.size * max(height, width) / min(height, width))
         sides = (self.size, long) if height <= width else (long, self.size)
         high, wide = (math.ceil(side / self.divisor) * self.divisor for side in sides)
@@ -65,11 +65,11 @@ class Scaling:
 
 
 def scaling_of(processor: Mapping[str, Any], default: int) -> Scaling:
-    """Read the contents of a `preprocessor_config.json`; what is not in it is as usual.
+    """Read the contents of a `preprocessor_config.json`; missing mean and deviation are those of ImageNet.
 
     Args:
         processor: The contents; may be empty.
-        default: Short side in pixels where none is told.
+        default: Short side in pixels, if the contents have no size.
     """
     size = processor.get("size", default)
     if isinstance(size, Mapping):
@@ -81,13 +81,13 @@ def scaling_of(processor: Mapping[str, Any], default: int) -> Scaling:
 
 
 def as_input(picture: UInt8[np.ndarray, "height width 3"], scaling: Scaling) -> Float[torch.Tensor, "3 height width"]:
-    """Pixels of the right size as a model takes them, float32."""
+    """Return pixels that have the right size already as a model's input, float32."""
     values = picture.astype(np.float32) / 255
     values = (values - np.array(scaling.mean, np.float32)) / np.array(scaling.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
 def input_of(picture: Image.Image, scaling: Scaling) -> Float[torch.Tensor, "3 high wide"]:
-    """A whole picture as a model takes it, float32."""
+    """Return a whole picture as a model's input, float32."""
     high, wide = scaling.input_size(picture.height, picture.width)
     return as_input(np.asarray(picture.resize((wide, high), Image.Resampling.BILINEAR)), scaling)

@@ -19,8 +19,8 @@ class AugmentOptions:
         scale: Least and greatest enlargement, relative to the whole picture at the training size. Above 1, a part of
             the picture is cut out. Below 1, there is room around the picture, which is grey and is ignored.
         brightness: Greatest change of the brightness, in [0, 1): 0.3 is from 0.7 to 1.3 times.
-        contrast: The same of the contrast.
-        saturation: The same of the colours' strength.
+        contrast: The same for the contrast.
+        saturation: The same for the strength of the colours.
         blur: Share of the pictures that are blurred a little, in [0, 1].
     """
 
@@ -59,9 +59,9 @@ class TrainOptions:
         learning_rate: The highest one, of AdamW; None for 5e-4 with random weights and 6e-5 with a model's own.
         size: Side in pixels of the squares that are trained on, and of the short side of pictures to predict. None for
             the median short side of the training pictures, as a multiple of 32 and at most 512.
-        evaluate_every: Steps between two looks at the validation pictures, with a checkpoint each; None for a tenth.
+        evaluate_every: Steps between two validations; each writes a checkpoint. None means a tenth of `steps`.
         seed: Seed of new weights, of the order of the pictures and of their changes.
-        precision: Type that is calculated in; `auto` is bfloat16 on GPUs that have it, else float32.
+        precision: Type for the computation; `auto` is bfloat16 on GPUs that have it, else float32.
         workers: Processes that read pictures; 0 reads them in the main one.
         augment: How pictures are varied.
     """
@@ -92,5 +92,5 @@ class TrainOptions:
 
     @property
     def rhythm(self) -> int:
-        """Steps between two looks at the validation pictures."""
+        """Steps between two validations."""
         return min(self.steps, self.evaluate_every or max(1, -(-self.steps // 10)))

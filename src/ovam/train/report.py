@@ -1,4 +1,4 @@
-"""End a training: look at the best model once more, and write it with its report."""
+"""End a training: validate the best model once more, and write it with its report."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def finish(task: Task, about: dict[str, Any], trainer: Any, *, progress: Progres
 
     Args:
         task: The training.
-        about: Facts of it.
+        about: Facts about it.
         trainer: The Trainer, which has ended, and whose model has its best weights by now.
         progress: Called for each validation picture.
     """

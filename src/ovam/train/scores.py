@@ -1,4 +1,4 @@
-"""What a model says of pictures: a score of each label at each pixel, whatever the model's kind."""
+"""Turn the output of any kind of model into a score of each label at each pixel."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from jaxtyping import Float, UInt8
 
 
 def scores_of(output: Any) -> Float[torch.Tensor, "picture label high wide"]:
-    """Scores from a model's output, at its own resolution, float32; only their order within a pixel means something.
+    """Return the scores in a model's output, at its own resolution, float32; only their order at a pixel has a meaning.
 
     Args:
-        output: Of a model of pixel classes (logits), or of one that predicts masks and their classes. The latter's
-            masks are added up, each weighted by the probability of its class, as in the paper of MaskFormer.
+        output: Output of a model that predicts the class of each pixel (logits), or masks and their classes. Such masks
+            are added up, each weighted by the probability of its class, as in the paper of MaskFormer.
     """
     if hasattr(output, "logits"):
         return output.logits.float()
@@ -22,7 +22,7 @@ def scores_of(output: Any) -> Float[torch.Tensor, "picture label high wide"]:
 def labels_at(
     scores: Float[torch.Tensor, "label high wide"], size: tuple[int, int]
 ) -> UInt8[torch.Tensor, "height width"]:
-    """Label of each pixel of a picture: scores are brought to its size (height, width), and the highest one wins."""
+    """Return the label of each pixel: scores are resized to the picture's (height, width), and the highest wins."""
     large = torch.nn.functional.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
     return large.argmax(0).to(torch.uint8)
 
@@ -30,7 +30,7 @@ def labels_at(
 def masks_and_classes(
     labels: torch.Tensor, count: int
 ) -> tuple[list[Float[torch.Tensor, "present height width"]], list[torch.Tensor]]:
-    """Truths as a model of masks takes them: of each picture, the masks of the labels in it, and those labels.
+    """Return the truth for a model that predicts masks: for each picture, the masks of its labels, and these labels.
 
     Ignored pixels are in no mask.
 

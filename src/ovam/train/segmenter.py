@@ -71,10 +71,11 @@ ARCHS = tuple(_BUILD)
 
 
 def check_arch(arch: str) -> None:
-    """Whether a name can be a model's; nothing is loaded.
+    """Check that a name can be the name of a model; nothing is loaded.
 
     Raises:
-        ModelNotFoundError: it is no name, no folder with a model and can be no id; the nearest name is told.
+        ModelNotFoundError: the name is not in `ARCHS`, is not a folder with a model, and can't be an id. The message
+            names the most similar name.
     """
     if arch in _BUILD or (Path(arch) / "config.json").is_file():
         return
@@ -99,7 +100,7 @@ def start(arch: str, classes: Classes, *, size: int, seed: int) -> Start:
         arch: One of `ARCHS`, or a folder or id; layers that don't fit the classes begin with random weights.
         classes: What it learns.
         size: Short side of its pictures in pixels.
-        seed: Of random weights.
+        seed: Seed of random weights.
 
     Raises:
         ModelNotFoundError: there is no such model, or it does no segmentation that can be trained here.
@@ -165,7 +166,7 @@ def _loaded(name: str, named: dict[str, Any]) -> Any:
 
 
 def processor_of(name: str) -> dict[str, Any]:
-    """Contents of a model's `preprocessor_config.json`; empty where it has none."""
+    """Return the contents of a model's `preprocessor_config.json`; empty if it has none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:

@@ -44,7 +44,7 @@ def train(
         val: Folder to validate on.
         output_dir: Folder to write to.
         options: How it is trained.
-        resume: Go on with the training that was stopped in this folder; it ends with the weights of an unbroken one.
+        resume: Continue the training that was stopped in this folder; it ends with the weights of an unbroken one.
         device: `cpu`, or None for a GPU where there is one. Processes that `torchrun` or `accelerate launch` starts
             take a GPU each, and share the work.
         progress: Called with the progress.

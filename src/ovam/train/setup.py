@@ -16,7 +16,7 @@ _LOOKS = 100  # points of the loss curve
 
 
 def trainer_of(task: Task, progress: Progress) -> tuple[SegmentationTrainer, Watch]:
-    """The Trainer of a task, which prints nothing, and what watches its steps.
+    """Return the Trainer of a task, which prints nothing, and the callback that reports its steps and can stop it.
 
     Args:
         task: The training.

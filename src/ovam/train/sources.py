@@ -23,9 +23,9 @@ class Sources:
 
     Attributes:
         train: Data sets to train on.
-        weights: Of each of them, in every batch.
+        weights: Weight of each of them in every batch.
         val: Data set to validate on.
-        classes: Of all of them.
+        classes: Classes of all data sets.
         surveys: What each training set holds.
         val_survey: What the validation set holds.
     """
@@ -44,7 +44,7 @@ class Sources:
         return int(np.clip(round(float(np.median(sides)) / _UNIT), 1, _LARGEST // _UNIT)) * _UNIT
 
     def record(self) -> list[dict[str, Any]]:
-        """What each data set is, for a report and to recognise it in a resumption."""
+        """Facts about each data set, for the report, and to recognise it when a training is resumed."""
         sets = [
             *zip(self.train, self.surveys, self.weights, strict=True),
             (self.val, self.val_survey, None),

@@ -1,4 +1,4 @@
-"""Tell how far a training is, and end it cleanly when it is interrupted."""
+"""Report how far a training is, and end it cleanly when it is interrupted."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ from ovam.progress import Progress
 
 
 class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed
-    """Reports steps, and has the last one evaluated; once `asked` is set, the training ends there with a checkpoint.
+    """Reports steps, and evaluates after the last one. Once `asked` is set, training stops with a checkpoint.
 
     Args:
         progress: Called after every step.
@@ -29,7 +29,7 @@ class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed
         self._miou = f" (mIoU {(metrics or {}).get('eval_miou', float('nan')):.3f})"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report, and end the training where it was asked for."""
+        """Report, and end the training if it was asked for."""
         self._progress(f"training{self._miou}", state.global_step, state.max_steps)
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True  # the last step too, whatever the rhythm

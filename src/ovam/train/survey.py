@@ -1,4 +1,4 @@
-"""Look at every mask once before a training, so that a wrong one is told in its first minute and not in its last."""
+"""Check every mask before a training, so that a wrong one is reported in the first minute and not in the last."""
 
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ def survey(data: Labelled, classes: Classes, progress: Progress = no_progress) -
     if not pixels.any():
         raise DatasetError(
             f"data set {data.folder} has no labelled pixel in {len(data.pairs)} masks, all are {IGNORE} (ignored): "
-            "expected masks of class ids; black and white masks have the ids 0 and the class's, not 0 and 255"
+            "expected masks of class ids; in a black and white mask, write the id of the class in place of 255"
         )
     return Survey(pixels, pictures, ignored, tuple(sizes))
 

@@ -18,7 +18,7 @@ class SegmentationTrainer(Trainer):  # type: ignore[misc] # transformers is not 
     Args:
         universal: Whether the model takes masks and their classes, not labels of pixels.
         validation: What it is evaluated on.
-        settings: As of Trainer.
+        settings: Keywords of transformers' Trainer.
     """
 
     def __init__(self, *, universal: bool, validation: Validation, **settings: Any) -> None:
@@ -31,7 +31,7 @@ class SegmentationTrainer(Trainer):  # type: ignore[misc] # transformers is not 
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """Loss of a batch; 0 where no pixel of it has a label, of which the mean would be NaN."""
+        """Return the loss of a batch. It is 0 if no pixel has a label, because the mean over no pixels would be NaN."""
         pixels, labels = inputs["pixel_values"], inputs["labels"]
         empty = not bool((labels != IGNORE).any())
         if empty:
@@ -51,7 +51,7 @@ class SegmentationTrainer(Trainer):  # type: ignore[misc] # transformers is not 
         _load_weights(self.model, self.state.best_model_checkpoint)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Mean IoU of the validation pictures, over the labels that are true in some of them, and pixel accuracy."""
+        """Return mean IoU of the validation pictures, over the labels that are true somewhere, and pixel accuracy."""
         total = self._confusion()
         counts = total.counts
         metrics = {

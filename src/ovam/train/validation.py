@@ -32,7 +32,7 @@ class Validation:
         return len(self.data.pairs)
 
     def truth(self, index: int) -> np.ndarray:
-        """Labels of a picture, (height, width) uint8; 255 is ignored."""
+        """Return the true labels of a picture, (height, width) uint8; 255 is ignored."""
         return self._table[read_mask(self.data.pairs[index][1])]
 
     def predicted(self, model: Any, numbers: Sequence[int], *, batch: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -40,7 +40,7 @@ class Validation:
 
         Args:
             model: In evaluation mode.
-            numbers: Of the pictures.
+            numbers: Numbers of the pictures.
             batch: Pictures of one size that are predicted at once, at most.
         """
         device = next(model.parameters()).device
@@ -52,7 +52,7 @@ class Validation:
                     yield i, labels_at(each, self._sizes[i]).cpu().numpy()
 
     def compared(self, index: int, labels: np.ndarray) -> Confusion:
-        """Confusion of one picture."""
+        """Return the confusion of one picture."""
         return Confusion.of(labels, self.truth(index), len(self.classes.names), ignore=IGNORE)
 
     def _batches(self, numbers: Sequence[int], batch: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Objects of a mask: connected pieces of each class; attention tells no two things of a class apart that touch."""
+"""Objects of a mask: connected pieces of each class. Two things of one class that touch are one object."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ from ovam.output_files import write_bytes
 def write_yolo(data: Dataset, folder: Path) -> None:
     """Write `data.yaml`, `images/train/` and `labels/train/` and so on.
 
-    Classes are numbered from 0, in their order. Outlines follow the edges of the pixels; holes are reached by a line
-    and back. Undecided pixels are background here.
+    Classes are numbered from 0, in their order. Outlines follow the edges of the pixels; a line goes from the outline
+    to each hole and back. Undecided pixels are background here.
 
     Args:
         data: The data set.

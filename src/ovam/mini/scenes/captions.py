@@ -49,16 +49,17 @@ def caption(
     backdrop: str | None,
     distractors: Sequence[str] = (),
 ) -> str:
-    """One caption of a scene, in lower case.
+    """Write one caption of a scene, in lower case.
 
     Things come in random order: a caption must not tell where a thing is by the order of its words.
 
     Args:
         rng: Source of every choice.
-        things: At least one.
+        things: Things of the scene, at least one.
         ground: Name of the ground the things stand on.
         backdrop: What is above the horizon, or None.
-        distractors: Names of unnamed things to name all the same; the denoiser's captions have none.
+        distractors: Names of things that belong to no class, to be named too; the denoiser's captions name none of
+            them.
     """
     named = [things[i] for i in rng.permutation(len(things))]
     if len(named) > 1 and rng.random() < OMITTED_SHARE:

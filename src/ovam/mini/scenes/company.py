@@ -1,4 +1,4 @@
-"""Which classes a scene shows, and on what ground: habits that training keeps and test breaks in some."""
+"""Choose the classes of a scene and its ground, which is often the usual ground of the first class."""
 
 import numpy as np
 
@@ -47,13 +47,14 @@ TWINS = ("bus", "car", "chair", "sofa", "boat", "bicycle", "bottle", "train")
 def choose_company(
     rng: np.random.Generator, split: Split, difficulty: Difficulty, count: int | None = None
 ) -> tuple[list[str], str]:
-    """Names of a scene's things, a class twice for twins, and the name of its ground.
+    """Return the names of a scene's things, with a class twice for twins, and the name of its ground.
 
     Args:
         rng: Source of every choice.
-        split: Whose habits; outside training classes are equally frequent.
-        difficulty: How many things, how often habits are broken and new pairs shown.
-        count: Number of things; drawn by chance when None.
+        split: In "train", frequent classes are drawn more often, and things keep to their usual ground as often as
+            `HOME` says. In other splits all classes are equally frequent.
+        difficulty: Number of things, and how often other splits show unusual grounds and new pairs of classes.
+        count: Number of things; None draws it at random.
     """
     drawn = int(rng.choice((1, 2, 3), p=difficulty.counts))
     count = drawn if count is None else count

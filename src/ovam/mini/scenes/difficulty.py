@@ -1,4 +1,4 @@
-"""How hard a scene is: crowds, camouflage, small things, new looks, grounds against habit."""
+"""How hard a scene is: number of things, camouflage, small things, new looks, unusual grounds."""
 
 from dataclasses import dataclass, replace
 
@@ -16,9 +16,9 @@ class Difficulty:
         toys: Least and most things of no class.
         covering: Chance that such a thing stands in front of the named ones.
         camouflage: Chance of patches on the ground in the colours of the named things.
-        astray: Chance that the first thing stands on a ground where training hardly shows it; outside training.
-        novel: Chance of a look that training never shows; outside training.
-        new_pair: Chance of a pair of classes that training never shows; outside training.
+        astray: Chance that the first thing stands on another ground than in most training scenes; not used in training.
+        novel: Chance of a look that training never shows; not used in training.
+        new_pair: Chance of a pair of classes that training never shows; not used in training.
     """
 
     counts: tuple[float, float, float]
@@ -58,7 +58,7 @@ HARD = Difficulty(
 
 
 def difficulty_of(split: Split, seed: int) -> Difficulty:
-    """Difficulty of a scene; every second one to judge by is hard, as those who judge must know both."""
+    """Return the difficulty of a scene. In "judging", which trains the oracles, every second scene is hard."""
     if split == "train":
         return TRAINING
     hard = split == "hard" or (split == "judging" and seed % 2 == 1)

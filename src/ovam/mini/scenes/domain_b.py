@@ -1,6 +1,7 @@
-"""Domain B: another family of pictures, other grounds and another camera. It plays real photographs.
+"""Domain B: other drawings, other grounds and another camera. It takes the part of real photographs in tests.
 
-Mini never sees any of it. Its things are Fluent emoji (MIT licence), but for the dining table, which has none.
+Mini is never trained with it. Its things are Fluent emoji (MIT licence), except the dining table, for which there is no
+emoji.
 """
 
 import numpy as np
@@ -66,7 +67,7 @@ _COLOURS: dict[str, tuple[Colour, Colour]] = {
 
 
 def texture(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
-    """A ground of irregular cells, each of its own shade: (size, size, 3) float32."""
+    """Paint a ground of irregular cells, each with its own shade: (size, size, 3) float32."""
     points = rng.random((int(rng.integers(30, 90)), 2)) * size
     y, x = np.mgrid[:size, :size]
     distances = np.hypot(y[..., None] - points[:, 0], (x[..., None] - points[:, 1]) * rng.uniform(0.4, 1.6))
@@ -79,7 +80,7 @@ def texture(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
 
 
 def paint_ground(rng: np.random.Generator, ground: str, size: int) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """As the grounds of the other splits, but for a slanted horizon."""
+    """Paint a ground as in the other splits, with other textures and a slanted horizon."""
     from ovam.mini.scenes.grounds import BACKDROP_OF
 
     pixels, labels = texture(rng, ground, size), np.full((size, size), LABELS[ground], dtype=np.uint8)
@@ -92,7 +93,7 @@ def paint_ground(rng: np.random.Generator, ground: str, size: int) -> tuple[np.n
 
 
 def photograph(rng: np.random.Generator, image: Image.Image) -> np.ndarray:
-    """Another camera: a colour cast, dark corners, more blur, more contrast, grain."""
+    """Make a picture look like one of another camera: a colour cast, dark corners, blur, another contrast, grain."""
     size = image.width
     blurred = image.convert("RGB").filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.1) * size / 128))
     pixels = np.asarray(blurred, dtype=np.float32)

@@ -89,7 +89,7 @@ class Scene:
     backdrop: str | None
 
     def mask(self, name: str) -> np.ndarray:
-        """Where the class or ground `name` is visible: bool, (height, width).
+        """Return the mask of a class or ground: where it is visible, bool, (height, width).
 
         Raises:
             OptionError: there is no such class or ground.
@@ -97,7 +97,7 @@ class Scene:
         return self.labels == label_of(name)
 
     def context(self, thing: SceneObject) -> Context:
-        """Whether a thing is met where training nearly always shows it, or elsewhere; "free" where it has no habit."""
+        """Return "canonical" for a thing on its usual ground, else "counterfactual"; "free" if its class has none."""
         home, share = HOME[thing.name]
         if share < STRICT:
             return "free"
@@ -142,7 +142,7 @@ def render(seed: int, *, split: Split, size: int = 128, count: int | None = None
         seed: Names the scene; `seed_of` gives the seeds of each split.
         split: The split that the scene is expected to belong to.
         size: Side of the square picture in pixels.
-        count: Number of named things, 1 to 3; drawn by chance when None.
+        count: Number of named things, 1 to 3; None draws it at random.
 
     Raises:
         SplitError: the seed belongs to another split.
@@ -243,7 +243,7 @@ def _choose(
 
 
 def draw(name: str, rng: np.random.Generator, style: int, *, close: bool = False) -> Figure:
-    """A drawn figure of any class; only animals and persons can be close."""
+    """Draw a figure of any class; only animals and persons can be drawn as close-ups."""
     if name in ANIMALS:
         return draw_animal(name, rng, style, close=close)
     if name == "person":

@@ -1,4 +1,4 @@
-"""The kinds of objects that a mean must not hide: each object's own, read from its scene."""
+"""Slices: groups of objects, such as small ones, whose results are reported beside the mean."""
 
 from ovam.mini.scenes.scene import Scene, SceneObject
 from ovam.mini.scenes.splits import HELD_OUT
@@ -7,12 +7,13 @@ SMALL_AREA, OCCLUDED_SHARE = 0.04, 0.8
 
 
 def slices(scene: Scene, thing: SceneObject) -> tuple[str, ...]:
-    """Names of the slices an object belongs to.
+    """Return the names of the slices that an object belongs to.
 
     Returns:
-        `novel` or `seen` look; `canonical` or `counterfactual` ground, `free` where the class keeps to none; then
-        those of `new-pair` (beside a class that training never shows it with), `small` (below 4 % of the picture),
-        `occluded` (more than a fifth covered), `close` (a head) and `twin` (another of its class) that apply.
+        First its look, `novel` or `seen`. Then its ground, `canonical` or `counterfactual`, or `free` if its class has
+        no usual ground. Then those of the others that apply: `new-pair` (beside a class that training never shows it
+        with), `small` (below 4 % of the picture), `occluded` (more than a fifth is covered), `close` (a head, or head
+        and shoulders) and `twin` (the scene has another object of its class).
     """
     others = [other.name for other in scene.objects if other is not thing]
     pairs = {frozenset((thing.name, other)) for other in others}

@@ -1,4 +1,4 @@
-"""What belongs to training, to validation, to test and to those who judge: seeds, looks and pairs of classes."""
+"""Which seeds, looks and pairs of classes belong to training, validation, test and judging."""
 
 from typing import Literal, get_args
 
@@ -77,7 +77,7 @@ HELD_OUT: dict[Split, frozenset[frozenset[str]]] = {
 
 
 def seed_of(split: Split, index: int) -> int:
-    """Seed of scene `index` of a split.
+    """Return the seed of scene `index` of a split.
 
     Raises:
         SplitError: the split is unknown, or the index lies outside it, so that its seed would be another split's.
@@ -94,7 +94,7 @@ def _check_name(split: str) -> None:
 
 
 def split_of(seed: int) -> Split:
-    """The split that a seed belongs to.
+    """Return the split that a seed belongs to.
 
     Raises:
         SplitError: the seed belongs to none.
@@ -106,7 +106,7 @@ def split_of(seed: int) -> Split:
 
 
 def check_split(seed: int, split: Split) -> None:
-    """What stands in the way of a test scene where a training scene is expected.
+    """Check that a scene belongs to the expected split, so that training can't use a test scene.
 
     Raises:
         SplitError: the seed belongs to another split than `split`.
@@ -120,9 +120,10 @@ def check_split(seed: int, split: Split) -> None:
 
 
 def looks(name: str, split: Split) -> tuple[Look, ...]:
-    """The looks of a class that belong to one split alone; the dining table of domain B has those of test.
+    """Return the looks of a class that belong to a split; other splits than training show those of training as well.
 
-    "hard" has those of test. Judging has none of its own, and shows those of validation and test beside training's.
+    "hard" has those of "test". "judging" has no looks of its own: it shows those of validation and test. The dining
+    table of domain B has those of "test".
     """
     if split == "hard":
         return looks(name, "test")
@@ -134,14 +135,17 @@ def looks(name: str, split: Split) -> tuple[Look, ...]:
 
 
 def choose_look(rng: np.random.Generator, name: str, split: Split, novel_share: float) -> tuple[Look, bool]:
-    """A look of a class, and whether training never shows it: a share outside training, all of domain B."""
+    """Choose a look of a class; return it, and whether it is novel, which means that training never shows it.
+
+    Training has no novel looks, domain B has only novel ones; in the other splits `novel_share` of them are novel.
+    """
     novel = split == "domain b" or (split != "train" and bool(rng.random() < novel_share))
     choices = looks(name, split if novel else "train")
     return choices[int(rng.integers(len(choices)))], novel
 
 
 def may_meet(first: str, second: str, split: Split) -> bool:
-    """Whether two classes may stand in one scene of a split; where scenes are judged by, any may."""
+    """Return whether two classes may be in one scene of a split; in "judging" any two may."""
     if split == "judging":
         return True
     pair = frozenset((first, second))

@@ -12,7 +12,7 @@ _METAL, _LAMP = (96, 100, 108), (250, 236, 160)
 
 
 def draw_vehicle(name: str, rng: np.random.Generator, style: int) -> Figure:
-    """A vehicle from the side, in a paint of its own; `style` sets its proportions."""
+    """Draw a vehicle from the side, in a random colour; `style` sets its proportions."""
     word = str(rng.choice(_PAINTS))
     sketch = Sketch()
     _VEHICLES[name](sketch, rng, style, near(rng, COLOURS[word]))
