@@ -37,8 +37,8 @@ RECIPE = 2
 SCENES = 40_000
 PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations
     Phase(15_500, 64, 32, 1e-3, 1e-3),
-    Phase(20_500, 64, 32, 4e-4, 2e-4),
-    Phase(12_000, 96, 32, 3e-4, 1e-5),
+    Phase(16_500, 64, 32, 4e-4, 2e-4),
+    Phase(10_000, 96, 32, 3e-4, 1e-5),
 )
 RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
 _LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # an iteration takes nine tenths of the time
