@@ -45,8 +45,8 @@ class Study:
     pictures: int = 500
     tested: int = 200
     validation: int = 20
-    steps: int = 1000
-    batch_size: int = 8
+    steps: int = 2000
+    batch_size: int = 16
     rate: float = 2e-3
     size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
