@@ -194,10 +194,10 @@ class TestKeeping:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda entry: entry.update(grid=[6, 9]), "the header says channels of a grid 6 x 9"),
-            (lambda entry: entry.update(last=False), "has another kind in the header"),
+            (lambda entry: entry.update(grid=[6, 9]), "because the header says a grid of 6 x 9"),
+            (lambda entry: entry.update(last=False), "expected averaged=false, last=true"),
             (lambda entry: entry.update(last="yes"), "expected true or false"),
-            (lambda entry: entry.update(dtype="int8"), "has another kind in the header"),
+            (lambda entry: entry.update(dtype="int8"), "as dtype one of float32"),
             (lambda entry: entry.update(name="mid"), "features/cond/mid is missing"),
         ],
     )

@@ -168,7 +168,7 @@ def pieces(steps: int, pixels: int, rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def rows_at_once(heads: int, numbers: int, device: torch.device) -> int:
-    """Return how many rows fit in a piece, at least one; a row takes `numbers` numbers in each head."""
+    """Return how many rows fit in a piece, at least one; `numbers` says how many floats a row takes in each head."""
     return max(1, (_FLOATS if device.type == "cpu" else _FLOATS_ELSEWHERE) // (heads * numbers))
 
 

@@ -1,4 +1,4 @@
-"""Calibration: turn a map into a score in [0, 1]. Between map and mask, only this changes the range of the values.
+"""Calibration: turn a map into a score in [0, 1], which can be compared with a threshold and with other scores.
 
 The values of a raw map depend on the image and on the other tokens of its attribution prompt (the text for which maps
 are made). So the values of two raw maps can't be compared. A word's map is stretched to [0, 1]. An optimised token has
@@ -34,7 +34,7 @@ class Calibration:
     offset: float
 
     def __call__(self, stretched_map: Map) -> Map:
-        """Return the scores, in [0, 1], of a map that was first stretched at its own grid and then resized."""
+        """Return the scores, in [0, 1], of a map that `ovam.masks.masks.scores_by` has stretched and resized."""
         return logits(stretched_map, self.scale, self.offset).sigmoid()
 
 

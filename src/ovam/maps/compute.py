@@ -164,7 +164,7 @@ class Accumulator:
     """The mean over all (step, block, head) triples with equal weights, built up block by block or call by call.
 
     Args:
-        grids: Height and width of every block's pixels.
+        grids: For each block, height and width of its grid of pixels.
         keep: Axes to keep apart instead of averaging over them.
     """
 

@@ -34,7 +34,7 @@ class SelfAttention:
     """Mean self-attention of the image's pixels in one block, or over several blocks of one grid.
 
     Attributes:
-        grid: Height and width of the pixels.
+        grid: Height and width of the grid of pixels.
         weights: Attention weights in [0, 1], of shape (pixel, pixel). The first axis is the pixel that attends; over
             the second axis the weights sum to 1.
     """
@@ -215,7 +215,7 @@ class AttentionMaps:
         return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain, **of_words)
 
     def _own_name(self, word: str | int) -> str:
-        """Return a word as these maps spell it: "Cat" may be asked of maps of "cat"."""
+        """Return a word as these maps spell it: maps of "cat" also accept the name "Cat"."""
         tokens = tuple(self._positions(word))
         return next((span.text for span in self.spans if span.tokens == tokens), str(word))
 

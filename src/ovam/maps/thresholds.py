@@ -9,7 +9,8 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 
 BORDER = 0.5
-"""Border of every score and of every presence, after a token's own thresholds were moved to it."""
+"""The value to which a token's own thresholds are moved. After that, scores above it belong to the mask, and presences
+below it mean that the class is absent."""
 LEAST, MOST = 0.01, 0.99
 """Bounds of a threshold. Beyond them nearly all pixels, or nearly none, would be above it."""
 
@@ -20,7 +21,8 @@ class Thresholds:
 
     Attributes:
         mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None leaves it at 0.5.
-        presence: Least presence, in [0.01, 0.99]; below it the class counts as absent. With None it never does.
+        presence: Least presence, in [0.01, 0.99]; below it the class counts as absent. With None the class counts as
+            absent only by the option `presence` (`ovam.masks.options.MaskOptions`).
         pictures: Number of annotated pictures on which they were chosen, 0 if unknown; this is information only.
         refined: Whether the maps were refined when they were chosen; this is information only.
 

@@ -23,7 +23,7 @@ class Annotation:
     """The labels of all pixels of one image.
 
     Attributes:
-        labels: 0 is background, i + 1 is the i-th class, 255 is ignored.
+        labels: 0 is background, 1 is the first class, 2 the second, and so on; 255 marks ignored pixels.
         classes: The annotated classes; a class may have no pixels.
     """
 
@@ -58,7 +58,7 @@ def annotation_of(
     Args:
         masks: Masks by class name; or an annotation, which is checked and returned.
         size: (height, width) of the image.
-        ignore: The number of ignored pixels.
+        ignore: The value that marks ignored pixels.
         mask_threshold: A number in [0, 1): pixels whose value, divided by the value of white, is above this number
             belong to the object. No pixel is ignored. By default the numbers of the mask decide.
         mask_colour: Colour of the object in pictures with several colours, as '#ff0000', 'red' or (255, 0, 0).
@@ -108,11 +108,11 @@ def annotation_from_labels(
         labels: A file name, a PIL image, an array or a tensor with one number per pixel; 0 is background.
         names: Classes by number, as {8: "cat"}.
         size: (height, width) of the image.
-        ignore: The number of ignored pixels.
+        ignore: The value that marks ignored pixels.
         others: Whether the label map may hold other numbers; their pixels become background.
 
     Raises:
-        AnnotationError: see `annotation_of`; or a class has the number of ignored pixels or of the background.
+        AnnotationError: see `annotation_of`; or a class has the number 0 (background) or `ignore`.
     """
     values = label_numbers(labels)
     _check_size(values, size, "label map")
@@ -125,7 +125,7 @@ def annotation_from_labels(
             use = "the background" if number == 0 else "ignored pixels"
             raise AnnotationError(
                 f"class {names[number]!r} has the number {number}, which means {use}: expected another number; if "
-                "the label map uses the number of ignored pixels for a class, change `ignore`"
+                f"the label map uses {ignore} for a class, give another value for `ignore`"
             )
     values = values.astype(np.int64)
     unknown = [int(v) for v in np.unique(values) if v not in (0, ignore, *names)]

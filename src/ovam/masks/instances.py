@@ -76,7 +76,7 @@ def instances_of(
     """Return the objects of a label map, in the order of the words; of one word, the largest object comes first.
 
     Args:
-        labels: 0 is background, i + 1 is the i-th word.
+        labels: 0 is background, 1 is the first word, 2 the second, and so on.
         words: The words.
         scores: Score of each word.
         apart: Whether each connected piece is an object; if not, all pixels of a word are one object.

@@ -44,8 +44,8 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
 
     Args:
         maps: Maps of words, phrases and optimised tokens, each once. They must include the words in `against`;
-            `Trace.segment` adds these itself. Scores of optimised tokens are made for a threshold of 0.5: if a token
-            has a threshold of its own, this is where it lies.
+            `Trace.segment` adds these itself. For optimised tokens use the threshold 0.5: their scores are calibrated
+            for it, and if a token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
         options: See `MaskOptions`.
 
     Raises:
@@ -133,7 +133,8 @@ WORDS: Mapping[str, Calibration] = {
     kind: Calibration(found["scale"], -found["scale"] * found["border"])
     for kind, found in CHOSEN.get("words", {}).items()
 }
-"""Calibrations of words, of plain and of refined maps. If none were chosen, a word's score is its stretched map."""
+"""Calibrations for words: "plain" for plain maps, "refined" for refined maps. Without one, a word's score is its
+stretched map."""
 
 
 def word_calibration(maps: AttentionMaps) -> Calibration | None:

@@ -19,12 +19,13 @@ class MaskOptions:
             alike.
         threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score. If an
             optimised token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
-        presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default no
-            word counts as absent, except optimised tokens with a presence threshold of their own, below 0.5; 0 makes no
-            word absent. A word with a presence below 0.5 is probably not in the picture.
+        presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default
+            only optimised tokens with a presence threshold of their own can count as absent: their presence is moved so
+            that this threshold lies at 0.5, and they are absent if it is then below 0.5. With 0 no word is absent. A
+            word with a presence below 0.5 is probably not in the picture.
         crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
         ignore: Half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose best score is in
-            this range are undecided and get the label 255. Data sets leave pixels with this label out.
+            this range are undecided and get the label 255. Training on the label map should ignore them.
         min_area: Pieces of the label map with fewer pixels become background.
         max_hole: Holes of up to this many pixels are filled.
 

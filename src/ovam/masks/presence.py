@@ -20,9 +20,9 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
     """Return for each word the probability, in [0, 1], that the picture shows it; below 0.5 it is probably absent.
 
     At a pixel, the value of the map is the word's part of the attention; all other attention goes to the other tokens
-    of the attribution prompt. The 2 % of the pixels with the highest values are taken, and the mean of the log-odds of
-    these values. A scale and an offset, which were chosen on validation scenes, turn this mean into a probability.
-    The map is not stretched by its own maximum, so the same
+    of the attribution prompt. The log-odds of the values are averaged over the 2 % of the pixels that have the highest
+    values, and corrected for the word's number of tokens (`evidence`). A scale and an offset, which were chosen on
+    validation scenes, turn the result into a probability. The map is not stretched by its own maximum, so the same
     presence means the same in all pictures of one model. Presence is computed from the maps before refinement
     (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
 
@@ -42,7 +42,7 @@ def absent(maps: AttentionMaps, found: Mapping[str, float], least: float | None)
 
     Args:
         maps: Maps of the words.
-        found: Presence of each word, of `presences`.
+        found: Presence of each word, as `presences` returns it.
         least: Minimum presence of all words. With None only optimised tokens with a presence threshold can be absent.
     """
     if least is not None:

@@ -26,11 +26,15 @@ from ovam.shapes import LabelMap, Mask
 class Segmentation:
     """Masks of words at the image's size.
 
-    `result["cat"]` is the mask of one word. It does not depend on the other words of the result, so masks may overlap.
+    `result["cat"]` is the mask of one word: the pixels where its score is above the threshold, whatever the scores of
+    the other words are. So masks may overlap. The scores themselves depend on the other words in three cases: the words
+    share one attribution prompt, a CRF was used, or the strategy is "output".
+
     In `labels` each pixel has at most one word. `instances`, `overlay` and the exports of objects use `labels`.
 
     Attributes:
-        labels: 0 is background, i + 1 is the i-th word.
+        labels: 0 is background, 1 is the first word, 2 the second, and so on; 255 marks undecided pixels, which only
+            the option `ignore` makes.
         words: The words, in the order of the maps.
         scores: Calibrated map of each word, (word, height, width), in [0, 1].
         presence: For each word the probability, in [0, 1], that the picture shows it; below 0.5 it is probably absent
@@ -51,7 +55,7 @@ class Segmentation:
     max_hole: int = 0
 
     def __getitem__(self, word: str) -> Mask:
-        """Return the binary mask of a word; it does not depend on the other words of the result.
+        """Return the binary mask of a word: the pixels where its score is above the threshold, cleaned.
 
         Raises:
             UnknownWordError: the word was not segmented.

@@ -31,8 +31,9 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
         sizes = ", ".join(f"{h}x{w}" for h, w in sorted(set(grids.values()), reverse=True))
         names = ", ".join(list(grids)[:5])
         raise MissingBlockError(
-            f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected a grid "
-            f"({sizes}), a share of the finest one ('1/4'), a module path ({names}, ...), or the beginning of one"
+            f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected one of "
+            f"the grids {sizes} (in Python {finest} or its height {finest[0]}), a share of the finest one ('1/4'), a "
+            f"module path ({names}, ...), or the beginning of one"
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
@@ -104,8 +105,8 @@ def share_of(grid: Grid, finest: Grid) -> int:
     Models halve their grids from level to level, so n is a power of two. If a side is odd, half of it is rounded, and
     the ratio of the sides is not exactly a power of two; then n is the nearest power of two.
 
-    So a size that a paper gives for one model can be used for other models and picture sizes. Example: Stable Diffusion
-    at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about it means "1/4".
+    A grid that a paper names for one model can be written as 1/n, and then be used for other models and picture sizes.
+    Example: Stable Diffusion at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about it means "1/4".
     """
     return int(2 ** round(math.log2(math.prod(finest) / math.prod(grid)) / 2))
 

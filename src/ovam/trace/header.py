@@ -212,10 +212,14 @@ def _check_features(name: str, entry: Mapping[str, Any], tensors: Mapping[str, T
     found, grid = schema.tensor_of(name, tensors), entry["grid"]
     if entry.get("averaged", True) or not entry.get("last", False) or entry.get("dtype") not in _FLOAT_TYPES:
         raise ValueError(
-            f"{name} has another kind in the header: expected the last call's, of {', '.join(_FLOAT_TYPES)}"
+            f"the header's entry of {name} says that it is not from the last call, or has no float type: expected "
+            f"averaged=false, last=true, and as dtype one of {', '.join(_FLOAT_TYPES)}"
         )
     if found.ndim != 3 or list(found.shape[1:]) != list(grid) or not found.numel():
-        raise ValueError(f"{name} is {tuple(found.shape)}, the header says channels of a grid {grid[0]} x {grid[1]}")
+        raise ValueError(
+            f"{name} has shape {tuple(found.shape)}: expected (channel, {grid[0]}, {grid[1]}), because the header says "
+            f"a grid of {grid[0]} x {grid[1]}"
+        )
 
 
 def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

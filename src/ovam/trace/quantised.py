@@ -118,9 +118,10 @@ def from_named(name: str, tensors: Mapping[str, Tensor], dtype: str | None) -> S
     if found.dtype != torch.int8:
         return found
     scale = tensors[f"{name}/scale"]
-    if scale.dtype != torch.float32 or scale.shape != (*found.shape[:-2], 1, found.shape[-1]):
+    expected = (*found.shape[:-2], 1, found.shape[-1])
+    if scale.dtype != torch.float32 or scale.shape != expected:
         raise ValueError(
-            f"{name}/scale has shape {tuple(scale.shape)} and type {scale.dtype}: expected torch.float32, and the "
-            f"shape {tuple(found.shape)} of the values with one pixel"
+            f"{name}/scale has shape {tuple(scale.shape)} and type {scale.dtype}: expected shape {expected} and type "
+            f"torch.float32, because the values have shape {tuple(found.shape)}"
         )
     return Quantised(found, scale)

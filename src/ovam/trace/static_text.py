@@ -40,9 +40,9 @@ class ProjectionSource(Protocol):
 class StaticText:
     """Text side of models whose keys depend on the text alone.
 
-    The keys are `to_k` applied to the text encoder's output. The text side has its own copy of the key projections, so
-    that a trace always uses the weights of its run. Without a `reader`, as in a trace that was loaded without a text
-    encoder, it accepts embeddings but no texts.
+    A block makes its keys with one linear layer, its key projection (`to_k` in diffusers), from the text encoder's
+    output. The text side has its own copy of the key projections, so that a trace always uses the weights of its run.
+    Without a `reader`, as in a trace that was loaded without a text encoder, it accepts embeddings but no texts.
 
     Attributes:
         projections: Weights by name. The matrix of a block, of shape (head * head_dim, width), has the block's name.
@@ -108,9 +108,10 @@ class StaticText:
         return self.reader
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
-        """Apply `to_k` to the vectors; return the keys, split into heads, in float32.
+        """Return the keys of some vectors in one block, split into heads, in float32.
 
-        The keys are the same at every call and in both halves of guidance.
+        They are made with the block's key projection; in PixArt the caption projection is applied first. The keys are
+        the same at every call and in both halves of guidance.
         """
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(

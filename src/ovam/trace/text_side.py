@@ -95,7 +95,11 @@ class TextSide(Protocol):
     def space(self) -> Space: ...
 
     def embed(self, text: str, *, as_phrase: bool = False, padded: bool = False) -> TokenEmbedding:
-        """Return the vectors of a text, from which its keys are made; `as_phrase` makes the whole text one phrase."""
+        """Return the vectors of a text, from which its keys are made.
+
+        With `as_phrase` the whole text is one phrase, which gets one map; otherwise each of its words gets a map. With
+        `padded` the text is padded as the pipeline does it.
+        """
         ...
 
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:

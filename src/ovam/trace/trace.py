@@ -38,7 +38,7 @@ class BlockTrace:
 
     Attributes:
         name: Module path in the pipeline's denoiser.
-        grid: Height and width of the block's pixels.
+        grid: Height and width of the block's grid of pixels (`ovam.shapes`).
         scale: Factor on the dot products of queries and keys, before the softmax.
         query: The queries of each half of guidance (`ovam.trace.calls.Half`): contiguous tensors of shape (head, step,
             pixel, head_dim). They may be stored in eight bits (`ovam.trace.quantised`).
@@ -227,7 +227,7 @@ class Trace:
         return self.parts.get("features", {})
 
     def select(self, *, blocks: BlockChoice = None, steps: StepChoice = None) -> "Trace":
-        """Return the trace with fewer blocks or steps; nothing is copied if all steps stay.
+        """Return the trace with fewer blocks or steps; nothing is copied if `steps` is None.
 
         Parts such as self-attention stay, whatever blocks are chosen. But an average was computed over all kept
         denoiser calls. If you choose only some of these calls, the returned trace has no averages. Features stay if the
