@@ -136,8 +136,8 @@ def label_map_picture(
 
     Args:
         image: The picture, RGB, of the label map's size.
-        segmentation: Labels (height, width): 0 for background, 1 for the first word, 2 for the second, and 255 for undecided
-            pixels, which are pale.
+        segmentation: Labels (height, width): 0 for background, 1 for the first word, 2 for the second, and 255 for
+            undecided pixels, which are pale.
         opacity: Share of the colours in the blend, in [0, 1].
         short_side: An image whose shorter side is below this many pixels is enlarged by a whole factor.
         legend: Whether the words stand below, with the shares of the image that are labelled so.
