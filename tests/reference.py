@@ -200,14 +200,14 @@ def contested(scores, rivals, threshold, least=1e-4):
     return found
 
 
-def label_map(scores, asked, threshold):
+def label_map(scores, count, threshold):
     """Number of the strongest of (word, height, width) at each pixel, from 1; 0 where background or a rival wins."""
     _, height, width = scores.shape
     labels = np.zeros((height, width), dtype=int)
     for y, x in product(range(height), range(width)):
         strengths = [threshold, *scores[:, y, x]]
         winner = strengths.index(max(strengths))
-        labels[y, x] = winner if winner <= asked else 0
+        labels[y, x] = winner if winner <= count else 0
     return labels
 
 

@@ -133,7 +133,7 @@ TOO_LONG = {"size": SIZE, "counts": [3, 40, 50]}
 
 
 @pytest.mark.parametrize(
-    ("mask", "told"),
+    ("mask", "message"),
     [
         (np.zeros(SIZE, bool), ["empty"]),
         (np.ones(SIZE, bool), ["full"]),
@@ -163,8 +163,8 @@ TOO_LONG = {"size": SIZE, "counts": [3, 40, 50]}
         ([[1, 1, 2, 2], [3, 3]], ["2 polygons of fewer than three points"]),
     ],
 )
-def test_what_can_not_be_used(mask, told):
-    assert_refuses(errors.AnnotationError, told, lambda: annotation_of({"cat": mask}, SIZE))
+def test_what_can_not_be_used(mask, message):
+    assert_refuses(errors.AnnotationError, message, lambda: annotation_of({"cat": mask}, SIZE))
 
 
 def test_what_does_not_go_together():
@@ -180,13 +180,13 @@ def test_an_overlap_is_told_of_beside_what_is_ignored():
     ringed[0:4, 0:4], ringed[1:3, 1:3] = 255, 1
     over = np.zeros(SIZE, dtype=bool)
     over[0:3, 0:3] = True
-    told = ["'cat'", "'dog'", "overlap in 4 pixels"]
-    assert_refuses(errors.AnnotationError, told, lambda: annotation_of({"cat": ringed, "dog": over}, SIZE))
+    message = ["'cat'", "'dog'", "overlap in 4 pixels"]
+    assert_refuses(errors.AnnotationError, message, lambda: annotation_of({"cat": ringed, "dog": over}, SIZE))
 
 
 @pytest.mark.user_error
 @pytest.mark.parametrize(
-    ("labels", "classes", "told"),
+    ("labels", "classes", "message"),
     [
         (MASK * 7, ("cat",), ["holds 7", "cat"]),
         (MASK * 1, ("cat", "Cat"), ["twice"]),
@@ -194,8 +194,8 @@ def test_an_overlap_is_told_of_beside_what_is_ignored():
         (MASK * 0.5, ("cat",), ["float64", "whole numbers"]),
     ],
 )
-def test_an_annotation_made_by_hand_is_checked(labels, classes, told):
-    assert_refuses(errors.AnnotationError, told, lambda: annotation_of(Annotation(labels, classes), SIZE))
+def test_an_annotation_made_by_hand_is_checked(labels, classes, message):
+    assert_refuses(errors.AnnotationError, message, lambda: annotation_of(Annotation(labels, classes), SIZE))
 
 
 def test_rows_of_numbers_are_no_polygons():
@@ -208,14 +208,16 @@ def test_rows_of_numbers_are_no_polygons():
 @pytest.mark.parametrize("value", [7.9, float("nan")])
 def test_label_maps_have_whole_numbers(value):
     labels = np.where(MASK, value, 0.0)
-    told = ["label map", "not whole"]
-    assert_refuses(errors.AnnotationError, told, lambda: annotation_from_labels(labels, {7: "cat"}, SIZE, others=True))
+    message = ["label map", "not whole"]
+    assert_refuses(
+        errors.AnnotationError, message, lambda: annotation_from_labels(labels, {7: "cat"}, SIZE, others=True)
+    )
 
 
-@pytest.mark.parametrize(("number", "told"), [(255, "ignored"), (0, "background")])
-def test_a_class_has_a_number_of_its_own(number, told):
+@pytest.mark.parametrize(("number", "message"), [(255, "ignored"), (0, "background")])
+def test_a_class_has_a_number_of_its_own(number, message):
     names = {number: "cat"}
-    assert_refuses(errors.AnnotationError, ["'cat'", told], lambda: annotation_from_labels(MASK * 255, names, SIZE))
+    assert_refuses(errors.AnnotationError, ["'cat'", message], lambda: annotation_from_labels(MASK * 255, names, SIZE))
 
 
 def _drawn():
@@ -357,8 +359,8 @@ def test_the_object_s_colour():
         for colour in ("#fac80a", (250, 200, 10)):
             found = annotation_of({"cat": form}, (96, 128), mask_colour=colour).labels
             assert (found != np.asarray(_large()) // 255).mean() < 0.03  # measured: 0.02 of the compressed picture
-    told = ["colours", "#1e3cc8", "mask_colour", "--mask-colour"]
-    assert_refuses(errors.AnnotationError, told, lambda: _labels(picture, (96, 128)))
+    message = ["colours", "#1e3cc8", "mask_colour", "--mask-colour"]
+    assert_refuses(errors.AnnotationError, message, lambda: _labels(picture, (96, 128)))
     absent = ["no pixel of mask_colour=#008000", "#1e3cc8"]
     assert_refuses(
         errors.AnnotationError, absent, lambda: annotation_of({"cat": picture}, (96, 128), mask_colour="green")
@@ -367,7 +369,7 @@ def test_the_object_s_colour():
 
 @pytest.mark.user_error
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"mask_threshold": 1.0}, "mask_threshold=1.0"),
         ({"mask_threshold": float("nan")}, "mask_threshold=nan"),
@@ -378,14 +380,14 @@ def test_the_object_s_colour():
         ({"mask_colour": "red", "mask_threshold": 0.5}, "expected one of the two"),
     ],
 )
-def test_options_of_masks_are_checked(options, told):
-    assert_refuses(errors.OptionError, [told], lambda: annotation_of({"cat": MASK}, SIZE, **options))
+def test_options_of_masks_are_checked(options, message):
+    assert_refuses(errors.OptionError, [message], lambda: annotation_of({"cat": MASK}, SIZE, **options))
 
 
 def test_a_threshold_leaves_nothing_to_be_ignored():
-    told = ["both mask_threshold and ignore=7"]
+    message = ["both mask_threshold and ignore=7"]
     assert_refuses(
-        errors.AnnotationError, told, lambda: annotation_of({"cat": MASK * 255}, SIZE, ignore=7, mask_threshold=0.5)
+        errors.AnnotationError, message, lambda: annotation_of({"cat": MASK * 255}, SIZE, ignore=7, mask_threshold=0.5)
     )
 
 
@@ -446,7 +448,7 @@ def _without(key):
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "image", "told"),
+    ("content", "name", "image", "message"),
     [
         (coco_file()[0], "bird", "one.jpg", ["no object 'bird' in 'train/one.jpg'", "'cat', 'dog'"]),
         (coco_file()[0], "bird", "one.jpg", ["expected at least one; there is 'cat', 'dog'"]),
@@ -461,8 +463,8 @@ def _without(key):
         (labelme_file() | {"imageWidth": 4}, "cat", "one.jpg", ["6 x 4", "6 x 9"]),
     ],
 )
-def test_what_a_whole_file_lacks_is_named(content, name, image, told):
-    assert_refuses(errors.AnnotationError, told, lambda: annotation_of({name: content}, SIZE, image=image))
+def test_what_a_whole_file_lacks_is_named(content, name, image, message):
+    assert_refuses(errors.AnnotationError, message, lambda: annotation_of({name: content}, SIZE, image=image))
 
 
 def test_deep_json_is_refused(tmp_path):

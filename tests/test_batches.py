@@ -40,16 +40,16 @@ def lines(folder):
 
 
 def test_refining_keeps_what_it_needs(model, tmp_path):
-    asked = ("generate", PROMPT, "--words", "cat", "--model", model, "--output-dir", tmp_path, *SMALL)
+    command = ("generate", PROMPT, "--words", "cat", "--model", model, "--output-dir", tmp_path, *SMALL)
     options = ("--refine-method", "restart", "--products", 3, "--background", 0.4, "--crf", "--min-area", 2)
-    result = succeed(*asked, *options)
+    result = succeed(*command, *options)
     trace = ovam.Trace.load(tmp_path / "run.safetensors", text=model)
     refine = RefineOptions(method="restart", products=3)
     expected = trace.segment(["cat"], refine=refine, threshold=0.4, crf=True, min_area=2)
     assert (read(tmp_path / "labels.png") == expected.labels.numpy()).all()
     assert result["threshold"] == 0.4
     assert result["options"]["refine"]["products"] == 3
-    assert_fails(call(*asked, "--refine", "--no-self-attention"), "--no-self-attention", "--refine")
+    assert_fails(call(*command, "--refine", "--no-self-attention"), "--no-self-attention", "--refine")
 
 
 def test_a_trace_without_self_attention_is_told_by_options(made, model):
@@ -199,7 +199,7 @@ def test_csv_and_json_lines_tell_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("p.txt", "\n# nothing\n", "has no prompt"),
         ("p.csv", "", "has no prompt"),
@@ -215,12 +215,12 @@ def test_csv_and_json_lines_tell_the_same(tmp_path):
         ("p.jsonl", "a cat\n", "line 1 is no JSON"),
     ],
 )
-def test_what_is_wrong_in_a_file_of_prompts_is_named_with_its_line(name, text, told, tmp_path):
+def test_what_is_wrong_in_a_file_of_prompts_is_named_with_its_line(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(OptionError, match="p\\.") as raised:
         read_prompts(tmp_path / name, words_of)
-    assert told in str(raised.value)
-    assert_fails(call("generate", "--prompts", tmp_path / name, "--output-dir", tmp_path / "out"), told)
+    assert message in str(raised.value)
+    assert_fails(call("generate", "--prompts", tmp_path / name, "--output-dir", tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()
 
 

@@ -92,9 +92,9 @@ def test_the_page_s_script_scores_a_method_without_anything_of_ours(tmp_path):
     assert done.returncode == 0, done.stderr
     *captions, last = done.stdout.splitlines()
     lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
-    for told, line in zip(captions, lines, strict=True):
-        assert told.startswith(f"{line['caption']} [")
-        assert all(repr(thing["name"]) in told for thing in line["objects"])
+    for printed, line in zip(captions, lines, strict=True):
+        assert printed.startswith(f"{line['caption']} [")
+        assert all(repr(thing["name"]) in printed for thing in line["objects"])
     result = call("evaluate", tmp_path / "my-labels", folder / "labels", "--names", folder / "names.json", "--json")
     assert last == f"miou {json.loads(result.stdout)['figures']['miou']:.4f}"
     assert 0 < float(last.split()[1]) < 0.5
@@ -313,12 +313,12 @@ def test_scores_that_can_t_be_read_are_named(exported, tmp_path):
         "cut": (lambda path: path.write_bytes(_header_of(shape)), "can't be read"),
         "archive": (lambda path: _write_archive(path, np.zeros(shape)), "can't be read"),
     }
-    for case, (write, told) in cases.items():
+    for case, (write, message) in cases.items():
         (tmp_path / case).mkdir()
         write(tmp_path / case / name)
         done = call("evaluate", one, one, "--names", exported / "names.json", "--scores", tmp_path / case)
         assert done.exit_code == 1, case
-        assert told in done.stderr, case
+        assert message in done.stderr, case
         assert name in done.stderr
         assert done.stderr.count("\n") == 1
 
@@ -346,11 +346,11 @@ def test_scenes_that_do_not_fit_the_files_are_named(exported, tmp_path):
         "nameless": (first, "have no number in the names"),
     }
     (tmp_path / "names.json").write_text('{"1": "wheel"}')
-    for case, (text, told) in contents.items():
+    for case, (text, message) in contents.items():
         (tmp_path / case).write_text(text)
         done = call("evaluate", one, one, "--scenes", tmp_path / case, "--names", tmp_path / "names.json")
         assert done.exit_code == 1, case
-        assert told in done.stderr, case
+        assert message in done.stderr, case
 
 
 @pytest.mark.user_error
@@ -368,12 +368,12 @@ def test_what_can_t_be_compared_is_named(exported, tmp_path):
         ((one, tmp_path / "none.png"), "can't be read"),
         ((one, one, "--names", one), "names file"),
         ((one, one, "--names", nameless), "numbers are missing"),
-        *(((one, one, "--names", file), told) for file, told in _names_files(tmp_path)),
+        *(((one, one, "--names", file), message) for file, message in _names_files(tmp_path)),
     )
-    for arguments, told in cases:
+    for arguments, message in cases:
         done = call("evaluate", *arguments)
         assert done.exit_code == 1
-        assert told in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
 
 
@@ -387,9 +387,9 @@ def _names_files(folder):
         '{"1e3": "cat"}': "names file",
         "3": "names file",
     }
-    for i, (content, told) in enumerate(contents.items()):
+    for i, (content, message) in enumerate(contents.items()):
         (folder / f"names-{i}.json").write_text(content)
-        yield folder / f"names-{i}.json", told
+        yield folder / f"names-{i}.json", message
 
 
 @pytest.mark.user_error
@@ -414,7 +414,7 @@ def test_black_and_white_masks_are_no_label_maps(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "save", "told"),
+    ("name", "save", "message"),
     [
         ("x.jpg", lambda picture, path: picture.save(path), "is a JPEG"),
         ("x.png", lambda picture, path: picture.convert("LA").save(path), "several channels (mode LA)"),
@@ -422,13 +422,13 @@ def test_black_and_white_masks_are_no_label_maps(tmp_path):
         ("x.png", lambda picture, path: path.write_bytes(_damaged(picture)), "can't be read"),
     ],
 )
-def test_pictures_that_are_no_label_maps_are_named(tmp_path, name, save, told):
+def test_pictures_that_are_no_label_maps_are_named(tmp_path, name, save, message):
     labels = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 5)
     labels.save(tmp_path / "truth.png")
     save(labels, tmp_path / name)
     done = call("evaluate", tmp_path / name, tmp_path / "truth.png")
     assert done.exit_code == 1, done.output
-    assert told in " ".join(done.output.split())
+    assert message in " ".join(done.output.split())
     assert "unforeseen" not in done.output
 
 

@@ -214,11 +214,11 @@ class TestSchedulers:
     def pipe(self):
         return tiny.sd1()
 
-    @pytest.mark.parametrize(("scheduler", "settings", "asked", "steps"), CASES)
-    def test_one_entry_a_denoiser_call(self, pipe, scheduler, settings, asked, steps):
+    @pytest.mark.parametrize(("scheduler", "settings", "requested", "steps"), CASES)
+    def test_one_entry_a_denoiser_call(self, pipe, scheduler, settings, requested, steps):
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **settings)
         with recorded(pipe) as seen:
-            (trace,) = traces_of(pipe, num_inference_steps=asked)
+            (trace,) = traces_of(pipe, num_inference_steps=requested)
         assert [call.step for call in trace.calls] == steps
         assert [call.index for call in trace.calls] == list(range(len(steps)))
         assert [call.timestep for call in trace.calls] == pipe.scheduler.timesteps.tolist()
@@ -513,8 +513,8 @@ class TestOtherPipelines:
     def test_refused_by_name_and_the_captured_ones_runs_stay(self, sd1, other, watch):
         with watch(sd1, blocks=[8]) as results:
             (picture,) = generate(sd1)
-            told = r"StableDiffusionImg2ImgPipeline runs the UNet2DConditionModel of .* a StableDiffusionPipeline"
-            with pytest.raises(UnsupportedPipelineError, match=told):
+            message = r"StableDiffusionImg2ImgPipeline runs the UNet2DConditionModel of .* a StableDiffusionPipeline"
+            with pytest.raises(UnsupportedPipelineError, match=message):
                 self.again(other, picture)
             generate(sd1)
         assert len(results) == 2
@@ -748,11 +748,11 @@ class TestLora:
             getattr(pipe, part).add_adapter(config, "style")
         return pipe
 
-    @pytest.mark.parametrize(("part", "told"), [("unet", "denoiser"), ("text_encoder", "text encoder")])
-    def test_a_scale_of_one_call_is_refused(self, part, told):
+    @pytest.mark.parametrize(("part", "message"), [("unet", "denoiser"), ("text_encoder", "text encoder")])
+    def test_a_scale_of_one_call_is_refused(self, part, message):
         pipe = self.adapted(part)
         for watching in (ovam.capture(pipe), ovam.stream(pipe, ["cat"])):
-            with watching, pytest.raises(UnsupportedPipelineError, match=rf"LoRA scale of 0\.5.*of the {told} "):
+            with watching, pytest.raises(UnsupportedPipelineError, match=rf"LoRA scale of 0\.5.*of the {message} "):
                 generate(pipe, cross_attention_kwargs={"scale": 0.5})
         with ovam.capture(pipe) as traces:
             generate(pipe, cross_attention_kwargs={"scale": 1.0})

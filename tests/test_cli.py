@@ -56,7 +56,7 @@ def succeed(*arguments):
     return json.loads(done.stdout)
 
 
-def assert_fails(done, *told):
+def assert_fails(done, *parts):
     """One line on stderr that names what is wrong, nothing on stdout, exit code 1."""
     assert done.exit_code == 1, done.output
     assert done.stdout == ""
@@ -64,7 +64,7 @@ def assert_fails(done, *told):
     assert line.startswith("error: ")
     assert "\n" not in line
     assert "Traceback" not in line
-    for part in told:
+    for part in parts:
         assert part in line
     assert not (found := PYTHON.search(line)), f"{found.group()!r} is nothing that is typed on a command line"
 
@@ -270,12 +270,12 @@ def test_a_negative_prompt_reaches_flux_by_its_own_weight(tmp_path):
     result, kept_away = picture("kept-away", negative_prompt="a dog", true_cfg_scale=4.0)
     assert kept_away != plain
     assert (result["negative_prompt"], result["true_cfg_scale"], result["guidance_scale"]) == ("a dog", 4.0, 7.5)
-    for wrong, told in (
+    for wrong, message in (
         ({"negative_prompt": "a dog"}, "ignores it without"),
         ({"negative_prompt": "a dog", "true_cfg_scale": 1.0}, "true_cfg_scale=1: expected a number above 1"),
         ({"true_cfg_scale": 4.0}, "together with negative_prompt"),
     ):
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             picture("wrong", **wrong)
 
 
@@ -407,9 +407,9 @@ def test_words_are_compared_by_attention_outputs(made_by_output, joint_model, tm
     assert_answers(out, result["images"][0]["words"], trace, maps, found)
     assert maps["sky"].std() > 1e-4  # no word's map is flat
     later = ("--words", "frog, boat", "--strategy", "output", "--model", joint_model, "--output-dir", tmp_path)
-    asked = succeed("maps", out / "run.safetensors", *later)
+    later_words = succeed("maps", out / "run.safetensors", *later)
     expected = trace.maps(["frog", "boat"], strategy="output")
-    assert [word["range"] for word in asked["words"]] == [
+    assert [word["range"] for word in later_words["words"]] == [
         [float(expected[i].min()), float(expected[i].max())] for i in range(2)
     ]
     succeed("segment", out / "run.safetensors", *later)
@@ -443,8 +443,8 @@ def test_outputs_are_kept_where_they_are_asked_for(joint_model, tmp_path):
         for options in (("--outputs",), ())
     ]
     assert [plan["bytes"] for plan in planned] == [trace.nbytes for trace in traces]
-    asked = ("--words", "frog, sky", "--strategy", "output", "--model", joint_model)
-    done = call("maps", tmp_path / "without" / "run.safetensors", *asked)
+    options = ("--words", "frog, sky", "--strategy", "output", "--model", joint_model)
+    done = call("maps", tmp_path / "without" / "run.safetensors", *options)
     assert_fails(done, "keeps no attention outputs", "generate it again with --outputs")
 
 
@@ -465,8 +465,8 @@ def test_what_attention_outputs_can_not_answer(made, model, made_by_output, join
         ),
         (("segment", joint_trace, "--words", "frog", "--outputs"), ("--outputs", "is a trace")),
     ]
-    for arguments, told in cases:
-        assert_fails(call(*arguments, *new), *told)
+    for arguments, message in cases:
+        assert_fails(call(*arguments, *new), *message)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -541,7 +541,7 @@ def broken_trace(made, path, change):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--words", " , "), ("list of words is empty", "at least one")),
         (("--words", "!!"), ("'!!'", "no word")),
@@ -551,14 +551,14 @@ def broken_trace(made, path, change):
         (("--words", "cat", "--steps", "0,99"), ("99", "0 to 1")),
     ],
 )
-def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
+def test_bad_questions_to_a_trace(made, model, tmp_path, options, message):
     options = (*options, "--model", model, "--output-dir", tmp_path / "out")
-    assert_fails(call("maps", made[0] / "run.safetensors", *options), *told)
+    assert_fails(call("maps", made[0] / "run.safetensors", *options), *message)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         (("--prompt", ""), '--prompt ""'),
         (("--encode-method", "noise"), "--encode-method noise:"),
@@ -570,10 +570,10 @@ def test_bad_questions_to_a_trace(made, model, tmp_path, options, told):
         (("--capture-dtype", "int8"), "--capture-dtype int8:"),
     ],
 )
-def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, told):
+def test_options_of_an_image_are_refused_for_a_trace(made, model, tmp_path, option, message):
     """Each is given the value that an image would get anyway: what was given is told from what was not."""
     arguments = ("--words", "cat", "--model", model, "--output-dir", tmp_path / "out", *option)
-    assert_fails(call("segment", made[0] / "run.safetensors", *arguments), told, "run.safetensors is a trace")
+    assert_fails(call("segment", made[0] / "run.safetensors", *arguments), message, "run.safetensors is a trace")
     assert not (tmp_path / "out").exists()
 
 
@@ -594,9 +594,11 @@ def test_traces_that_are_cut_foreign_newer_or_missing(made, tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     broken_trace(made, tmp_path / "newer.safetensors", lambda header: header.update(format_version=99))
     expected = {"cut": "damaged", "foreign": "not a trace", "newer": "update ovam", "missing": "not there"}
-    for name, told in expected.items():
+    for name, message in expected.items():
         for command in (("maps", "--words", "cat"), ("segment", "--words", "cat"), ("info",)):
-            assert_fails(call(command[0], tmp_path / f"{name}.safetensors", *command[1:]), f"{name}.safetensors", told)
+            assert_fails(
+                call(command[0], tmp_path / f"{name}.safetensors", *command[1:]), f"{name}.safetensors", message
+            )
 
 
 def test_a_header_never_causes_a_download(made, tmp_path, monkeypatch):
@@ -613,7 +615,7 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("a cat", "--words", ""), ("list of words is empty",)),
         (("a cat", "--words", "cat, cat"), ("'cat'", "listed twice")),
@@ -635,9 +637,9 @@ def test_a_header_without_a_source_is_no_reason_to_stumble(made, tmp_path):
         (("a cat", "--words", "cat", "--device", "nonsense"), ("device 'nonsense'", "expected 'cpu'")),
     ],
 )
-def test_bad_requests_are_refused_before_anything_is_written(model, tmp_path, options, told):
+def test_bad_requests_are_refused_before_anything_is_written(model, tmp_path, options, message):
     done = call("generate", *SMALL, "--model", model, "--output-dir", tmp_path / "out", *options)
-    assert_fails(done, *told)
+    assert_fails(done, *message)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -662,15 +664,15 @@ def test_models_that_are_missing_unsupported_or_damaged(model, tmp_path):
         "empty": ("model_index.json", "empty"),
         "missing": ("missing", "could not be loaded"),
     }
-    for name, told in expected.items():
+    for name, message in expected.items():
         options = ("--model", tmp_path / name, "--output-dir", tmp_path / "out", *SMALL)
-        assert_fails(call("generate", "a cat", "--words", "cat", *options), *told)
+        assert_fails(call("generate", "a cat", "--words", "cat", *options), *message)
 
 
 def test_images_that_are_missing_or_none(model, tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    for name, told in {"none.png": "not there", "text.png": "can't be read"}.items():
-        assert_fails(call("segment", tmp_path / name, "--words", "cat", "--model", model), name, told)
+    for name, message in {"none.png": "not there", "text.png": "can't be read"}.items():
+        assert_fails(call("segment", tmp_path / name, "--words", "cat", "--model", model), name, message)
 
 
 def test_an_output_folder_that_is_a_file(model, tmp_path):

@@ -38,10 +38,10 @@ def lines(heading, number, language="python"):
 
 def run(text, names, more=""):
     """Run lines of the page on the prompt, seed and number of steps that the values were made with."""
-    asked = re.sub(r"num_inference_steps=\d+", f"num_inference_steps=2, generator=seed(), {more}", text)
-    asked = asked.replace('"a dog on the sand"', repr(PROMPT)).replace('["dog", "sand", "sky"]', repr(CONCEPTS))
-    assert PROMPT in asked or "generator" not in asked
-    exec(compile(asked, "docs/coming-from.md", "exec"), names)
+    code = re.sub(r"num_inference_steps=\d+", f"num_inference_steps=2, generator=seed(), {more}", text)
+    code = code.replace('"a dog on the sand"', repr(PROMPT)).replace('["dog", "sand", "sky"]', repr(CONCEPTS))
+    assert PROMPT in code or "generator" not in code
+    exec(compile(code, "docs/coming-from.md", "exec"), names)
     return names
 
 

@@ -112,11 +112,14 @@ def test_python_calls_are_refused_alike(tmp_path, sd1):
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
         ({"num_inference_steps": 5000}, "num_inference_steps=5000"),
     )
-    for options, told in cases:
-        with pytest.raises(OptionError, match=re.escape(told)):
+    for options, message in cases:
+        with pytest.raises(OptionError, match=re.escape(message)):
             generate(**{"prompt": PROMPT, "words": "cat", "output_dir": tmp_path / "out", "model": sd1} | options)
-    for options, told in (({"limit_gib": float("inf")}, "limit_gib=inf"), ({"disk": tmp_path / "missing"}, "missing")):
-        with pytest.raises(OptionError, match=re.escape(told)):
+    for options, message in (
+        ({"limit_gib": float("inf")}, "limit_gib=inf"),
+        ({"disk": tmp_path / "missing"}, "missing"),
+    ):
+        with pytest.raises(OptionError, match=re.escape(message)):
             CaptureOptions(**options)
     assert not (tmp_path / "out").exists()
 
@@ -203,8 +206,8 @@ def test_an_interruption_leaves_no_folder(tmp_path, monkeypatch):
 
 def test_words_may_be_asked_later(made, model, tmp_path):
     assert {path.name for path in made.iterdir()} == {"image.png", "run.safetensors", "result.json"}
-    asked = ("maps", made / "run.safetensors", "--words", "cat", "--model", model)
-    assert [word["word"] for word in succeed(*asked, "--output-dir", tmp_path / "m")["words"]] == ["cat"]
+    command = ("maps", made / "run.safetensors", "--words", "cat", "--model", model)
+    assert [word["word"] for word in succeed(*command, "--output-dir", tmp_path / "m")["words"]] == ["cat"]
     done = call("generate", PROMPT, "--model", model, "--output-dir", tmp_path / "g", *SMALL)
     assert f"ovam maps {tmp_path / 'g' / 'run.safetensors'} --words" in " ".join(done.stdout.split())
 
@@ -283,8 +286,8 @@ def test_messages_are_in_the_words_of_the_command_line(message, typed):
 
 
 def test_a_word_that_stands_twice_is_not_asked_by_python(made, model):
-    asked = ("--attribution-prompt", "a dog and a dog", "--words", "dog", "--model", model)
-    assert_fails(call("maps", made / "run.safetensors", *asked), "'dog' stands 2 times", "another prompt")
+    options = ("--attribution-prompt", "a dog and a dog", "--words", "dog", "--model", model)
+    assert_fails(call("maps", made / "run.safetensors", *options), "'dog' stands 2 times", "another prompt")
 
 
 def test_names_that_are_no_text(made, model, tmp_path):
@@ -362,10 +365,10 @@ def test_loading_says_nothing_of_torchvision(model):
 
 
 def test_without_a_network_that_is_what_is_said_and_once(monkeypatch):
-    asked = []
+    urls = []
 
     def unreachable(url, **options):
-        asked.append(url)
+        urls.append(url)
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
@@ -374,19 +377,19 @@ def test_without_a_network_that_is_what_is_said_and_once(monkeypatch):
             ovam.OvamError, match="the network can't be reached: Name or service not known; and no whole"
         ):
             load("some/model")
-    assert len(asked) == 2
+    assert len(urls) == 2
 
 
 def test_names_that_can_be_no_model(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    for name, told in (
+    for name, message in (
         (tmp_path / "model.safetensors", r"single file.*from_single_file\("),
         (tmp_path / "missing", "could not be loaded.*no such folder"),
         ("a/b/c", "no such folder"),
         ("a" * 300, "no such folder"),
     ):
         for load in (ovam.load, ovam.plan, text_of):
-            with pytest.raises(ovam.OvamError, match=told):
+            with pytest.raises(ovam.OvamError, match=message):
                 load(name)
 
 

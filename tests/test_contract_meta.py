@@ -229,14 +229,14 @@ def test_keys_of_another_way_fail(fault, monkeypatch):
 
 @pytest.mark.parametrize("fault", BROKEN_BACKBONES)
 def test_a_broken_backbone_fails(fault, monkeypatch):
-    backbone, test, told = BROKEN_BACKBONES[fault]
+    backbone, test, message = BROKEN_BACKBONES[fault]
     monkeypatch.setattr(registry, "BACKBONES", (backbone,))
-    assert_contract_fails(test, told)
+    assert_contract_fails(test, message)
 
 
-def assert_contract_fails(test, told, error=AssertionError):
-    """The test fails, and by the check whose message matches `told`, not by another that is in its way."""
-    with pytest.raises(error, match=told):
+def assert_contract_fails(test, message, error=AssertionError):
+    """The test fails, and by the check whose message matches `message`, not by another that is in its way."""
+    with pytest.raises(error, match=message):
         getattr(Contract(), test)()
 
 
@@ -261,13 +261,13 @@ def test_steps_in_another_order_fail(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "told"),
+    ("dtype", "message"),
     [
         (torch.float16, "float16 queries are not the float32 ones, rounded once"),
         (torch.int8, "a query in eight bits is off by"),
     ],
 )
-def test_queries_rounded_twice_fail(monkeypatch, dtype, told):
+def test_queries_rounded_twice_fail(monkeypatch, dtype, message):
     observe = QueryRecorder.observe
 
     def rounded(self, place, parts):
@@ -275,7 +275,7 @@ def test_queries_rounded_twice_fail(monkeypatch, dtype, told):
         observe(self, place, twice if self.storage.dtype == dtype else parts)
 
     monkeypatch.setattr(QueryRecorder, "observe", rounded)
-    assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor", told)
+    assert_contract_fails("test_narrow_storage_stays_in_its_noise_floor", message)
 
 
 def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
@@ -352,14 +352,14 @@ BROKEN_REPLAYS = {
 
 @pytest.mark.parametrize("fault", BROKEN_REPLAYS)
 def test_a_broken_replay_fails(fault, monkeypatch):
-    change, test, told = BROKEN_REPLAYS[fault]
+    change, test, message = BROKEN_REPLAYS[fault]
 
     class Changed(SD3Backbone):
         def watch(self, names, report):
             return super().watch(names, lambda name, seen: report(name, Observation(seen.query, change(seen.replay))))
 
     monkeypatch.setattr(registry, "BACKBONES", (Changed,))
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         getattr(Joint(), test)()
 
 

@@ -203,7 +203,7 @@ class TestProperties:
 class TestErrors:
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("shape", "picture", "error", "told"),
+        ("shape", "picture", "error", "message"),
         [
             ((2, 8, 9), np.zeros((9, 8, 3), np.uint8), errors.ProbabilityError, r"of \(8, 9\) pixels.*\(9, 8\)"),
             ((1, 8, 8), np.zeros((8, 8, 3), np.uint8), errors.ProbabilityError, "at least two classes"),
@@ -213,12 +213,12 @@ class TestErrors:
             ((2, 8, 8), np.zeros((8, 8), np.uint8), errors.ImageInputError, r"shape \(8, 8\)"),
         ],
     )
-    def test_what_does_not_fit(self, shape, picture, error, told):
-        with pytest.raises(error, match=told):
+    def test_what_does_not_fit(self, shape, picture, error, message):
+        with pytest.raises(error, match=message):
             dense_crf(torch.full(shape, 0.5), picture, CrfOptions())
 
     @pytest.mark.parametrize(
-        ("values", "error", "told"),
+        ("values", "error", "message"),
         [
             ([0.5, 0.6], errors.ProbabilityError, "differs from 1 by up to 0.1"),
             ([-0.5, 1.5], errors.ProbabilityError, "lowest probability is -0.5"),
@@ -226,14 +226,14 @@ class TestErrors:
             ([float("inf"), 0.5], errors.NotFiniteError, "infinity"),
         ],
     )
-    def test_what_is_no_probability(self, values, error, told):
+    def test_what_is_no_probability(self, values, error, message):
         probabilities = torch.tensor(values)[:, None, None].expand(2, 4, 4)
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             dense_crf(probabilities, two_colours(4, 4, 2), CrfOptions())
 
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
             ({"iterations": 0}, "iterations=0"),
             ({"iterations": 2.5}, "iterations=2.5"),
@@ -247,6 +247,6 @@ class TestErrors:
             ({"backend": "grid"}, "backend='grid': expected one of 'lattice', 'pydensecrf'"),
         ],
     )
-    def test_options_are_checked_when_they_are_made(self, options, told):
-        with pytest.raises(errors.OptionError, match=told):
+    def test_options_are_checked_when_they_are_made(self, options, message):
+        with pytest.raises(errors.OptionError, match=message):
             CrfOptions(**options)

@@ -98,7 +98,7 @@ def test_classes_have_the_numbers_of_their_vocabulary():
 
 
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "message"),
     [
         ({"masks": {"treshold": 0.4}}, "the nearest known one is 'masks.threshold'"),
         ({"crf": True}, "the nearest known one is 'masks.crf'"),
@@ -134,19 +134,19 @@ def test_classes_have_the_numbers_of_their_vocabulary():
         ({"splits": {"train": 0, "validation": 0}}, "one weight above 0"),
     ],
 )
-def test_what_is_wrong_in_a_recipe_is_named(tables, told):
+def test_what_is_wrong_in_a_recipe_is_named(tables, message):
     base = {"data": DATA}
     with pytest.raises(RecipeError) as raised:
         recipe_of({**base, **tables})
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_files_that_are_no_recipe_are_named(tmp_path):
-    for text, told in (("a = ", "no TOML"), ("\xff", "not UTF-8"), ("[masks]\nfoo = 1", "'masks.foo'")):
+    for text, message in (("a = ", "no TOML"), ("\xff", "not UTF-8"), ("[masks]\nfoo = 1", "'masks.foo'")):
         (tmp_path / "r.toml").write_bytes(text.encode("latin-1"))
         with pytest.raises(RecipeError, match=r"r\.toml") as raised:
             read_recipe(tmp_path / "r.toml")
-        assert told in str(raised.value)
+        assert message in str(raised.value)
     with pytest.raises(RecipeError, match="can't be read"):
         read_recipe(tmp_path / "missing.toml")
 
@@ -169,11 +169,11 @@ def test_an_item_depends_on_the_recipe_and_its_number_alone():
 
 def test_templates_show_all_classes_equally_often_and_name_what_they_ask_for():
     recipe = small(data={"vocabulary": "voc", "classes": [], "number": 2000}, prompts={"most_things": 1})
-    asked = [prompts_of(recipe)[index] for index in range(2000)]
-    counts = {name: sum(name in one.words for one in asked) for name in VOCABULARIES["voc"].values()}
+    items = [prompts_of(recipe)[index] for index in range(2000)]
+    counts = {name: sum(name in one.words for one in items) for name in VOCABULARIES["voc"].values()}
     assert set(counts.values()) == {100}
-    assert all(word in one.prompt for one in asked for word in one.words.values())
-    shares = [sum(one.split == split for one in asked) / 2000 for split in ("train", "validation", "test")]
+    assert all(word in one.prompt for one in items for word in one.words.values())
+    shares = [sum(one.split == split for one in items) / 2000 for split in ("train", "validation", "test")]
     assert np.allclose(shares, (0.9, 0.1, 0), atol=0.03)
 
 
@@ -201,12 +201,12 @@ def test_captions_name_their_classes(tmp_path):
         assert line in str(raised.value)
         assert [one.text for one in read_captions(tmp_path / name, classes, skip=True)] == ["a cat"]
     recipe = small(prompts={"captions": str(tmp_path / "c.csv"), "append_classes": True})
-    asked = [prompts_of(recipe)[index] for index in range(4)]
-    assert {one.prompt for one in asked} == {"Two dogs by a car; dogs", "a cat; cat"}
+    items = [prompts_of(recipe)[index] for index in range(4)]
+    assert {one.prompt for one in items} == {"Two dogs by a car; dogs", "a cat; cat"}
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("c.csv", "prompt,classes\na cat,dog\n", "does not name its class 'dog'"),
         ("c.csv", "prompt,classes\na cat,cow\n", "'cow' is not in the recipe"),
@@ -218,11 +218,11 @@ def test_captions_name_their_classes(tmp_path):
         ("c.txt", "", "no caption that names a class"),
     ],
 )
-def test_what_is_wrong_in_captions_is_named(name, text, told, tmp_path):
+def test_what_is_wrong_in_captions_is_named(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(RecipeError) as raised:
         prompts_of(small(prompts={"captions": str(tmp_path / name)}))
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 # generating
@@ -231,16 +231,16 @@ def test_what_is_wrong_in_captions_is_named(name, text, told, tmp_path):
 def test_masks_are_those_of_segment(whole):
     data = read(whole)
     recipe, prompts, pipe = small(), prompts_of(small()), tiny.sd1()
-    asked = [prompts[index] for index in range(3)]
+    items = [prompts[index] for index in range(3)]
     with ovam.capture(pipe, self_attention=True) as traces:
         images = pipe(
-            [one.prompt for one in asked],
+            [one.prompt for one in items],
             num_inference_steps=2,
             height=32,
             width=32,
-            generator=[torch.Generator().manual_seed(one.seed) for one in asked],
+            generator=[torch.Generator().manual_seed(one.seed) for one in items],
         ).images
-    for item, trace, image, one in zip(data.items, traces, images, asked, strict=False):
+    for item, trace, image, one in zip(data.items, traces, images, items, strict=False):
         assert (np.asarray(image) == np.asarray(Image.open(item.image_path))).all()
         options = options_of(recipe)
         against = [one.place] if one.place else []
@@ -320,7 +320,7 @@ def test_shards_make_one_data_set(whole, tmp_path, sd1):
 def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    for recipe, told in (
+    for recipe, message in (
         (small(masks={"threshold": 0.6}), "masks.threshold was 0.5 and is 0.6"),
         (small(data={"classes": ["dog", "cat"]}), "class 'car' was"),
         (small(data={"number": 6}), "begun with 7"),
@@ -328,7 +328,7 @@ def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
         before = digests(out)
         with pytest.raises(DatasetError) as raised:
             generate(recipe, out, pipe=sd1)
-        assert told in str(raised.value)
+        assert message in str(raised.value)
         assert digests(out) == before
     with pytest.raises(DatasetError, match="expected the same weights"):
         generate(small(data={"number": 9}), out, pipe=tiny.sd1(seed=1))
@@ -343,11 +343,11 @@ def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
 def test_one_unit_that_fails_is_recorded_and_tried_again(whole, tmp_path, monkeypatch, sd1):
     out, run, calls = tmp_path / "out", Model.run, []
 
-    def broken(self, asked, after_step=None):
-        calls.append(asked[0].index)
-        if asked[0].index == 3 and calls.count(3) < 3:
+    def broken(self, items, after_step=None):
+        calls.append(items[0].index)
+        if items[0].index == 3 and calls.count(3) < 3:
             raise RuntimeError("out of memory")
-        return run(self, asked, after_step)
+        return run(self, items, after_step)
 
     monkeypatch.setattr(Model, "run", broken)
     result = generate(small(), out, pipe=sd1)
@@ -378,7 +378,7 @@ def test_one_mask_that_fails_does_not_take_its_unit_along(whole, tmp_path, monke
 
 
 def test_what_fails_always_ends_the_run(tmp_path, monkeypatch, sd1):
-    monkeypatch.setattr(Model, "run", lambda self, asked, after_step=None: 1 / 0)
+    monkeypatch.setattr(Model, "run", lambda self, items, after_step=None: 1 / 0)
     with pytest.raises(DatasetError, match=r"3 units failed one after another.*ZeroDivisionError"):
         generate(small(data={"number": 30}), tmp_path / "out", pipe=sd1)
 
@@ -399,11 +399,11 @@ def test_a_full_disk_and_ctrl_c_end_cleanly(whole, tmp_path, monkeypatch, sd1):
     assert not list((tmp_path / "out").glob("*.partial"))
     run, calls = Model.run, []
 
-    def interrupted(self, asked, after_step=None):
-        calls.append(asked)
+    def interrupted(self, items, after_step=None):
+        calls.append(items)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return run(self, asked, after_step)
+        return run(self, items, after_step)
 
     monkeypatch.setattr(Model, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -446,17 +446,17 @@ def test_tokens_stand_in_for_words_and_travel_along(tokens, tmp_path, sd1):
 
 
 @pytest.mark.parametrize(
-    ("data", "masks", "told"),
+    ("data", "masks", "message"),
     [
         ({"classes": ["dog"]}, {}, "'cat', which is no class of the recipe"),
         ({}, {"agreement": True}, "class 'dog' has no token"),
         ({}, {"tokens": ["missing.safetensors"]}, "missing.safetensors"),
     ],
 )
-def test_tokens_that_do_not_fit_are_refused(data, masks, told, tokens, tmp_path, sd1):
+def test_tokens_that_do_not_fit_are_refused(data, masks, message, tokens, tmp_path, sd1):
     with pytest.raises(RecipeError) as raised:
         generate(small(data=data, masks={"tokens": [str(tokens)], **masks}), tmp_path / "out", pipe=sd1)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -546,9 +546,9 @@ def test_names_that_lead_out_of_the_folder_are_refused(name, whole, tmp_path):
         checked_name(name, "a manifest")
     shutil.copytree(whole, tmp_path / "out")
     item = tmp_path / "out" / "items" / "000000.json"
-    told = json.loads(item.read_text())
-    told["mask"]["file"] = name
-    item.write_text(json.dumps(told))
+    content = json.loads(item.read_text())
+    content["mask"]["file"] = name
+    item.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="relative name inside the folder"):
         read(tmp_path / "out")
     table = tmp_path / "out" / "metadata.jsonl"
@@ -572,8 +572,8 @@ def test_what_is_wrong_in_a_folder_is_found(whole, tmp_path):
     Image.new("RGB", (32, 32)).save(out / "images" / "000099.png")
     with (out / "manifest.jsonl").open("a") as file:
         file.write(json.dumps({"index": 0, "unit": 0, "status": "done"}) + "\n")
-    told = check(out)
-    assert not told["passed"]
+    result = check(out)
+    assert not result["passed"]
     for part in (
         "masks/000000.png holds 99",
         "another SHA-256",
@@ -584,13 +584,13 @@ def test_what_is_wrong_in_a_folder_is_found(whole, tmp_path):
         "images/000099.png belongs to no item",
         "8 lines for 7 items",
     ):
-        assert any(part in problem for problem in told["problems"]), part
+        assert any(part in problem for problem in result["problems"]), part
     with pytest.raises(DatasetError, match="is no data set"):
         check(tmp_path)
     about = json.loads((out / "dataset.json").read_text())
-    for change, told_of in (({"format": 2}, "newer"), ({"classes": []}, "classes"), ({"ignore": 0}, "ignore=0")):
+    for change, message in (({"format": 2}, "newer"), ({"classes": []}, "classes"), ({"ignore": 0}, "ignore=0")):
         (out / "dataset.json").write_text(json.dumps({**about, **change}))
-        with pytest.raises(DatasetError, match=told_of):
+        with pytest.raises(DatasetError, match=message):
             read(out)
 
 
@@ -630,10 +630,10 @@ def test_the_commands_from_a_recipe_to_an_export(model, tmp_path, monkeypatch):
 
 
 def test_a_plan_is_measured_by_a_unit(sd1):
-    told = plan(small(data={"number": 30}), measure=True, pipe=sd1)
-    assert told["measured"]
-    assert told["run_seconds"] > 0
-    assert sum(told["splits"].values()) == 30
+    planned = plan(small(data={"number": 30}), measure=True, pipe=sd1)
+    assert planned["measured"]
+    assert planned["run_seconds"] > 0
+    assert sum(planned["splits"].values()) == 30
     assert plan(small(), pipe=sd1)["bytes"] > 0
 
 

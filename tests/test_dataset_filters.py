@@ -70,9 +70,9 @@ def test_votes_are_counted_pixel_by_pixel():
 def test_a_mask_keeps_what_all_looks_agree_on(whole, tmp_path, sd1):
     asks = recipe_of({**TABLES, "data": {**TABLES["data"], "number": 3}, "masks": {"votes": 2}})
     generate(asks, tmp_path / "out", pipe=sd1)
-    data, asked, options = read(tmp_path / "out"), prompts_of(asks), options_of(asks)
+    data, prompts, options = read(tmp_path / "out"), prompts_of(asks), options_of(asks)
     for item in data.items:
-        one, ids = asked[item.index], {name: data.about.ids[name] for name in item.classes}
+        one, ids = prompts[item.index], {name: data.about.ids[name] for name in item.classes}
         numbers = np.array([0, *ids.values()], dtype=np.uint8)
         against = [one.place] if one.place else []
         masks = []
@@ -197,8 +197,8 @@ def test_filters_by_clip_keep_the_better_ones(scored, whole, tmp_path):
 def test_models_that_are_no_clip_are_named(whole, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    for name, told in ((tmp_path / "bert", "is a bert"), (tmp_path / "missing", "could not be loaded")):
-        with pytest.raises(ModelNotFoundError, match=told):
+    for name, message in ((tmp_path / "bert", "is a bert"), (tmp_path / "missing", "could not be loaded")):
+        with pytest.raises(ModelNotFoundError, match=message):
             load_matcher(str(name))
     assert_fails(call("dataset", "score", whole, "--clip", tmp_path / "bert"), "is a bert")
     assert not (whole / "scores").exists()

@@ -59,7 +59,7 @@ def begun(whole, tmp_path):
     return Job(str(out), str(tmp_path / "room"), "cpu", 1, weights, {})
 
 
-def told_of(rows):
+def status_of(rows):
     return dict(zip(rows["index"], rows["status"], strict=True))
 
 
@@ -80,11 +80,11 @@ def test_a_block_that_comes_again_makes_what_is_missing_alone(whole, begun, monk
     out = read(begun.folder).folder
     (out / "items" / "000003.json").unlink()
     before = digests(out)
-    asked, run = [], Model.run
-    monkeypatch.setattr(Model, "run", lambda self, some, after=None: asked.append(some[0].index) or run(self, some))
+    made, run = [], Model.run
+    monkeypatch.setattr(Model, "run", lambda self, some, after=None: made.append(some[0].index) or run(self, some))
     rows = UnitMaker(begun)({"unit": np.array([0, 1])})
-    assert asked == [2]  # the unit of items 2 and 3
-    assert told_of(rows) == {0: "done", 1: "done", 2: "done", 3: "done"}
+    assert made == [2]  # the unit of items 2 and 3
+    assert status_of(rows) == {0: "done", 1: "done", 2: "done", 3: "done"}
     assert [bool(worker) for worker in rows["worker"]] == [False, False, False, True]
     assert digests(out).items() >= before.items()
     assert (out / "items" / "000003.json").read_bytes() == (whole / "items" / "000003.json").read_bytes()
@@ -95,15 +95,15 @@ def test_what_always_kills_its_worker_is_given_up(begun):
     for _ in range(MOST_BEGUN):
         maker._begun(4)
     rows = maker({"unit": np.array([4, 5])})
-    assert told_of(rows) == {8: "failed", 9: "failed", 10: "failed", 11: "failed"}
+    assert status_of(rows) == {8: "failed", 9: "failed", 10: "failed", 11: "failed"}
     assert "killed 5 times" in rows["error"][0]
-    assert told_of(maker({"unit": np.array([6])})) == {12: "done", 13: "done"}
+    assert status_of(maker({"unit": np.array([6])})) == {12: "done", 13: "done"}
 
 
 def test_what_fails_comes_back_and_what_ends_the_worker_too(begun, monkeypatch):
     broken = {"count": 0}
 
-    def run(self, asked, after=None):
+    def run(self, items, after=None):
         broken["count"] += 1
         raise RuntimeError("out of memory")
 
@@ -111,7 +111,7 @@ def test_what_fails_comes_back_and_what_ends_the_worker_too(begun, monkeypatch):
     maker._loaded()
     monkeypatch.setattr(Model, "run", run)
     rows = maker({"unit": np.array([0])})
-    assert told_of(rows) == {0: "failed", 1: "failed"}
+    assert status_of(rows) == {0: "failed", 1: "failed"}
     assert rows["error"][0] == "RuntimeError: out of memory"
     rows = maker({"unit": np.array([1, 2, 3])})
     assert (rows["index"], rows["status"]) == ([-1], ["ended"])

@@ -232,7 +232,7 @@ class TestUnsupported:
             assert_refuses(errors.UnsupportedPipelineError, parts, action)
 
     @pytest.mark.parametrize(
-        ("asked", "nearest"),
+        ("name", "nearest"),
         [
             ("StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLInpaintPipeline"),
             ("StableDiffusionSAGPipeline", "StableDiffusionPAGPipeline"),
@@ -240,11 +240,11 @@ class TestUnsupported:
             ("PixArtDeltaPipeline", "PixArtAlphaPipeline"),
         ],
     )
-    def test_the_nearest_supported_is_named(self, asked, nearest):
-        pipe = type(asked, (), {})()
+    def test_the_nearest_supported_is_named(self, name, nearest):
+        pipe = type(name, (), {})()
         assert_refuses(
             errors.UnsupportedPipelineError,
-            [asked, f"the one with the most similar name, a {nearest} "],
+            [name, f"the one with the most similar name, a {nearest} "],
             lambda: backbone_of(pipe),
         )
 

@@ -232,7 +232,7 @@ def test_ignored_pixels_are_neither_calibrated_nor_decided():
 
 
 @pytest.mark.parametrize(
-    ("ask", "told"),
+    ("ask", "message"),
     [
         (lambda: ruler.boundary_f(MASK.astype(np.uint8), MASK), ["uint8", "expected bool"]),
         (lambda: ruler.binary_iou(MASK, MASK * 255), ["int64", "expected bool"]),
@@ -243,8 +243,8 @@ def test_ignored_pixels_are_neither_calibrated_nor_decided():
         (lambda: ruler.risk_coverage(SCORES, MASK * 1, np.array([0.5])), ["expected bool"]),
     ],
 )
-def test_what_is_no_mask_is_refused(ask, told):
-    assert_refuses(errors.GroundTruthError, told, ask)
+def test_what_is_no_mask_is_refused(ask, message):
+    assert_refuses(errors.GroundTruthError, message, ask)
 
 
 def test_a_score_that_is_no_number_is_refused():

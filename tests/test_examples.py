@@ -18,10 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_example_draws_its_words(name, tmp_path, monkeypatch, capsys):
-    asked = []
+    models = []
 
     def load(model, dtype, device):
-        asked.append(model)
+        models.append(model)
         return TINY[name]()
 
     monkeypatch.setattr(ovam, "load", load)
@@ -29,7 +29,7 @@ def test_an_example_draws_its_words(name, tmp_path, monkeypatch, capsys):
     text = (EXAMPLES / f"{name}.py").read_text()
     names = {"__name__": "__main__"}
     exec(compile(text, name, "exec"), names)
-    assert asked == [names["MODEL"]]
+    assert models == [names["MODEL"]]
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert "cat" in capsys.readouterr().out
 

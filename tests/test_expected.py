@@ -23,15 +23,15 @@ class Reordering(AttnProcessor2_0):
     """Attention of exchanged rows, exchanged back behind it: the image is the same."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **options):
-        told = None if encoder_hidden_states is None else encoder_hidden_states.flip(0)
-        return super().__call__(attn, hidden_states.flip(0), told, **options).flip(0)
+        text = None if encoder_hidden_states is None else encoder_hidden_states.flip(0)
+        return super().__call__(attn, hidden_states.flip(0), text, **options).flip(0)
 
 
 class Repeating(AttnProcessor2_0):
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **options):
         rows = len(hidden_states)
-        told = None if encoder_hidden_states is None else encoder_hidden_states.repeat(2, 1, 1)
-        return super().__call__(attn, hidden_states.repeat(2, 1, 1), told, **options)[:rows]
+        text = None if encoder_hidden_states is None else encoder_hidden_states.repeat(2, 1, 1)
+        return super().__call__(attn, hidden_states.repeat(2, 1, 1), text, **options)[:rows]
 
 
 class Copying(AttnProcessor2_0):
@@ -51,17 +51,20 @@ class Shifting(AttnProcessor2_0):
 class TestRows:
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("processor", "told"),
+        ("processor", "message"),
         [(Reordering, "row 1 of its batch in the place of row 0"), (Repeating, "4 rows for the 2 of its batch")],
     )
     @pytest.mark.parametrize("options", [{}, {"self_attention": [8], "blocks": [16]}], ids=["cross", "self"])
-    def test_repeated_or_in_another_order(self, processor, told, options):
+    def test_repeated_or_in_another_order(self, processor, message, options):
         pipe = tiny.sd1()
         block = NAME if not options else NAME.replace("attn2", "attn1")
         pipe.unet.get_submodule(block).set_processor(processor())
         run(pipe)
         before = snapshot(pipe)
-        with ovam.capture(pipe, **options), pytest.raises(UnsupportedPipelineError, match=f"{block}' projects {told}"):
+        with (
+            ovam.capture(pipe, **options),
+            pytest.raises(UnsupportedPipelineError, match=f"{block}' projects {message}"),
+        ):
             run(pipe)
         assert_restored(pipe, before, "after a run that was refused")
 

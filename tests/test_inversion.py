@@ -146,8 +146,8 @@ class TestJointAttention:
             expected = (1 - level) * clean + level * torch.randn(clean.shape, generator=random)
             assert torch.allclose(latent, expected, atol=1e-5)
             assert timestep == pytest.approx(level if family == "flux" else 1000 * level)
-        told = [(call.step, call.timestep, call.sigma) for call in trace.calls]
-        assert told == [(0, 600.0, 0.6), (0, 600.0, 0.6), (1, 100.0, 0.1), (1, 100.0, 0.1)]
+        calls = [(call.step, call.timestep, call.sigma) for call in trace.calls]
+        assert calls == [(0, 600.0, 0.6), (0, 600.0, 0.6), (1, 100.0, 0.1), (1, 100.0, 0.1)]
         assert trace.source.kind == "encoded"
 
     @pytest.mark.parametrize("family", JOINT)

@@ -226,8 +226,8 @@ class TestLateWords:
             (errors.MissingStepError, (names[0], 0, "cond"), "expected a call from these: .1."),
             (errors.NothingCapturedError, (names[0], 1, "uncond"), "guidance='both'"),
         ]
-        for error, (block, call, half), told in cases:
-            with pytest.raises(error, match=told):
+        for error, (block, call, half), message in cases:
+            with pytest.raises(error, match=message):
                 part.text.keys(vectors, block, call, half)
         with pytest.raises(errors.SpaceMismatchError, match="vectors of width 3"):
             part.text.keys(vectors[:, :3], names[0], 1)
@@ -360,10 +360,10 @@ class TestRealImages:
     @pytest.mark.parametrize("prompt", ["", "a dog"])
     def test_are_mixed_with_noise_in_a_straight_line(self, sd3, prompt):
         """And the text is what the pipeline itself tells its denoiser."""
-        told = []
+        received = []
 
         def note(module, args, kwargs):
-            told.append((args[0], kwargs))
+            received.append((args[0], kwargs))
 
         handle = sd3.transformer.register_forward_pre_hook(note, with_kwargs=True)
         image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -375,7 +375,7 @@ class TestRealImages:
             latent = sd3.vae.encode(pixels).latent_dist.mean
             vectors, _, pooled, _ = sd3.encode_prompt(prompt, None, None, do_classifier_free_guidance=False)
         clean = (latent - sd3.vae.config.shift_factor) * sd3.vae.config.scaling_factor
-        for (noisy, kwargs), share in zip(told, (0.5, 0.25), strict=True):
+        for (noisy, kwargs), share in zip(received, (0.5, 0.25), strict=True):
             expected = (1 - share) * clean + share * torch.randn(clean.shape, generator=noise)
             assert (noisy - expected).abs().max() <= 1e-5  # measured: 1.4e-6
             assert kwargs["timestep"].tolist() == [1000 * share]
@@ -456,10 +456,10 @@ class TestFile:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["ovam"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        change, told = DAMAGE[damage]
+        change, message = DAMAGE[damage]
         change(header, tensors)
         save_file(tensors, path, {"ovam": json.dumps(header)})
-        with pytest.raises(errors.TraceFileError, match=told):
+        with pytest.raises(errors.TraceFileError, match=message):
             ovam.Trace.load(path, text=pipe)
 
     @pytest.mark.parametrize("part", ["key", "value", "conditioning"])

@@ -179,11 +179,13 @@ def test_word_maps_are_sums_of_token_maps(trace, expected):
     assert torch.equal(trace.maps(PROMPT, keep="step").stacked(), trace.maps(PROMPT, keep=("step",)).stacked())
 
 
-@pytest.mark.parametrize(("typed", "asked"), [("Cat", "cat"), ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "CAFE\u0301")])
-def test_a_word_is_found_however_its_accents_are_composed_and_whatever_its_capitals(trace, typed, asked):
+@pytest.mark.parametrize(
+    ("typed", "listed"), [("Cat", "cat"), ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "CAFE\u0301")]
+)
+def test_a_word_is_found_however_its_accents_are_composed_and_whatever_its_capitals(trace, typed, listed):
     maps, masks = trace.maps([typed, "sky"]), trace.segment([typed, "sky"])
-    assert torch.equal(maps[asked], maps[0])
-    assert torch.equal(masks[asked], masks.scores[0] > masks.threshold)
+    assert torch.equal(maps[listed], maps[0])
+    assert torch.equal(masks[listed], masks.scores[0] > masks.threshold)
 
 
 def test_padding_is_a_word_of_all_its_tokens(trace):
@@ -249,12 +251,12 @@ def random_block(heads, steps, pixels, tokens, sharp=2.0, head_dim=4):
     return query, sharp * torch.randn(heads, tokens, head_dim, generator=random)
 
 
-ASKED, AGAINST = ["sky", "hot dog", "whisker"], ["lawn", "the"]
+WORDS, AGAINST = ["sky", "hot dog", "whisker"], ["lawn", "the"]
 
 
 def scores_of(trace):
     """Raw and calibrated maps of all words by the second opinion, and the scores' (word, height, width)."""
-    prompts = [trace.text.embed(word, as_phrase=True) for word in [*ASKED, *AGAINST]]
+    prompts = [trace.text.embed(word, as_phrase=True) for word in [*WORDS, *AGAINST]]
     token_maps = reference.mean_maps(references(trace, prompts))[None, None]
     raw, start = [], 0
     for prompt in prompts:
@@ -273,19 +275,19 @@ def presence_of(trace, word, raw):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masks(dtype, threshold):
     trace = make_trace(dtype=dtype)
-    found = trace.segment(ASKED, against=AGAINST, threshold=threshold)
+    found = trace.segment(WORDS, against=AGAINST, threshold=threshold)
     raw, scores = scores_of(trace)
     # calibration divides by a map's spread; measured: 5e-7
-    scores = reference.contested(scores[: len(ASKED)], scores[len(ASKED) :], threshold)
+    scores = reference.contested(scores[: len(WORDS)], scores[len(WORDS) :], threshold)
     assert_maps_are(found.scores, scores, 1e-5)
     margin = np.sort(np.concatenate([scores, np.full((1, *trace.size), threshold)]), axis=0)
     clear = (margin[-1] - margin[-2]) > 1e-4
     assert clear.mean() > 0.99  # elsewhere rounding may decide
-    labels = reference.label_map(scores, len(ASKED), threshold)
+    labels = reference.label_map(scores, len(WORDS), threshold)
     assert found.labels.shape == trace.size
     assert (found.labels.numpy() == labels)[clear].all()
     assert set(np.unique(labels)) == {0, 1, 2, 3}  # every outcome occurs
-    for i, word in enumerate(ASKED):
+    for i, word in enumerate(WORDS):
         assert found.presence[word] == pytest.approx(presence_of(trace, word, raw[i]), abs=TOLERANCE)
         off = np.abs(scores[i] - threshold) > 1e-4
         assert (found[word].numpy() == (scores[i] > threshold))[off].all()
@@ -293,7 +295,7 @@ def test_masks(dtype, threshold):
 
 def test_rivals_only_take_away():
     trace = make_trace()
-    with_rivals, without = (trace.segment(ASKED, against=against).labels for against in (AGAINST, []))
+    with_rivals, without = (trace.segment(WORDS, against=against).labels for against in (AGAINST, []))
     assert ((with_rivals == without) | (with_rivals == 0)).all()
     assert (with_rivals != without).any()
 
@@ -311,16 +313,16 @@ def test_presence_is_of_the_strongest_pixels():
 def test_maps_and_masks_are_float32_whatever_the_caller_has_set(trace, dtype):
     """Users ask inside the autocast or under the default type of their model; float32 is what is promised."""
 
-    def asked():
+    def answers():
         result = trace.segment(["dog", "sky"], against=["lawn"])
         return trace.maps(PROMPT).token_maps, trace.maps(["dog"], keep="head").token_maps, result.scores
 
-    expected = asked()
+    expected = answers()
     with torch.autocast("cpu", dtype):
-        inside = asked()
+        inside = answers()
     torch.set_default_dtype(dtype)
     try:
-        under = asked()
+        under = answers()
         assert torch.get_default_dtype() == dtype
     finally:
         torch.set_default_dtype(torch.float32)

@@ -224,7 +224,7 @@ def test_an_option_that_is_not_allowed_is_named(given):
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "told"),
+    ("make", "error", "message"),
     [
         (lambda t: t.maps(WORDS).segment(against=["lawn"]), errors.UnknownWordError, "'lawn' in `against` has no map"),
         (lambda t: t.maps(WORDS).segment(against=WORDS), errors.EmptyWordsError, "every word of these maps"),
@@ -234,8 +234,8 @@ def test_an_option_that_is_not_allowed_is_named(given):
         (lambda t: t.segment(WORDS, phrases=["hot dog"]), errors.OptionError, "every entry is a phrase already"),
     ],
 )
-def test_what_can_not_be_segmented(trace, make, error, told):
-    with pytest.raises(error, match=told):
+def test_what_can_not_be_segmented(trace, make, error, message):
+    with pytest.raises(error, match=message):
         make(trace)
 
 
@@ -269,7 +269,7 @@ class TestOptions:
 
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
             ({"guidance": "both"}, "guidance='both'"),
             ({"guidance": ["cond"]}, "guidance="),
@@ -283,8 +283,8 @@ class TestOptions:
             ({"strategy": None}, "strategy=None"),
         ],
     )
-    def test_values_are_checked_when_they_are_given(self, trace, options, told):
-        with pytest.raises(errors.OptionError, match=told):
+    def test_values_are_checked_when_they_are_given(self, trace, options, message):
+        with pytest.raises(errors.OptionError, match=message):
             trace.maps("sky", **options)
 
     @pytest.mark.user_error  # numpy's numbers are none of Python's to the shape run's own checks

@@ -104,7 +104,7 @@ def test_several_files_and_again_by_another_method(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--refine",), "--refine with --method daam"),
         (("--products", "3"), "--products 3 with --method daam"),
@@ -114,11 +114,11 @@ def test_several_files_and_again_by_another_method(made, tmp_path):
         (("--ignore", "0.1"), "takes --threshold and --crf at most: leave it out"),
     ],
 )
-def test_options_that_contradict_a_method(made, tmp_path, options, told):
+def test_options_that_contradict_a_method(made, tmp_path, options, message):
     arguments = (made / "run.safetensors", "--method", "daam", "--words", "cat", "--output-dir", tmp_path / "out")
     done = call(*arguments, *options)
     assert done.exit_code == 1
-    assert told in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -232,7 +232,7 @@ class TestTrained:
         assert succeed(*pattern)["made"] == 1
 
     @pytest.mark.parametrize(
-        ("weights", "method", "more", "told"),
+        ("weights", "method", "more", "message"),
         [
             (None, "grounded", (), "method 'grounded' has no weights: it must be trained"),
             ("nothing", "grounded", (), "nothing can't be read, it is not there"),
@@ -243,10 +243,10 @@ class TestTrained:
             ("grounded-0.safetensors", "grounded", ("--model", "mini"), "belong to another UNet than the trace"),
         ],
     )
-    def test_weights_that_can_t_be_used(self, model, tmp_path, weights, method, more, told):
+    def test_weights_that_can_t_be_used(self, model, tmp_path, weights, method, more, message):
         done = call(*self.arguments(model, tmp_path, weights, method), *more)
         assert done.exit_code == 1
-        assert told in done.stderr, done.stderr
+        assert message in done.stderr, done.stderr
         assert "weights=" not in done.stderr
         assert not (tmp_path / "out").exists()
 

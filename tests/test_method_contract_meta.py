@@ -8,7 +8,7 @@ import torch
 
 from ovam import methods
 from ovam.errors import OvamError
-from ovam.methods.base import asked_of
+from ovam.methods.base import checked_words
 from ovam.testing import MethodContract
 
 
@@ -68,7 +68,9 @@ class ChangesQueries(Changed):
 
 class TakesForeignTokens(Changed):
     def segment(self, trace, words):
-        own = [word if isinstance(word, str) else replace(word, space=trace.text.space) for word in asked_of(words)]
+        own = [
+            word if isinstance(word, str) else replace(word, space=trace.text.space) for word in checked_words(words)
+        ]
         return super().segment(trace, own)
 
 

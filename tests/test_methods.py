@@ -340,7 +340,7 @@ class TestEveryMethod:
 
 @pytest.mark.user_error
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: methods.DAAM(scale="max"), "scale='max'"),
         (lambda: methods.DAAM(template="a {} here"), "template='a {} here'"),
@@ -352,8 +352,8 @@ class TestEveryMethod:
         (lambda: methods.by_name("damm"), "method='damm'.*'daam'"),
     ],
 )
-def test_values_that_are_not_allowed(make, told):
-    with pytest.raises(OptionError, match=told):
+def test_values_that_are_not_allowed(make, message):
+    with pytest.raises(OptionError, match=message):
         make()
 
 
@@ -453,7 +453,7 @@ class TestOwnMethods:
     """What someone who writes a method gets wrong is told by name."""
 
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "message"),
         [
             (methods.DAAM(), "is no method"),
             (dict, "is no method"),
@@ -462,15 +462,15 @@ class TestOwnMethods:
             (type("Bare", (methods.Method,), {"name": "bare"}), "no default for threshold, token_threshold"),
         ],
     )
-    def test_what_is_registered(self, wrong, told):
+    def test_what_is_registered(self, wrong, message):
         before = methods.names()
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             methods.register(wrong)
         assert methods.names() == before
 
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("wrong", "error", "told"),
+        ("wrong", "error", "message"),
         [
             (
                 {"values": lambda values: values.mT},
@@ -484,11 +484,11 @@ class TestOwnMethods:
             ({"values": lambda values: values / 0}, NotFiniteError, "NaN or infinity"),
         ],
     )
-    def test_what_is_found(self, trace, wrong, error, told):
+    def test_what_is_found(self, trace, wrong, error, message):
         found = methods.WordScores(torch.rand(2, 3, 4), torch.rand(2, *trace.size), (0.5, 0.5))
         assert methods.segmentation_of(trace, ("dog", "sky"), found).words == ("dog", "sky")
         found = replace(found, **{name: change(getattr(found, name)) for name, change in wrong.items()})
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             methods.segmentation_of(trace, ("dog", "sky"), found)
 
 

@@ -61,9 +61,9 @@ def broken(good, folder, name):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_damaged_folder_is_named_and_not_the_trace(good, trace, tmp_path, name):
-    folder, told = broken(good, tmp_path / "model", name), BROKEN[name][2]
+    folder, message = broken(good, tmp_path / "model", name), BROKEN[name][2]
     for read in (load, text_of, lambda folder: ovam.Trace.load(trace, text=folder)):
-        with pytest.raises(ModelNotFoundError, match=told) as caught:
+        with pytest.raises(ModelNotFoundError, match=message) as caught:
             read(folder)
         assert str(folder) in str(caught.value)
         assert str(trace) not in str(caught.value)

@@ -189,8 +189,8 @@ def test_what_can_not_be_asked(pipe, trace, sd1):
         (lambda: ovam.capture(sd1, outputs=True).__enter__(), "words have no attention outputs"),
         (lambda: ovam.plan(sd1, outputs=True), "words have no attention outputs"),
     ]
-    for action, told in cases:
-        with pytest.raises(errors.OptionError, match=told):
+    for action, message in cases:
+        with pytest.raises(errors.OptionError, match=message):
             action()
     with pytest.raises(errors.NothingCapturedError, match="capture with outputs=True"):
         captured(pipe, outputs=False, steps=[0], blocks=list(trace.blocks)[:1]).maps("a dog", strategy="output")

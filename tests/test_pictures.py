@@ -96,17 +96,17 @@ def test_small_images_are_enlarged_by_a_whole_factor_and_strips_not_without_end(
 
 
 @pytest.mark.parametrize(
-    ("word_map", "error", "told"),
+    ("word_map", "error", "message"),
     [
         (torch.zeros(2, 8, 8), OptionError, r"\(2, 8, 8\)"),
         (torch.zeros(0, 8), OptionError, r"\(0, 8\)"),
         (torch.full((8, 8), float("nan")), NotFiniteError, "NaN"),
     ],
 )
-def test_a_map_that_cannot_be_drawn_is_named(image, word_map, error, told):
-    with pytest.raises(error, match=told):
+def test_a_map_that_cannot_be_drawn_is_named(image, word_map, error, message):
+    with pytest.raises(error, match=message):
         pictures.overlay(image, word_map)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         pictures.contact_sheet(image, {"word": word_map})
 
 
@@ -257,10 +257,10 @@ def test_label_numbers_survive_the_file_and_have_vocs_colours():
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"), [([[256]], "0 to 255"), ([[-1]], "0 to 255"), ([[0.5]], "integers"), ([0], "integers")]
+    ("labels", "message"), [([[256]], "0 to 255"), ([[-1]], "0 to 255"), ([[0.5]], "integers"), ([0], "integers")]
 )
-def test_labels_that_a_palette_cannot_hold_are_refused(labels, told):
-    with pytest.raises(OptionError, match=told):
+def test_labels_that_a_palette_cannot_hold_are_refused(labels, message):
+    with pytest.raises(OptionError, match=message):
         pictures.palette_png(np.array(labels))
 
 

@@ -76,7 +76,7 @@ def test_the_plan_on_the_command_line():
 
 @pytest.mark.user_error
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"height": 33}, "height=33: expected a positive multiple of 8"),
         ({"width": 0}, "width=0"),
@@ -86,8 +86,8 @@ def test_the_plan_on_the_command_line():
         ({"dtype": torch.int16}, "dtype=torch.int16"),
     ],
 )
-def test_options_that_make_no_sense_are_named(options, told):
-    with pytest.raises(OptionError, match=told):
+def test_options_that_make_no_sense_are_named(options, message):
+    with pytest.raises(OptionError, match=message):
         ovam.plan("mini", **options)
 
 

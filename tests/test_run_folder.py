@@ -126,13 +126,13 @@ def test_commands_write_whole_runs(tmp_path, monkeypatch):
 
     for command, writer in ((maps, "write_maps"), (segment_file, "write_formats")):
         out = tmp_path / writer
-        asked = {"model": tmp_path / "model", "output_dir": out}
-        command(tmp_path / "run.safetensors", ["cat"], **asked)
+        options = {"model": tmp_path / "model", "output_dir": out}
+        command(tmp_path / "run.safetensors", ["cat"], **options)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert json.loads((out / RECORD).read_text())["output_dir"] == str(out)
         monkeypatch.setattr("ovam.pictures.palette_png", full)
         monkeypatch.setattr("ovam.commands.write_results.pictures.contact_sheet", full)
         with pytest.raises(OSError, match="No space"):
-            command(tmp_path / "run.safetensors", ["dog"], **asked)
+            command(tmp_path / "run.safetensors", ["dog"], **options)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
         monkeypatch.undo()

@@ -219,17 +219,17 @@ class TestCoco:
             (58, "hot dog"),
             (3, "sky"),
         ]
-        told = [(each["id"], each["image_id"], each["category_id"], each["iscrowd"]) for each in found["annotations"]]
-        assert told == [(1, 7, 17, 0), (2, 7, 17, 0), (3, 7, 58, 0)]
+        rows = [(each["id"], each["image_id"], each["category_id"], each["iscrowd"]) for each in found["annotations"]]
+        assert rows == [(1, 7, 17, 0), (2, 7, 17, 0), (3, 7, 58, 0)]
         assert [each["bbox"] for each in found["annotations"]] == [[3, 2, 10, 10], [30, 14, 3, 4], [0, 16, 8, 8]]
         assert [each["area"] for each in found["annotations"]] == [94, 12, 64]
 
     @pytest.mark.parametrize("form", ["rle", "polygons"])
     def test_pixels_are_read_back(self, result, form):
         found = result.to_coco(form=form, tolerance=0)
-        for one, told in zip(result.instances(), found["annotations"], strict=True):
-            assert isinstance(told["segmentation"], list) == (form == "polygons")
-            read = segmentation_mask(told["segmentation"], SIZE, one.word)
+        for one, annotation in zip(result.instances(), found["annotations"], strict=True):
+            assert isinstance(annotation["segmentation"], list) == (form == "polygons")
+            read = segmentation_mask(annotation["segmentation"], SIZE, one.word)
             assert (read == one.mask.numpy()).all()
 
     @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
@@ -266,7 +266,7 @@ class TestCoco:
 
     @pytest.mark.user_error
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
             ({"form": "voc"}, "form='voc': expected one of 'rle', 'polygons'"),
             ({"image_id": "7"}, "image_id='7'"),
@@ -276,8 +276,8 @@ class TestCoco:
             ({"categories": {"cat": 1, "hot dog": 1.5, "sky": 2}}, "a whole number for each word"),
         ],
     )
-    def test_what_is_no_option(self, result, options, told):
-        with pytest.raises(errors.OptionError, match=told):
+    def test_what_is_no_option(self, result, options, message):
+        with pytest.raises(errors.OptionError, match=message):
             result.to_coco(**options)
 
 
@@ -372,16 +372,16 @@ class TestFiles:
         masks = {"masks/cat.png", "masks/hot-dog.png", "masks/sky.png"}
         tables = {"labels.png", "labels_overlay.png", "instances.json", RECORD}
         assert self.files(tmp_path / "out") == masks | tables
-        told = json.loads((tmp_path / "out" / RECORD).read_text())
-        assert told["size"] == list(SIZE)
-        assert [(word["word"], word["area"], word["mask_area"], word["box_xywh"]) for word in told["words"]] == [
+        record = json.loads((tmp_path / "out" / RECORD).read_text())
+        assert record["size"] == list(SIZE)
+        assert [(word["word"], word["area"], word["mask_area"], word["box_xywh"]) for word in record["words"]] == [
             ("cat", 106, 106, [3, 2, 30, 16]),
             ("hot dog", 64, 64, [0, 16, 8, 8]),
             ("sky", 0, 0, None),
         ]
-        assert told["words"][0]["score"] == pytest.approx(0.6)
-        assert told["words"][2]["score"] is None
-        for word in told["words"]:
+        assert record["words"][0]["score"] == pytest.approx(0.6)
+        assert record["words"][2]["score"] is None
+        for word in record["words"]:
             read = np.asarray(Image.open(tmp_path / "out" / word["mask"])) > 0
             assert (read == result[word["word"]].numpy()).all()
         objects = json.loads((tmp_path / "out" / "instances.json").read_text())["instances"]
@@ -463,7 +463,7 @@ class TestFiles:
     def test_the_command_line_writes_the_same_files(self, tmp_path):
         trace = replace(make_trace(), image_png=png(photo((15, 14))))
         options = SegmentOptions(threshold=0.4)
-        told = write_all(trace, ["sky", "hot dog"], options, tmp_path / "command", save_trace=False)
+        result = write_all(trace, ["sky", "hot dog"], options, tmp_path / "command", save_trace=False)
         trace.segment(["sky", "hot dog"], threshold=0.4).save(tmp_path / "python")
         both = self.files(tmp_path / "python") - {RECORD}
         assert {"masks/hot-dog.png", "labels.png", "labels_overlay.png", "instances.json"} <= both
@@ -472,7 +472,7 @@ class TestFiles:
             assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "command" / name).read_bytes(), name
         record = json.loads((tmp_path / "python" / RECORD).read_text())
         assert [word | {"map": None, "range": None} for word in record["words"]] == [
-            word | {"map": None, "range": None} for word in told["words"]
+            word | {"map": None, "range": None} for word in result["words"]
         ]
 
     def test_without_a_picture_the_overlay_is_on_black(self, tmp_path):

@@ -56,8 +56,8 @@ def captured(pipe, self_attention=COARSE, *, run=generate, **options):
     """Traces of a run, and by block what the kernel was called with in each denoiser call, both with all rows."""
     names = [name for name, _ in pipe.unet.named_modules() if name.endswith("attn1")]
     named = self_attention if isinstance(self_attention, bool) else [self_attention]
-    asked = {"self_attention": named, **options}
-    with spied_kernel(pipe.unet, names) as received, ovam.capture(pipe, **asked) as traces:
+    settings = {"self_attention": named, **options}
+    with spied_kernel(pipe.unet, names) as received, ovam.capture(pipe, **settings) as traces:
         run(pipe)
     return traces, received
 
@@ -239,8 +239,10 @@ class TestSize:
         with ovam.capture(pipe, self_attention=BLOCK, limit_gib=planned.nbytes / GIB):
             generate(pipe)
         refusing = ovam.capture(pipe, self_attention=BLOCK, limit_gib=(planned.nbytes - 1) / GIB)
-        told = r"self_attention of fewer blocks or coarser grids(.|\n)*self-attention, MiB(.|\n)*up_blocks\.1.*attn1 "
-        with refusing, pytest.raises(CaptureTooLargeError, match=told):
+        message = (
+            r"self_attention of fewer blocks or coarser grids(.|\n)*self-attention, MiB(.|\n)*up_blocks\.1.*attn1 "
+        )
+        with refusing, pytest.raises(CaptureTooLargeError, match=message):
             generate(pipe)
 
 
@@ -337,8 +339,8 @@ class TestMeanOfAGrid:
 class TestChoice:
     @pytest.mark.parametrize("choice", [[9], [(8, 6)], "up_block", [BLOCK.replace("attn1", "attn2")], []])
     def test_what_is_not_there_is_told(self, pipe, choice):
-        told = r"of the 7 blocks here.*12x16, 6x8, 3x4.*down_blocks\.0\S*attn1"
-        with pytest.raises(MissingBlockError, match=told), ovam.capture(pipe, self_attention=choice):
+        message = r"of the 7 blocks here.*12x16, 6x8, 3x4.*down_blocks\.0\S*attn1"
+        with pytest.raises(MissingBlockError, match=message), ovam.capture(pipe, self_attention=choice):
             generate(pipe)
 
     def test_blocks_are_none_of_self_attention(self, pipe):
@@ -351,9 +353,9 @@ class TestChoice:
         pipe = getattr(tiny, family)()
         image = np.zeros((32, 32, 3), np.uint8)
         for ask in (
-            lambda **asked: ovam.capture(pipe, **asked).__enter__(),
-            lambda **asked: ovam.plan(pipe, **asked),
-            lambda **asked: ovam.encode(pipe, image, **asked),
+            lambda **options: ovam.capture(pipe, **options).__enter__(),
+            lambda **options: ovam.plan(pipe, **options),
+            lambda **options: ovam.encode(pipe, image, **options),
         ):
             with pytest.raises(OptionError, match=rf"self_attention=8 on a {type(pipe).__name__}.*a UNet"):
                 ask(self_attention=8)

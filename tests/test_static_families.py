@@ -323,8 +323,8 @@ def test_generate_runs_pixart_with_its_defaults(tmp_path, monkeypatch):
     assert (trace.size, trace.blocks["transformer_blocks.0.attn2"].grid) == ((40, 40), (8, 8))
 
 
-def told(pipe, action):
-    """What the denoiser is told in its first call, besides the latent."""
+def inputs_of(pipe, action):
+    """Inputs of the denoiser in its first call, besides the latent."""
     seen = []
 
     def note(module, args, kwargs):
@@ -348,8 +348,8 @@ class TestRealImages:
     def test_the_denoiser_is_told_what_the_pipeline_tells_it(self, pipes, family, prompt):
         """An empty prompt is told as to the unconditional half, a text as to the conditional one."""
         pipe = pipes[family]
-        encoding = told(pipe, lambda: ovam.encode(pipe, photo(), prompt=prompt, timesteps=[300], size=(32, 48)))
-        whole = told(pipe, lambda: run(pipe, prompt or "a dog", width=48))
+        encoding = inputs_of(pipe, lambda: ovam.encode(pipe, photo(), prompt=prompt, timesteps=[300], size=(32, 48)))
+        whole = inputs_of(pipe, lambda: run(pipe, prompt or "a dog", width=48))
         row = slice(1, 2) if prompt else slice(0, 1)
         assert set(encoding) == set(whole)
         for name, value in encoding.items():
@@ -357,7 +357,7 @@ class TestRealImages:
             assert torch.allclose(value, whole[name][row], atol=1e-5), name
 
     def test_no_prompt_is_zeros_in_sdxl(self, pipes):
-        encoding = told(pipes["sdxl"], lambda: ovam.encode(pipes["sdxl"], photo(), timesteps=[300]))
+        encoding = inputs_of(pipes["sdxl"], lambda: ovam.encode(pipes["sdxl"], photo(), timesteps=[300]))
         assert not encoding["encoder_hidden_states"].any()
 
     @pytest.mark.parametrize("family", ["sdxl", "pixart_sigma"])

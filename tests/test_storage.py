@@ -180,7 +180,7 @@ class TestFilesOfEightBits:
         assert contents(tmp_path / "float16.safetensors")[0]["format_version"] == 1
 
     @pytest.mark.parametrize(
-        ("damage", "told"),
+        ("damage", "message"),
         [
             (lambda header, tensors, name: tensors.pop(f"{name}/scale"), "scale"),
             (
@@ -194,11 +194,11 @@ class TestFilesOfEightBits:
             ),
         ],
     )
-    def test_damage_is_noticed(self, trace, path, damage, told):
+    def test_damage_is_noticed(self, trace, path, damage, message):
         header, tensors = contents(path)
         damage(header, tensors, f"query/cond/{next(iter(trace.blocks))}")
         rewrite(path, header, tensors)
-        with pytest.raises(errors.TraceFileError, match=told):
+        with pytest.raises(errors.TraceFileError, match=message):
             ovam.Trace.load(path)
 
 
@@ -278,14 +278,14 @@ class TestDisk:
             captured(sd1, disk=tmp_path)
 
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
             ({"disk": "absent"}, "disk='absent': expected a folder that is there"),
             ({"disk": ".", "device": "meta"}, "disk='.' with device='meta': expected one of the two"),
         ],
     )
-    def test_options_that_make_no_sense_are_named(self, sd1, options, told):
-        with pytest.raises(errors.OptionError, match=told):
+    def test_options_that_make_no_sense_are_named(self, sd1, options, message):
+        with pytest.raises(errors.OptionError, match=message):
             captured(sd1, **options)
 
 
@@ -299,8 +299,8 @@ class TestMiddleStep:
 
     def test_is_not_known_in_every_loop(self, sd1):
         text = sd1.encode_prompt(PROMPT, "cpu", 1, False)[0]
-        told = pytest.raises(errors.MissingStepError, match=r"steps='middle'.*steps=\[10\]")
-        with ovam.capture(sd1, steps="middle"), torch.no_grad(), told:
+        message = pytest.raises(errors.MissingStepError, match=r"steps='middle'.*steps=\[10\]")
+        with ovam.capture(sd1, steps="middle"), torch.no_grad(), message:
             sd1.unet(torch.ones(1, 4, 16, 16), 903, encoder_hidden_states=text)
 
     @pytest.mark.user_error
@@ -370,8 +370,8 @@ class TestPresets:
         assert loaded.nbytes == ovam.plan(sd1, height=32, width=32, num_inference_steps=2, preset="small").nbytes
         assert loaded.dtype == torch.int8
         assert not list(folders[1].iterdir())
-        told = CliRunner().invoke(app, ["info", str(folders[0] / "run.safetensors")]).stdout
-        assert re.search(r"stored in +int8", told)
+        output = CliRunner().invoke(app, ["info", str(folders[0] / "run.safetensors")]).stdout
+        assert re.search(r"stored in +int8", output)
 
     @pytest.mark.user_error
     def test_others_are_refused(self, sd1):

@@ -76,7 +76,7 @@ class TestUse:
         assert len({str(plain(each)) for each in every}) == 3
 
     @pytest.mark.parametrize(
-        ("given", "told"),
+        ("given", "message"),
         [
             ({"mask": 1.0}, "mask=1.0"),
             ({"presence": 0.0}, "presence=0.0"),
@@ -86,8 +86,8 @@ class TestUse:
         ],
     )
     @pytest.mark.user_error
-    def test_values_are_checked(self, given, told):
-        assert_refuses(errors.OptionError, [told], lambda: Thresholds(**given))
+    def test_values_are_checked(self, given, message):
+        assert_refuses(errors.OptionError, [message], lambda: Thresholds(**given))
 
 
 class TestChoice:
@@ -140,10 +140,10 @@ class TestChoice:
             ([trace], [{}], "sky or car"),
             ([trace], [{"cow": mask}], "sky or car"),
         ]
-        for traces, marks, told in refused:
+        for traces, marks, message in refused:
             assert_refuses(
                 errors.AnnotationError,
-                [told],
+                [message],
                 lambda traces=traces, marks=marks: choose_thresholds(tokens, traces, marks),
             )
         given = ([trace], [{"sky": mask}])

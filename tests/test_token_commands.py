@@ -49,12 +49,12 @@ def test_a_file_stands_beside_words(made, model, tmp_path):
     out, _ = made
     trace, file = out / "run.safetensors", out / "cat.safetensors"
     expected = ovam.Trace.load(trace, text=model).segment(["sky", TokenSet.load(file)])
-    asked = ("--model", model, "--tokens", file, "--words", "sky")
-    result = succeed("segment", trace, *asked, "--output-dir", tmp_path / "s")
+    command = ("--model", model, "--tokens", file, "--words", "sky")
+    result = succeed("segment", trace, *command, "--output-dir", tmp_path / "s")
     assert [word["word"] for word in result["words"]] == ["sky", "cat"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "s" / "labels.png")), expected.labels.numpy())
     assert result["notes"] == []
-    maps = succeed("maps", trace, *asked, "--output-dir", tmp_path / "m")
+    maps = succeed("maps", trace, *command, "--output-dir", tmp_path / "m")
     assert [word["word"] for word in maps["words"]] == ["sky", "cat"]
     alone = ("--model", model, "--tokens", file)
     assert succeed("segment", out / "image.png", *alone, "--output-dir", tmp_path / "i")["words"][0]["word"] == "cat"
@@ -149,8 +149,8 @@ def test_what_is_refused_leaves_nothing(made, model, tmp_path):
     assert_fails(call(*whole, "--word", "cat", "--word", "dog", "--mask", out / "mask.png"), "2 words")
     twice = ("--image", out / "image.png", "--mask", out / "mask.png", "--mask", out / "mask.png", "--word", "cat")
     assert_fails(call(*whole, *twice), "'cat'", "twice")
-    asked = ("--tokens", out / "cat.safetensors", "--attribution-prompt", "a cat", "--model", model)
-    assert_fails(call("maps", out / "run.safetensors", *asked), "attribution prompt")
+    command = ("--tokens", out / "cat.safetensors", "--attribution-prompt", "a cat", "--model", model)
+    assert_fails(call("maps", out / "run.safetensors", *command), "attribution prompt")
     (tmp_path / "cut.safetensors").write_bytes((out / "cat.safetensors").read_bytes()[:300])
     assert_fails(call("tokens", "show", tmp_path / "cut.safetensors"), "cut.safetensors")
     assert json.loads((out / "result.json").read_text())["command"] == "generate"
@@ -176,9 +176,9 @@ def test_a_fit_to_some_blocks_is_judged_and_asked_by_them(made, model, tmp_path)
     assert result["fitted_on"][0]["iou"]["cat"] == round(float((mine & mask).sum() / (mine | mask).sum()), 4)
     done = succeed("generate", "a cat", "--model", model, "--tokens", output, "--output-dir", tmp_path / "g", *SMALL)
     assert len(done["notes"]) == 1
-    asked = ("segment", out / "run.safetensors", "--model", model, "--tokens", output)
-    assert succeed(*asked, "--blocks", block, "--output-dir", tmp_path / "s")["notes"] == []
-    (note,) = succeed(*asked, "--output-dir", tmp_path / "s")["notes"]
+    command = ("segment", out / "run.safetensors", "--model", model, "--tokens", output)
+    assert succeed(*command, "--blocks", block, "--output-dir", tmp_path / "s")["notes"] == []
+    (note,) = succeed(*command, "--output-dir", tmp_path / "s")["notes"]
     assert f"fitted on 1 blocks, asked of {len(trace.blocks)}, 1 of them alike" in note
 
 
@@ -195,8 +195,8 @@ def test_thresholds_are_chosen_written_and_used_alike(made, model, tmp_path):
         "--without",
         tmp_path / "grey.png",
     )
-    asked = ("tokens", "thresholds", out / "cat.safetensors", *given, "--model", model)
-    result = succeed(*asked, "--output", tmp_path / "cat.safetensors")
+    command = ("tokens", "thresholds", out / "cat.safetensors", *given, "--model", model)
+    result = succeed(*command, "--output", tmp_path / "cat.safetensors")
     tokens = TokenSet.load(tmp_path / "cat.safetensors")
     found = tokens.thresholds["cat"]
     assert f"mask {found.mask:.3g} and presence {found.presence:.3g}, chosen on 2" in result["groups"][0]["thresholds"]

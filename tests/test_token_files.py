@@ -83,7 +83,7 @@ class TestFile:
         assert_refuses(errors.OptionError, ["'cow'", "sky"], lambda: tokens.with_thresholds({"cow": Thresholds()}))
 
     @pytest.mark.parametrize(
-        ("found", "told"),
+        ("found", "message"),
         [
             ({"cow": {"mask": 0.5, "presence": None}}, "['cow']"),
             ({"sky": {"mask": 1.5, "presence": None}}, "mask is 1.5"),
@@ -92,9 +92,9 @@ class TestFile:
             ({"sky": {"mask": 0.5, "presence": None, "pictures": -1}}, "pictures is -1"),
         ],
     )
-    def test_thresholds_that_do_not_fit(self, tokens, tmp_path, found, told):
+    def test_thresholds_that_do_not_fit(self, tokens, tmp_path, found, message):
         path = self.changed(tokens, tmp_path / "a.safetensors", lambda h, t: h["groups"][0].update(thresholds=found))
-        assert_refuses(errors.TokenFileError, [str(path), told], lambda: TokenSet.load(path))
+        assert_refuses(errors.TokenFileError, [str(path), message], lambda: TokenSet.load(path))
 
     def test_a_failed_write_leaves_the_old_file(self, tokens, tmp_path, monkeypatch):
         path = tmp_path / "a.safetensors"
@@ -131,7 +131,7 @@ class TestFile:
         return path
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             (lambda h, t: h.update(format_version=3), "newer than the 2"),
             (lambda h, t: h.update(format_version="1"), "format version '1'"),
@@ -164,9 +164,9 @@ class TestFile:
             (lambda h, t: t["group/0"].fill_(float("inf")), "NaN or infinity"),
         ],
     )
-    def test_a_header_that_does_not_fit(self, tokens, tmp_path, change, told):
+    def test_a_header_that_does_not_fit(self, tokens, tmp_path, change, message):
         path = self.changed(tokens, tmp_path / "a.safetensors", change)
-        assert_refuses(errors.TokenFileError, [str(path), told], lambda: TokenSet.load(path))
+        assert_refuses(errors.TokenFileError, [str(path), message], lambda: TokenSet.load(path))
 
     def test_files_of_another_kind(self, tmp_path):
         (tmp_path / "text.safetensors").write_text("tokens")
@@ -181,11 +181,11 @@ class TestFile:
         assert_refuses(errors.TokenFileError, ["'../last'"], lambda: TokenSet.load(path))
 
     def test_fields_of_a_later_version_are_no_damage(self, tokens, tmp_path):
-        def tell_more(header, tensors):
+        def add_fields(header, tensors):
             for part in (header, header["space"], header["groups"][0], header["groups"][0]["fit"]):
                 part["colour"] = [{"red": 1}]
 
-        assert_same(TokenSet.load(self.changed(tokens, tmp_path / "a.safetensors", tell_more)), tokens)
+        assert_same(TokenSet.load(self.changed(tokens, tmp_path / "a.safetensors", add_fields)), tokens)
 
     def test_sets_of_two_spaces_are_not_merged(self, tokens):
         other = replace(tokens, space=Space("Other:1", "last", WIDTH))
@@ -193,8 +193,8 @@ class TestFile:
 
     def test_the_card_tells_what_matters(self, tokens):
         card = tokens.card()
-        for told in ("sky", "hot dog", "car", str(SPACE), "mini", "CC-BY-4.0", "jointly", "alone", "0.5000 at best"):
-            assert told in card
+        for part in ("sky", "hot dog", "car", str(SPACE), "mini", "CC-BY-4.0", "jointly", "alone", "0.5000 at best"):
+            assert part in card
 
 
 class TestHub:
@@ -231,16 +231,16 @@ class TestHub:
         assert_refuses(errors.TokenFileError, ["'cats'", "401", "logged in"], lambda: push_to_hub(tokens, "cats"))
 
     @pytest.mark.parametrize(
-        ("licence", "told"),
+        ("licence", "message"),
         [
             ("CC-BY-4.0", "license: cc-by-4.0\n"),
             ("Ours, for research", "license: other\nlicense_name: ours-for-research\n"),
             (None, "license: other\nlicense_name: other\n"),
         ],
     )
-    def test_the_hub_is_told_a_licence_in_its_own_words(self, tokens, licence, told):
+    def test_the_hub_is_told_a_licence_in_its_own_words(self, tokens, licence, message):
         groups = tuple(replace(group, licence=licence) for group in tokens.groups)
-        assert told in model_card(replace(tokens, groups=groups))
+        assert message in model_card(replace(tokens, groups=groups))
 
     def test_what_is_not_there(self, tmp_path):
         refused = (lambda: TokenSet.from_pretrained(tmp_path), lambda: TokenSet.from_pretrained("nobody/nothing"))

@@ -324,8 +324,8 @@ class TestRefusals:
         [{"rows": 0}, {"rows": 4}, {"evaluations": 0}, {"pull": -1.0}, {"pull": float("nan")}, {"distance": 0.0}],
     )
     def test_options(self, trace, mask, option):
-        told = f"{next(iter(option))}={next(iter(option.values()))}"
-        assert_refuses(errors.OptionError, [told], lambda: optimize_tokens(trace, {"sky": mask}, **option))
+        message = f"{next(iter(option))}={next(iter(option.values()))}"
+        assert_refuses(errors.OptionError, [message], lambda: optimize_tokens(trace, {"sky": mask}, **option))
 
     def test_a_class_that_is_background_as_well(self, trace, mask):
         assert_refuses(
@@ -340,9 +340,9 @@ class TestRefusals:
         assert usual.rows.count(BACKGROUND) == len(AGAINST)  # the start token's, and all but the class
 
     def test_two_spellings_of_a_class(self, trace, mask):
-        told = ["'sky' of annotation 0", "'Sky' in annotation 1"]
+        message = ["'sky' of annotation 0", "'Sky' in annotation 1"]
         both = [{"sky": mask}, {"Sky": mask}]
-        assert_refuses(errors.AnnotationError, told, lambda: optimize_tokens([trace] * 2, both))
+        assert_refuses(errors.AnnotationError, message, lambda: optimize_tokens([trace] * 2, both))
 
         assert_refuses(errors.EmptyWordsError, [], lambda: optimize_tokens(trace, {"sky": mask}, against=["lawn", " "]))
 

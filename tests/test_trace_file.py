@@ -446,11 +446,11 @@ class TestWriting:
         assert list(path.parent.iterdir()) == [path]
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [({"size": (12000, 12000)}, "size is 12000"), ({"source": Source("m", "p", "generated", "\ud800")}, "Unicode")],
     )
-    def test_what_could_not_be_read_back_is_not_written(self, trace, tmp_path, change, told):
-        with pytest.raises(TraceFileError, match=f"can't be written.*{told}"):
+    def test_what_could_not_be_read_back_is_not_written(self, trace, tmp_path, change, message):
+        with pytest.raises(TraceFileError, match=f"can't be written.*{message}"):
             replace(trace, **change).save(tmp_path / "run.safetensors")
         assert not list(tmp_path.iterdir())
 
@@ -526,10 +526,10 @@ class Saving(Foreign):
 class TestOtherTextSides:
     def test_one_that_can_not_be_read_back_is_refused_when_it_is_saved(self, tmp_path):
         trace = make_trace()
-        for text, told in ((Foreign(trace.text), "has no `saved`"), (Saving(trace.text), "nothing reads its kind")):
+        for text, message in ((Foreign(trace.text), "has no `saved`"), (Saving(trace.text), "nothing reads its kind")):
             foreign = replace(trace, text=text)
             assert foreign.maps("sky").token_maps.shape == trace.maps("sky").token_maps.shape
-            with pytest.raises(TraceFileError, match=f"{type(text).__name__}, which could not be read.*{told}"):
+            with pytest.raises(TraceFileError, match=f"{type(text).__name__}, which could not be read.*{message}"):
                 foreign.save(tmp_path / "run.safetensors")
             assert not list(tmp_path.iterdir())
 

@@ -265,10 +265,10 @@ class TestTheRunsOwnTokens:
             pipe.load_textual_inversion({name: vectors(32)})
             trace = captured(pipe, prompt)
             expected = trace.maps(own_vectors(pipe, prompt, do_classifier_free_guidance=False)).token_maps
-            asked = trace.maps(prompt, softmax_over="padded")
-            assert torch.equal(asked.token_maps, expected)
+            late_maps = trace.maps(prompt, softmax_over="padded")
+            assert torch.equal(late_maps.token_maps, expected)
             late = captured(pipe, "a dog").maps(prompt)
-            assert [len(span.tokens) for span in late.spans] == [len(span.tokens) for span in asked.spans]
+            assert [len(span.tokens) for span in late.spans] == [len(span.tokens) for span in late_maps.spans]
 
     def test_a_caption_that_the_pipeline_cleans(self, caplog):
         pipe, prompt = tiny.pixart_alpha(), "A Dog & a #sky cat @grass"

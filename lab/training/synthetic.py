@@ -19,7 +19,7 @@ from ovam.dataset.folder import begin, look
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import MANIFEST, Shard
 from ovam.dataset.model import load_model
-from ovam.dataset.prompts import Asked, prompts_of
+from ovam.dataset.prompts import PlannedItem, prompts_of
 from ovam.dataset.recipe import Recipe, recipe_of
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.store import store_in
@@ -96,7 +96,7 @@ def _make(pipe: Any, recipes: Mapping[str, Recipe], folders: Mapping[str, Path],
     prompts, number = prompts_of(first), first.data.number
     model = load_model(first, pipe=pipe, progress=no_progress)
     vocabularies = {name: vocabulary_of(recipe) for name, recipe in recipes.items()}
-    told = {
+    abouts = {
         name: begin(folder, recipes[name], model.facts(), vocabularies[name].hashes())
         for name, folder in folders.items()
     }
@@ -104,25 +104,25 @@ def _make(pipe: Any, recipes: Mapping[str, Recipe], folders: Mapping[str, Path],
         stores = {name: stack.enter_context(store_in(folder, MANIFEST)) for name, folder in folders.items()}
         for unit in units_of(number, first.model.batch, set.intersection(*there.values())):
             progress("generating", unit.indices[0], number)
-            asked = [prompts[index] for index in unit.indices]
-            traces = model.run(asked)
-            seen = oracle_masks(asked, traces)
+            items = [prompts[index] for index in unit.indices]
+            traces = model.run(items)
+            seen = oracle_masks(items, traces)
             for name, recipe in recipes.items():
-                vocabularies[name].prepare(traces[0].text, asked)
-                for one, trace, truth in zip(asked, traces, seen, strict=True):
+                vocabularies[name].prepare(traces[0].text, items)
+                for one, trace, truth in zip(items, traces, seen, strict=True):
                     if one.index not in there[name]:
                         made = truth if name == ORACLE else annotated(trace, one, vocabularies[name], recipe)
                         stores[name].keep(one, unit.number, trace.image_png or b"", made)
     for name, folder in folders.items():
-        finish(folder, recipes[name], told[name])
+        finish(folder, recipes[name], abouts[name])
 
 
-def oracle_masks(asked: Sequence[Asked], traces: Sequence[Trace]) -> list[Annotated]:
+def oracle_masks(items: Sequence[PlannedItem], traces: Sequence[Trace]) -> list[Annotated]:
     """What both oracles see of the classes that each prompt names; 255 where they differ."""
     images = [trace.image for trace in traces]
     truths = labels_of(np.stack([np.asarray(image) for image in images]), ("a", "b"))
     found = list[Annotated]()
-    for one, image, labels in zip(asked, images, truths, strict=True):
+    for one, image, labels in zip(items, images, truths, strict=True):
         named = {name: LABELS[name] for name in one.classes}
         labels = np.where(np.isin(labels, [0, IGNORE, *named.values()]), labels, np.uint8(0))
         areas = {name: round(float((labels == number).mean()), 6) for name, number in named.items()}

@@ -118,10 +118,10 @@ def record(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = N
     return check
 
 
-def made(kind: type[Made], told: Mapping[str, Any]) -> Made:
+def made(kind: type[Made], values: Mapping[str, Any]) -> Made:
     """Make a dataclass from the fields that it knows; files of later versions may have more."""
     assert is_dataclass(kind)
-    return kind(**{each.name: told[each.name] for each in fields(kind) if each.name in told})
+    return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})
 
 
 def check_different(names: Sequence[str], where: str) -> None:

@@ -26,8 +26,8 @@ def save_segmentation(segmentation: "Segmentation", folder: Path) -> None:
     """
     with run_folder(check_folder(folder)) as room:
         height, width = segmentation.labels.shape
-        told = {"size": [height, width], "threshold": segmentation.threshold}
-        write_json(room / RECORD, {**told, **write_masks(segmentation, room)})
+        record = {"size": [height, width], "threshold": segmentation.threshold}
+        write_json(room / RECORD, {**record, **write_masks(segmentation, room)})
 
 
 def write_masks(
@@ -49,7 +49,7 @@ def write_masks(
     """
     files = _write_labels(segmentation, folder) if as_pictures else {}
     objects = segmentation.instances() if objects is None else objects
-    listed = [{**told_of(one), "rle": one.rle()} for one in objects]
+    listed = [{**facts_of(one), "rle": one.rle()} for one in objects]
     write_json(folder / "instances.json", {"instances": listed})
     regions = {one.word: one for one in segmentation.instances(apart=False)}
     words = []
@@ -81,7 +81,7 @@ def _region(region: "Instance | None", pixels: int) -> dict[str, Any]:
     }
 
 
-def told_of(one: "Instance") -> dict[str, Any]:
+def facts_of(one: "Instance") -> dict[str, Any]:
     """Return an object's facts, without its pixels."""
     return {name: getattr(one, name) for name in ("word", "label", "box_xywh", "area", "score")}
 

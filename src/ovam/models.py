@@ -91,15 +91,15 @@ def at_hand(name: str | Path, local: bool) -> Iterator[bool]:
 def _torchvision_warning_hidden() -> Iterator[None]:
     """Keep back transformers' warning that it prepares pictures by Pillow instead: nothing here depends on it."""
 
-    def told(record: logging.LogRecord) -> bool:
+    def unrelated(record: logging.LogRecord) -> bool:
         return "requires torchvision" not in record.getMessage()
 
     log = logging.getLogger("transformers.utils.import_utils")
-    log.addFilter(told)
+    log.addFilter(unrelated)
     try:
         yield
     finally:
-        log.removeFilter(told)
+        log.removeFilter(unrelated)
 
 
 def pretrained(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
@@ -161,8 +161,8 @@ def _unusable(device: str | torch.device, reason: str) -> OptionError:
 
 def _reason(error: Exception) -> str:
     """What a library says of a folder's files; of a key or an attribute alone, with the error's kind."""
-    told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return told if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {told}"
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {first_line}"
 
 
 def _first_line(error: Exception) -> str:

@@ -53,16 +53,16 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     """
     _check_name(path)
     check_writable(path, form)
-    told = json.dumps(header, sort_keys=True)
-    if len(told) > _MOST_HEADER or not is_text(header):
+    header_text = json.dumps(header, sort_keys=True)
+    if len(header_text) > _MOST_HEADER or not is_text(header):
         raise form.error(
-            f"{path} can't be written: its header has {len(told)} characters, expected at most {_MOST_HEADER}, all "
-            "valid Unicode; shorten the texts that were given"
+            f"{path} can't be written: its header has {len(header_text)} characters, expected at most {_MOST_HEADER}, "
+            "all valid Unicode; shorten the texts that were given"
         )
     try:
         with replacing(path) as temporary:
             # one metadata entry only: safetensors writes several in an order that changes from run to run
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"ovam": told})
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"ovam": header_text})
     except (OSError, SafetensorError) as error:
         raise form.error(
             f"{path} can't be written ({error}): expected a folder with room that may be written to; a file of that "
@@ -155,19 +155,20 @@ def _opened(path: Path, form: Format) -> Iterator[Any]:
 
 
 def _header(path: Path, metadata: Mapping[str, str], form: Format) -> dict[str, Any]:
-    told = metadata.get("ovam", "null")
-    if len(told) > _MOST_HEADER:
+    header_text = metadata.get("ovam", "null")
+    if len(header_text) > _MOST_HEADER:
         raise form.error(
-            f"{path} has a header of {len(told)} letters: expected {_MOST_HEADER} at most, as {form.writers} wrote"
+            f"{path} has a header of {len(header_text)} letters: expected {_MOST_HEADER} at most, "
+            f"as {form.writers} wrote"
         )
     try:
-        header = json.loads(told)
+        header = json.loads(header_text)
     except (ValueError, RecursionError):  # no JSON, or nested and numbered beyond what is read
         header = None
     if not isinstance(header, dict) or header.get("format") != form.name:
-        told = f"of format {header.get('format')!r}" if isinstance(header, dict) else "without a header 'ovam'"
+        stated = f"of format {header.get('format')!r}" if isinstance(header, dict) else "without a header 'ovam'"
         raise form.error(
-            f"{path} is a safetensors file but not {form.kind}, {told}: expected one of format {form.name!r}, "
+            f"{path} is a safetensors file but not {form.kind}, {stated}: expected one of format {form.name!r}, "
             f"which {form.writers} wrote"
         )
     found = header.get("format_version")

@@ -97,7 +97,9 @@ def maps(dicts, grid):
 
 pipe = steady.flux()
 calls = []
-handle = pipe.transformer.register_forward_pre_hook(lambda _, args, told: calls.append(told), with_kwargs=True)
+handle = pipe.transformer.register_forward_pre_hook(
+    lambda _, args, arguments: calls.append(arguments), with_kwargs=True
+)
 pipe(PROMPT, num_inference_steps=STEPS, generator=seed(), output_type="latent", **RUN)
 handle.remove()
 model = theirs(pipe.transformer)
@@ -109,18 +111,18 @@ embeddings, ids, zeros = embed_concepts(
 arrays = {"vectors": embeddings[0]}
 for name, pooled in {"zeros": zeros, "prompt": calls[0]["pooled_projections"]}.items():
     dicts = []
-    for told in calls:
+    for arguments in calls:
         _, found = model(
-            img=told["hidden_states"],
-            img_ids=told["img_ids"][None],
-            txt=told["encoder_hidden_states"],
-            txt_ids=told["txt_ids"][None],
+            img=arguments["hidden_states"],
+            img_ids=arguments["img_ids"][None],
+            txt=arguments["encoder_hidden_states"],
+            txt_ids=arguments["txt_ids"][None],
             concepts=embeddings,
             concept_ids=ids,
             concept_vec=pooled,
-            timesteps=told["timestep"],
-            y=told["pooled_projections"],
-            guidance=told["guidance"],
+            timesteps=arguments["timestep"],
+            y=arguments["pooled_projections"],
+            guidance=arguments["guidance"],
             stop_after_multimodal_attentions=True,
         )
         dicts.append(found)

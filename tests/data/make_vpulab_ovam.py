@@ -16,7 +16,7 @@ from ovam.stable_diffusion import StableDiffusionHooker
 
 import steady
 
-ASKED = "monkey with hat and mouth"
+ATTRIBUTION_PROMPT = "monkey with hat and mouth"
 EVERY = 4
 
 pipe = steady.sd()
@@ -24,8 +24,8 @@ with torch.no_grad(), StableDiffusionHooker(pipe) as hooker:
     pipe(PROMPT, num_inference_steps=STEPS, generator=seed())
 token = torch.randn(2, 32, generator=seed())  # as published: the background's row, and the class's
 with torch.no_grad():
-    maps = hooker.get_ovam_callable()(ASKED)[0]
-    large = hooker.get_ovam_callable(expand_size=(512, 512))(ASKED)[0]
+    maps = hooker.get_ovam_callable()(ATTRIBUTION_PROMPT)[0]
+    large = hooker.get_ovam_callable(expand_size=(512, 512))(ATTRIBUTION_PROMPT)[0]
     of_token = hooker.get_ovam_callable()(token)[0]
 arrays = {"maps": maps[:, ::EVERY, ::EVERY], "large": large[:, ::32, ::32]}
 hat, thing = large[3], of_token[1]

@@ -48,7 +48,7 @@ class Request:
         guided: Whether the pipeline runs both halves of guidance.
         tokens: Length of the text sequence that the denoiser received; None if it is always the same.
         clip_skip: Number of CLIP layers that the run skipped; None for the pipeline's default.
-        told: Text vectors that the pipeline made, by half, if it returns them.
+        text_vectors: Text vectors that the pipeline made, by half, if it returns them.
         read: Token numbers that the run read, by the text encoder's name in the pipeline and then by text.
     """
 
@@ -58,7 +58,7 @@ class Request:
     guided: bool = False
     tokens: int | None = None
     clip_skip: int | None = None
-    told: Mapping[Half, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    text_vectors: Mapping[Half, Tensor] = field(default_factory=dict, repr=False, compare=False)
     read: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
 

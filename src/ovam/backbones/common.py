@@ -45,7 +45,7 @@ def text_request(arguments: Mapping[str, Any], result: Any, *, negative: int = 1
         prompts=per_image(arguments.get("prompt"), images),
         negative_prompts=per_image(arguments.get("negative_prompt"), images),
         guided=guided,
-        told={"cond": result[0]} | ({"uncond": result[negative]} if guided else {}),
+        text_vectors={"cond": result[0]} | ({"uncond": result[negative]} if guided else {}),
     )
 
 
@@ -89,7 +89,11 @@ def _parts_there(pipe: Any, request: Request | None, batch: int, text: Tensor | 
         return parts
     some: dict[Half, tuple[str, ...]] = {"cond": parts[1:], "uncond": parts[:1]}
     for half, others in some.items():
-        if request.guided and batch == request.images * len(others) and _is_told(text, request.told.get(half)):
+        if (
+            request.guided
+            and batch == request.images * len(others)
+            and _begins_with(text, request.text_vectors.get(half))
+        ):
             return others
     expected = request.images * len(parts)
     alone = batch == request.images and request.guided
@@ -106,7 +110,7 @@ def _parts_there(pipe: Any, request: Request | None, batch: int, text: Tensor | 
     )
 
 
-def _is_told(text: Tensor | None, vectors: Tensor | None) -> bool:
+def _begins_with(text: Tensor | None, vectors: Tensor | None) -> bool:
     """Whether the first rows of the denoiser's text vectors are these vectors, which the pipeline made."""
     if text is None or vectors is None or text.shape[1:] != vectors.shape[1:] or len(text) < len(vectors):
         return False

@@ -14,7 +14,7 @@ from torch import Tensor
 from ovam.backbones.learned import added_names, with_all_vectors
 from ovam.backbones.offload import unwrapped
 from ovam.backbones.sampled import sampled_hash
-from ovam.backbones.unknown import meaningless, tell_of_unknown
+from ovam.backbones.unknown import meaningless, warn_of_unknown
 from ovam.errors import PromptTooLongError
 from ovam.prompt import AttributionPrompt, Span, Unit, locate, parse, phrase
 from ovam.shapes import Embedding
@@ -127,7 +127,7 @@ class JointText:
         with torch.no_grad():
             vectors = self.encode([reading.ids for reading in readings]).float()
         prompt = self._located(plain, units, readings)
-        self._tell_of_unknown(prompt.spans, readings)
+        self._warn_of_unknown(prompt.spans, readings)
         prompt = only_words_read(prompt)
         if padded:
             return TokenEmbedding(vectors, prompt, self.space)
@@ -136,13 +136,13 @@ class JointText:
         shown = AttributionPrompt(plain, tuple(prompt.tokens[i] for i in own), spans)
         return TokenEmbedding(vectors, shown, self.space, own)
 
-    def _tell_of_unknown(self, spans: Sequence[Span], readings: Sequence[_Reading]) -> None:
+    def _warn_of_unknown(self, spans: Sequence[Span], readings: Sequence[_Reading]) -> None:
         unknown, blanks = set[int](), set[int]()
         for reader, reading in zip(self.readers, readings, strict=True):
             found = meaningless(reader.tokenizer, reading.ids[0, : reading.count].tolist())
             for positions, more in zip((unknown, blanks), found, strict=True):
                 positions |= {reader.first + i for i in more}
-        tell_of_unknown(spans, unknown, blanks)
+        warn_of_unknown(spans, unknown, blanks)
 
     def _own(self, readings: Sequence[_Reading]) -> tuple[int, ...]:
         """Return the positions without padding; uses counts, not names, since a text may contain the word `<pad>`."""

@@ -80,9 +80,9 @@ class PixArtBackbone(Backbone):
         """Return a reader with the default number of tokens, or the run's if that was larger."""
         require_text(self.pipe, "tokenizer", "text_encoder")
         default = inspect.signature(self.pipe.encode_prompt).parameters["max_sequence_length"].default
-        asked = request.tokens if request is not None and request.tokens is not None else 0
+        length = request.tokens if request is not None and request.tokens is not None else 0
         return T5Text(
-            self.pipe.tokenizer, self.pipe.text_encoder, max(default, asked), read_by(request, "text_encoder")
+            self.pipe.tokenizer, self.pipe.text_encoder, max(default, length), read_by(request, "text_encoder")
         )
 
     def conditions(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:

@@ -84,8 +84,8 @@ class SD3Backbone(Backbone):
         pipe = self.pipe
         encoders = [pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3]
         check_lora_scale(pipe, arguments.get("lora_scale"), "text encoders", encoders)
-        asked = text_request(arguments, result)
-        return replace(asked, tokens=result[0].shape[1], clip_skip=arguments.get("clip_skip"))
+        request = text_request(arguments, result)
+        return replace(request, tokens=result[0].shape[1], clip_skip=arguments.get("clip_skip"))
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         scale = (arguments.get("joint_attention_kwargs") or {}).get("scale")

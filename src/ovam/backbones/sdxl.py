@@ -74,13 +74,13 @@ class SDXLBackbone(Backbone):
     def request(self, arguments: Mapping[str, Any], result: Any, earlier: Request | None) -> Request:
         encoders = [self.pipe.text_encoder, self.pipe.text_encoder_2]
         check_lora_scale(self.pipe, arguments.get("lora_scale"), "text encoders", encoders)
-        asked = text_request(arguments, result)
-        second = per_image(arguments.get("prompt_2"), asked.images)
-        if second not in (None, asked.prompts):
+        request = text_request(arguments, result)
+        second = per_image(arguments.get("prompt_2"), request.images)
+        if second not in (None, request.prompts):
             log.warning(
                 "prompt_2 differs from prompt: the trace stores only prompt, and words are read by both text encoders"
             )
-        return asked
+        return request
 
     def evaluation(self, arguments: Mapping[str, Any], request: Request | None) -> Evaluation:
         check_key_scale(self.pipe, arguments, self.denoiser)

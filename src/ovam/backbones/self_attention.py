@@ -37,7 +37,7 @@ def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Modul
     """
     waiting: list[Tensor] = []  # query of the current call, until its key is there
 
-    def tell(query: Tensor, key: Tensor) -> None:
+    def report_pair(query: Tensor, key: Tensor) -> None:
         report(name, Observation(heads_apart(query, module.heads), key=heads_apart(key, module.heads)))
 
     def on_query(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -48,14 +48,14 @@ def pair_watchers(name: str, module: Any, report: Report) -> list[tuple[nn.Modul
     def on_key(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not waiting:
             raise _unpaired(name, "a key before its query, or two keys")
-        tell(waiting.pop(), output)
+        report_pair(waiting.pop(), output)
 
     def on_end(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         waiting.clear()
 
     def on_fused(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         query, key, _ = output.chunk(3, dim=-1)
-        tell(query, key)
+        report_pair(query, key)
 
     if type(module.processor).__name__.startswith("Fused"):
         return [(module.to_qkv, on_fused)]

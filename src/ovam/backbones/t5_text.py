@@ -8,7 +8,7 @@ import torch
 from ovam.backbones.clip_text import check_tokens, encoder_name
 from ovam.backbones.learned import added_names
 from ovam.backbones.offload import device_of
-from ovam.backbones.unknown import meaningless, tell_of_unknown
+from ovam.backbones.unknown import meaningless, warn_of_unknown
 from ovam.prompt import locate, parse, phrase
 from ovam.trace.as_read import Offsets, only_words_read, positions_as_typed, without_padding
 from ovam.trace.text_side import Space, TokenEmbedding
@@ -62,7 +62,7 @@ class T5Text:
             for token, (start, stop) in zip(tokens[:-1], offsets[:-1], strict=True)
         ]
         prompt = only_words_read(locate(plain, units, [*names, "<end>"], offsets))
-        tell_of_unknown(prompt.spans, *meaningless(self.tokenizer, own))
+        warn_of_unknown(prompt.spans, *meaningless(self.tokenizer, own))
         return TokenEmbedding(hidden.float(), prompt, self.space)
 
     def check_length(self, text: str) -> None:

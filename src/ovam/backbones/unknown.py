@@ -21,7 +21,7 @@ def meaningless(tokenizer: Any, ids: Sequence[int]) -> tuple[set[int], set[int]]
     return {i for i, token in enumerate(ids) if token == unknown}, blanks
 
 
-def tell_of_unknown(spans: Sequence[Span], unknown: Collection[int], blanks: Collection[int]) -> None:
+def warn_of_unknown(spans: Sequence[Span], unknown: Collection[int], blanks: Collection[int]) -> None:
     """Log a warning that names the words that consist only of unknown tokens and spaces."""
     kinds = [(span.text, {*span.tokens}) for span in spans]
     words = [text for text, tokens in kinds if tokens & {*unknown} and tokens <= {*unknown, *blanks}]

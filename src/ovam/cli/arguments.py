@@ -57,7 +57,7 @@ def steps_of(text: str | None, option: str = "--steps") -> list[int] | None:
     return steps
 
 
-def asked_of(words: str | None, tokens: list[Path] | None) -> list[str]:
+def words_beside_tokens(words: str | None, tokens: list[Path] | None) -> list[str]:
     """Return the words, which may be left out if tokens are given."""
     if words is None and not tokens:
         raise typer.BadParameter("expected words, or --tokens with a file, or both", param_hint="--words")

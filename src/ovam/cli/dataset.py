@@ -56,11 +56,11 @@ def plan(
     """Show how many images, units, bytes and, with --measure, hours a recipe needs, and its first prompts."""
     from ovam.commands.dataset import recipe_for
 
-    asked = recipe_for(recipe, flags)
+    full_recipe = recipe_for(recipe, flags)
     with running() as progress:
         from ovam.dataset.planning import plan as run
 
-        result = run(asked, measure=measure, device=device, progress=progress)
+        result = run(full_recipe, measure=measure, device=device, progress=progress)
     show(result, as_json)
 
 
@@ -91,7 +91,7 @@ def generate(
     from ovam.commands.dataset import recipe_for
 
     check_engine(engine, workers=workers, ray_address=ray_address, shard=shard)
-    asked = recipe_for(recipe, flags, output_dir)
+    full_recipe = recipe_for(recipe, flags, output_dir)
     with running() as progress:
         from ovam.dataset.generator import generate as run
         from ovam.dataset.manifest import Shard
@@ -99,7 +99,7 @@ def generate(
 
         part = None if shard is None else Shard(*map(int, shard.split("/")))
         ray = RayOptions(address=ray_address or "", workers=workers or 0) if engine == Engine.ray else None
-        result = run(asked, output_dir, device=device, shard=part, ray=ray, progress=progress)
+        result = run(full_recipe, output_dir, device=device, shard=part, ray=ray, progress=progress)
     show(result, as_json)
     end(result)
 

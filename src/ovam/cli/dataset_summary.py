@@ -33,8 +33,8 @@ def _facts(result: Mapping[str, Any]) -> list[Table | Text]:
 
 def _new(result: Mapping[str, Any]) -> list[Table | Text]:
     path = shlex.quote(result["output"])
-    told = f"{path}: {result['images']} images of {len(result['classes'])} classes; edit it, then:"
-    return [line(told), line(f"ovam dataset plan {path} --measure"), line(f"ovam dataset generate {path}")]
+    sentence = f"{path}: {result['images']} images of {len(result['classes'])} classes; edit it, then:"
+    return [line(sentence), line(f"ovam dataset plan {path} --measure"), line(f"ovam dataset generate {path}")]
 
 
 def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -42,15 +42,15 @@ def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
         [str(one["id"]), one["class"], ", ".join(one["words"]), "token" if one["token"] else "word", str(one["images"])]
         for one in result["classes"]
     ]
-    told = f"{result['images']} images in {result['units']} units, {result['bytes'] / 2**20:.0f} MiB"
+    sentence = f"{result['images']} images in {result['units']} units, {result['bytes'] / 2**20:.0f} MiB"
     if result["measured"]:
-        told += f", {result['time']} at {result['images_a_second']} images/s"
+        sentence += f", {result['time']} at {result['images_a_second']} images/s"
     else:
-        told += " as a rough estimate; --measure makes a unit, to tell bytes and time"
+        sentence += " as a rough estimate; --measure makes a unit, to tell bytes and time"
     prompts = [line(f"  {prompt}") for prompt in result["prompts"]]
     return [
         table(("number", "class", "words", "mask by", "images"), rows),
-        line(told),
+        line(sentence),
         line("first prompts:"),
         *prompts,
     ]
@@ -58,20 +58,20 @@ def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
 
 def _generated(result: Mapping[str, Any]) -> list[Table | Text]:
     numbers = (("made", result["made"]), ("skipped, as they are done", result["skipped"]), ("failed", result["failed"]))
-    told = ", ".join(f"{number} {what}" for what, number in numbers if number or what == "made")
+    counts = ", ".join(f"{number} {what}" for what, number in numbers if number or what == "made")
     rows = [[one["source"], one["error"]] for one in result["failures"]]
     failed = [table(("failed", "error"), rows)] if rows else []
     folder = shlex.quote(result["output_dir"])
     after = _NEXT.format(folder) if result["complete"] else "other shards are not done yet"
     shared = ", ".join(f"{name} {count}" for name, count in result.get("workers", {}).items())
     by = [line(f"items by worker: {shared}")] if shared else []
-    return [line(f"{result['items']} items: {told}"), *by, *failed, line(f"in {folder}; {after}")]
+    return [line(f"{result['items']} items: {counts}"), *by, *failed, line(f"in {folder}; {after}")]
 
 
 def _scored(result: Mapping[str, Any]) -> list[Table | Text]:
-    told = f"{result['scored']} of {result['items']} items scored by {result['model']}, in {result['results']}"
+    sentence = f"{result['scored']} of {result['items']} items scored by {result['model']}, in {result['results']}"
     folder = shlex.quote(result["folder"])
-    return [line(told), line(f"ovam dataset filter {folder} --least-clip-quantile 0.25 --output-dir FOLDER")]
+    return [line(sentence), line(f"ovam dataset filter {folder} --least-clip-quantile 0.25 --output-dir FOLDER")]
 
 
 def _filtered(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -83,6 +83,6 @@ def _filtered(result: Mapping[str, Any]) -> list[Table | Text]:
 def _checked(result: Mapping[str, Any]) -> list[Table | Text]:
     problems = [line(f"* {problem}") for problem in result["problems"]]
     more = result["problems_found"] - len(result["problems"])
-    told = "nothing is wrong" if result["passed"] else f"{result['problems_found']} problems"
+    verdict = "nothing is wrong" if result["passed"] else f"{result['problems_found']} problems"
     tail = [line(f"* and {more} more")] if more else []
-    return [line(f"{result['folder']}: {result['items']} items, {told}"), *problems, *tail]
+    return [line(f"{result['folder']}: {result['items']} items, {verdict}"), *problems, *tail]

@@ -25,7 +25,7 @@ from ovam.cli.parameters import (
     Words,
 )
 from ovam.cli.stages import CAPTURE, MAPS, MASKS, OUTPUT, REFINE, taking
-from ovam.cli.terminal import end, running, show, told
+from ovam.cli.terminal import end, message_of, running, show
 from ovam.commands import GUIDANCE_SCALE, NUM_INFERENCE_STEPS
 from ovam.commands.prompt_file import read_prompts
 
@@ -93,7 +93,7 @@ def generate(
     Without words only the image and its trace are written; query the trace later with `ovam maps` and `ovam segment`.
     Prompts of a file get a folder each, and a line each in results.jsonl. Those that are done are skipped.
     """
-    asked = listed_words(words)
+    listed = listed_words(words)
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("expected a prompt, or --prompts with a file, but not both", param_hint="prompt")
     entries = None if prompts is None else read_prompts(prompts, words_of)
@@ -128,10 +128,10 @@ def generate(
         if entries is not None:
             fitted = with_tokens([], tokens)
             result = generate_prompts(
-                entries, asked, fitted, settings=settings, overwrite=overwrite, tell=told, **common
+                entries, listed, fitted, settings=settings, overwrite=overwrite, message_of=message_of, **common
             )
         else:
             assert prompt is not None  # checked above
-            result = run(prompt, with_tokens(asked, tokens), **common, **settings)
+            result = run(prompt, with_tokens(listed, tokens), **common, **settings)
     show(result, as_json)
     end(result)

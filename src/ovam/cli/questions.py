@@ -8,7 +8,6 @@ import typer
 
 from ovam.cli import inputs
 from ovam.cli.arguments import (
-    asked_of,
     given,
     listed_words,
     method_alone,
@@ -16,6 +15,7 @@ from ovam.cli.arguments import (
     refuse_for_traces,
     torch_type,
     with_tokens,
+    words_beside_tokens,
     words_of,
 )
 from ovam.cli.output_parameters import MapFormats, Overwrite
@@ -30,7 +30,7 @@ from ovam.cli.parameters import (
     Words,
 )
 from ovam.cli.stages import ENCODE, MAPS, MASKS, OUTPUT, REFINE, taking, typed_as
-from ovam.cli.terminal import end, running, show, told
+from ovam.cli.terminal import end, message_of, running, show
 from ovam.errors import OptionError
 
 
@@ -54,14 +54,14 @@ def maps(
     maps: Mapping[str, Any],
 ) -> None:
     """Write the attention maps of words from a saved trace, without running the model."""
-    asked = asked_of(words, tokens) if attribution_prompt is None else listed_words(words)
+    listed = words_beside_tokens(words, tokens) if attribution_prompt is None else listed_words(words)
     with running() as progress:
         from ovam.commands.ask import maps as run
         from ovam.maps.options import MapOptions
 
         result = run(
             trace,
-            with_tokens(asked, tokens),
+            with_tokens(listed, tokens),
             attribution_prompt=attribution_prompt,
             output_dir=output_dir,
             model=model,
@@ -111,7 +111,7 @@ def segment(
     Several files, or a pattern, get a folder each in --output-dir, and a line each in results.jsonl. Files that are
     done are skipped.
     """
-    asked, sources, many = asked_of(words, tokens), inputs.expanded(source), inputs.is_many(source)
+    listed, sources, many = words_beside_tokens(words, tokens), inputs.expanded(source), inputs.is_many(source)
     if weights is not None and method is None:
         raise OptionError(f"weights={str(weights)!r} without a method: expected `method`, grounded or datasetdm")
     method_alone(method, {**typed_as(MAPS, maps), **typed_as(REFINE, refining), **typed_as(MASKS, masks)})
@@ -128,7 +128,7 @@ def segment(
         from ovam.tracing.encode_options import EncodeOptions
 
         settings: dict[str, Any] = {
-            "words": with_tokens(asked, tokens),
+            "words": with_tokens(listed, tokens),
             "model": model,
             "options": None if method else SegmentOptions(**maps, **masks, **refine_of(refining)),
             "method": None if method is None else method_of(method.value, weights=weights, **masks),
@@ -138,7 +138,9 @@ def segment(
             "progress": progress,
         }
         if many and output_dir is not None:
-            result = segment_files(sources, output_dir=output_dir, overwrite=overwrite, tell=told, **settings)
+            result = segment_files(
+                sources, output_dir=output_dir, overwrite=overwrite, message_of=message_of, **settings
+            )
         else:
             result = segment_file(sources[0], output_dir=output_dir, **settings)
     show(result, as_json)

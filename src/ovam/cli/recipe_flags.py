@@ -10,7 +10,7 @@ import typer
 from ovam.cli import inputs
 from ovam.cli.arguments import words_of
 from ovam.cli.stages import Row
-from ovam.dataset.fields import Told, told_of, type_of
+from ovam.dataset.fields import FieldInfo, info_of, type_of
 from ovam.dataset.recipe import SECTIONS
 
 
@@ -22,22 +22,22 @@ def flags_of(*sections: str) -> dict[str, Row]:
 def _row(section: type[Any], one: Field[Any]) -> Row:
     kind, _ = type_of(section, one.name)
     default: Any = one.default
-    told, flag = told_of(one), f"--{one.name.replace('_', '-')}"
+    info, flag = info_of(one), f"--{one.name.replace('_', '-')}"
     if kind is tuple and one.name != "templates":
-        return Row(_typed(str, told, _shown(default), flag, callback=_texts(told)), words_of)
+        return Row(_typed(str, info, _shown(default), flag, callback=_texts(info)), words_of)
     if kind is tuple:
-        return Row(_typed(list[str], told, _shown(default), flag, callback=inputs.text, metavar="<str>"))
+        return Row(_typed(list[str], info, _shown(default), flag, callback=inputs.text, metavar="<str>"))
     if kind is bool:
-        return Row(_typed(bool, told, "", f"{flag}/--no-{flag[2:]}"))
+        return Row(_typed(bool, info, "", f"{flag}/--no-{flag[2:]}"))
     if kind is str:
-        return Row(_typed(str, told, default, flag, callback=inputs.model if one.name == "model" else _chosen(told)))
-    bounds: dict[str, Any] = {"min": kind(told.least), "max": kind(told.most), "metavar": f"<{kind.__name__}>"}
+        return Row(_typed(str, info, default, flag, callback=inputs.model if one.name == "model" else _chosen(info)))
+    bounds: dict[str, Any] = {"min": kind(info.least), "max": kind(info.most), "metavar": f"<{kind.__name__}>"}
     finite = {"callback": inputs.finite} if kind is float else {}
-    return Row(_typed(kind, told, f"{default:g}", flag, **bounds, **finite))
+    return Row(_typed(kind, info, f"{default:g}", flag, **bounds, **finite))
 
 
-def _typed(kind: Any, told: Told, default: str, flag: str, **more: Any) -> Any:
-    help = f"{told.help} One of {', '.join(filter(None, told.choices))}." if told.choices else told.help
+def _typed(kind: Any, info: FieldInfo, default: str, flag: str, **more: Any) -> Any:
+    help = f"{info.help} One of {', '.join(filter(None, info.choices))}." if info.choices else info.help
     return Annotated[kind | None, typer.Option(flag, help=help, show_default=default or False, **more)]
 
 
@@ -45,18 +45,18 @@ def _shown(default: Sequence[str]) -> str:
     return ", ".join(default)
 
 
-def _chosen(told: Told) -> Callable[[str | None], str | None]:
+def _chosen(info: FieldInfo) -> Callable[[str | None], str | None]:
     def check(value: str | None) -> str | None:
-        if value is not None and told.choices and value not in told.choices:
-            raise typer.BadParameter(f"{value!r}: expected one of {', '.join(filter(None, told.choices))}")
+        if value is not None and info.choices and value not in info.choices:
+            raise typer.BadParameter(f"{value!r}: expected one of {', '.join(filter(None, info.choices))}")
         return value if value is None else inputs.text(value)
 
     return check
 
 
-def _texts(told: Told) -> Callable[[str | None], str | None]:
+def _texts(info: FieldInfo) -> Callable[[str | None], str | None]:
     def check(value: str | None) -> str | None:
-        if value is not None and told.files:
+        if value is not None and info.files:
             for name in words_of(value):
                 inputs.tokens(Path(name))
         return value if value is None else inputs.text(value)

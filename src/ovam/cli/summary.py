@@ -51,8 +51,8 @@ def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
     kinds: dict[str, Callable[[Mapping[str, Any]], list[Table | Text]]] = {
         "batch": _batch,
         "generate": _generated,
-        "maps": _asked,
-        "segment": _asked,
+        "maps": _answered,
+        "segment": _answered,
         "demo": _shown,
         "evaluate": _evaluated,
         "train": _trained,
@@ -70,8 +70,8 @@ def _parts(result: Mapping[str, Any], details: bool) -> list[Table | Text]:
 
 def _shown(result: Mapping[str, Any]) -> list[Table | Text]:
     later = result["maps"]
-    asked = line("one more word, from the saved trace, without running the model:")
-    return [*_images(result["generate"]), asked, *_answers(later, Path(later["output_dir"]))]
+    heading = line("one more word, from the saved trace, without running the model:")
+    return [*_images(result["generate"]), heading, *_answers(later, Path(later["output_dir"]))]
 
 
 def _generated(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -88,7 +88,7 @@ def _images(result: Mapping[str, Any]) -> list[Table | Text]:
     return parts
 
 
-def _asked(result: Mapping[str, Any]) -> list[Table | Text]:
+def _answered(result: Mapping[str, Any]) -> list[Table | Text]:
     size = result.get("working_size")  # only for an image
     looked = f", encoded at {' x '.join(map(str, size))} pixels" if size else ""
     head = line(f"{result['source']} (model {result['model']}{looked})")
@@ -98,10 +98,14 @@ def _asked(result: Mapping[str, Any]) -> list[Table | Text]:
 def _batch(result: Mapping[str, Any]) -> list[Table | Text]:
     """Return the numbers of items, and a table of those that failed."""
     numbers = (("made", result["made"]), ("skipped, as they are done", result["skipped"]), ("failed", result["failed"]))
-    told = ", ".join(f"{number} {what}" for what, number in numbers if number or what == "made")
+    counts = ", ".join(f"{number} {what}" for what, number in numbers if number or what == "made")
     rows = [[one["source"], one["error"]] for one in result["failures"]]
     failed = [table(("failed", "error"), rows)] if rows else []
-    return [line(f"{result['items']} items: {told}"), *failed, line(f"in {result['output_dir']}: {result['results']}")]
+    return [
+        line(f"{result['items']} items: {counts}"),
+        *failed,
+        line(f"in {result['output_dir']}: {result['results']}"),
+    ]
 
 
 def _hints(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -161,8 +165,8 @@ def _plan(result: Mapping[str, Any]) -> list[Table | Text]:
         for block in result["blocks"]
     ]
     size = "x".join(map(str, result["size"]))
-    told = f"{result['pipeline']}, {size} pixels, {result['calls']} denoiser calls: {result['bytes'] / 2**30:.3f} GiB"
-    return [table(("block", "grid", *(f"{part}, MiB" for part in parts)), rows), line(told)]
+    total = f"{result['pipeline']}, {size} pixels, {result['calls']} denoiser calls: {result['bytes'] / 2**30:.3f} GiB"
+    return [table(("block", "grid", *(f"{part}, MiB" for part in parts)), rows), line(total)]
 
 
 def _verified(result: Mapping[str, Any]) -> list[Table | Text]:
@@ -180,12 +184,12 @@ def _of_words(result: Mapping[str, Any]) -> list[Table | Text]:
     """Return an explanation of the words' numbers, which do not decide the result."""
     lower = [thing for thing, each in result["words"].items() if each["own"] <= each["absent"]]
     steps = result["num_inference_steps"]
-    told = [
+    sentences = [
         "only the checks can pass or fail. The last table shows whether pictures and words go together: a thing "
         "that was drawn should reach a higher value than a word for something absent"
     ]
     if lower:
-        told.append(
+        sentences.append(
             f"this is not so for {', '.join(lower)}: "
             + (
                 f"after {steps} steps pictures are hardly formed; try --num-inference-steps 20 or more"
@@ -193,7 +197,7 @@ def _of_words(result: Mapping[str, Any]) -> list[Table | Text]:
                 else "the model may not know the thing, or may have drawn something else"
             )
         )
-    return [line(each) for each in told]
+    return [line(each) for each in sentences]
 
 
 def _trace(result: Mapping[str, Any]) -> list[Table | Text]:

@@ -111,7 +111,7 @@ def end(result: Mapping[str, Any]) -> None:
         )
 
 
-def told(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return an error's message in the command line's words."""
     return in_one_line(error, _options.get() or {})
 
@@ -170,14 +170,14 @@ def _bar() -> Iterator[Progress]:
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting", total=None)
 
-        def tell(what: str, done: int, total: int) -> None:
+        def update(what: str, done: int, total: int) -> None:
             count = f" {done}/{total}" if total else ""
             bars.update(task, description=f"{what}{count}", completed=done, total=total or None)
 
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         try:
-            yield tell
+            yield update
         finally:
             log.removeHandler(handler)
             log.setLevel(level)

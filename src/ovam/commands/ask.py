@@ -15,7 +15,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
 from ovam.commands.generate import pipeline
-from ovam.commands.methods import check_alone, kept_by, told_of_method
+from ovam.commands.methods import check_alone, facts_of_method, kept_by
 from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
 from ovam.commands.requests import plain
 from ovam.commands.write_results import notes_of, write_all, write_maps
@@ -165,14 +165,14 @@ def segment_file(
     if method is not None:
         check_alone(method, options)
     output = output or OutputOptions()
-    asked, rivals = entries_of(words), contrast_of(options.against)
+    entries, rivals = entries_of(words), contrast_of(options.against)
     folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
     working_size: dict[str, list[int]] = {}
     if is_trace(path):
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        found = segment_words(trace, asked, options) if method is None else method.segment(trace, asked)
+        found = segment_words(trace, entries, options) if method is None else method.segment(trace, entries)
         write = partial(write_formats, found, output=output)
     else:
         picture = read_image(path)
@@ -181,7 +181,7 @@ def segment_file(
         trace, size = _looked_at(picture, MINI if model is None else model, options, looks, loading, progress)
         working_size = {"working_size": list(size)}
         progress("maps and masks", 0, 0)
-        write = partial(write_all, trace, asked, options, output=output, method=method)
+        write = partial(write_all, trace, entries, options, output=output, method=method)
     with run_folder(folder) as room:
         result = {
             "command": "segment",
@@ -191,8 +191,8 @@ def segment_file(
             **working_size,
             "prompt": trace.source.prompt,
             "against": list(names_of(rivals)),
-            **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*asked, *rivals]),
-            **(_told_of_options(options) if method is None else told_of_method(method)),
+            **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*entries, *rivals]),
+            **(_facts_of_options(options) if method is None else facts_of_method(method)),
             **({"request": request} if request else {}),
             "output_dir": str(folder),
             **write(folder=room),
@@ -202,7 +202,7 @@ def segment_file(
     return result
 
 
-def _told_of_options(options: SegmentOptions) -> dict[str, Any]:
+def _facts_of_options(options: SegmentOptions) -> dict[str, Any]:
     return {"threshold": options.threshold, "strategy": options.strategy, "options": plain(options)}
 
 

@@ -88,7 +88,7 @@ def _line_before(item: Item, folder: Path) -> Line | None:
 
 
 def run_batch(
-    batch: Batch, make: Make, progress: Progress, *, unit: str, tell: Callable[[Exception], str] = str
+    batch: Batch, make: Make, progress: Progress, *, unit: str, message_of: Callable[[Exception], str] = str
 ) -> dict[str, Any]:
     """Make the items that are waiting, one after another, and write `results.jsonl`.
 
@@ -99,7 +99,7 @@ def run_batch(
         make: Makes one.
         progress: Called with the number of items, how many are made a second, and the time that is left.
         unit: What the items are, in the plural.
-        tell: Returns an error's message.
+        message_of: Returns an error's message.
 
     Returns:
         Numbers of all items, and of those that were made, skipped and failed; the folder, and the failures.
@@ -110,7 +110,7 @@ def run_batch(
     waiting = batch.waiting
     for made, item in enumerate(waiting):
         speed = pace(made, len(waiting), time.monotonic() - begun, unit)
-        lines[item.name] = _made(item, batch.folder, make, _within(progress, speed, made, len(waiting)), tell)
+        lines[item.name] = _made(item, batch.folder, make, _within(progress, speed, made, len(waiting)), message_of)
         with path.open("a", encoding="utf-8") as file:
             file.write(_text(lines[item.name]))
     _write(path, [*others, *(lines[item.name] for item in batch.items)])
@@ -131,13 +131,13 @@ def run_batch(
     }
 
 
-def _made(item: Item, folder: Path, make: Make, progress: Progress, tell: Callable[[Exception], str]) -> Line:
+def _made(item: Item, folder: Path, make: Make, progress: Progress, message_of: Callable[[Exception], str]) -> Line:
     """Make an item; return its line, also if it fails."""
     try:
         return _done(item, make(item, folder / item.name, progress))
     except Exception as error:  # whatever goes wrong with one item is no reason to leave out the others
-        told = {"type": type(error).__name__, "message": tell(error)}
-        return {"item": item.name, "source": item.source, "status": "failed", "error": told}
+        failure = {"type": type(error).__name__, "message": message_of(error)}
+        return {"item": item.name, "source": item.source, "status": "failed", "error": failure}
 
 
 def _done(item: Item, record: Mapping[str, Any]) -> Line:
@@ -147,11 +147,11 @@ def _done(item: Item, record: Mapping[str, Any]) -> Line:
 def _within(progress: Progress, pace: str, made: int, total: int) -> Progress:
     """Return the progress of one item: its own work stands before the numbers of the batch."""
 
-    def tell(what: str, done: int, of: int) -> None:
+    def report(what: str, done: int, of: int) -> None:
         progress(f"{what}{f' {done}/{of}' if of else ''}; {pace}", made, total)
 
-    tell("starting", 0, 0)
-    return tell
+    report("starting", 0, 0)
+    return report
 
 
 def _lines_in(path: Path) -> Iterator[Line]:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ovam.commands.output_options import OutputOptions
-from ovam.mask_files import told_of, write_masks
+from ovam.mask_files import facts_of, write_masks
 from ovam.masks.instances import Instance
 from ovam.masks.result import Segmentation
 from ovam.output_files import write_array, write_json
@@ -26,7 +26,7 @@ def write_formats(segmentation: Segmentation, folder: Path, output: OutputOption
     for name, write in _WRITERS.items():
         if name in output.formats:
             files |= write(segmentation, objects, folder)
-    listed = {"instances": [told_of(one) for one in objects]} if output.instances else {}
+    listed = {"instances": [facts_of(one) for one in objects]} if output.instances else {}
     return {**found, "files": files, **listed}
 
 

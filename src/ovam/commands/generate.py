@@ -99,7 +99,7 @@ def generate(
     """
     begun = time.monotonic()
     keeping, options = keeping or CaptureOptions(), options or SegmentOptions()
-    asked, rivals = checked_words(words, options)
+    entries, rivals = words_and_rivals(words, options)
     keeping = kept_for(options, keeping)
     _check_numbers(num_images, num_inference_steps, guidance_scale, true_cfg_scale)
     if not prompt.strip():
@@ -112,7 +112,7 @@ def generate(
     check_sides(pipe, height=height, width=width)
     check_steps(pipe, num_inference_steps)
     check_joint(backbone.text_kind, strategy=options.strategy)
-    _check_texts(pipe, [prompt, negative_prompt or ""], [*asked, *rivals])
+    _check_texts(pipe, [prompt, negative_prompt or ""], [*entries, *rivals])
     negative = _negative(pipe, negative_prompt, true_cfg_scale)
     with captured(pipe, keeping) as traces:
         pipe(
@@ -127,9 +127,9 @@ def generate(
             callback_on_step_end=_reporting(progress, num_inference_steps),
         )
     write: Callable[..., dict[str, Any]] = (
-        partial(write_all, words=asked, options=options, output=output) if asked else write_run
+        partial(write_all, words=entries, options=options, output=output) if entries else write_run
     )
-    told = {
+    facts = {
         "command": "generate",
         "version": __version__,
         "model": traces[0].source.model if not isinstance(model, str | Path) else str(model),
@@ -139,7 +139,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "true_cfg_scale": true_cfg_scale,
         "against": list(names_of(rivals)),
-        **notes_of(traces[0], [*asked, *rivals]),
+        **notes_of(traces[0], [*entries, *rivals]),
         "threshold": options.threshold,
         "strategy": options.strategy,
         "options": plain(options),
@@ -149,15 +149,15 @@ def generate(
     with run_folder(folder) as room:
         images = []
         for i, trace in enumerate(traces):
-            progress("maps and masks" if asked else "writing", i, num_images)
+            progress("maps and masks" if entries else "writing", i, num_images)
             part = "." if num_images == 1 else f"image-{i:03d}"
             images.append({"folder": part, **write(trace, folder=room / part, save_trace=save_trace)})
-        result = {**told, "images": images, "seconds": round(time.monotonic() - begun, 2)}
+        result = {**facts, "images": images, "seconds": round(time.monotonic() - begun, 2)}
         write_json(room / RECORD, result)
     return result
 
 
-def checked_words(
+def words_and_rivals(
     words: Listed, options: SegmentOptions
 ) -> tuple[tuple[str | OptimisedTokens, ...], tuple[str | OptimisedTokens, ...]]:
     """Return words and contrast words; both may be empty.

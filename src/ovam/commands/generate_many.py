@@ -9,7 +9,7 @@ import torch
 from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.commands.batch import Item, batch_of, run_batch
-from ovam.commands.generate import checked_words, generate, pipeline
+from ovam.commands.generate import generate, pipeline, words_and_rivals
 from ovam.commands.prompt_file import Prompt
 from ovam.commands.requests import request_of
 from ovam.maps.words import OptimisedTokens
@@ -34,7 +34,7 @@ def generate_prompts(
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    tell: Callable[[Exception], str] = str,
+    message_of: Callable[[Exception], str] = str,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Generate the images of each prompt in a folder of its own, as `generate` does; the model is loaded once.
@@ -53,7 +53,7 @@ def generate_prompts(
         device: As in `generate`.
         settings: Other options of `generate`, the same for all prompts.
         overwrite: Whether to make items again that are done.
-        tell: Returns an error's message.
+        message_of: Returns an error's message.
         progress: Called with the progress of the work.
 
     Returns:
@@ -64,25 +64,25 @@ def generate_prompts(
         ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
     """
     settings, folder = settings or {}, check_folder(output_dir)
-    asked: dict[str, dict[str, Any]] = {}
+    arguments: dict[str, dict[str, Any]] = {}
     items = []
     for place, prompt in enumerate(prompts):
         own = _own(prompt, words, tokens, negative_prompt, seed + place * num_images)
-        checked_words(own["words"], settings.get("options") or SegmentOptions())
+        words_and_rivals(own["words"], settings.get("options") or SegmentOptions())
         check_seed(own["seed"], num_images)
         own["num_images"] = num_images
         request = request_of(command="generate", model=model, dtype=dtype, **own, **settings)
         item = Item(name=f"{place:04d}-{safe_names([prompt.text])[0]}", source=prompt.text, request=request)
-        asked[item.name] = own
+        arguments[item.name] = own
         items.append(item)
     batch = batch_of(items, folder, overwrite=overwrite)
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress) if batch.waiting else None
 
     def make(item: Item, place: Path, progress: Progress) -> Mapping[str, Any]:
-        own = asked[item.name]
+        own = arguments[item.name]
         return generate(output_dir=place, model=pipe, request=item.request, progress=progress, **own, **settings)
 
-    result = run_batch(batch, make, progress, unit="prompts", tell=tell)
+    result = run_batch(batch, make, progress, unit="prompts", message_of=message_of)
     return {"command": "generate", "version": __version__, "model": str(model), **result}
 
 

@@ -84,7 +84,7 @@ def kept_by(method: Method, encoding: EncodeOptions) -> EncodeOptions:
     return replace(encoding, **needs)
 
 
-def told_of_method(method: Method) -> Mapping[str, Any]:
+def facts_of_method(method: Method) -> Mapping[str, Any]:
     """Return a method's name, its numbers, and its file of weights as JSON."""
     return {"method": method.name, **plain(method)}
 

@@ -36,9 +36,9 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def request_of(**asked: Any) -> str:
+def request_of(**settings: Any) -> str:
     """Return a hash of what was asked: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(plain(asked), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def state_of(path: Path) -> list[int]:

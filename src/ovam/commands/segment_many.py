@@ -10,7 +10,7 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.ask import Loading, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
-from ovam.commands.methods import check_alone, kept_by, state_of_weights, told_of_method
+from ovam.commands.methods import check_alone, facts_of_method, kept_by, state_of_weights
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
 from ovam.errors import OvamError
@@ -40,7 +40,7 @@ def segment_files(
     loading: Loading | None = None,
     output: OutputOptions | None = None,
     overwrite: bool = False,
-    tell: Callable[[Exception], str] = str,
+    message_of: Callable[[Exception], str] = str,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Segment each file in a folder of its own, as `segment_file` does; each model is loaded once.
@@ -58,7 +58,7 @@ def segment_files(
         loading: For images.
         output: Which files to write; by default the pictures.
         overwrite: Whether to make items again that are done.
-        tell: Returns an error's message.
+        message_of: Returns an error's message.
         progress: Called with the progress of the work.
 
     Returns:
@@ -71,16 +71,16 @@ def segment_files(
     options, output = options or SegmentOptions(), output or OutputOptions()
     options.check(words)
     kept_for(options, encoding or EncodeOptions())
-    asked = {"command": "segment", "words": entries_of(words), "options": options, "output": output, "model": model}
+    shared = {"command": "segment", "words": entries_of(words), "options": options, "output": output, "model": model}
     if method is not None:
         check_alone(method, options)
         kept_by(method, encoding or EncodeOptions())
-        asked["method"] = {**told_of_method(method), "state": state_of_weights(method)}
+        shared["method"] = {**facts_of_method(method), "state": state_of_weights(method)}
     of_images = {"encoding": encoding or EncodeOptions(), "loading": loading or Loading()}
     paths, items = dict[str, Path](), []
     for path in map(Path, sources):
         own = {} if is_trace(path) else of_images
-        request = request_of(source=path, state=state_of(path), **asked, **own)
+        request = request_of(source=path, state=state_of(path), **shared, **own)
         items.append(Item(name=_name_of(path), source=str(path), request=request))
         paths[items[-1].name] = path
     batch = batch_of(items, check_folder(output_dir), overwrite=overwrite)
@@ -114,7 +114,7 @@ def segment_files(
 
     for item in batch.waiting:  # a model that can't be loaded is no error of each item
         model_of(paths[item.name])
-    result = run_batch(batch, make, progress, unit="files", tell=tell)
+    result = run_batch(batch, make, progress, unit="files", message_of=message_of)
     return {"command": "segment", "version": __version__, **result}
 
 

@@ -214,8 +214,8 @@ def check(path: str | Path, *, model: str | Path | None = None, trace: str | Pat
     elif model is not None:
         check_space_of(tokens, text_of(model, tokens.space.layer).space)
         notes += tokens.notes_of(short_name(str(model)), None)
-    asked = str(trace or model or "not asked")
-    return {"command": "tokens check", "file": str(path), "usable_with": asked, "notes": notes, **facts(tokens)}
+    usable_with = str(trace or model or "not asked")
+    return {"command": "tokens check", "file": str(path), "usable_with": usable_with, "notes": notes, **facts(tokens)}
 
 
 def import_file(path: str | Path, output: str | Path, *, model: str | Path, word: str | None = None) -> dict[str, Any]:

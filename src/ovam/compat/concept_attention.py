@@ -59,9 +59,9 @@ def concept_maps(
     names = list_of_words(concepts)
     vectors = torch.stack([text.embed(name, as_phrase=True).vectors[0] for name in names])
     spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
-    asked = TokenEmbedding(vectors, AttributionPrompt(", ".join(names), names, spans), text.space)
+    embedded = TokenEmbedding(vectors, AttributionPrompt(", ".join(names), names, spans), text.space)
     seen = trace if pooled == "prompt" else _without_pooled(trace, text, pipe)
-    return seen.maps(asked, strategy="output", blocks=blocks)
+    return seen.maps(embedded, strategy="output", blocks=blocks)
 
 
 def _without_pooled(trace: Trace, text: ReplayedSide, pipe: Any) -> Trace:

@@ -47,7 +47,7 @@ class About:
     def json(self) -> dict[str, Any]:
         """Return the content of `dataset.json`."""
         classes = [{**one.table(), "tokens": self.tokens.get(one.name)} for one in self.classes]
-        told = {
+        content = {
             "format": FORMAT,
             "name": self.name,
             "ovam": self.version,
@@ -58,7 +58,7 @@ class About:
             "size": list(self.size),
             "licence": self.licence,
         }
-        return told if self.view is None else {**told, "view": dict(self.view)}
+        return content if self.view is None else {**content, "view": dict(self.view)}
 
 
 def read_about(folder: Path) -> About:
@@ -69,7 +69,7 @@ def read_about(folder: Path) -> About:
     """
     path = folder / ABOUT
     try:
-        told = read_json(path)
+        content = read_json(path)
     except OSError as error:
         raise DatasetError(
             f"{folder} is no data set ({ABOUT} can't be read: {error.strerror or error}): expected a folder that "
@@ -77,21 +77,21 @@ def read_about(folder: Path) -> About:
         ) from error
     except ValueError as error:
         raise DatasetError(f"{path} is damaged ({error}): expected what `ovam dataset generate` wrote") from error
-    if isinstance(told, dict) and isinstance(told.get("format"), int) and told["format"] > FORMAT:
-        raise DatasetError(f"{path} is of format {told['format']}, newer than {FORMAT}: update ovam")
-    check_content(told, ABOUT_FILE, path)
-    if told["ignore"] != IGNORE:
-        raise DatasetError(f"{path}: ignore={told['ignore']}: expected {IGNORE}, as in all data sets of ovam")
-    classes = tuple(ClassEntry(**{n: one[n] for n in ("name", "id", "words", "against")}) for one in told["classes"])
-    tokens = {one["name"]: one["tokens"] for one in told["classes"] if one.get("tokens")}
+    if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+        raise DatasetError(f"{path} is of format {content['format']}, newer than {FORMAT}: update ovam")
+    check_content(content, ABOUT_FILE, path)
+    if content["ignore"] != IGNORE:
+        raise DatasetError(f"{path}: ignore={content['ignore']}: expected {IGNORE}, as in all data sets of ovam")
+    classes = tuple(ClassEntry(**{n: one[n] for n in ("name", "id", "words", "against")}) for one in content["classes"])
+    tokens = {one["name"]: one["tokens"] for one in content["classes"] if one.get("tokens")}
     return About(
-        told["name"],
-        told["ovam"],
-        told["model"],
-        told["recipe"],
+        content["name"],
+        content["ovam"],
+        content["model"],
+        content["recipe"],
         classes,
         tokens,
-        (told["size"][0], told["size"][1]),
-        told.get("licence", ""),
-        told.get("view"),
+        (content["size"][0], content["size"][1]),
+        content.get("licence", ""),
+        content.get("view"),
     )

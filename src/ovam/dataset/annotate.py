@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ovam.dataset.duplicates import hash_of
-from ovam.dataset.prompts import Asked
+from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.votes import agreed, vote_shares
 from ovam.dataset.words import Vocabulary
@@ -62,56 +62,56 @@ def options_of(recipe: Recipe) -> SegmentOptions:
 
 
 def annotated(
-    trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe, looks: Sequence[Trace] = ()
+    trace: Trace, item: PlannedItem, vocabulary: Vocabulary, recipe: Recipe, looks: Sequence[Trace] = ()
 ) -> Annotated:
     """Make the mask of an item.
 
     Args:
         trace: Its run.
-        asked: What was asked for.
+        item: The item, as it was planned.
         vocabulary: Embedded words and tokens; nothing here runs the text encoder, so that the model may run meanwhile.
         recipe: How masks are made.
         looks: Traces of the finished picture with other noise; pixels on which the masks do not all agree are
             undecided.
     """
-    result, names = _segmented(trace, asked, vocabulary, recipe)
+    result, names = _segmented(trace, item, vocabulary, recipe)
     ids = {one.name: one.id for one in recipe.classes}
-    labels = _numbered(result, names, {name: ids[name] for name in asked.classes})
+    labels = _numbered(result, names, {name: ids[name] for name in item.classes})
     picture = trace.image
     scores: dict[str, Any] = {
-        "presence": {name: result.presence[word] for word, name in names.items() if name in asked.words},
-        "confidence": _confidence(result, names, asked.classes),
-        "stability": _stability(result, names, asked.classes),
+        "presence": {name: result.presence[word] for word, name in names.items() if name in item.words},
+        "confidence": _confidence(result, names, item.classes),
+        "stability": _stability(result, names, item.classes),
         "grey": _grey(picture),
     }
     if recipe.masks.agreement:
-        other, _ = _segmented(trace, asked, vocabulary, recipe, by_words=True)
-        by_words = {word: name for name, word in asked.words.items()}
-        scores["agreement"] = _agreement(labels, _numbered(other, by_words, ids), ids, asked.classes)
+        other, _ = _segmented(trace, item, vocabulary, recipe, by_words=True)
+        by_words = {word: name for name, word in item.words.items()}
+        scores["agreement"] = _agreement(labels, _numbered(other, by_words, ids), ids, item.classes)
     if looks:
-        votes = [_voted(look, asked, vocabulary, recipe, ids) for look in looks]
-        scores["vote"] = vote_shares([labels, *votes], {name: ids[name] for name in asked.classes})
+        votes = [_voted(look, item, vocabulary, recipe, ids) for look in looks]
+        scores["vote"] = vote_shares([labels, *votes], {name: ids[name] for name in item.classes})
         labels = agreed([labels, *votes])
-    areas = {name: float((labels == ids[name]).mean()) for name in asked.classes}
+    areas = {name: float((labels == ids[name]).mean()) for name in item.classes}
     rounded = {name: _rounded(value) for name, value in scores.items()}
     return Annotated(labels, _rounded(areas), _rounded(float((labels == IGNORE).mean())), rounded, hash_of(picture))
 
 
 def _voted(
-    look: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe, ids: Mapping[str, int]
+    look: Trace, item: PlannedItem, vocabulary: Vocabulary, recipe: Recipe, ids: Mapping[str, int]
 ) -> UInt8[np.ndarray, "height width"]:
-    result, names = _segmented(look, asked, vocabulary, recipe)
-    return _numbered(result, names, {name: ids[name] for name in asked.classes})
+    result, names = _segmented(look, item, vocabulary, recipe)
+    return _numbered(result, names, {name: ids[name] for name in item.classes})
 
 
 def _segmented(
-    trace: Trace, asked: Asked, vocabulary: Vocabulary, recipe: Recipe, *, by_words: bool = False
+    trace: Trace, item: PlannedItem, vocabulary: Vocabulary, recipe: Recipe, *, by_words: bool = False
 ) -> tuple[Segmentation, dict[str, str]]:
     """Return the masks, and the class of each of their words."""
-    entries, against = vocabulary.entries(asked, by_words=by_words)
+    entries, against = vocabulary.entries(item, by_words=by_words)
     options = SegmentOptions(**{**_shallow(options_of(recipe)), "against": against})
     result = segment_words(trace, entries, options)
-    named = {word: name for name, word in asked.words.items()}
+    named = {word: name for name, word in item.words.items()}
     return result, {word: named.get(word, word) for word in _names(entries)}
 
 

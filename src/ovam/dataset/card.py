@@ -81,8 +81,8 @@ def _classes(dataset: Dataset) -> str:
         for one in dataset.about.classes
     ]
     undecided = _mean([item.ignored for item in dataset.items])
-    told = f"0 is the background, 255 undecided ({undecided:.1%} of the pixels), which training should leave out."
-    return _table(("number", "class", "images that ask for it", "mean area", "empty masks"), rows) + f"\n\n{told}"
+    note = f"0 is the background, 255 undecided ({undecided:.1%} of the pixels), which training should leave out."
+    return _table(("number", "class", "images that ask for it", "mean area", "empty masks"), rows) + f"\n\n{note}"
 
 
 def _scores(items: Sequence[Item]) -> str:

@@ -15,7 +15,7 @@ LARGEST = 2**53
 
 
 @dataclass(frozen=True)
-class Told:
+class FieldInfo:
     """Facts about a field besides its default.
 
     Attributes:
@@ -33,15 +33,15 @@ class Told:
     files: bool = False
 
 
-def option(default: Any, help: str, **told: Any) -> Any:
+def option(default: Any, help: str, **info: Any) -> Any:
     """Declare a field of a recipe."""
-    return field(default=default, metadata={"told": Told(help, **told)})
+    return field(default=default, metadata={"info": FieldInfo(help, **info)})
 
 
-def told_of(one: Field[Any]) -> Told:
+def info_of(one: Field[Any]) -> FieldInfo:
     """Return the facts about a field."""
-    found = one.metadata["told"]
-    assert isinstance(found, Told)
+    found = one.metadata["info"]
+    assert isinstance(found, FieldInfo)
     return found
 
 
@@ -61,49 +61,49 @@ def check_section(section: Any, prefix: str = "") -> None:
         RecipeError: a value has another type than the field, or is out of its bounds.
     """
     for one in fields(section):
-        if "told" in one.metadata:
+        if "info" in one.metadata:
             kind, optional = type_of(type(section), one.name)
             value = getattr(section, one.name)
             if value is not None or not optional:
-                object.__setattr__(section, one.name, _checked(prefix + one.name, value, kind, told_of(one)))
+                object.__setattr__(section, one.name, _checked(prefix + one.name, value, kind, info_of(one)))
 
 
-def _checked(name: str, value: Any, kind: Any, told: Told) -> Any:
+def _checked(name: str, value: Any, kind: Any, info: FieldInfo) -> Any:
     checks = {bool: _truth, int: _whole, float: _number, str: _text, tuple: _texts}
-    return checks[kind](name, value, told)
+    return checks[kind](name, value, info)
 
 
-def _truth(name: str, value: Any, told: Told) -> bool:
+def _truth(name: str, value: Any, info: FieldInfo) -> bool:
     if not isinstance(value, bool):
         raise RecipeError(f"{name}={value!r}: expected true or false")
     return value
 
 
-def _whole(name: str, value: Any, told: Told) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not told.least <= value <= told.most:
-        raise RecipeError(f"{name}={value!r}: expected a whole number from {told.least:.0f} to {told.most:.0f}")
+def _whole(name: str, value: Any, info: FieldInfo) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not info.least <= value <= info.most:
+        raise RecipeError(f"{name}={value!r}: expected a whole number from {info.least:.0f} to {info.most:.0f}")
     return value
 
 
-def _number(name: str, value: Any, told: Told) -> float:
+def _number(name: str, value: Any, info: FieldInfo) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not known or not told.least <= value <= told.most:
-        raise RecipeError(f"{name}={value!r}: expected a number from {told.least:g} to {told.most:g}")
+    if not known or not info.least <= value <= info.most:
+        raise RecipeError(f"{name}={value!r}: expected a number from {info.least:g} to {info.most:g}")
     return float(value)
 
 
-def _text(name: str, value: Any, told: Told) -> str:
+def _text(name: str, value: Any, info: FieldInfo) -> str:
     if not isinstance(value, str) or not is_text(value):
         raise RecipeError(f"{name}={value!r}: expected a text")
-    if told.choices and value not in told.choices:
-        raise RecipeError(f"{name}={value!r}: expected one of {', '.join(map(repr, told.choices))}")
+    if info.choices and value not in info.choices:
+        raise RecipeError(f"{name}={value!r}: expected one of {', '.join(map(repr, info.choices))}")
     return value
 
 
-def _texts(name: str, value: Any, told: Told) -> tuple[str, ...]:
+def _texts(name: str, value: Any, info: FieldInfo) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise RecipeError(f"{name}={value!r}: expected a list of texts")
-    found = tuple(_text(name, each, Told("")).strip() for each in value)
+    found = tuple(_text(name, each, FieldInfo("")).strip() for each in value)
     if not all(found):
         raise RecipeError(f"{name}={list(value)!r}: expected texts that are not empty")
     if len(set(found)) < len(found):

@@ -55,10 +55,10 @@ def kept_by(items: Sequence[Item], options: FilterSection) -> Kept:
         if before > len(left):
             dropped[name] = before - len(left)
     if not left:
-        told = ", ".join(f"{name} {count}" for name, count in dropped.items()) or "there was none"
+        taken_out = ", ".join(f"{name} {count}" for name, count in dropped.items()) or "there was none"
         raise DatasetError(
-            f"no item is left of {len(items)}; taken out: {told}: expected weaker filters; the card of the data set "
-            "has the usual values of each score"
+            f"no item is left of {len(items)}; taken out: {taken_out}: expected weaker filters; the card of the data "
+            "set has the usual values of each score"
         )
     return Kept(tuple(left), dropped)
 

@@ -12,7 +12,7 @@ from ovam.dataset.model import Facts
 from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
 from ovam.dataset.recipe import Recipe, differences, read_recipe
 from ovam.dataset.recipe_text import recipe_text
-from ovam.dataset.store import full_disk_told
+from ovam.dataset.store import full_disk_as_error
 from ovam.errors import DatasetError, RecipeError
 from ovam.json_text import json_text
 from ovam.output_files import write_bytes
@@ -53,15 +53,15 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         raise DatasetError(f"{folder} is a view, which `ovam dataset filter` wrote: expected another output folder")
     try:
         before = read_recipe(folder / RECIPE)
-        told = differences(before.facts(), recipe.facts())
+        changes = differences(before.facts(), recipe.facts())
     except RecipeError as error:
         raise DatasetError(
             f"{folder} belongs to a recipe that can't be read any more ({error}): expected a new output folder"
         ) from error
-    if told:
+    if changes:
         raise DatasetError(
-            f"{folder} belongs to another recipe: {'; '.join(told[:5])}{'; ...' if len(told) > 5 else ''}; choose "
-            "another output folder, or undo the changes in the recipe"
+            f"{folder} belongs to another recipe: {'; '.join(changes[:5])}{'; ...' if len(changes) > 5 else ''}; "
+            "choose another output folder, or undo the changes in the recipe"
         )
     if recipe.data.number < before.data.number:
         raise DatasetError(
@@ -112,7 +112,7 @@ def refreshed(folder: Path, recipe: Recipe) -> About:
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the recipe with copies of its files, so that the folder can be gone on with anywhere."""
     names = dict[str, str]()
-    with full_disk_told(folder):
+    with full_disk_as_error(folder):
         for paths in recipe.files().values():
             for path in paths:
                 name, count = path.name, 1
@@ -152,8 +152,8 @@ def look(folder: Path, shard: Shard) -> There:
         if item.image_path.is_file() and item.mask_path.is_file():
             units[item.index] = item.unit
     torn = mended(folder / shard.manifest)
-    told = {line["index"] for line in lines_in(folder) if line.get("status") == "done"}
-    silent = [index for index in sorted(units) if index not in told and shard.has(units[index])]
+    recorded = {line["index"] for line in lines_in(folder) if line.get("status") == "done"}
+    silent = [index for index in sorted(units) if index not in recorded and shard.has(units[index])]
     for index in silent:
         append(folder / shard.manifest, done_line(index, units[index]))
     return There(units, torn or bool(silent))

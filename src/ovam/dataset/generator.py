@@ -128,17 +128,17 @@ def _here(
 def _all_units(run: Run, units: Sequence[Unit], model: Model, store: Store, begun: float, progress: Progress) -> None:
     """Make units; those that fail are made once more in the end."""
     total = sum(len(unit.missing) for unit in units)
-    telling = _Telling(progress, begun, total, run)
+    reporter = _Reporter(progress, begun, total, run)
     run.tried = attempts(lines_in(store.folder))
-    make_units(run, units, model, store, telling.step)
+    make_units(run, units, model, store, reporter.step)
     again = still_missing(units, run.failures)
     if again:
         run.tried, run.in_a_row = attempts(lines_in(store.folder)), 0
-        make_units(run, again, model, store, telling.step)
+        make_units(run, again, model, store, reporter.step)
 
 
 @dataclass(frozen=True)
-class _Telling:
+class _Reporter:
     """Tells the progress of a run."""
 
     progress: Progress

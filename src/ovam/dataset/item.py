@@ -123,31 +123,31 @@ def read_item(folder: Path, name: str) -> Item:
     """
     path = folder / ITEMS / name
     try:
-        told = read_json(path)
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path} is damaged ({error}): expected an item; delete this file and generate again, which makes it anew"
         ) from error
-    check_content(told, ITEM_FILE, path)
-    if name != f"{stem_of(told['index'])}.json":
-        raise DatasetError(f"{path} describes item {told['index']}: expected the item that the file is named after")
-    image, mask = told["image"], told["mask"]
+    check_content(content, ITEM_FILE, path)
+    if name != f"{stem_of(content['index'])}.json":
+        raise DatasetError(f"{path} describes item {content['index']}: expected the item that the file is named after")
+    image, mask = content["image"], content["mask"]
     return Item(
         folder,
-        told["index"],
-        told["unit"],
-        told["seed"],
-        told["prompt"],
-        tuple(told["classes"]),
-        told["split"],
+        content["index"],
+        content["unit"],
+        content["seed"],
+        content["prompt"],
+        tuple(content["classes"]),
+        content["split"],
         checked_name(image["file"], path),
         image["sha256"],
         checked_name(mask["file"], path),
         mask["sha256"],
-        told["areas"],
-        told["ignored"],
-        told["scores"],
-        told["hash"],
+        content["areas"],
+        content["ignored"],
+        content["scores"],
+        content["hash"],
     )
 
 

@@ -45,8 +45,8 @@ def done_line(index: int, unit: int) -> dict[str, Any]:
 
 def failed_line(index: int, unit: int, attempt: int, error: Exception) -> dict[str, Any]:
     """Return the line of an item that failed."""
-    told = {"type": type(error).__name__, "message": " ".join(str(error).split())[:500]}
-    return {"index": index, "unit": unit, "status": "failed", "attempt": attempt, "error": told}
+    failure = {"type": type(error).__name__, "message": " ".join(str(error).split())[:500]}
+    return {"index": index, "unit": unit, "status": "failed", "attempt": attempt, "error": failure}
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ovam.backbones.registry import backbone_of
 from ovam.dataset.annotate import options_of
-from ovam.dataset.prompts import Asked
+from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe
 from ovam.models import load, model_hash, short_name
 from ovam.progress import Progress
@@ -70,37 +70,37 @@ class Model:
         size = (options.height or native, options.width or native)
         return Facts(self.name, self.hash, size, text_of(self.pipe).space)
 
-    def run(self, asked: Sequence[Asked], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
+    def run(self, items: Sequence[PlannedItem], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
         """Generate the images of a unit, with a trace of each.
 
         Args:
-            asked: All items of the unit.
+            items: All items of the unit.
             after_step: Called after each step with the number of steps done, and of all.
         """
         options = self.recipe.model
-        count = len(asked)
+        count = len(items)
         negative = {"negative_prompt": [options.negative_prompt] * count} if options.negative_prompt else {}
         steps = options.num_inference_steps
 
-        def told(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if after_step is not None:
                 after_step(step + 1, steps)
             return tensors
 
         with captured(self.pipe, kept_for(options_of(self.recipe), CaptureOptions())) as traces:
             self.pipe(
-                [one.prompt for one in asked],
+                [one.prompt for one in items],
                 **negative,
                 num_inference_steps=steps,
                 guidance_scale=options.guidance_scale,
                 height=options.height or None,
                 width=options.width or None,
-                generator=[torch.Generator().manual_seed(one.seed) for one in asked],
-                callback_on_step_end=told,
+                generator=[torch.Generator().manual_seed(one.seed) for one in items],
+                callback_on_step_end=on_step_end,
             )
             return list(traces)
 
-    def looks(self, one: Asked, trace: Trace) -> list[Trace]:
+    def looks(self, one: PlannedItem, trace: Trace) -> list[Trace]:
         """Look at a finished picture again, with its prompt and other noise, once for each of the item's votes.
 
         Raises:

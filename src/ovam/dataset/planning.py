@@ -53,9 +53,9 @@ def plan(
     vocabulary = vocabulary_of(recipe)
     number, batch = recipe.data.number, recipe.model.batch
     counted = min(number, _COUNTED)
-    asked = [prompts[index] for index in range(counted)]
-    counts = Counter(name for one in asked for name in one.classes)
-    told = {
+    items = [prompts[index] for index in range(counted)]
+    counts = Counter(name for one in items for name in one.classes)
+    facts = {
         "command": "dataset plan",
         "version": __version__,
         "recipe": recipe.digest(),
@@ -72,16 +72,16 @@ def plan(
             }
             for one in recipe.classes
         ],
-        "splits": {split: round(n * number / counted) for split, n in Counter(one.split for one in asked).items()},
-        "prompts": [one.prompt for one in asked[:_SHOWN]],
+        "splits": {split: round(n * number / counted) for split, n in Counter(one.split for one in items).items()},
+        "prompts": [one.prompt for one in items[:_SHOWN]],
     }
     if measure:
-        return {**told, **_measured(recipe, pipe=pipe, device=device, progress=progress)}
+        return {**facts, **_measured(recipe, pipe=pipe, device=device, progress=progress)}
     pipe = outline(recipe.model.model) if pipe is None else pipe
     side = native_side(pipe) * pipe.vae_scale_factor
     height, width = recipe.model.height or side, recipe.model.width or side
     each = height * width * (_IMAGE + _MASK) + _ITEM
-    return {**told, "size": [height, width], "bytes": round(each * number), "measured": False}
+    return {**facts, "size": [height, width], "bytes": round(each * number), "measured": False}
 
 
 def _measured(recipe: Recipe, *, pipe: Any, device: str | torch.device, progress: Progress) -> dict[str, Any]:

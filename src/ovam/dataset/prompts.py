@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannedItem:
     """One item, before it is made.
 
     Attributes:
@@ -53,7 +53,7 @@ class Prompts:
     draws: Draws
     captions: tuple[Caption, ...] = field(repr=False)
 
-    def __getitem__(self, index: int) -> Asked:
+    def __getitem__(self, index: int) -> PlannedItem:
         """Return an item; it depends on the recipe's hash and the index alone."""
         prompt, words, place = self._captioned(index) if self.captions else self._templated(index)
         if self.recipe.prompts.append_classes:
@@ -62,7 +62,7 @@ class Prompts:
         weights = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         seed, split = self.draws.bits("seed", index) >> 1, self.draws.weighted(weights, "split", index)
         votes = tuple(self.draws.bits("vote", index, one) >> 1 for one in range(self.recipe.masks.votes))
-        return Asked(index, prompt, seed, split, words, place, votes)
+        return PlannedItem(index, prompt, seed, split, words, place, votes)
 
     def _captioned(self, index: int) -> tuple[str, Mapping[str, str], str]:
         caption = self.captions[self.draws.turn(len(self.captions), index, "caption")]

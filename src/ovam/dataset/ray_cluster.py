@@ -154,12 +154,12 @@ def errors_of_ray() -> Iterator[None]:
         cause = error.cause
         if isinstance(cause, OvamError):
             raise cause from None
-        raise OvamError(_told(error, cause)) from error
+        raise OvamError(_message_of(error, cause)) from error
     except RayError as error:
-        raise OvamError(_told(error, error)) from error
+        raise OvamError(_message_of(error, error)) from error
 
 
-def _told(error: Exception, cause: BaseException) -> str:
+def _message_of(error: Exception, cause: BaseException) -> str:
     lines = str(cause).strip().splitlines() or [type(error).__name__]
     return (
         f"Ray ended the job ({type(cause).__name__}: {lines[-1].strip()}): finished items are complete, and the "

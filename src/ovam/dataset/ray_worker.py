@@ -90,8 +90,8 @@ class UnitMaker:
         try:
             return self._made(numbers)
         except Exception as error:  # as an exception it would be lost among Ray's own
-            told = str(error) if isinstance(error, OvamError) else f"{type(error).__name__}: {error}"
-            return {"index": [-1], "status": [ENDED], "error": [told], "worker": [self._own]}
+            message = str(error) if isinstance(error, OvamError) else f"{type(error).__name__}: {error}"
+            return {"index": [-1], "status": [ENDED], "error": [message], "worker": [self._own]}
 
     def _made(self, numbers: list[int]) -> dict[str, Any]:
         run, model = self._loaded()

@@ -123,8 +123,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    told = "absent" if value is None else json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= 80 else f"{told[:77]}..."
+    text = "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def digest_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ovam.dataset.fields import told_of
+from ovam.dataset.fields import info_of
 from ovam.dataset.recipe import SECTIONS, Recipe
 
 _HEAD = """# What `ovam dataset generate` makes. A line that is left out has the value that stands here.
@@ -27,10 +27,10 @@ def recipe_text(recipe: Recipe, *, changed: Mapping[str, Any] | None = None, hea
         part = getattr(recipe, section)
         lines.append(f"[{section}]")
         for one in fields(part):
-            told = told_of(one)
-            choices = f" One of {', '.join(map(repr, told.choices))}." if told.choices else ""
+            info = info_of(one)
+            choices = f" One of {', '.join(map(repr, info.choices))}." if info.choices else ""
             value = changed.get(one.name, getattr(part, one.name))
-            lines += [f"# {told.help}{choices}", f"{one.name} = {value_text(value)}"]
+            lines += [f"# {info.help}{choices}", f"{one.name} = {value_text(value)}"]
         lines.append("")
     lines.append("# Each class: its number in masks, its words, and contrast words for images that show it.")
     for entry in recipe.classes:

@@ -65,13 +65,13 @@ SCORE_LINE = record({"index": whole(0, _MOST), "values": by_name(_SCORE)})
 """Another line of it."""
 
 
-def check_content(told: Any, check: Check, path: Path) -> None:
+def check_content(content: Any, check: Check, path: Path) -> None:
     """Check what a file of a data set holds.
 
     Raises:
         DatasetError: it is not as expected.
     """
     try:
-        check(told, path.name)
+        check(content, path.name)
     except ValueError as error:
         raise DatasetError(f"{path} is damaged: {error}") from error

@@ -12,7 +12,7 @@ from ovam.dataset.kept_scores import head_of, read_scores, score_file
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import append, mended
 from ovam.dataset.matcher import Matcher, load_matcher
-from ovam.dataset.store import full_disk_told
+from ovam.dataset.store import full_disk_as_error
 from ovam.errors import DatasetError
 from ovam.progress import Progress, no_progress
 
@@ -50,7 +50,7 @@ def score(
         )
     words = {one.name: one.words[0] for one in data.about.classes}
     left = [item for item in data.items if known is None or set(known[1].get(item.index, ())) != set(item.classes)]
-    with full_disk_told(data.folder):
+    with full_disk_as_error(data.folder):
         path.parent.mkdir(exist_ok=True)
         if known is None:
             path.write_bytes(head_of(_NAME, matcher.name, matcher.hash).encode())

@@ -14,7 +14,7 @@ from ovam.dataset.annotate import Annotated
 from ovam.dataset.item import Item
 from ovam.dataset.manifest import append, done_line
 from ovam.dataset.names import IMAGES, ITEMS, MASKS, stem_of
-from ovam.dataset.prompts import Asked
+from ovam.dataset.prompts import PlannedItem
 from ovam.errors import DatasetError, OvamError
 from ovam.partial import partial_folder
 from ovam.pictures import palette_png
@@ -39,7 +39,7 @@ class Store:
     room: Path
     manifest: Path
 
-    def keep(self, asked: Asked, unit: int, image_png: bytes, made: Annotated) -> Item:
+    def keep(self, planned: PlannedItem, unit: int, image_png: bytes, made: Annotated) -> Item:
         """Write an item: the image, the mask, then its own file, then its line.
 
         A process that is killed leaves an item without its own file, which is made again, or without its line, which
@@ -48,16 +48,16 @@ class Store:
         Raises:
             UnwritableError: the disk is full, or the folder can't be written to any more.
         """
-        stem = stem_of(asked.index)
+        stem = stem_of(planned.index)
         mask_png = encoded(palette_png(made.labels))
         item = Item(
             self.folder,
-            asked.index,
+            planned.index,
             unit,
-            asked.seed,
-            asked.prompt,
-            asked.classes,
-            asked.split,
+            planned.seed,
+            planned.prompt,
+            planned.classes,
+            planned.split,
             f"{IMAGES}/{stem}.png",
             hashlib.sha256(image_png).hexdigest(),
             f"{MASKS}/{stem}.png",
@@ -67,11 +67,11 @@ class Store:
             made.scores,
             made.hash,
         )
-        with full_disk_told(self.folder):
+        with full_disk_as_error(self.folder):
             self.write(item.image, image_png)
             self.write(item.mask, mask_png)
             self.write(f"{ITEMS}/{stem}.json", (json.dumps(item.json(), ensure_ascii=False) + "\n").encode())
-            self.record(asked.index, unit)
+            self.record(planned.index, unit)
         return item
 
     def write(self, name: str, data: bytes) -> None:
@@ -97,14 +97,14 @@ class Store:
         Raises:
             UnwritableError: the disk is full, or the folder can't be written to any more.
         """
-        with full_disk_told(self.folder):
+        with full_disk_as_error(self.folder):
             append(self.manifest, line)
 
 
 @contextmanager
 def store_in(folder: Path, manifest: str) -> Iterator[Store]:
     """Open a folder for writing; temporary files of processes that were killed are removed."""
-    with full_disk_told(folder):
+    with full_disk_as_error(folder):
         for name in (ITEMS, IMAGES, MASKS):
             (folder / name).mkdir(parents=True, exist_ok=True)
     with partial_folder(folder) as room:
@@ -112,7 +112,7 @@ def store_in(folder: Path, manifest: str) -> Iterator[Store]:
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
+def full_disk_as_error(folder: Path) -> Iterator[None]:
     """Turn errors of the file system into one that ends the run.
 
     Raises:

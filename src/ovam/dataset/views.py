@@ -17,7 +17,7 @@ from ovam.dataset.manifest import MANIFEST, settled
 from ovam.dataset.names import ABOUT, INPUTS, ITEMS, RECIPE
 from ovam.dataset.recipe import read_recipe
 from ovam.dataset.sections import FilterSection
-from ovam.dataset.store import full_disk_told
+from ovam.dataset.store import full_disk_as_error
 from ovam.errors import DatasetError
 from ovam.json_text import json_text
 from ovam.output_files import write_bytes
@@ -54,8 +54,8 @@ def filter_items(
     places = [empty_folder(place, data.folder) for place in (output_dir, random_dir) if place is not None]
     kept = kept_by(data.items, options)
     distance = recipe.splits.split_distance
-    told = {"of": data.about.recipe, "filters": asdict(options), "kept": len(kept.items), "dropped": dict(kept.dropped)}
-    _write_view(data, kept.items, places[0], told, distance, progress)
+    view = {"of": data.about.recipe, "filters": asdict(options), "kept": len(kept.items), "dropped": dict(kept.dropped)}
+    _write_view(data, kept.items, places[0], view, distance, progress)
     if random_dir is not None:
         subset = random_subset(data.items, len(kept.items), data.about.recipe)
         chance = {"of": data.about.recipe, "filters": {}, "kept": len(subset), "dropped": {}, "random": True}
@@ -81,8 +81,8 @@ def empty_folder(place: str | Path, source: Path) -> Path:
     folder = check_folder(place)
     inside = folder.resolve().is_relative_to(source.resolve())
     if inside or (folder.is_dir() and next(folder.iterdir(), None) is not None):
-        told = f"is inside the data set {source}" if inside else "has files in it"
-        raise DatasetError(f"output folder {folder} {told}: expected a new or an empty folder")
+        problem = f"is inside the data set {source}" if inside else "has files in it"
+        raise DatasetError(f"output folder {folder} {problem}: expected a new or an empty folder")
     return folder
 
 
@@ -90,7 +90,7 @@ def _write_view(
     data: Dataset, items: Sequence[Item], folder: Path, view: Mapping[str, Any], distance: int, progress: Progress
 ) -> None:
     about = replace(data.about, view=dict(view))
-    with kept_if_done(folder), full_disk_told(folder):
+    with kept_if_done(folder), full_disk_as_error(folder):
         for place, item in enumerate(items):
             progress("linking items", place, len(items))
             for name in (item.image, item.mask, f"{ITEMS}/{item.stem}.json"):

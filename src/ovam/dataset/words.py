@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ovam.dataset.prompts import Asked
+from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe, digest_of
 from ovam.errors import OvamError, RecipeError
 from ovam.maps.calibration import Calibration
@@ -73,27 +73,29 @@ class Vocabulary:
     tokens: TokenSet | None
     _words: dict[str, EmbeddedWord] = field(default_factory=dict)
 
-    def prepare(self, text: Any, asked: Sequence[Asked]) -> None:
+    def prepare(self, text: Any, items: Sequence[PlannedItem]) -> None:
         """Embed the words of some items that are not embedded yet; this runs the text encoder.
 
         Args:
             text: Text side of a trace.
-            asked: The items.
+            items: The items.
         """
-        wanted = [word for one in asked for word in (*one.words.values(), *self._against(one))]
+        wanted = [word for one in items for word in (*one.words.values(), *self._against(one))]
         for word in wanted:
             if word not in self._words:  # one by one: in a batch the last bits would depend on the words beside it
                 self._words[word] = EmbeddedWord(word, embed_phrases(text, [word])[0])
 
-    def entries(self, asked: Asked, *, by_words: bool = False) -> tuple[list[OptimisedTokens], list[OptimisedTokens]]:
+    def entries(
+        self, item: PlannedItem, *, by_words: bool = False
+    ) -> tuple[list[OptimisedTokens], list[OptimisedTokens]]:
         """Return the words or tokens for the classes of an item, and its contrast words.
 
         Args:
-            asked: The item.
+            item: The item.
             by_words: Whether words are used also for classes that have a token.
         """
         groups, words = list[TokenGroup](), list[OptimisedTokens]()
-        for name, word in asked.words.items():
+        for name, word in item.words.items():
             group = None if by_words else self._group_of(name)
             if group is None:
                 words.append(self._words[word])
@@ -101,19 +103,19 @@ class Vocabulary:
                 groups.append(group)
         tokens = [TokenSet(tuple(groups), self.tokens.space)] if groups and self.tokens is not None else []
         taken = {folded(name) for entry in (*words, *tokens) for name in entry.classes}
-        against = [self._words[word] for word in self._against(asked) if folded(word) not in taken]
+        against = [self._words[word] for word in self._against(item) if folded(word) not in taken]
         return [*words, *tokens], list(against)
 
     def _group_of(self, name: str) -> TokenGroup | None:
         groups = self.tokens.groups if self.tokens is not None else ()
         return next((group for group in groups if name in group.classes), None)
 
-    def _against(self, asked: Asked) -> list[str]:
+    def _against(self, item: PlannedItem) -> list[str]:
         """Return contrast words of an item: the recipe's, its classes', and its place; no class of the item itself."""
         masks = self.recipe.masks
-        own = {folded(word) for word in asked.words.values()} | {folded(name) for name in asked.words}
-        of_classes = [word for one in self.recipe.classes if one.name in asked.words for word in one.against]
-        place = [asked.place] if asked.place and masks.against_place else []
+        own = {folded(word) for word in item.words.values()} | {folded(name) for name in item.words}
+        of_classes = [word for one in self.recipe.classes if one.name in item.words for word in one.against]
+        place = [item.place] if item.place and masks.against_place else []
         found = {folded(word): word for word in (*masks.against, *of_classes, *place)}
         return [word for key, word in found.items() if key not in own]
 

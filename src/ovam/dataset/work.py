@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ovam.dataset.annotate import annotated
 from ovam.dataset.manifest import failed_line
 from ovam.dataset.model import Model
-from ovam.dataset.prompts import Asked, Prompts
+from ovam.dataset.prompts import PlannedItem, Prompts
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.store import Store, UnwritableError
 from ovam.dataset.units import Unit
@@ -58,16 +58,16 @@ def make_units(run: Run, units: Sequence[Unit], model: Model, store: Store, afte
         before: Future[None] | None = None
         try:
             for unit in units:
-                asked = [run.prompts[index] for index in unit.indices]
+                items = [run.prompts[index] for index in unit.indices]
                 try:
-                    traces = model.run(asked, after_step)
-                    looks = [model.looks(one, trace) for one, trace in zip(asked, traces, strict=True)]
-                    run.vocabulary.prepare(traces[0].text, asked)
+                    traces = model.run(items, after_step)
+                    looks = [model.looks(one, trace) for one, trace in zip(items, traces, strict=True)]
+                    run.vocabulary.prepare(traces[0].text, items)
                 except Exception as error:  # what goes wrong with one unit is no reason to leave out the others
                     _failed(run, unit, unit.missing, error, store)
                     continue
                 _wait(before)
-                before = masks.submit(_annotate, run, unit, asked, list(zip(traces, looks, strict=True)), store)
+                before = masks.submit(_annotate, run, unit, items, list(zip(traces, looks, strict=True)), store)
                 del traces, looks
                 if not model.overlaps:
                     _wait(before)
@@ -81,10 +81,10 @@ def _wait(future: "Future[None] | None") -> None:
         future.result()
 
 
-def _annotate(run: Run, unit: Unit, asked: Sequence[Asked], seen: Sequence[Seen], store: Store) -> None:
+def _annotate(run: Run, unit: Unit, items: Sequence[PlannedItem], seen: Sequence[Seen], store: Store) -> None:
     """Make the masks of a unit and write its items."""
     failed = list[tuple[int, Exception]]()
-    for one, (trace, looks) in zip(asked, seen, strict=True):
+    for one, (trace, looks) in zip(items, seen, strict=True):
         if one.index not in unit.missing:
             continue
         try:
@@ -111,13 +111,13 @@ def _failed(
     Raises:
         DatasetError: several units failed one after another.
     """
-    told = str(error) if isinstance(error, OvamError) else f"{type(error).__name__}: {error}"
+    message = str(error) if isinstance(error, OvamError) else f"{type(error).__name__}: {error}"
     for index in indices:
-        run.failures[index] = told
+        run.failures[index] = message
         store.line(failed_line(index, unit.number, run.tried.get(index, 0) + 1, error))
     run.in_a_row += whole and indices[-1] == unit.missing[-1]
     if run.in_a_row >= _MOST_IN_A_ROW:
         raise DatasetError(
-            f"{run.in_a_row} units failed one after another, the last one with: {told}; finished items are complete, "
-            "and the same command continues"
+            f"{run.in_a_row} units failed one after another, the last one with: {message}; finished items are "
+            "complete, and the same command continues"
         ) from error

@@ -6,7 +6,7 @@ trace. `docs/methods.md` explains each method, and how to add one.
 """
 
 from ovam.methods.attn2mask import Attn2Mask
-from ovam.methods.base import Method, asked_of, capture_line, thresholds_of
+from ovam.methods.base import Method, capture_line, checked_words, thresholds_of
 from ovam.methods.daam import DAAM
 from ovam.methods.dataset_diffusion import DatasetDiffusion
 from ovam.methods.datasetdm import DatasetDM
@@ -24,9 +24,9 @@ __all__ = [
     "Method",
     "PublishedOVAM",
     "WordScores",
-    "asked_of",
     "by_name",
     "capture_line",
+    "checked_words",
     "names",
     "register",
     "requires_of",

@@ -8,7 +8,7 @@ from ovam.maps.options import MapOptions
 from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
-from ovam.methods.base import Method, asked_of, thresholds_of
+from ovam.methods.base import Method, checked_words, thresholds_of
 from ovam.methods.hard_crf import hard_crf_choice
 from ovam.methods.last_token import PHOTOGRAPH, checked_template, last_token_maps
 from ovam.methods.result import WordScores, segmentation_of
@@ -70,7 +70,7 @@ class Attn2Mask(Method):
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
         """Return masks and a label map; see `Method.segment`."""
-        entries = asked_of(words)
+        entries = checked_words(words)
         maps = last_token_maps(trace, entries, self.template, MapOptions(steps=self.steps))
         values = resize(stretched(maps), trace.size)
         found = WordScores(maps, values, thresholds_of(entries, self))

@@ -83,7 +83,7 @@ def inner_share(name: str, value: object) -> float:
     return found
 
 
-def asked_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
+def checked_words(words: Listed) -> tuple[str | OptimisedTokens, ...]:
     """Check listed words and fitted tokens; return the entries.
 
     Raises:

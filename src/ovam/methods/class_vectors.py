@@ -77,7 +77,7 @@ def with_token(embedded: TokenEmbedding, rows: list[int], token: Vector) -> Toke
     return replace(embedded, vectors=vectors)
 
 
-def greatest(asked: Sequence[Named], scores: Float[Tensor, "asked height width"]) -> Float[Tensor, "word height width"]:
+def greatest(parts: Sequence[Named], scores: Float[Tensor, "part height width"]) -> Float[Tensor, "word height width"]:
     """Return for each word the greatest score of its synonyms."""
-    names = list(dict.fromkeys(one.name for one in asked))
-    return torch.stack([scores[[i for i, one in enumerate(asked) if one.name == name]].amax(0) for name in names])
+    names = list(dict.fromkeys(one.name for one in parts))
+    return torch.stack([scores[[i for i, one in enumerate(parts) if one.name == name]].amax(0) for name in names])

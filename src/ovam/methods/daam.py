@@ -15,10 +15,10 @@ from ovam.maps.compute import half_of
 from ovam.maps.resize import resize
 from ovam.maps.words import Listed, OptimisedTokens, names_of
 from ovam.masks.result import Segmentation
-from ovam.methods.asked import Asked, PaddedPrompts, asked_tokens
-from ovam.methods.base import Method, asked_of, thresholds_of
+from ovam.methods.base import Method, checked_words, thresholds_of
 from ovam.methods.daam_mean import daam_mean
 from ovam.methods.last_token import checked_template, without_middle
+from ovam.methods.placed_words import PaddedPrompts, PlacedWord, placed_tokens
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.prompt import synonyms_of
@@ -67,7 +67,7 @@ class DAAM(Method):
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
         """Return masks and a label map; see `Method.segment`."""
-        entries = asked_of(words)
+        entries = checked_words(words)
         half_of(trace, "cond")
         maps = self.maps(trace, entries)
         found = WordScores(maps.clamp_max(1), self._values(maps, trace.size), thresholds_of(entries, self))
@@ -81,17 +81,17 @@ class DAAM(Method):
         finest = finest_of(block.grid for block in trace.blocks.values())
         blocks = [name for name, block in trace.blocks.items() if share_of(block.grid, finest) != _NEVER]
         found: dict[str, list[Map]] = {}
-        for together in _by_prompt([one for entry in entries for one in self._asked(trace, entry, prompts)]):
+        for together in _by_prompt([one for entry in entries for one in self._placed(trace, entry, prompts)]):
             rows = sorted({place for one in together for place in one.places})
             maps = daam_mean(trace, together[0].prompt, rows, blocks=blocks, size=finest)
             for one in together:
                 found.setdefault(one.name, []).append(maps[[rows.index(place) for place in one.places]].mean(0))
         return torch.stack([torch.stack(found[name]).amax(0) for name in names_of(entries)])
 
-    def _asked(self, trace: Trace, entry: str | OptimisedTokens, prompts: PaddedPrompts) -> list[Asked]:
+    def _placed(self, trace: Trace, entry: str | OptimisedTokens, prompts: PaddedPrompts) -> list[PlacedWord]:
         if not isinstance(entry, str):
-            return asked_tokens(trace.text, entry)
-        return [prompts.asked(self._prompt_of(trace, word, prompts), word, entry) for word in synonyms_of(entry)]
+            return placed_tokens(trace.text, entry)
+        return [prompts.placed(self._prompt_of(trace, word, prompts), word, entry) for word in synonyms_of(entry)]
 
     def _prompt_of(self, trace: Trace, word: str, prompts: PaddedPrompts) -> str:
         own = trace.source.prompt
@@ -106,9 +106,9 @@ class DAAM(Method):
         return wide / wide.amax((-2, -1), keepdim=True).clamp_min(1e-12)
 
 
-def _by_prompt(asked: Sequence[Asked]) -> list[list[Asked]]:
+def _by_prompt(placed: Sequence[PlacedWord]) -> list[list[PlacedWord]]:
     """Return the words of each prompt together, since a prompt's attention is computed once."""
-    groups: dict[int, list[Asked]] = {}
-    for one in asked:
+    groups: dict[int, list[PlacedWord]] = {}
+    for one in placed:
         groups.setdefault(id(one.prompt), []).append(one)
     return list(groups.values())

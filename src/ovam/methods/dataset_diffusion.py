@@ -16,9 +16,9 @@ from ovam.maps.compute import attention_maps, half_of
 from ovam.maps.options import MapOptions
 from ovam.maps.words import Listed, OptimisedTokens
 from ovam.masks.result import Segmentation
-from ovam.methods.asked import PaddedPrompts, asked_tokens
-from ovam.methods.base import Method, asked_of, capture_line, thresholds_of
+from ovam.methods.base import Method, capture_line, checked_words, thresholds_of
 from ovam.methods.last_token import without_middle
+from ovam.methods.placed_words import PaddedPrompts, placed_tokens
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.prompt import synonyms_of
@@ -79,7 +79,7 @@ class DatasetDiffusion(Method):
         Raises:
             UnsupportedPipelineError: the trace is of joint attention, or its grids are not halved as a UNet's.
         """
-        entries = asked_of(words)
+        entries = checked_words(words)
         half_of(trace, "cond")
         maps = self.maps(trace, entries)
         values = F.interpolate(maps[None], trace.size, mode="bicubic")[0]
@@ -147,9 +147,9 @@ def _class_maps(trace: Trace, entries: Sequence[str | OptimisedTokens]) -> Float
         if isinstance(entry, str):
             maps.append(torch.stack([next(of_words) for _ in synonyms_of(entry)]).amax(0))
         else:
-            asked = asked_tokens(trace.text, entry)
-            token_maps = (attention_maps(trace, one.prompt, MapOptions()).token_maps for one in asked)
-            maps += [each[list(one.places)].mean(0) for one, each in zip(asked, token_maps, strict=True)]
+            placed = placed_tokens(trace.text, entry)
+            token_maps = (attention_maps(trace, one.prompt, MapOptions()).token_maps for one in placed)
+            maps += [each[list(one.places)].mean(0) for one, each in zip(placed, token_maps, strict=True)]
     return torch.stack(maps)
 
 

@@ -13,7 +13,7 @@ from ovam.errors import NothingCapturedError, OptionError
 from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
-from ovam.methods.base import Method, asked_of, thresholds_of
+from ovam.methods.base import Method, checked_words, thresholds_of
 from ovam.methods.class_vectors import (
     Named,
     Vector,
@@ -105,17 +105,17 @@ class DatasetDM(Method):
             WeightsError: there are no weights, or they are damaged, of another method or of another UNet.
             UnsupportedPipelineError: the trace is of a family without a UNet.
         """
-        entries, outline = asked_of(words), outline_of(trace)
+        entries, outline = checked_words(words), outline_of(trace)
         trained, module = trained_for(self.weights, self.name, outline)
         check_blocks(trace, trained)
         features = features_of(trace, list(outline.channels), outline.levels, trained.halves)
-        asked = named(trace.text, entries)
+        parts = named(trace.text, entries)
         module.to(features[0].device)
         found = []
-        for one in asked:
+        for one in parts:
             levels = with_attention(features, trace, trained.outline, self._prompt(trace.text, one))
             found.append(best_mask(*module(levels, self._vector(trace.text, one).to(features[0])[None])))
-        log_odds = greatest(asked, torch.stack(found))
+        log_odds = greatest(parts, torch.stack(found))
         values = resize(log_odds, trace.size).sigmoid()
         return segmentation_of(trace, entries, WordScores(log_odds.sigmoid(), values, thresholds_of(entries, self)))
 

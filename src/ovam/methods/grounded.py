@@ -10,7 +10,7 @@ import torch
 from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
-from ovam.methods.base import Method, asked_of, thresholds_of
+from ovam.methods.base import Method, checked_words, thresholds_of
 from ovam.methods.class_vectors import Named, Vector, greatest, named, word_vector
 from ovam.methods.grounded_module import grounded_layers
 from ovam.methods.last_token import checked_template
@@ -81,14 +81,14 @@ class Grounded(Method):
             WeightsError: there are no weights, or they are damaged, of another method or of another UNet.
             UnsupportedPipelineError: the trace is of a family without a UNet.
         """
-        entries, outline = asked_of(words), outline_of(trace)
+        entries, outline = checked_words(words), outline_of(trace)
         trained, module = trained_for(self.weights, self.name, outline)
         levels = features_of(trace, grounded_layers(outline), outline.levels, trained.halves)
-        asked = named(trace.text, entries)
-        vectors = [self._vector(trace.text, one).to(levels[0]) for one in asked]
+        parts = named(trace.text, entries)
+        vectors = [self._vector(trace.text, one).to(levels[0]) for one in parts]
         module.to(levels[0].device)
         found = [module(levels, vector[None, None])[0, 0] for vector in vectors]
-        log_odds = greatest(asked, torch.stack(found))
+        log_odds = greatest(parts, torch.stack(found))
         values = resize(log_odds, trace.size).sigmoid()
         return segmentation_of(trace, entries, WordScores(log_odds.sigmoid(), values, thresholds_of(entries, self)))
 

@@ -8,7 +8,7 @@ from ovam.maps.options import MapOptions
 from ovam.maps.resize import resize
 from ovam.maps.words import Listed
 from ovam.masks.result import Segmentation
-from ovam.methods.base import Method, asked_of, capture_line, thresholds_of
+from ovam.methods.base import Method, capture_line, checked_words, thresholds_of
 from ovam.methods.hard_crf import hard_crf_choice
 from ovam.methods.last_token import PHOTOGRAPH, checked_template, last_token_maps
 from ovam.methods.result import WordScores, segmentation_of
@@ -67,7 +67,7 @@ class PublishedOVAM(Method):
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
         """Return masks and a label map; see `Method.segment`."""
-        entries = asked_of(words)
+        entries = checked_words(words)
         maps = last_token_maps(trace, entries, self.template, MapOptions(guidance=self._half(trace)))
         wide = resize(maps, trace.size)
         values = wide / wide.amax((-2, -1), keepdim=True).clamp_min(1e-12)

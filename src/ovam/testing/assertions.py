@@ -136,8 +136,8 @@ def assert_reproduced(
 ) -> None:
     """Assert that the trace gives the expected weights over the padded prompt, for each block."""
     for name, own in expected.items():
-        asked = trace.maps(prompt, guidance=half, blocks=[name], keep=("head", "step"), softmax_over=softmax_over)
-        maps = asked.token_maps  # (head, step, token, height, width)
+        answer = trace.maps(prompt, guidance=half, blocks=[name], keep=("head", "step"), softmax_over=softmax_over)
+        maps = answer.token_maps  # (head, step, token, height, width)
         found = maps.flatten(-2).permute(1, 0, 3, 2)
         assert_close(found, own, tolerance, f"block {name!r}, half {half!r}: weights (step, head, pixel, token)")
 

@@ -253,10 +253,10 @@ class BackboneContract(PipelineUnderTest):
         with self.recorded_attention(pipe, names) as own, self.observed_grids(pipe, names) as shapes:
             trace = self._captured(pipe, names, "both" if guided else "cond", **changes)[0]
         assert_sharp(own)
-        asked: dict[Half, str | None] = {"cond": self.run_arguments()["prompt"]}
+        prompts: dict[Half, str | None] = {"cond": self.run_arguments()["prompt"]}
         if guided:
-            asked["uncond"] = changes.get("negative_prompt")
-        for half, prompt in asked.items():
+            prompts["uncond"] = changes.get("negative_prompt")
+        for half, prompt in prompts.items():
             if prompt is not None:
                 expected = {name: rows_of(half, calls, prompt_text) for name, calls in own.items()}
                 assert_reproduced(trace, half, prompt, expected, self.tolerance, self.softmax_over)

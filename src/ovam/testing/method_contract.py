@@ -132,11 +132,11 @@ class MethodContract(ABC):
 
     def test_a_saved_trace_gives_the_same(self) -> None:
         trace, tokens = self._trace(), self._tokens()
-        asked: list[str | TokenSet] = [self.words[1], tokens]
+        entries: list[str | TokenSet] = [self.words[1], tokens]
         with tempfile.TemporaryDirectory() as folder:
             trace.save(Path(folder) / "run.safetensors")
             again = Trace.load(Path(folder) / "run.safetensors", text=self.make_pipe())
-        found, expected = (self.make_method().segment(each, asked).scores for each in (again, trace))
+        found, expected = (self.make_method().segment(each, entries).scores for each in (again, trace))
         worst = float((found - expected).abs().max())
         assert worst <= 1e-5, f"scores of the saved trace differ by {worst:.3g}"
 

@@ -102,7 +102,7 @@ def read_arrays(path: str | Path) -> dict[str | None, np.ndarray]:
         stream = io.BytesIO(data)
         if data[:6] != b"\x93NUMPY":
             raise ValueError("it does not begin as .npy files do")
-        shape, by_columns, dtype = _told(stream)
+        shape, by_columns, dtype = _header(stream)
         if not dtype.hasobject:
             return {None: _checked(_plain(stream.read(), shape, by_columns, dtype))}
         return _named(_unpickled(stream.read()))
@@ -122,7 +122,7 @@ def _refused(path: Path, error: Exception) -> TokenFileError:
     )
 
 
-def _told(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, whether columns come first, and type, from the header; the header is parsed, not run."""
     if np.lib.format.read_magic(stream) == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
@@ -139,7 +139,7 @@ def _plain(data: bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtyp
 class _DType:
     """Replaces `numpy.dtype`: it only stores its arguments."""
 
-    def __init__(self, code: str, *told: object) -> None:
+    def __init__(self, code: str, *rest: object) -> None:
         self.code, self.order = code, "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -149,7 +149,7 @@ class _DType:
 class _Array:
     """Replaces `numpy.ndarray` under construction: it only stores its state."""
 
-    def __init__(self, *told: object) -> None:
+    def __init__(self, *rest: object) -> None:
         self.state: tuple[Any, ...] = ()
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:

@@ -102,7 +102,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
         "format": FORMAT.name,
         "format_version": FORMAT.version if tokens.thresholds else _WITHOUT_THRESHOLDS,
         "space": asdict(tokens.space),
-        "groups": [_told(group) for group in tokens.groups],
+        "groups": [_group_facts(group) for group in tokens.groups],
     }
     tensors = {f"group/{i}": group.vectors.float() for i, group in enumerate(tokens.groups)}
     try:
@@ -115,7 +115,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> None:
     write_file(Path(path), header, tensors, FORMAT)
 
 
-def _told(group: TokenGroup) -> dict[str, Any]:
+def _group_facts(group: TokenGroup) -> dict[str, Any]:
     calibrations = {name: {"kind": KIND, **asdict(found)} for name, found in group.calibrations.items()}
     fit = asdict(group.fit) | {"losses": [loss if math.isfinite(loss) else None for loss in group.fit.losses]}
     thresholds = {name: asdict(found) for name, found in group.thresholds.items()}

@@ -84,7 +84,7 @@ def shape_of_run(
     sources = {name: PARTS[name].sources_of(wanted) for name in parts}
     every = {**specs, **backbone.self_blocks(), **backbone.feature_layers()}
     kept = {block for names in sources.values() for block in names}
-    asked = {block for part, names in sources.items() for block in names if part != "self_attention"}
+    needed = {block for part, names in sources.items() for block in names if part != "self_attention"}
     return RunShape(
         blocks={name: spec for name, spec in every.items() if name in kept},
         chosen=chosen,
@@ -94,7 +94,7 @@ def shape_of_run(
         calls=calls,
         parts=parts,
         sources=sources,
-        optional=frozenset(kept - asked) if options.self_attention is None else frozenset(),
+        optional=frozenset(kept - needed) if options.self_attention is None else frozenset(),
         request=request,
     )
 

@@ -26,11 +26,11 @@ def levels_from(scheduler: Any, timestep: float) -> list[Level]:
     if timestep not in timesteps:
         return []
     sigmas, between = getattr(scheduler, "sigmas", None), _between(scheduler)
-    told = [float(s) for s in sigmas] if sigmas is not None and len(sigmas) >= len(timesteps) else None
+    own = [float(s) for s in sigmas] if sigmas is not None and len(sigmas) >= len(timesteps) else None
     levels = []
     for i, t in enumerate(timesteps):
         within = between is not None and i % 2 == 1
-        sigma = between[i] if between is not None and within else told[i] if told else None
+        sigma = between[i] if between is not None and within else own[i] if own else None
         levels.append(Level(t, sigma, within))
     return levels[_place(scheduler, timesteps, timestep) :]
 
@@ -56,8 +56,8 @@ def _place(scheduler: Any, timesteps: Sequence[float], timestep: float) -> int:
     A time step may occur twice, so the scheduler's own index is used, unless it is left from another run and does not
     fit.
     """
-    told = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
-    fitting = (place for place in told if place is not None and timesteps[place : place + 1] == [timestep])
+    indices = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
+    fitting = (place for place in indices if place is not None and timesteps[place : place + 1] == [timestep])
     return next(fitting, timesteps.index(timestep))
 
 

@@ -26,9 +26,9 @@ class TextsRead:
         """
         found = {encoder: dict(texts) for encoder, texts in before.items()}
         for encoder, calls in self.calls.items():
-            told = _told(arguments, encoder.removeprefix("text_encoder"))
-            if len(calls) <= len(told):  # with more calls, one text was read in parts
-                for texts, ids in zip(told, calls, strict=False):
+            by_call = _texts_of(arguments, encoder.removeprefix("text_encoder"))
+            if len(calls) <= len(by_call):  # with more calls, one text was read in parts
+                for texts, ids in zip(by_call, calls, strict=False):
                     rows = [tuple(row) for row in ids.tolist()]
                     texts = texts * len(rows) if len(texts) == 1 else texts
                     if len(texts) == len(rows):
@@ -36,19 +36,19 @@ class TextsRead:
         return found
 
 
-def _told(arguments: Mapping[str, Any], ending: str) -> list[list[str]]:
+def _texts_of(arguments: Mapping[str, Any], ending: str) -> list[list[str]]:
     """Return the texts of an encoder's calls, in order: the prompts, then the negative prompts.
 
     Args:
         arguments: Arguments of the call that encodes them.
         ending: End of the encoder's name and of its prompt arguments, such as "_2".
     """
-    told = []
+    texts = []
     if arguments.get("prompt") is not None:
-        told.append(_listed(arguments.get(f"prompt{ending}") or arguments["prompt"]))
+        texts.append(_listed(arguments.get(f"prompt{ending}") or arguments["prompt"]))
     if arguments.get("do_classifier_free_guidance", True) and arguments.get("negative_prompt_embeds") is None:
-        told.append(_listed(arguments.get(f"negative_prompt{ending}") or arguments.get("negative_prompt") or ""))
-    return told
+        texts.append(_listed(arguments.get(f"negative_prompt{ending}") or arguments.get("negative_prompt") or ""))
+    return texts
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:

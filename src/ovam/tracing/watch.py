@@ -173,7 +173,7 @@ class Watch:
         run.last = [each for each in run.waiting if any(part.last for part in _parts_of(shape, each[0]))]
         run.waiting.clear()
 
-    def _tell_last(self, shape: RunShape) -> None:
+    def _report_last(self, shape: RunShape) -> None:
         """Pass on what is kept of the run's last kept call alone."""
         for name, seen, halves in self.run.last:
             self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.last])
@@ -242,7 +242,7 @@ class Watch:
         run = self.run
         self._leave_out_if_half()
         if run.shape is not None:
-            self._tell_last(run.shape)
+            self._report_last(run.shape)
         self.drop(complete=True)
         if run.shape is not None and run.seen and not run.kept:
             silent = [name for name in run.shape.needed if any(name not in seen for seen in run.seen.values())]

@@ -82,11 +82,13 @@ def joint(sets: Sequence[tuple[str, Mapping[int, str]]]) -> Classes:
         missing = [name for name in named.values() if name not in own.values()]
         more = [name for name in own.values() if name not in named.values()]
         if missing or more:
-            told = [f"only in {place}: {_listed(names)}" for place, names in ((first, missing), (other, more)) if names]
+            differences = [
+                f"only in {place}: {_listed(names)}" for place, names in ((first, missing), (other, more)) if names
+            ]
             raise DatasetError(
-                f"the classes of {first} and {other} differ; {'; '.join(told)}: expected the same names in all of "
-                "them, since what is a class in one and background in the other can't be learned; make both with the "
-                "same classes"
+                f"the classes of {first} and {other} differ; {'; '.join(differences)}: expected the same names in all "
+                "of them, since what is a class in one and background in the other can't be learned; make both with "
+                "the same classes"
             )
         Classes.of(own)
     return classes

@@ -14,14 +14,14 @@ from ovam.progress import Progress
 
 
 class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed
-    """Reports steps, and evaluates after the last one. Once `asked` is set, training stops with a checkpoint.
+    """Reports steps, and evaluates after the last one. Once `stop_requested` is set, training stops with a checkpoint.
 
     Args:
         progress: Called after every step.
     """
 
     def __init__(self, progress: Progress) -> None:
-        self.asked = False
+        self.stop_requested = False
         self._progress, self._miou = progress, ""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
@@ -39,10 +39,10 @@ class Watch(TrainerCallback):  # type: ignore[misc] # transformers is not typed
     def _anywhere(self, args: Any) -> bool:
         """Whether any of the processes that train together was asked to stop; all must do so after the same step."""
         if args.world_size == 1:
-            return self.asked
-        asked = torch.tensor(float(self.asked), device=args.device)
-        torch.distributed.all_reduce(asked)
-        return bool(asked)
+            return self.stop_requested
+        requested = torch.tensor(float(self.stop_requested), device=args.device)
+        torch.distributed.all_reduce(requested)
+        return bool(requested)
 
 
 @contextmanager
@@ -54,9 +54,9 @@ def interruptible(watch: Watch) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if watch.asked:
+        if watch.stop_requested:
             raise KeyboardInterrupt
-        watch.asked = True
+        watch.stop_requested = True
 
     for number in before:
         signal.signal(number, ask)

@@ -125,13 +125,13 @@ class GlobalHeatMap:
 
     def _places(self, word: str) -> set[int]:
         """Return the tokens of a word: those of equal words in the prompt, and consecutive tokens that spell it."""
-        asked = [folded(part) for part in word.split()]
+        parts = [folded(part) for part in word.split()]
         typed = [folded(span.text) for span in self.words]
         places = set[int]()
         for i in range(len(typed)):
-            if asked and typed[i : i + len(asked)] == asked:
-                places |= {token for span in self.words[i : i + len(asked)] for token in span.tokens}
-        return places | self._written("".join(asked))
+            if parts and typed[i : i + len(parts)] == parts:
+                places |= {token for span in self.words[i : i + len(parts)] for token in span.tokens}
+        return places | self._written("".join(parts))
 
     def _written(self, letters: str) -> set[int]:
         """Return all tokens in consecutive runs that spell these letters."""

@@ -112,17 +112,17 @@ class DiffusionHeatMapHooker:
             NoHeatMapsError: no grid, head or layer fits.
         """
         trace, text = self.traces[-1], self.last_prompt if prompt is None else prompt
-        asked = trace.text.embed(text)
-        own = range(len(asked.prompt.tokens)) if asked.own is None else asked.own
+        embedded = trace.text.embed(text)
+        own = range(len(embedded.prompt.tokens)) if embedded.own is None else embedded.own
         lattice = lattice_of(self.pipe, trace)
         names = chosen(trace, lattice, factors=factors, head=head_idx, layer=layer_idx)
         padded = trace.text.embed(text, padded=True)
         mean = daam_mean(trace, padded, own, blocks=names, size=lattice.size, head=head_idx)
         values = mean * len(trace.calls)  # DAAM adds the denoiser calls up
         if normalize:
-            words = [i for i, token in enumerate(asked.prompt.tokens) if token not in SPECIAL]
+            words = [i for i, token in enumerate(embedded.prompt.tokens) if token not in SPECIAL]
             values = values / (values[words].sum(0, keepdim=True) + 1e-6)
-        return GlobalHeatMap(values, text, asked.prompt.tokens, asked.prompt.spans)
+        return GlobalHeatMap(values, text, embedded.prompt.tokens, embedded.prompt.spans)
 
     def to_experiment(
         self, path: str | Path, seed: int | None = None, id: str = ".", subtype: str = ".", **options: Any

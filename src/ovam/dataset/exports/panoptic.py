@@ -31,8 +31,8 @@ def write_panoptic(data: Dataset, folder: Path) -> None:
             things = list(things_of(item.labels(), data.about))
             link(item.image_path, folder / name / f"{item.stem}.png")
             write_picture(folder / "annotations" / f"panoptic_{name}" / f"{item.stem}.png", _picture(things, data))
-            told = {"image_id": item.index, "file_name": f"{item.stem}.png", "segments_info": _segments(things)}
-            annotations.append(told)
+            annotation = {"image_id": item.index, "file_name": f"{item.stem}.png", "segments_info": _segments(things)}
+            annotations.append(annotation)
         head = head_of(data.about, items)
         head["categories"] = [{**one, "isthing": 1} for one in head["categories"]]
         table = json.dumps({**head, "annotations": annotations})

@@ -13,7 +13,7 @@ from ovam.dataset.exports.voc import write_voc
 from ovam.dataset.exports.webdataset import write_webdataset
 from ovam.dataset.exports.yolo import write_yolo
 from ovam.dataset.layout import Dataset, read
-from ovam.dataset.store import full_disk_told
+from ovam.dataset.store import full_disk_as_error
 from ovam.dataset.views import empty_folder
 from ovam.errors import DatasetError, MissingPackageError, OptionError
 from ovam.output_folders import kept_if_done
@@ -62,7 +62,7 @@ def export(
             _sent(Path(scratch), str(output_dir), progress)
     else:
         place = empty_folder(output_dir, data.folder)
-        with kept_if_done(place), full_disk_told(place):
+        with kept_if_done(place), full_disk_as_error(place):
             place.mkdir(parents=True, exist_ok=True)
             with partial_folder(place) as room:
                 files = _written(data, room, form)

@@ -11,7 +11,7 @@ from ovam.trace.text_side import TextSide, TokenEmbedding
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PlacedWord:
     """One word, or one class of fitted tokens, in an attribution prompt.
 
     Attributes:
@@ -50,7 +50,7 @@ class PaddedPrompts:
         own = range(len(plain.prompt.tokens)) if plain.own is None else plain.own
         return [tuple(own[i] for i in span.tokens) for span in found.spans if span.text == word.strip()]
 
-    def asked(self, prompt: str, word: str, name: str) -> Asked:
+    def placed(self, prompt: str, word: str, name: str) -> PlacedWord:
         """Return a word in a prompt, at all its places there.
 
         Raises:
@@ -59,9 +59,9 @@ class PaddedPrompts:
         places = self.places(prompt, word)
         if not places:
             raise OptionError(f"word {word!r} is not in the attribution prompt {prompt!r}: expected a word of it")
-        return Asked(name, self._of(prompt)[1], tuple(place for one in places for place in one))
+        return PlacedWord(name, self._of(prompt)[1], tuple(place for one in places for place in one))
 
-    def in_a_row(self, words: Sequence[str]) -> list[Asked]:
+    def in_a_row(self, words: Sequence[str]) -> list[PlacedWord]:
         """Return words in one prompt that holds nothing else; a word may be a part of another, as in "dog, hot dog".
 
         Raises:
@@ -70,12 +70,12 @@ class PaddedPrompts:
         prompt = " ".join(words)
         plain, padded = self._of(prompt)
         own = range(len(plain.prompt.tokens)) if plain.own is None else plain.own
-        asked, spans = list[Asked](), iter(plain.prompt.spans)
+        placed, spans = list[PlacedWord](), iter(plain.prompt.spans)
         for word in words:
             count = len(self.text.embed(word).prompt.spans)
             tokens = [own[i] for span in itertools.islice(spans, count) for i in span.tokens]
-            asked.append(Asked(word, padded, tuple(tokens)))
-        return asked
+            placed.append(PlacedWord(word, padded, tuple(tokens)))
+        return placed
 
     def _of(self, prompt: str) -> tuple[TokenEmbedding, TokenEmbedding]:
         if prompt not in self._read:
@@ -83,11 +83,11 @@ class PaddedPrompts:
         return self._read[prompt]
 
 
-def asked_tokens(text: TextSide, tokens: OptimisedTokens) -> list[Asked]:
+def placed_tokens(text: TextSide, tokens: OptimisedTokens) -> list[PlacedWord]:
     """Return each class of fitted tokens, in the prompt that it was fitted in: its group's own rows, without padding.
 
     Raises:
         SpaceMismatchError: the tokens belong to another text encoder.
     """
     check_space_of(tokens, text.space)
-    return [Asked(span.text, prompt, span.tokens) for prompt in tokens.prompts() for span in prompt.prompt.spans]
+    return [PlacedWord(span.text, prompt, span.tokens) for prompt in tokens.prompts() for span in prompt.prompt.spans]
