@@ -99,8 +99,8 @@ def _call(name: str, function: Callable[..., Any]) -> str:
 
 def _default(parameter: inspect.Parameter) -> str:
     """As it would be typed; three dots for what is made anew at each call."""
-    told = repr(parameter.default)
-    return "..." if told.startswith("<") else told
+    text = repr(parameter.default)
+    return "..." if text.startswith("<") else text
 
 
 def _returned(function: Callable[..., Any]) -> str:

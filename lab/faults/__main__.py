@@ -42,16 +42,16 @@ def killed(recipe: Path, folder: Path, window: str, count: int, seconds: float |
     """
     command = [sys.executable, "-m", "lab.faults", _CHILD, str(recipe), str(folder), window, str(count)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(command, stdout=told, stderr=told, env=os.environ | threads)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | threads)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         if process.returncode not in (0, -9):
-            told.seek(0)
-            raise RuntimeError(told.read().decode(errors="replace"))
+            output.seek(0)
+            raise RuntimeError(output.read().decode(errors="replace"))
     return process.returncode == -9
 
 
@@ -89,9 +89,9 @@ def faults(model: str, runs: int, number: int) -> dict[str, object]:
             passed = same and bool(check(folder)["passed"])
             found.append({"window": window or "any", "killed": dead, "items_before": items, "passed": passed})
             print(f"{run + 1:2d} {found[-1]}", flush=True)
-    told = {"runs": runs, "killed": sum(bool(one["killed"]) for one in found)}
+    counts = {"runs": runs, "killed": sum(bool(one["killed"]) for one in found)}
     in_windows = sum(bool(one["killed"]) and one["window"] != "any" for one in found)
-    return {**told, "in_windows": in_windows, "passed": all(bool(one["passed"]) for one in found)}
+    return {**counts, "in_windows": in_windows, "passed": all(bool(one["passed"]) for one in found)}
 
 
 def main() -> None:

@@ -51,10 +51,10 @@ def over_word(found: Mapping[str, Any], headroom: float) -> Bar:
     gain = Interval(*found["methods"][DEFAULT][f"minus {WORD}"])
     share = HEADROOM_SHARE * headroom
     if share < GAIN:
-        asked = f"default minus word, mIoU: {HEADROOM_SHARE:.0%} of the headroom of {headroom:.3f}, {share:.3f}"
-        return Bar(f"{asked}, and the interval above 0", str(gain), gain.value >= share and gain.low > 0)
-    asked = f"default minus word, mIoU at least {GAIN:g}, and the interval above {SURE:g}"
-    return Bar(asked, str(gain), gain.value >= GAIN and gain.low > SURE)
+        goal = f"default minus word, mIoU: {HEADROOM_SHARE:.0%} of the headroom of {headroom:.3f}, {share:.3f}"
+        return Bar(f"{goal}, and the interval above 0", str(gain), gain.value >= share and gain.low > 0)
+    goal = f"default minus word, mIoU at least {GAIN:g}, and the interval above {SURE:g}"
+    return Bar(goal, str(gain), gain.value >= GAIN and gain.low > SURE)
 
 
 def holds_alone(found: Mapping[str, Any]) -> Bar:
@@ -64,11 +64,11 @@ def holds_alone(found: Mapping[str, Any]) -> Bar:
 
 
 def _over_rival(methods: Mapping[str, Any], rival: str, least: float) -> Bar:
-    asked = f"default minus {rival}, mIoU at least {least:g}"
+    goal = f"default minus {rival}, mIoU at least {least:g}"
     if rival not in methods:
-        return Bar(asked, "not measured", False)
+        return Bar(goal, "not measured", False)
     value, low, high = methods[rival][f"minus {DEFAULT}"]
-    return Bar(asked, str(Interval(-value, -high, -low)), -value >= least)
+    return Bar(goal, str(Interval(-value, -high, -low)), -value >= least)
 
 
 def _slices(slices: Mapping[str, Any]) -> list[Bar]:
@@ -84,10 +84,10 @@ def _slices(slices: Mapping[str, Any]) -> list[Bar]:
 
 
 def _kept(gains: Mapping[str, float], whole: str, part: str) -> Bar:
-    asked = f"of the gain on {whole}, kept on {part}: at least {KEPT:.0%}"
+    goal = f"of the gain on {whole}, kept on {part}: at least {KEPT:.0%}"
     if whole not in gains or part not in gains:
-        return Bar(asked, "not measured", False)
+        return Bar(goal, "not measured", False)
     if gains[whole] <= 0:
-        return Bar(asked, f"no gain to keep: {gains[whole]:+.3f} and {gains[part]:+.3f}", False)
+        return Bar(goal, f"no gain to keep: {gains[whole]:+.3f} and {gains[part]:+.3f}", False)
     share = gains[part] / gains[whole]
-    return Bar(asked, f"{share:.0%} ({gains[part]:+.3f} of {gains[whole]:+.3f})", share >= KEPT)
+    return Bar(goal, f"{share:.0%} ({gains[part]:+.3f} of {gains[whole]:+.3f})", share >= KEPT)

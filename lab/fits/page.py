@@ -86,7 +86,7 @@ def _bars(results: Mapping[str, Mapping[str, Any]]) -> str:
             found = results[truth]
             bar = holds_alone(found) if len(oracles) == 1 else over_word(found, found["stamp"]["headroom"])
             judged.append((truth, bar))
-    rows = [(bar.asked, on, bar.found, "yes" if bar.met else "**no**") for on, bar in judged]
+    rows = [(bar.goal, on, bar.found, "yes" if bar.met else "**no**") for on, bar in judged]
     verdict = _verdict([bar for _, bar in judged], split)
     return f"## Bars\n\n{verdict}\n\n" + _table(("Bar", "On", "Measured", "Met"), rows)
 

@@ -33,15 +33,15 @@ Findings = dict[str, dict[str, list[Finding]]]
 def main(given: list[str] | None = None) -> None:
     """Run the command."""
     arguments = _parser().parse_args(sys.argv[1:] if given is None else given)
-    asked: dict[str, Any] = QUICK if arguments.quick else {"classes": list(CLASSES), "draws": DRAWS, "scenes": SCENES}
+    sizes: dict[str, Any] = QUICK if arguments.quick else {"classes": list(CLASSES), "draws": DRAWS, "scenes": SCENES}
     traces, _ = open_mini(arguments.work_dir)
     chosen = read_chosen(arguments.chosen, traces)
     if WORD not in chosen:
         raise SystemExit(f"{arguments.chosen} tells no threshold of the word: choose with `python -m lab.fits tune`")
     made = {**stamp(_command(arguments)), "model": traces.model, "quick": arguments.quick}
-    threshold = choose_threshold(traces, asked["scenes"])
+    threshold = choose_threshold(traces, sizes["scenes"])
     methods = rungs(chosen, threshold)
-    plan = Plan(arguments.split, methods, asked["classes"], asked["draws"], asked["scenes"])
+    plan = Plan(arguments.split, methods, sizes["classes"], sizes["draws"], sizes["scenes"])
     findings = run(plan, traces, arguments.work_dir)
     found = {
         "stamp": made,
@@ -50,7 +50,7 @@ def main(given: list[str] | None = None) -> None:
         "draws": plan.draws,
         "encoded": traces.encoded,
         "threshold": threshold,
-        "chosen on": asked["scenes"],
+        "chosen on": sizes["scenes"],
         "settings": {method.name: dict(method.settings) for method in methods},
         **table(findings),
     }

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if given.docs is not None:
         command = f"python -m lab.methods agree --model {Path(given.model).name} --steps {given.steps}"
         made = {**stamp(command), "model": _hash_of(pipe)}
-        result = {"stamp": made, "agreements": [one.told() for one in found]}
+        result = {"stamp": made, "agreements": [one.as_json() for one in found]}
         page.write(given.docs, result)
     if not all(one.holds for one in found):
         raise SystemExit("some differences are larger than allowed")

@@ -65,7 +65,7 @@ class Agreement:
     def holds(self) -> bool:
         return self.difference <= self.allowed
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         return asdict(self)
 

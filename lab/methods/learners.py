@@ -115,8 +115,8 @@ class DatasetDMLearner(Learner):
     def log_odds(self, sample: Sample, name: str) -> Tensor:
         return best_mask(*self._module(sample, name, name))
 
-    def _module(self, sample: Sample, name: str, told: str) -> tuple[Tensor, Tensor]:
+    def _module(self, sample: Sample, name: str, shown: str) -> tuple[Tensor, Tensor]:
         trace = sample.trace()
         features = features_of(trace, list(self.outline.channels), self.outline.levels, self.halves)
         levels = with_attention(features, trace, self.outline, self.prompts[name])
-        return self.module(levels, self.vectors[told][None])
+        return self.module(levels, self.vectors[shown][None])

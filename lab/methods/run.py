@@ -34,7 +34,7 @@ PUBLISHED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class TrainingOptions:
     """Options of a training run; see `python -m lab.methods train --help`."""
 
     method: str
@@ -72,66 +72,80 @@ class Asked:
         return Schedule(iterations, rate, usual.late, self.seed)
 
 
-def run(asked: Asked) -> None:
+def run(options: TrainingOptions) -> None:
     """Train a method and write its weights; says what it does."""
-    check_writable(asked.output, FORMAT)
-    pipe = load(asked.model)
+    check_writable(options.output, FORMAT)
+    pipe = load(options.model)
     pipe.set_progress_bar_config(disable=True)
-    size = asked.size or native_side(pipe) * pipe.vae_scale_factor
-    learnt = samples(pipe, asked.work_dir, asked.count, source=asked.pictures, size=size, classes=asked.seen)
-    learner, first = _learner(asked, learnt[0], pipe)
-    schedule = asked.schedule
-    _say(asked, learner, schedule, size)
-    train_with_bar(learner, learnt, schedule, _checkpoint(asked, learner, schedule, size))
-    told = {"pictures": asked.pictures, "count": asked.count, "size": size, "model": first.source.model}
-    told |= {"seen": asked.seen, "unseen": asked.unseen, **asdict(schedule), **_variant(asked)}
-    if asked.validation:
-        judged = samples(pipe, asked.work_dir, asked.validation, source=asked.pictures, size=size, split="validation")
-        told["iou"] = _judged(asked, learner, judged)
-    trained = Trained(asked.method, learner.outline, learner.halves, _tokens(first), learner.module.state_dict(), told)
-    save_weights(trained, asked.output)
-    print(f"wrote {asked.output}")
+    size = options.size or native_side(pipe) * pipe.vae_scale_factor
+    learnt = samples(pipe, options.work_dir, options.count, source=options.pictures, size=size, classes=options.seen)
+    learner, first = _learner(options, learnt[0], pipe)
+    schedule = options.schedule
+    _say(options, learner, schedule, size)
+    train_with_bar(learner, learnt, schedule, _checkpoint(options, learner, schedule, size))
+    facts = {"pictures": options.pictures, "count": options.count, "size": size, "model": first.source.model}
+    facts |= {"seen": options.seen, "unseen": options.unseen, **asdict(schedule), **_variant(options)}
+    if options.validation:
+        judged = samples(
+            pipe, options.work_dir, options.validation, source=options.pictures, size=size, split="validation"
+        )
+        facts["iou"] = _judged(options, learner, judged)
+    trained = Trained(
+        options.method, learner.outline, learner.halves, _tokens(first), learner.module.state_dict(), facts
+    )
+    save_weights(trained, options.output)
+    print(f"wrote {options.output}")
 
 
-def _learner(asked: Asked, sample: Sample, pipe: Any) -> tuple[Learner, Trace]:
+def _learner(options: TrainingOptions, sample: Sample, pipe: Any) -> tuple[Learner, Trace]:
     """Return the learner with a new module, and a trace of the model."""
     trace = Trace.load(sample.file, pipe)
     outline = outline_of(trace)
-    torch.manual_seed(asked.seed)
-    module = module_for(asked.method, outline, trace.halves, _tokens(trace))
-    common = (trace.text, outline, trace.halves, module, asked.seen)
-    if asked.method == "grounded":
-        return GroundedLearner(*common, top_instance=asked.top_instance), trace
-    return DatasetDMLearner(*common, as_released=asked.as_released), trace
+    torch.manual_seed(options.seed)
+    module = module_for(options.method, outline, trace.halves, _tokens(trace))
+    common = (trace.text, outline, trace.halves, module, options.seen)
+    if options.method == "grounded":
+        return GroundedLearner(*common, top_instance=options.top_instance), trace
+    return DatasetDMLearner(*common, as_released=options.as_released), trace
 
 
 def _tokens(trace: Trace) -> int:
     return len(trace.text.embed("thing", padded=True).vectors)
 
 
-def _variant(asked: Asked) -> dict[str, bool]:
-    return {"top_instance": asked.top_instance} if asked.method == "grounded" else {"as_released": asked.as_released}
+def _variant(options: TrainingOptions) -> dict[str, bool]:
+    return (
+        {"top_instance": options.top_instance} if options.method == "grounded" else {"as_released": options.as_released}
+    )
 
 
-def _checkpoint(asked: Asked, learner: Learner, schedule: Schedule, size: int) -> Path:
-    about = [asked.method, _unet(learner.outline), asdict(schedule), size, asked.pictures, asked.count, asked.seen]
-    return asked.work_dir / f"{asked.method}-{digest([*about, _variant(asked)])}.checkpoint.safetensors"
+def _checkpoint(options: TrainingOptions, learner: Learner, schedule: Schedule, size: int) -> Path:
+    about = [
+        options.method,
+        _unet(learner.outline),
+        asdict(schedule),
+        size,
+        options.pictures,
+        options.count,
+        options.seen,
+    ]
+    return options.work_dir / f"{options.method}-{digest([*about, _variant(options)])}.checkpoint.safetensors"
 
 
 def _unet(outline: Outline) -> list[Any]:
     return [dict(outline.channels), dict(outline.projections)]
 
 
-def _say(asked: Asked, learner: Learner, schedule: Schedule, size: int) -> None:
+def _say(options: TrainingOptions, learner: Learner, schedule: Schedule, size: int) -> None:
     numbers = sum(parameter.numel() for parameter in learner.module.parameters())
-    variant = ", ".join(name.replace("_", " ") for name, value in _variant(asked).items() if value)
+    variant = ", ".join(name.replace("_", " ") for name, value in _variant(options).items() if value)
     print(
-        f"{asked.method}{f' ({variant})' if variant else ''} on {asked.model}: {numbers / 1e6:.2f} million weights, "
-        f"features of {' and '.join(learner.halves)}\n"
-        f"{asked.count} {asked.pictures} of {size} x {size} pixels; seen: {', '.join(asked.seen)}; "
-        f"not seen: {', '.join(asked.unseen) or 'none'}\n"
+        f"{options.method}{f' ({variant})' if variant else ''} on {options.model}: {numbers / 1e6:.2f} million "
+        f"weights, features of {' and '.join(learner.halves)}\n"
+        f"{options.count} {options.pictures} of {size} x {size} pixels; seen: {', '.join(options.seen)}; "
+        f"not seen: {', '.join(options.unseen) or 'none'}\n"
         f"{schedule.iterations} iterations of Adam at {schedule.rate:g}, one picture each, no augmentation "
-        f"(published: {PUBLISHED[asked.method]})"
+        f"(published: {PUBLISHED[options.method]})"
     )
 
 
@@ -142,22 +156,22 @@ def train_with_bar(learner: Learner, learnt: list[Sample], schedule: Schedule, c
     with Progress(*columns) as bar:
         shown, task = float("nan"), bar.add_task("training", total=schedule.iterations, loss=float("nan"))
 
-        def tell(iteration: int, loss: float) -> None:
+        def update(iteration: int, loss: float) -> None:
             nonlocal shown
             shown = loss if shown != shown else 0.98 * shown + 0.02 * loss
             bar.update(task, completed=iteration, loss=shown)
 
-        train(learner, learnt, schedule, checkpoint, tell)
+        train(learner, learnt, schedule, checkpoint, update)
     if shown == shown:
         print(f"loss at the end {shown:.4f}, a moving mean of about 50 steps")
 
 
-def _judged(asked: Asked, learner: Learner, judged: list[Sample]) -> dict[str, float]:
+def _judged(options: TrainingOptions, learner: Learner, judged: list[Sample]) -> dict[str, float]:
     """Measure on pictures that were not learnt from, each asked for its true classes, and print means."""
-    found = measured(learner, judged, [*asked.seen, *asked.unseen])
-    for what, names in (("seen", asked.seen), ("not seen", asked.unseen)):
+    found = measured(learner, judged, [*options.seen, *options.unseen])
+    for what, names in (("seen", options.seen), ("not seen", options.unseen)):
         values = [found[name] for name in names if name in found]
         if values:
-            shown = f"{len(values)} classes {what}, {len(judged)} validation {asked.pictures}, list given"
+            shown = f"{len(values)} classes {what}, {len(judged)} validation {options.pictures}, list given"
             print(f"mean IoU of {shown}: {mean(values):.3f}")
     return {name: round(value, 4) for name, value in found.items()}

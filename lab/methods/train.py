@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.methods.classes import UNSEEN, seen_without
-from lab.methods.run import FEWEST, Asked, run
+from lab.methods.run import FEWEST, TrainingOptions, run
 
 
 def main(given: list[str]) -> None:
@@ -14,7 +14,7 @@ def main(given: list[str]) -> None:
     options: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name != "unseen"}
     unseen = UNSEEN[arguments.split] if arguments.unseen is None else tuple(arguments.unseen)
     del options["split"]
-    run(Asked(**options, seen=seen_without(unseen), unseen=unseen))
+    run(TrainingOptions(**options, seen=seen_without(unseen), unseen=unseen))
 
 
 def _parser() -> argparse.ArgumentParser:

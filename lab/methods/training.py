@@ -43,7 +43,7 @@ def train(
     samples: Sequence[Sample],
     schedule: Schedule,
     checkpoint: Path,
-    tell: Callable[[int, float], None] = lambda iteration, loss: None,
+    report: Callable[[int, float], None] = lambda iteration, loss: None,
 ) -> None:
     """Train the learner's module in place.
 
@@ -52,7 +52,7 @@ def train(
         samples: What it learns from; those without a class that is learnt are left out.
         schedule: How long and how fast.
         checkpoint: File that is written on the way, and read if it is there.
-        tell: Called after each step with its number, from 1 on, and its loss.
+        report: Called after each step with its number, from 1 on, and its loss.
 
     Raises:
         OptionError: no sample shows a class that is learnt.
@@ -73,7 +73,7 @@ def train(
         optimiser.step()
         if (iteration + 1) % schedule.every == 0 or iteration + 1 == schedule.iterations:
             save_tensors(_state(learner, optimiser, iteration + 1), checkpoint)
-        tell(iteration + 1, loss.item())
+        report(iteration + 1, loss.item())
 
 
 def _state(learner: Learner, optimiser: torch.optim.Adam, iteration: int) -> dict[str, Tensor]:

@@ -98,6 +98,6 @@ def describe_peer(checkout: Path) -> dict[str, str]:
     digest = hashlib.sha256()
     for file in sorted((checkout / "ovam").rglob("*.py")):
         digest.update(file.relative_to(checkout).as_posix().encode() + file.read_bytes())
-    asked = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    commit = asked.stdout.strip() if asked.returncode == 0 and (checkout / ".git").exists() else "unknown"
+    process = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = process.stdout.strip() if process.returncode == 0 and (checkout / ".git").exists() else "unknown"
     return {"repository": "vpulab/ovam", "commit": commit, "source_hash": digest.hexdigest()[:16]}

@@ -46,7 +46,7 @@ def section(result: Mapping[str, Any]) -> str:
         floor = result["seconds"].get(f"{name} floor")
         rows.append(
             [
-                _told(name, result["refine"]),
+                _stage_name(name, result["refine"]),
                 f"{found.median:.3f} s ({found.low:.3f} to {found.high:.3f})",
                 f"{middle(floor).median:.4f} s" if floor else "",
                 str(Ratio(**over)) if over else "",
@@ -56,7 +56,7 @@ def section(result: Mapping[str, Any]) -> str:
     return f"{text}\n{table(['Stage', 'Time', 'Floor', 'Over the floor', 'Pairs'], rows)}"
 
 
-def _told(name: str, chosen: Mapping[str, Any]) -> str:
+def _stage_name(name: str, chosen: Mapping[str, Any]) -> str:
     if name != "refinement":
         return name
     return (

@@ -51,12 +51,12 @@ def quality_goals(result: Result) -> list[list[str]]:
     for problem, label in PROBLEMS.items():
         for name, goal in SOONER_GOALS.items():
             for series, reached in result["problems"][problem]["rivals"][name]["reached"].items():
-                asked = f"{label}, {series}: as good as {name} at its end at least {goal:g}x sooner"
+                text = f"{label}, {series}: as good as {name} at its end at least {goal:g}x sooner"
                 if reached is None:
-                    rows.append([asked, "not reached", "no"])
+                    rows.append([text, "not reached", "no"])
                 else:
                     found = Ratio(**reached["sooner"])
-                    rows.append([asked, str(found), verdict(found.median >= goal, found.low >= goal)])
+                    rows.append([text, str(found), verdict(found.median >= goal, found.low >= goal)])
     return rows
 
 
@@ -64,14 +64,12 @@ def end_goals(result: Result) -> list[list[str]]:
     """The whole way, and the fit alone, with the default settings."""
     usual = next(iter(result["settings"].values()))
     rows = []
-    for asked, seconds, goal in (
+    for text, seconds, goal in (
         ("image and mask to a saved token on mini", _whole(usual), WHOLE_GOAL),
         ("of that the fit", usual["fitting"], FIT_GOAL),
     ):
         found = middle(seconds)
-        rows.append(
-            [f"{asked}: at most {goal:g} s", _seconds(found), verdict(found.median <= goal, found.high <= goal)]
-        )
+        rows.append([f"{text}: at most {goal:g} s", _seconds(found), verdict(found.median <= goal, found.high <= goal)])
     return rows
 
 

@@ -15,7 +15,7 @@ from lab.pseudo_masks.ablations import ABLATIONS
 from lab.pseudo_masks.annotators import ORACLE, annotator_of
 from lab.pseudo_masks.benchmark import PROTOCOLS, read_items, write_benchmark
 from lab.pseudo_masks.examples import SCENES, SIMPLE, Source
-from lab.pseudo_masks.report import Asked, report
+from lab.pseudo_masks.report import ReportOptions, report
 from lab.pseudo_masks.truth import Annotations
 from lab.pseudo_masks.world import WORLD_SETS, World
 from ovam.errors import OptionError, OvamError
@@ -42,8 +42,8 @@ def main(given: list[str] | None = None) -> None:
 
 def _report(arguments: argparse.Namespace, command: str) -> Path:
     source = _source(arguments)
-    asked = _asked(arguments, source, command)
-    report(_loaded(arguments.model), source, asked)
+    options = _options(arguments, source, command)
+    report(_loaded(arguments.model), source, options)
     found: Path = arguments.output_dir / "pseudo-masks.md"
     return found
 
@@ -80,9 +80,9 @@ def _source(arguments: argparse.Namespace) -> Source:
     return Annotations(arguments.truth)
 
 
-def _asked(arguments: argparse.Namespace, source: Source, command: str) -> Asked:
+def _options(arguments: argparse.Namespace, source: Source, command: str) -> ReportOptions:
     few = arguments.quick
-    return Asked(
+    return ReportOptions(
         command=command,
         model=arguments.model,
         sets=_sets(arguments, source),

@@ -30,7 +30,7 @@ _OF_PAPER = (64, 32, 16)  # its finest grid, half of it, a quarter
 
 
 def ablate(
-    pipe: Any, name: str, entries: Entries, asked: Any, classes: Sequence[str], count: int, work: Path, source: Source
+    pipe: Any, name: str, entries: Entries, basis: Any, classes: Sequence[str], count: int, work: Path, source: Source
 ) -> dict[str, Any]:
     """The figures of one ablation.
 
@@ -38,7 +38,7 @@ def ablate(
         pipe: The model.
         name: One of `ABLATIONS`.
         entries: Words and tokens of the classes.
-        asked: What tells the tokens apart from others.
+        basis: What tells the tokens apart from others.
         classes: Those asked.
         count: Pictures of the set, and half as many to choose thresholds on.
         work: Work folder.
@@ -52,10 +52,10 @@ def ablate(
         "postprocessing": postprocessing_rows,
     }[name]()
     on = SIMPLE if name == "steps" else source.main
-    study = Study(name, rows, entries, asked)
+    study = Study(name, rows, entries, basis)
     thresholds = validated(pipe, study, max(4, count // 2), work, source) if name != "steps" else None
     if thresholds is None:  # a scene has no denoiser calls to choose from: one threshold for all, that of all calls
-        whole = Study("all steps", [ours("all", {}, refine=False, cut=plainly)], entries, asked)
+        whole = Study("all steps", [ours("all", {}, refine=False, cut=plainly)], entries, basis)
         one = validated(pipe, whole, max(4, count // 2), work, source)
         thresholds = {(row.name, form): one["all", form] for row in rows for form in entries}
     counts = scored(pipe, study, on, count, work, source, thresholds)

@@ -24,12 +24,12 @@ class Annotator(Protocol):
     """Labels generated pictures.
 
     Attributes:
-        told: What it is, for the page.
+        description: What it is, for the page.
         basis: What its labels depend on, as JSON.
     """
 
     @property
-    def told(self) -> str: ...
+    def description(self) -> str: ...
 
     @property
     def basis(self) -> Any: ...
@@ -69,7 +69,7 @@ def annotator_of(given: str) -> Annotator:
 class Oracles(Annotator):
     """Both oracles of the embedded model's world; what they differ on nobody knows."""
 
-    told = "two oracles that agree"
+    description = "two oracles that agree"
 
     @property
     def basis(self) -> Any:
@@ -84,7 +84,7 @@ class Oracles(Annotator):
 class Trained(Annotator):
     """A segmenter of transformers; its classes are taken by their names, those without a number count as background."""
 
-    told = "a trained segmenter"
+    description = "a trained segmenter"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,7 +113,7 @@ class Trained(Annotator):
 class Drawn(Annotator):
     """Label maps in files, one for each picture and under its name, as `ovam evaluate` reads them."""
 
-    told = "label maps in files"
+    description = "label maps in files"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -17,9 +17,9 @@ from lab.measure import stamp
 from lab.pseudo_masks.annotators import state_of
 from lab.pseudo_masks.examples import encoded
 from lab.pseudo_masks.protocols import (
-    ASKED,
     CONCEPT_WORDS,
     GOCA_WORDS,
+    MEASURED,
     OFFSETS,
     RIVALS,
     ValuesOf,
@@ -120,7 +120,7 @@ def _of_picture(
     pipe: Any, item: Item, seed: int, protocol: str, rivals: Sequence[str], rows: Sequence[Row]
 ) -> dict[str, Counted]:
     picture, labels = item.read()
-    shown = picture.resize((ASKED, ASKED), Image.Resampling.BICUBIC) if protocol == CONCEPT else picture
+    shown = picture.resize((MEASURED, MEASURED), Image.Resampling.BICUBIC) if protocol == CONCEPT else picture
     traces = {name: encode(pipe, shown, seed=seed, **encoded(options)) for name, options in needs_of(rows).items()}
     found = {}
     for row in rows:
@@ -172,7 +172,7 @@ def benchmark_page(about: Mapping[str, Any], figures: Mapping[str, Mapping[str, 
             [row, *(f"{100 * of['open']:.1f} / {100 * of['released']:.1f}" for of in each.values())]
             for row, each in figures.items()
         ]
-        told = (
+        explanation = (
             "Mean IoU of the background and the classes, by the background's offset: without the pixels left open, and "
             "with them as background, as the released code counts. The picture's list of classes is given."
         )
@@ -184,7 +184,7 @@ def benchmark_page(about: Mapping[str, Any], figures: Mapping[str, Mapping[str, 
             for row, each in figures.items()
             for cut, of in each.items()
         ]
-        told = (
+        explanation = (
             "Masks are values above the map's own mean, or above all contrast words. The class is given. The released "
             "code for ImageNet-Segmentation counts a mask and its opposite as one: mIoU is accuracy / (2 - accuracy)."
         )
@@ -194,6 +194,6 @@ def benchmark_page(about: Mapping[str, Any], figures: Mapping[str, Mapping[str, 
         "",
         head,
         "",
-        f"{about['pictures']} pictures. {told}",
+        f"{about['pictures']} pictures. {explanation}",
     ]
     return "\n".join([*parts, "", PUBLISHED[protocol], "", table(heads, lines)])

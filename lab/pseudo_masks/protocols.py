@@ -17,7 +17,7 @@ from ovam.voc_names import VOC
 ValuesOf = Callable[[str], np.ndarray]
 """From a word to its values, (height, width) float."""
 
-SIDE, ASKED = 224, 512
+SIDE, MEASURED = 224, 512
 """ConceptAttention scores squares of 224, and shows the model squares of 512, whatever the picture's proportions."""
 RIVALS = {
     "imagenet": ("background", "floor", "tree", "person", "grass", "face"),

@@ -30,7 +30,7 @@ _SHOWN = ("DAAM", PUBLISHED, "ovam: maps", DEFAULT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReportOptions:
     """Options of a report; see `python -m lab.pseudo_masks --help`."""
 
     command: str
@@ -52,41 +52,41 @@ class Asked:
         return self.pictures if name in (SIMPLE, CAPTIONS) else self.scenes
 
 
-def report(pipe: Any, source: Source, asked: Asked) -> None:
+def report(pipe: Any, source: Source, options: ReportOptions) -> None:
     """Measure, and write `pseudo-masks.md`, `pseudo-masks.json` and pictures."""
-    asked.output.mkdir(parents=True, exist_ok=True)
-    found = _measured(pipe, source, asked)
-    (asked.output / "pseudo-masks.json").write_text(json.dumps(found, indent=1) + "\n")
-    (asked.output / "pseudo-masks.md").write_text(page(found))
-    if asked.summary is not None:
-        write_summary(asked.summary, found)
+    options.output.mkdir(parents=True, exist_ok=True)
+    found = _measured(pipe, source, options)
+    (options.output / "pseudo-masks.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.output / "pseudo-masks.md").write_text(page(found))
+    if options.summary is not None:
+        write_summary(options.summary, found)
 
 
-def _measured(pipe: Any, source: Source, asked: Asked) -> dict[str, Any]:
-    tokens = tokens_of(pipe, asked.work, source, asked.classes)
-    entries: Entries = {WORD: {name: name for name in asked.classes}, TOKEN: dict(tokens)}
-    basis = [sorted(asked.classes), source.basis("annotated"), state_of(asked.weights)]
-    rows, left_out = readable(pipe, source, main_rows([trained_method(path) for path in asked.weights]))
+def _measured(pipe: Any, source: Source, options: ReportOptions) -> dict[str, Any]:
+    tokens = tokens_of(pipe, options.work, source, options.classes)
+    entries: Entries = {WORD: {name: name for name in options.classes}, TOKEN: dict(tokens)}
+    basis = [sorted(options.classes), source.basis("annotated"), state_of(options.weights)]
+    rows, left_out = readable(pipe, source, main_rows([trained_method(path) for path in options.weights]))
     study = Study("main", rows, entries, basis)
-    thresholds = validated(pipe, study, asked.validation, asked.work, source)
-    sets = {name: _of_set(pipe, source, asked, name, study, thresholds) for name in asked.sets}
+    thresholds = validated(pipe, study, options.validation, options.work, source)
+    sets = {name: _of_set(pipe, source, options, name, study, thresholds) for name in options.sets}
     ablations = {
-        name: ablate(pipe, name, entries, basis, asked.classes, asked.pictures, asked.work, source)
-        for name in asked.ablations
+        name: ablate(pipe, name, entries, basis, options.classes, options.pictures, options.work, source)
+        for name in options.ablations
     }
     for name, each in ablations.items():
         each["plot"] = f"pseudo-masks-{name}.png"
-        of_ablation(name, each, grids_of(pipe)).savefig(asked.output / each["plot"])
+        of_ablation(name, each, grids_of(pipe)).savefig(options.output / each["plot"])
     about = {
-        **stamp(asked.command),
-        "model": f"{asked.model} ({model_hash(pipe)})",
+        **stamp(options.command),
+        "model": f"{options.model} ({model_hash(pipe)})",
         "version": __version__,
-        "validation": asked.validation,
+        "validation": options.validation,
         "fitted_on": source.fitted_on,
         "chosen_on": source.chosen_on,
-        "without_token": [name for name in asked.classes if name not in tokens],
+        "without_token": [name for name in options.classes if name not in tokens],
         "left_out": left_out,
-        "note": asked.note,
+        "note": options.note,
     }
     kept = {f"{row}, {form}": value for (row, form), value in thresholds.items()}
     return {"about": about, "thresholds": kept, "bars": bars(sets), "sets": sets, "ablations": ablations}
@@ -116,9 +116,9 @@ def readable(pipe: Any, source: Source, rows: Sequence[Row]) -> tuple[list[Row],
 
 
 def _of_set(
-    pipe: Any, source: Source, asked: Asked, name: str, study: Study, thresholds: dict[tuple[str, str], float]
+    pipe: Any, source: Source, options: ReportOptions, name: str, study: Study, thresholds: dict[tuple[str, str], float]
 ) -> dict[str, Any]:
-    count, work = asked.count(name), asked.work
+    count, work = options.count(name), options.work
     counts = scored(pipe, study, name, count, work, source, thresholds)
     pictures, unknown = seen_of(source.examples(pipe, name, count))
     found: dict[str, Any] = {"table": table(counts), "lifts": lifts(counts), "leads": leads(counts)}
@@ -126,10 +126,10 @@ def _of_set(
     if picked(counts, (DEFAULT, TOKEN))["good"]:
         sheet = cases(pipe, name, counts, (DEFAULT, TOKEN), _shown(study), study.entries, thresholds, source, count)
         found["picture"] = f"pseudo-masks-{name}.png"
-        sheet.save(asked.output / found["picture"])
+        sheet.save(options.output / found["picture"])
     if counts:
         found["plot"] = f"pseudo-masks-{name}-classes.png"
-        of_classes(found["table"], found["heading"]).savefig(asked.output / found["plot"])
+        of_classes(found["table"], found["heading"]).savefig(options.output / found["plot"])
     return found
 
 

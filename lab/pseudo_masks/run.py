@@ -30,13 +30,13 @@ class Study:
         name: Of the study; its results lie apart.
         rows: The methods.
         entries: What is asked for.
-        asked: What tells the entries apart from others: files or settings of the tokens.
+        basis: What tells the entries apart from others: files or settings of the tokens.
     """
 
     name: str
     rows: Sequence[Row]
     entries: Entries
-    asked: Any
+    basis: Any
 
 
 @torch.no_grad()
@@ -57,15 +57,15 @@ def scored(
     chosen = [[*key, value] for key, value in sorted(thresholds.items())]
     names = [row.name for row in study.rows]
     basis = [model_hash(pipe), source.basis(set_name), syntax_of(*CODE), CHOSEN]
-    about = [*basis, study.name, names, study.asked, set_name, chosen]
+    about = [*basis, study.name, names, study.basis, set_name, chosen]
     folder = work / "counts" / digest(about)
     needs = needs_of(study.rows)
     found: list[Count] = []
     for example in source.examples(pipe, set_name, count):
         file = folder / f"{example.name}.json"
         if not file.exists():
-            asked = any(name in of_class for name in example.classes for of_class in study.entries.values())
-            traces = {name: example.traced(options) for name, options in needs.items()} if asked else {}
+            seen = any(name in of_class for name in example.classes for of_class in study.entries.values())
+            traces = {name: example.traced(options) for name, options in needs.items()} if seen else {}
             counts = list(counts_of(example, traces, study.rows, study.entries, thresholds))
             write(file, [one.as_json() for one in counts])
         found += [Count.from_json(each) for each in json.loads(file.read_text())]

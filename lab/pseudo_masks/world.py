@@ -79,8 +79,8 @@ class World(Source):
 
     def heading(self, name: str) -> str:
         """What a set is."""
-        told = f", labelled by {self._annotator.told}" if name in (SIMPLE, CAPTIONS) else ""
-        return _HEADINGS[name] + told
+        labelled = f", labelled by {self._annotator.description}" if name in (SIMPLE, CAPTIONS) else ""
+        return _HEADINGS[name] + labelled
 
     def _generated(self, pipe: Any, kind: str, count: int) -> Iterator[Example]:
         entries = make_images(pipe, kind, self._images, count=count, guidance_scale=GUIDANCE_SCALE)

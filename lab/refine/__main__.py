@@ -53,7 +53,7 @@ def _choose(given: list[str]) -> None:
 
 
 def _bars(given: list[str]) -> None:
-    plain = bars.Asked()
+    plain = bars.BarOptions()
     parser = argparse.ArgumentParser(prog="python -m lab.refine bars", description=bars.__doc__)
     _common(parser)
     parser.add_argument("--scenes", type=int, default=plain.scenes, help=f"test scenes (default: {plain.scenes})")
@@ -78,7 +78,7 @@ def _bars(given: list[str]) -> None:
     made = stamp(shlex.join(["python", "-m", "lab.refine", "bars", *given]))
     pipe = load(arguments.model)
     pipe.set_progress_bar_config(disable=True)
-    asked = bars.Asked(
+    options = bars.BarOptions(
         scenes=arguments.scenes,
         validation=arguments.validation,
         pictures=arguments.pictures,
@@ -86,7 +86,7 @@ def _bars(given: list[str]) -> None:
         work_dir=arguments.work_dir,
         images_dir=arguments.images_dir,
     )
-    found = {"stamp": made, "quick": arguments.quick, **bars.measure(pipe, asked)}
+    found = {"stamp": made, "quick": arguments.quick, **bars.measure(pipe, options)}
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     rows = found.pop("rows")
     arguments.work_dir.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ _GATE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BarOptions:
     """What is measured.
 
     Attributes:
@@ -62,24 +62,24 @@ class Asked:
     images_dir: Path = Path("runs/images")
 
 
-def measure(pipe: Any, asked: Asked) -> dict[str, Any]:
+def measure(pipe: Any, options: BarOptions) -> dict[str, Any]:
     """Return all figures and verdicts."""
-    tokens = merge(list(tokens_of(pipe, asked.work_dir, World(asked.images_dir), asked.classes).values()))
-    validation = list(cases(pipe, "validation", asked.validation, tokens=tokens))
+    tokens = merge(list(tokens_of(pipe, options.work_dir, World(options.images_dir), options.classes).values()))
+    validation = list(cases(pipe, "validation", options.validation, tokens=tokens))
     chosen = choose_thresholds(validation)
     of_tokens = thresholds_of(validation, [_tokens(case) for case in validation], chosen.get(TOKEN_REFINED, {}))
-    seen = list(cases(pipe, "test", asked.scenes, tokens=tokens, others=True))
+    seen = list(cases(pipe, "test", options.scenes, tokens=tokens, others=True))
     rows = {"scenes": _rows(seen, chosen), "generated": []}
     for name in (SIMPLE, CAPTIONS):
-        made = generated(pipe, name, asked.pictures, asked.images_dir, tokens=tokens)
+        made = generated(pipe, name, options.pictures, options.images_dir, tokens=tokens)
         rows["generated"] += _rows(made, chosen)
     found = {
         "model": model_hash(pipe),
         "world": WORLD,
         "defaults": dict(CHOSEN),
-        "scenes": asked.scenes,
-        "validation": asked.validation,
-        "pictures": {SIMPLE: asked.pictures, CAPTIONS: asked.pictures},
+        "scenes": options.scenes,
+        "validation": options.validation,
+        "pictures": {SIMPLE: options.pictures, CAPTIONS: options.pictures},
         "thresholds": {
             step: each if step in (TOKEN, TOKEN_REFINED) else next(iter(each.values()))
             for step, each in chosen.items()

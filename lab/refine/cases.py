@@ -77,9 +77,9 @@ def cases(
         labels = np.zeros(scene.image.shape[:2], dtype=np.int64)
         for name in names:
             labels[scene.mask(name)] = LABELS[name]
-        asked = other_words(names, truth) if others else ()
+        words = other_words(names, truth) if others else ()
         of = {name: (*_slices(scene, name), *_split(name, split_names, others)) for name in truth}
-        yield Case(number, truth, labels, of, *_maps(trace, asked, tokens))
+        yield Case(number, truth, labels, of, *_maps(trace, words, tokens))
 
 
 def generated(pipe: Any, name: str, count: int, images_dir: Path, *, tokens: TokenSet | None = None) -> Iterator[Case]:
@@ -120,8 +120,8 @@ def other_words(names: Sequence[str], truth: dict[str, np.ndarray]) -> tuple[tup
     return tuple(found)
 
 
-def _split(name: str, split_names: set[str], asked: bool) -> tuple[str, ...]:
-    return (("split word" if name in split_names else "single word"),) if asked else ()
+def _split(name: str, split_names: set[str], known: bool) -> tuple[str, ...]:
+    return (("split word" if name in split_names else "single word"),) if known else ()
 
 
 def _slices(scene: Scene, name: str) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def agreement(scenes: int, size: int, noise: float) -> dict[str, Any]:
             apart = np.abs(ours - expected)
             same = float(((ours > 0.5) == (expected > 0.5)).mean())
             _add(found[name], greatest=float(apart.max()), mean=float(apart.mean()), same=same, seconds=seconds)
-    return {"scenes": len(cases), "size": size, "noise": noise} | {name: _told(each) for name, each in found.items()}
+    return {"scenes": len(cases), "size": size, "noise": noise} | {name: _middles(each) for name, each in found.items()}
 
 
 def _by(blur: Callable[[np.ndarray], Any], case: StandIn) -> np.ndarray:
@@ -136,7 +136,7 @@ def _add(found: dict[str, list[float]], **values: float) -> None:
         found.setdefault(name, []).append(value)
 
 
-def _told(found: dict[str, list[float]]) -> dict[str, float]:
+def _middles(found: dict[str, list[float]]) -> dict[str, float]:
     ways: dict[str, Callable[[list[float]], Any]] = {"greatest": max, "mean": np.mean, "same": np.mean}
     return {name: float(ways.get(name, np.median)(values)) for name, values in found.items()}
 

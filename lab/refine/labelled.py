@@ -61,11 +61,11 @@ def _labels(
     total, false, errors = Confusion.empty(len(CLASSES) + 1), list[float](), list[float]()
     shares, truths = list[np.ndarray](), list[np.ndarray]()
     for case, each in zip(seen, maps, strict=True):
-        asked = [name for name in case.truth if name in each.words] if listed else list(each.words)
-        if not asked:
+        names = [name for name in case.truth if name in each.words] if listed else list(each.words)
+        if not names:
             continue
-        result = segment(each.only(asked), options)
-        numbers = np.array([0, *(LABELS[name] for name in asked)])
+        result = segment(each.only(names), options)
+        numbers = np.array([0, *(LABELS[name] for name in names)])
         labels = numbers[result.labels.numpy()]
         total += Confusion.of(labels, case.labels, len(CLASSES) + 1)
         best = result.scores.max(0).values.numpy().clip(0, 1)[case.counted]

@@ -216,10 +216,10 @@ def compare(pipe: Any, count: int) -> dict[str, Any]:
         half = found.setdefault(kind, ({}, {}))[look.number // 2 % 2]  # touching and plain scenes take turns
         for key, cut in cuts().items():
             half.setdefault(key, []).append(counts_of(look, cut))
-    return {"scenes": len(numbers)} | {kind: told(*halves) for kind, halves in found.items()}
+    return {"scenes": len(numbers)} | {kind: figures_of(*halves) for kind, halves in found.items()}
 
 
-def told(even: Counted, odd: Counted) -> dict[str, Any]:
+def figures_of(even: Counted, odd: Counted) -> dict[str, Any]:
     """Return for each way, with the setting of edges that is best on the even half, its figures on the odd half."""
     keys: list[tuple[str, ...]] = [(UNCUT,), (NECKS,)]
     for times in TIMES:

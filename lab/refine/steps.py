@@ -114,8 +114,8 @@ def rows_of(case: Case, thresholds: Thresholds) -> Iterator[Row]:
         yield _row(case, name, truth, known, thresholds, True, case.slices[name])
     for word, name, kind in case.others:
         if name in case.truth:
-            asked = _from_maps(case.maps.only([word]), WORDS, {CRF: {word: thresholds[CRF][name]}})
-            known = {step: each[word] for step, each in asked.items() if step in thresholds}
+            of_word = _from_maps(case.maps.only([word]), WORDS, {CRF: {word: thresholds[CRF][name]}})
+            known = {step: each[word] for step, each in of_word.items() if step in thresholds}
             yield _row(case, name, case.truth[name], known, thresholds, False, (kind,))
 
 

@@ -28,12 +28,12 @@ def _gains(found: Mapping[str, Any]) -> Iterator[Bar]:
             (TOKEN_REFINED, REFINED_GAIN),
             (TOKEN_CRF, CRF_GAIN),
         ):
-            asked = f"{name}: {step}, above the plain one by at least {least:g}, interval above 0"
+            goal = f"{name}: {step}, above the plain one by at least {least:g}, interval above 0"
             if step not in steps:
-                yield Bar(asked, "not measured", False)
+                yield Bar(goal, "not measured", False)
                 continue
             gained = Interval(*steps[step]["gain"])
-            yield Bar(asked, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, least))
+            yield Bar(goal, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, least))
 
 
 def _above(gained: Interval, least: float) -> bool:
@@ -43,13 +43,13 @@ def _above(gained: Interval, least: float) -> bool:
 def _slices(found: Mapping[str, Any]) -> Iterator[Bar]:
     for name in ("scenes", "generated"):
         each = found["sets"].get(name, {}).get("slices", {})
-        asked = f"{name}: refinement and CRF raise every slice"
+        goal = f"{name}: refinement and CRF raise every slice"
         if not each:
-            yield Bar(asked, "not measured", False)
+            yield Bar(goal, "not measured", False)
             continue
         worst = min(each, key=lambda slice_name: each[slice_name]["gain"][0])
         value = each[worst]["gain"][0]
-        yield Bar(asked, f"least {value:+.3f}, {worst}, {each[worst]['masks']} masks", value > 0)
+        yield Bar(goal, f"least {value:+.3f}, {worst}, {each[worst]['masks']} masks", value > 0)
 
 
 def _label_maps(found: Mapping[str, Any]) -> Iterator[Bar]:
@@ -75,27 +75,27 @@ def _absent(found: Mapping[str, Any]) -> Iterator[Bar]:
 
 def _blind(found: Mapping[str, Any]) -> Iterator[Bar]:
     lead = found["word_blind"]
-    asked = f"scenes of two things or more: {CRF} above {BLIND} by at least {BLIND_LEAD:g}"
+    goal = f"scenes of two things or more: {CRF} above {BLIND} by at least {BLIND_LEAD:g}"
     if lead is None or math.isnan(lead["lead"][0]):
-        yield Bar(asked, "not measured", False)
+        yield Bar(goal, "not measured", False)
         return
     gained = Interval(*lead["lead"])
-    yield Bar(asked, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, BLIND_LEAD))
+    yield Bar(goal, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, BLIND_LEAD))
 
 
 def _opinions(found: Mapping[str, Any]) -> Iterator[Bar]:
     for name, each in found["opinions"].items():
-        asked = f"second opinion on {name}: {each['package']}, at most {each['most']:g} apart ({each['unit']})"
+        goal = f"second opinion on {name}: {each['package']}, at most {each['most']:g} apart ({each['unit']})"
         if each["difference"] is None:
-            yield Bar(asked, f"not measured: {each['package']} is not installed", False)
+            yield Bar(goal, f"not measured: {each['package']} is not installed", False)
         else:
-            yield Bar(asked, f"{each['difference']:.2g}", each["difference"] <= each["most"])
+            yield Bar(goal, f"{each['difference']:.2g}", each["difference"] <= each["most"])
 
 
-def _at_least(asked: str, value: float, least: float) -> Bar:
-    return Bar(f"{asked} at least {least:g}", f"{value:.3f}", value >= least)
+def _at_least(goal: str, value: float, least: float) -> Bar:
+    return Bar(f"{goal} at least {least:g}", f"{value:.3f}", value >= least)
 
 
 def listed(judged: Sequence[Bar]) -> list[dict[str, Any]]:
     """Return the bars as JSON has them."""
-    return [{"asked": bar.asked, "found": bar.found, "met": bool(bar.met)} for bar in judged]
+    return [{"asked": bar.goal, "found": bar.found, "met": bool(bar.met)} for bar in judged]

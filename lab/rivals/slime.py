@@ -111,8 +111,8 @@ def both_maps(trace: Trace, row: Tensor, settings: Settings) -> tuple[Tensor, Te
     whole = trace.text.embed(settings.template, padded=True)
     vectors = whole.vectors.float().cpu().clone()
     vectors[1] = row[0]
-    asked = TokenEmbedding(vectors, whole.prompt, trace.text.space)
-    maps = _chosen(trace, settings).maps(asked).token_maps[:2]
+    changed = TokenEmbedding(vectors, whole.prompt, trace.text.space)
+    maps = _chosen(trace, settings).maps(changed).token_maps[:2]
     there = [i for i in range(2) if float(maps[i].max()) >= settings.least]
     found = [torch.zeros(trace.size), torch.zeros(trace.size)]
     for i in there:

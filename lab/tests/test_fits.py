@@ -187,11 +187,11 @@ def test_the_threshold_is_that_of_the_best_mean_over_classes():
     assert counts[0][0].tolist() == [2, 4]
 
 
-def reaching(best: float, asked: list[float]):
+def reaching(best: float, tried_rates: list[float]):
     """In place of `tune._tried`: the nearer a rate is to the best, the better."""
 
     def tried(descent, rate, tasks, traces):
-        asked.append(rate)
+        tried_rates.append(rate)
         reached = -abs(np.log10(rate / best))
         return [{"rate": rate, "iterations": 7, "threshold": 0.4, "mIoU": reached}]
 
@@ -199,26 +199,26 @@ def reaching(best: float, asked: list[float]):
 
 
 def test_a_tuning_keeps_what_was_tried_before_on_the_same_basis_alone(tmp_path, monkeypatch):
-    traces, asked = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)}), list[float]()
-    monkeypatch.setattr(tune, "_tried", reaching(3.0, asked))
+    traces, rates = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)}), list[float]()
+    monkeypatch.setattr(tune, "_tried", reaching(3.0, rates))
     found = tune.tune(traces, classes=["car"], count=8, rates=(1.0, 3.0, 10.0))
-    assert asked == [1.0, 3.0, 10.0]
+    assert rates == [1.0, 3.0, 10.0]
     assert found["authors, tuned"] == asdict(tune._of_authors(3.0, 7, 0.4))
     assert "SLiMe, tuned" not in found  # these traces have no self-attention
     again = tune.tune(traces, classes=["car"], count=8, rates=(2.0, 3.0, 10.0), known=found)
-    assert asked[3:] == [2.0]
+    assert rates[3:] == [2.0]
     assert again["tried"]["authors, tuned"] == [*found["tried"]["authors, tuned"], again["tried"]["authors, tuned"][-1]]
     tune.tune(traces, classes=["car"], count=9, rates=(1.0, 3.0, 10.0), known=found)
-    assert asked[4:] == [1.0, 3.0, 10.0]
+    assert rates[4:] == [1.0, 3.0, 10.0]
 
 
 @pytest.mark.parametrize(("best", "widened"), [(0.004, [0.1, 0.01, 0.001]), (2000.0, [1000.0, 1e4]), (4.0, [])])
 def test_rates_are_tried_until_the_best_lies_between_others(best, widened, tmp_path, monkeypatch):
-    asked = list[float]()
-    monkeypatch.setattr(tune, "_tried", reaching(best, asked))
+    rates = list[float]()
+    monkeypatch.setattr(tune, "_tried", reaching(best, rates))
     traces = Traces(ovam.load("mini"), tmp_path, {"timesteps": (50,)})
     tune.tune(traces, classes=["car"], count=8, rates=(1.0, 10.0, 100.0))
-    assert asked[3:] == pytest.approx(widened)
+    assert rates[3:] == pytest.approx(widened)
 
 
 def test_outcomes_are_found_again_by_all_that_they_depend_on_and_no_others(tmp_path):
@@ -273,8 +273,8 @@ MEASURED = {
 
 
 def test_a_bar_is_met_where_the_figure_reaches_it():
-    verdicts = [(bar.asked, bar.found, bar.met) for bar in bars(MEASURED, 0.1)]
-    met = [asked.split(",")[0] for asked, _, met in verdicts if met]
+    verdicts = [(bar.goal, bar.found, bar.met) for bar in bars(MEASURED, 0.1)]
+    met = [goal.split(",")[0] for goal, _, met in verdicts if met]
     assert met == [
         "default minus authors",
         "worst of 5 draws above the word",
@@ -373,11 +373,13 @@ def package(tmp_path, monkeypatch):
 
 def test_words_change_no_digest_of_code_and_code_does(package):
     plain = package("LIMIT = 2\n\n\ndef rule(a):\n    return a + LIMIT\n")
-    told = '"""Rules."""\nLIMIT = 2  # of all\n"""The limit."""\ndef rule(a):\n    """One."""\n    return (a + LIMIT)\n'
-    assert package(told) == plain
-    assert package(told.replace("a + LIMIT", "a - LIMIT")) != plain
-    assert package(told.replace("2", "3")) != plain
-    assert package(told) == plain
+    commented = (
+        '"""Rules."""\nLIMIT = 2  # of all\n"""The limit."""\ndef rule(a):\n    """One."""\n    return (a + LIMIT)\n'
+    )
+    assert package(commented) == plain
+    assert package(commented.replace("a + LIMIT", "a - LIMIT")) != plain
+    assert package(commented.replace("2", "3")) != plain
+    assert package(commented) == plain
     assert package("", "below/other.py") != plain, "a new file is code as well"
 
 

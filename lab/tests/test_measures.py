@@ -61,7 +61,7 @@ FIGURES = {
 
 
 def test_a_bar_is_met_where_the_figure_reaches_it():
-    verdicts = {bar.asked: bar.met for bar in bars(FIGURES)}
+    verdicts = {bar.goal: bar.met for bar in bars(FIGURES)}
     met = [
         "blind test",
         "classes named wrong",
@@ -91,8 +91,8 @@ def test_a_bar_is_met_where_the_figure_reaches_it():
     ]
     assert len(verdicts) == len(met) + len(missed)
     for start, expected in [*((name, True) for name in met), *((name, False) for name in missed)]:
-        (asked,) = [name for name in verdicts if name.startswith(start)]
-        assert verdicts[asked] == expected, asked
+        (goal,) = [name for name in verdicts if name.startswith(start)]
+        assert verdicts[goal] == expected, goal
     assert not any(bar.met for bar in bars({}))
     assert {bar.found for bar in bars({})} == {"not measured"}
 
@@ -338,7 +338,7 @@ def test_ways_of_encoding_are_compared_on_the_same_words(monkeypatch):
     (scene,) = words.scenes_of("test", 1, least=2)
     found = encoding.measure_encoding({"mini": (pipe, options)}, scenes=1)["mini"]
     assert list(found) == list(encoding.WAYS)
-    names = [name for name, _ in encoding._asked(scene, np.random.default_rng(0))]
+    names = [name for name, _ in encoding._pairs_of(scene, np.random.default_rng(0))]
     assert names == sorted({thing.name for thing in scene.objects})  # all of them are large enough here
     traces = {
         "noise": ovam.encode(pipe, scene.image, timesteps=(50, 250)),
@@ -562,7 +562,7 @@ def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absen
     object.__setattr__(trace, "blocks", blocks)
     seen = []
 
-    class Asked:
+    class Known:
         def __init__(self, pipe):
             pass
 
@@ -581,7 +581,7 @@ def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absen
         seen.append(scenes[seed])
         return trace
 
-    monkeypatch.setattr(choices, "Asking", Asked)
+    monkeypatch.setattr(choices, "Asking", Known)
     monkeypatch.setattr(choices, "encode", look)
     found = choices.choose(None, scenes=3)
     assert found["best"] == {"blocks": ["up_blocks.1.a", "up_blocks.1.b"], "timesteps": [10, 50, 100]}
@@ -687,10 +687,10 @@ def test_what_the_oracles_judge_runs_through(leaning_oracles, tmp_path, monkeypa
     monkeypatch.setattr(memory, "known_thumbnails", lambda *given: random.random((given[-1], 768)))
     seen = []
     monkeypatch.setattr(headroom, "encode", lambda *given, **options: seen.append(options) or encode(*given, **options))
-    asked = ("oracles", "generation", "memory", "headroom", "transfer")
+    sections = ("oracles", "generation", "memory", "headroom", "transfer")
     docs = tmp_path / "docs"
-    found = report.report_on_mini(docs, tmp_path / "images", only=asked, quick=True)["sections"]
-    assert set(found) == {"choices", *asked}
+    found = report.report_on_mini(docs, tmp_path / "images", only=sections, quick=True)["sections"]
+    assert set(found) == {"choices", *sections}
     assert {(tuple(options["blocks"]), tuple(options["timesteps"])) for options in seen} == {((up,), (50,))}
     assert found["headroom"]["grid"] == [ovam.load("mini").unet.config.sample_size // 2] * 2
     assert found["generation"]["agreement"]["all"] == {"classes": 1.0, "labels": 1.0, "ignored": 0.0}

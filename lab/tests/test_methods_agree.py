@@ -55,23 +55,23 @@ def test_what_is_written(tmp_path):
         "start\n<!-- agreements -->\nold\n<!-- written by `python -m lab.methods agree` -->\nend\n"
     )
     found = Agreement("daam", "map of 'cat'", 1.23e-6, 1e-4)
-    page.write(tmp_path, {"stamp": {}, "agreements": [found.told()]})
+    page.write(tmp_path, {"stamp": {}, "agreements": [found.as_json()]})
     text = (tmp_path / "methods.md").read_text()
     assert f"| {' | '.join(table_rows([found])[0])} |" in text
     assert "old" not in text
-    assert json.loads((tmp_path / page.RESULT).read_text())["agreements"] == [found.told()]
+    assert json.loads((tmp_path / page.RESULT).read_text())["agreements"] == [found.as_json()]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "expected a checkout"),
         (("--daam", "{tmp}"), "has no daam/trace.py"),
         (("--dataset-diffusion", "{tmp}"), "has no src/attn_processor.py"),
     ],
 )
-def test_folders_that_are_no_checkout(tmp_path, arguments, told):
-    with pytest.raises(SystemExit, match=told):
+def test_folders_that_are_no_checkout(tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
         main(["agree", "--steps", "1", *(each.format(tmp=tmp_path) for each in arguments)])
 
 

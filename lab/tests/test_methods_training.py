@@ -21,7 +21,7 @@ from lab.methods.losses import (
     sampled,
     uncertain_points,
 )
-from lab.methods.run import Asked
+from lab.methods.run import TrainingOptions
 from lab.methods.samples import Sample, pieces_of, prompt_of, samples
 from lab.methods.training import Schedule, measured, train
 from ovam.errors import OptionError
@@ -178,18 +178,18 @@ class TestTraining:
             train(learner, two, Schedule(1, 1e-3), tmp_path / "c.safetensors")
 
     def test_as_released_the_decoder_is_told_one_class(self, pipe, two, monkeypatch):
-        told = []
+        received = []
 
         def watched(levels, text):
-            told.append(text[0])
+            received.append(text[0])
             return torch.zeros(1, 3, 3, requires_grad=True), torch.zeros(1, 3, 4, 4)
 
         for as_released in (True, False):
             learner = learner_of("datasetdm", pipe, two, as_released=as_released)
             monkeypatch.setattr(learner.module, "forward", watched)
             learner.loss(two[0], np.random.default_rng(0))
-        assert torch.equal(told[0], learner.vectors["aeroplane"])
-        assert any(torch.equal(told[1], learner.vectors[name]) for name in two[0].names(CLASSES))
+        assert torch.equal(received[0], learner.vectors["aeroplane"])
+        assert any(torch.equal(received[1], learner.vectors[name]) for name in two[0].names(CLASSES))
 
     def test_samples_are_made_once(self, pipe, two, monkeypatch):
         before = two[0].file.stat().st_mtime_ns
@@ -264,7 +264,7 @@ class TestCommand:
     )
     def test_options_that_do_not_go_together(self, options, message):
         with pytest.raises(OptionError, match=message):
-            Asked(output="w", seen=CLASSES, unseen=(), **options)
+            TrainingOptions(output="w", seen=CLASSES, unseen=(), **options)
 
     def test_generated_pictures_get_the_oracles_labels(self, pipe, tmp_path, monkeypatch):
         labels = np.full((1, SIDE, SIDE), LABELS["dog"], np.uint8)

@@ -85,12 +85,12 @@ def test_what_was_asked_is_looked_for_by_oracle_a(half_bright, monkeypatch):
         "lab.mini.measures.generation.load_oracles", lambda: {"a": _Seeing(cat, grass), "b": _Seeing(dog, grass)}
     )
     pictures = dict.fromkeys(("simple", "pairs", "captions"), half_bright)
-    asked = {
+    named = {
         "simple": [("cat",), ("dog",)],
         "pairs": [("cat", "dog"), ("cat", "cat")],
         "captions": [("cat", "dog"), ("cat",)],
     }
-    found = measure_generation(pictures, asked)
+    found = measure_generation(pictures, named)
     assert found["one_object"] == 0.5
     assert found["by_class"] == {"cat": 1.0, "dog": 0.0}
     assert found["two_objects"] == 0.5

@@ -81,7 +81,7 @@ class TestReaders:
     @pytest.mark.parametrize("spoil", ["column", "word", "mask", "size"])
     def test_imagenet_segmentation_that_is_not_whole(self, tmp_path, spoil):
         folder = imagenet(tmp_path)
-        told = {
+        messages = {
             "column": "has 3 of 3 lines without simplified_name",
             "word": "has 1 of 3 lines without simplified_name",
             "mask": "2.png is not there: expected a picture and a mask for each line",
@@ -96,7 +96,7 @@ class TestReaders:
             (folder / "segmentation_masks" / "2.png").unlink()
         else:
             Image.fromarray(np.zeros((8, 9), np.uint8)).save(folder / "segmentation_masks" / "1.png")
-        with pytest.raises(DatasetError, match=told[spoil]):
+        with pytest.raises(DatasetError, match=messages[spoil]):
             imagenet_segmentation(folder)
 
     def test_pascal_voc_with_a_number_of_no_class(self, tmp_path):

@@ -13,7 +13,7 @@ from lab.pseudo_masks import rows
 from lab.pseudo_masks.__main__ import main
 from lab.pseudo_masks.annotators import Drawn, Trained, annotator_of
 from lab.pseudo_masks.examples import TRUTH, VALIDATION, in_order
-from lab.pseudo_masks.report import Asked, report
+from lab.pseudo_masks.report import ReportOptions, report
 from lab.pseudo_masks.truth import Annotations, parts_of
 from ovam import methods
 from ovam.errors import DatasetError, OptionError
@@ -123,7 +123,7 @@ def test_a_report_on_a_folder_of_pictures(tmp_path, sd1, monkeypatch):
     few = [rows.of_method(methods.DAAM(), name="DAAM"), rows.of_method(methods.DatasetDiffusion(), name="other")]
     monkeypatch.setattr("lab.pseudo_masks.report.main_rows", lambda trained: few)
     folder = labelled.voc(tmp_path / "pictures", {"train": 4, "val": 2})
-    asked = Asked(
+    options = ReportOptions(
         command="python -m lab.pseudo_masks",
         model="tiny",
         sets=(TRUTH,),
@@ -137,7 +137,7 @@ def test_a_report_on_a_folder_of_pictures(tmp_path, sd1, monkeypatch):
         work=tmp_path / "work",
         output=tmp_path / "out",
     )
-    report(sd1, Annotations(folder), asked)
+    report(sd1, Annotations(folder), options)
     found = json.loads((tmp_path / "out" / "pseudo-masks.json").read_text())
     lines = found["sets"][TRUTH]["table"]
     assert {line["form"] for line in lines} == {"word", "token"}
@@ -151,7 +151,7 @@ def test_a_report_on_a_folder_of_pictures(tmp_path, sd1, monkeypatch):
 
 class TestCommand:
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
             (["--truth", "nowhere"], "data set nowhere is not there"),
             (["--truth", "here", "--annotator", "there"], "--annotator with --truth, whose pictures are its own"),
@@ -160,8 +160,8 @@ class TestCommand:
             (["--classes", "unicorn"], "--classes 'unicorn': no class of the pictures has this name"),
         ],
     )
-    def test_options_that_can_t_be_used(self, options, told):
-        with pytest.raises(SystemExit, match=told):
+    def test_options_that_can_t_be_used(self, options, message):
+        with pytest.raises(SystemExit, match=message):
             main(options)
 
     def test_no_steps_of_a_picture_that_was_not_generated(self, tmp_path):
@@ -203,14 +203,14 @@ class TestAnnotators:
         assert not found.any()
 
     @pytest.mark.parametrize(
-        ("values", "told"),
+        ("values", "message"),
         [
             (np.full((16, 24), 7), "holds 7, the number of no class"),
             (np.ones((8, 8)), "is 8 x 8 pixels, its picture 16 x 24: expected the same size"),
         ],
     )
-    def test_label_maps_that_do_not_fit(self, tmp_path, values, told):
-        with pytest.raises(DatasetError, match=told):
+    def test_label_maps_that_do_not_fit(self, tmp_path, values, message):
+        with pytest.raises(DatasetError, match=message):
             Drawn(drawn(tmp_path, values)).labels("simple", ENTRIES, IMAGES)
 
     def test_a_label_map_that_is_missing(self, tmp_path):

@@ -15,7 +15,7 @@ from lab.refine.__main__ import known
 from lab.refine.cases import Case, other_words
 from lab.refine.figures import gain, iou, slices_of, steps_of
 from lab.refine.labelled import ALL, GATED, GIVEN, auroc, label_maps, levels_of, thresholds_of, with_thresholds
-from lab.refine.split import EDGES, MEAN, UNCUT, cut_along, edges_of, told, touching
+from lab.refine.split import EDGES, MEAN, UNCUT, cut_along, edges_of, figures_of, touching
 from lab.refine.steps import (
     BLIND,
     CRF,
@@ -235,7 +235,7 @@ class TestVerdicts:
         assert len(verdicts.bars(figures())) == 8 + 2 + 3 + 3 + 1 + 1
 
     @pytest.mark.parametrize(
-        ("change", "asked"),
+        ("change", "goal"),
         [
             ({"sets": {"scenes": figures()["sets"]["scenes"]}}, "generated: refinement and CRF raise every slice"),
             ({"presence_auroc": {"words": 0.92}}, "AUROC"),
@@ -247,15 +247,15 @@ class TestVerdicts:
             ),
         ],
     )
-    def test_one_that_is_missed_or_not_measured_is_not_met(self, change, asked):
-        missed = [bar.asked for bar in verdicts.bars(figures(**change)) if not bar.met]
-        assert any(asked in each for each in missed)
+    def test_one_that_is_missed_or_not_measured_is_not_met(self, change, goal):
+        missed = [bar.goal for bar in verdicts.bars(figures(**change)) if not bar.met]
+        assert any(goal in each for each in missed)
 
     def test_a_gain_whose_interval_reaches_zero_and_a_falling_slice_are_not_met(self):
         weak = figures()
         weak["sets"]["scenes"]["steps"][CRF]["gain"] = [0.2, -0.01, 0.4]
         weak["sets"]["scenes"]["slices"]["small"]["gain"] = [-0.01, -0.1, 0.1]
-        missed = [bar.asked for bar in verdicts.bars(weak) if not bar.met]
+        missed = [bar.goal for bar in verdicts.bars(weak) if not bar.met]
         assert any(CRF in each for each in missed)
         assert any("every slice" in each for each in missed)
 
@@ -273,7 +273,7 @@ def test_everything_is_measured_and_written(seen, monkeypatch, tmp_path):
     }.items():
         monkeypatch.setattr(bars, name, value)
     monkeypatch.setattr("lab.refine.figures.RESAMPLES", 20)
-    found = bars.measure(None, bars.Asked(scenes=3, validation=3, pictures=3))
+    found = bars.measure(None, bars.BarOptions(scenes=3, validation=3, pictures=3))
     assert set(found["sets"]["scenes"]["steps"]) >= {*WORDS, *TOKENS, *MODEL_FREE, BLIND, GRID}
     assert found["opinions"]["polygons without tolerance"]["difference"] in (0.0, None)
     assert found["sets"]["scenes"]["fewest_of_a_class"] == 2
@@ -325,7 +325,7 @@ class TestEdges:
         flat, steep = ((EDGES, MEAN, "absolute difference", level) for level in ("level 0.5", "level 0.9"))
         even = {(UNCUT,): [bad], flat: [good], steep: [bad]}
         odd = {(UNCUT,): [good, bad], flat: [bad, bad], steep: [good, good]}
-        found = told(even, odd)
+        found = figures_of(even, odd)
         row = found[f"{EDGES}, {MEAN}"]
         assert row["setting"] == "absolute difference, level 0.5"
         assert row["found, wrong, missed"] == [2, 4, 6]

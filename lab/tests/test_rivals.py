@@ -36,12 +36,12 @@ def mask(trace):
 class Seen(list):
     """A watcher that keeps what it was told: (iteration, seconds, vectors)."""
 
-    def __call__(self, *told):
-        self.append(told)
+    def __call__(self, *step):
+        self.append(step)
 
     @property
     def vectors(self):
-        return [told[2] for told in self]
+        return [step[2] for step in self]
 
 
 def fine_map(trace, rows):
@@ -63,7 +63,7 @@ def test_a_rival_lowers_its_own_loss(rival, settings, trace, mask):
     start = harness.start_rows(trace, settings.template.format("dog"))
     losses = [float(rival.objective([trace], [mask], rows, settings)) for rows in (start, seen.vectors[-1])]
     assert losses[1] < 0.98 * losses[0]
-    assert [told[0] for told in seen] == list(range(1, settings.iterations + 1))
+    assert [step[0] for step in seen] == list(range(1, settings.iterations + 1))
     scores = found(trace)
     assert scores.shape == trace.size
     assert 0 <= scores.min() < 0.5 < scores.max() <= 1
@@ -251,11 +251,11 @@ def test_a_watcher_s_own_time_does_not_count(monkeypatch):
     monkeypatch.setattr(harness.time, "perf_counter", lambda: float(next(now)))
 
     def slow(iteration, seconds, vectors):
-        told.append(seconds)
+        times.append(seconds)
         for _ in range(50):
             next(now)
 
-    told = []
+    times = []
     harness.descend(
         lambda rows: rows.square().sum(),
         torch.ones(2, 3),
@@ -264,4 +264,4 @@ def test_a_watcher_s_own_time_does_not_count(monkeypatch):
         keep="last",
         watch=slow,
     )
-    assert told == [1, 2, 3]
+    assert times == [1, 2, 3]

@@ -259,12 +259,12 @@ def test_towers_go_with_the_model_from_folder_to_folder(tmp_path):
 def test_ends_and_padding_are_left_out_where_words_stand_alone_and_words_never():
     texts = ["a cat on the grass", "a red car"]
     drawn = captions(*texts)
-    told = drawn.told(np.array([0, 1] * 40), np.random.default_rng(0), words_alone=True)
+    cut = drawn.encoded(np.array([0, 1] * 40), np.random.default_rng(0), words_alone=True)
     tokens = [len(drawn.tokenizer(text).input_ids) for text in texts]
-    counts = set(told.attended.sum(1).tolist())
-    assert told.states.shape == (80, CUT_WIDTH, 192)
+    counts = set(cut.attended.sum(1).tolist())
+    assert cut.states.shape == (80, CUT_WIDTH, 192)
     assert counts == {tokens[0] - 1, tokens[1] - 1, 2}, "the start and the words; start and end where nothing is told"
-    everything = drawn.told(np.array([0, 1]), np.random.default_rng(0), words_alone=False)
+    everything = drawn.encoded(np.array([0, 1]), np.random.default_rng(0), words_alone=False)
     assert everything.attended is None
     assert everything.states.shape == (2, 77, 192)
 
@@ -273,8 +273,8 @@ def test_a_cut_text_has_the_states_of_the_whole_one():
     """The encoder is causal: what stands behind a token does not change it."""
     drawn = captions("a cat on the grass")
     random = np.random.default_rng(1)  # draws the caption, not nothing
-    cut = drawn.told(np.array([0]), random, words_alone=True)
-    whole = drawn.told(np.array([0]), np.random.default_rng(1), words_alone=False)
+    cut = drawn.encoded(np.array([0]), random, words_alone=True)
+    whole = drawn.encoded(np.array([0]), np.random.default_rng(1), words_alone=False)
     count = int(cut.attended.sum())
     assert count > 2
     assert torch.allclose(cut.states[0, :count], whole.states[0, :count], atol=1e-5)  # measured 1e-6
@@ -282,9 +282,9 @@ def test_a_cut_text_has_the_states_of_the_whole_one():
 
 def test_a_caption_is_left_out_now_and_then():
     drawn = captions("a cat on the grass")
-    told = drawn.told(np.zeros(600, dtype=int), np.random.default_rng(0), words_alone=True)
+    texts = drawn.encoded(np.zeros(600, dtype=int), np.random.default_rng(0), words_alone=True)
     # measured: 0.02 off
-    assert (told.attended.sum(1) == 2).float().mean().item() == pytest.approx(NONE_SHARE, abs=0.04)
+    assert (texts.attended.sum(1) == 2).float().mean().item() == pytest.approx(NONE_SHARE, abs=0.04)
 
 
 @pytest.mark.user_error
@@ -309,10 +309,10 @@ def test_commands_say_what_is_not_there_before_scenes_are_rendered(tmp_path, mon
             "oracle 'a' is not in",
         ),
     )
-    for arguments, told in cases:
+    for arguments, message in cases:
         done = call(*arguments)
         assert done.exit_code == 1
-        assert told in done.stderr
+        assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 

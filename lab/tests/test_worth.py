@@ -112,19 +112,19 @@ def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):
     study, pipe, sets = generated
     before = {path: path.read_bytes() for name in MASKS for path in sets[name].rglob("*") if path.is_file()}
     (sets[TOKENS] / "items" / "000003.json").unlink()
-    asked, run = [], synthetic.load_model
+    made, run = [], synthetic.load_model
 
     def watched(*given, **options):
         model = run(*given, **options)
         whole = type(model).run
         monkeypatch.setattr(
-            type(model), "run", lambda self, some: asked.extend(one.index for one in some) or whole(self, some)
+            type(model), "run", lambda self, some: made.extend(one.index for one in some) or whole(self, some)
         )
         return model
 
     monkeypatch.setattr(synthetic, "load_model", watched)
     assert synthetic.synthetic_sets(pipe, study, "tiny", []) == sets
-    assert asked == [2, 3]
+    assert made == [2, 3]
     assert {path: path.read_bytes() for name in MASKS for path in sets[name].rglob("*") if path.is_file()} == before
 
 
@@ -243,7 +243,7 @@ def test_a_row_is_trained_once_and_counted_by_picture(tmp_path):
                 expected = [(one & other).sum(), (one | other).sum(), other.sum()]
                 assert found["counts"][name][number, label].tolist() == expected
     file = next(tmp_path.rglob("tested.json"))
-    told = json.loads(file.read_text())
-    file.write_text(json.dumps({**told, "seconds": -1}))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "seconds": -1}))
     assert segmenters.outcome_of(row, 0, sets, study)["seconds"] == -1  # it was read, not made again
     assert segmenters.outcome_of(row, 0, sets, replace(study, steps=1))["seconds"] != -1

@@ -68,7 +68,7 @@ def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
         "note": arguments.note or (_QUICK_NOTE if arguments.quick else ""),
     }
     sets = _data(pipe, study, arguments.model)
-    found = {**_results(study, sets), "about": about | _told(study)}
+    found = {**_results(study, sets), "about": about | _facts_of(study)}
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
     chart(found["rows"]).save(output / CHART)
@@ -92,12 +92,12 @@ def _study(arguments: argparse.Namespace) -> Study:
     return Study(**(given | _QUICK if arguments.quick else given))
 
 
-def _told(study: Study) -> dict[str, Any]:
+def _facts_of(study: Study) -> dict[str, Any]:
     names = ("steps", "batch_size", "size", "pictures", "tested", "validation")
     real = [real_name(count) for count in study.real]
-    told = {**{name: getattr(study, name) for name in names}, "seeds": list(study.seeds), "real_rows": real}
+    facts = {**{name: getattr(study, name) for name in names}, "seeds": list(study.seeds), "real_rows": real}
     parameters = f"{parameters_of(len(study.classes) + 1) / 1e6:.2f} million parameters"
-    return told | {"most_real": real[-1], "rate": study.rate, "parameters": parameters, "classes": study.classes}
+    return facts | {"most_real": real[-1], "rate": study.rate, "parameters": parameters, "classes": study.classes}
 
 
 def _data(pipe: Any, study: Study, model: str) -> dict[str, Path]:
@@ -109,10 +109,10 @@ def _data(pipe: Any, study: Study, model: str) -> dict[str, Path]:
         options = {"evaluations": study.evaluations} if study.evaluations else {}
         tokens = files_of(pipe, study.work_dir, World(study.work_dir / "images"), study.classes, options=options)
 
-        def told(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
-        return real | synthetic_sets(pipe, study, model, [tokens[name] for name in study.classes], told)
+        return real | synthetic_sets(pipe, study, model, [tokens[name] for name in study.classes], report)
 
 
 def _results(study: Study, sets: Mapping[str, Path]) -> dict[str, Any]:
@@ -125,11 +125,11 @@ def _results(study: Study, sets: Mapping[str, Path]) -> dict[str, Any]:
         with _bar() as bar:
             task = bar.add_task(f"{row.name}, seed {seed}", total=study.steps)
 
-            def told(what: str, done: int, total: int, bar: Progress = bar, task: Any = task) -> None:
+            def report(what: str, done: int, total: int, bar: Progress = bar, task: Any = task) -> None:
                 bar.update(task, completed=done, total=total or None)
 
             before = time.monotonic()
-            one = outcome_of(row, seed, sets, study, told)
+            one = outcome_of(row, seed, sets, study, report)
         made += time.monotonic() - before > 1
         found.setdefault(row.name, []).append(one)
         left = clock((time.monotonic() - begun) / max(1, made) * (len(runs) - number))

@@ -114,12 +114,12 @@ def _limits(found: Mapping[str, Any]) -> str:
         ]
         for name in SETS
     ]
-    told = (
+    text = (
         f"From refined masks to {real} it is two steps. The masks have errors: the first column is what the oracles' "
         "masks add on the same pictures. And the pictures are not the scenes: the second column is how far the "
         f"oracles' row is below {real}.\n\n"
     )
-    return told + table(["scenes", "masks cost", "pictures cost"], rows)
+    return text + table(["scenes", "masks cost", "pictures cost"], rows)
 
 
 def _gains(found: Mapping[str, Any]) -> str:

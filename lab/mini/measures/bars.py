@@ -12,7 +12,7 @@ from lab.mini.measures.oracles import AUTOENCODER
 class Bar:
     """A line of the table: what is asked, what was found, and whether that is enough."""
 
-    asked: str
+    goal: str
     found: str
     met: bool
 
@@ -26,8 +26,8 @@ def bars(sections: Mapping[str, Any]) -> list[Bar]:
     return found
 
 
-def _at_least(asked: str, value: float, least: float) -> Bar:
-    return Bar(f"{asked} at least {least:g}", f"{value:.3f}", value >= least)
+def _at_least(goal: str, value: float, least: float) -> Bar:
+    return Bar(f"{goal} at least {least:g}", f"{value:.3f}", value >= least)
 
 
 def _blind(found: Mapping[str, Any]) -> list[Bar]:

@@ -41,12 +41,12 @@ def _of_model(pipe: Any, scenes: int, *, blocks: Sequence[str] | None, timesteps
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     named: list[int] = []
     for number, scene in enumerate(track(scenes_of("test", scenes, least=2), "encoding", scenes)):
-        asked = list(_asked(scene, random))
-        named += [CLASSES.index(name) for name, _ in asked]
+        pairs = list(_pairs_of(scene, random))
+        named += [CLASSES.index(name) for name, _ in pairs]
         for way, options in WAYS.items():
             times = (min(timesteps),) if way == CLEAN else timesteps
             trace = encode(pipe, scene.image, seed=number, blocks=blocks, timesteps=times, **options)
-            for name, absent in asked:
+            for name, absent in pairs:
                 truth = scene.mask(name)
                 maps = (enlarged(asking.map(trace, word), len(truth)) for word in (name, absent))
                 own, other = (average_precision(truth, values) for values in maps)
@@ -62,7 +62,7 @@ def _of_model(pipe: Any, scenes: int, *, blocks: Sequence[str] | None, timesteps
     }
 
 
-def _asked(scene: Scene, random: np.random.Generator) -> Iterator[tuple[str, str]]:
+def _pairs_of(scene: Scene, random: np.random.Generator) -> Iterator[tuple[str, str]]:
     """Each class that is there to be seen, and one that is not."""
     names = {thing.name for thing in scene.objects}
     for name in sorted(names):

@@ -46,13 +46,13 @@ def classes_in(caption: str) -> tuple[str, ...]:
 
 
 def measure_generation(
-    pictures: Mapping[str, np.ndarray], asked: Mapping[str, Sequence[tuple[str, ...]]]
+    pictures: Mapping[str, np.ndarray], named: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> dict[str, Any]:
     """How often the asked classes are what oracle A sees, and how well the oracles agree.
 
     Args:
         pictures: (picture, height, width, 3) uint8 of the sets "simple", "pairs" and "captions".
-        asked: Classes that each prompt of each set names.
+        named: Classes that each prompt of each set names.
 
     Returns:
         `one_object`: share of *simple* pictures whose largest class is the asked one, with at least 4 % of the
@@ -64,7 +64,7 @@ def measure_generation(
         name: {kind: label_maps(oracle, images) for kind, images in pictures.items()}
         for name, oracle in load_oracles().items()
     }
-    judged = {name: _judged(labels, asked) for name, labels in seen.items()}
+    judged = {name: _judged(labels, named) for name, labels in seen.items()}
     first, second = seen.values()
     together = (np.concatenate(list(labels.values())) for labels in (first, second))
     return judged["a"] | {
@@ -73,16 +73,16 @@ def measure_generation(
     }
 
 
-def _judged(labels: Mapping[str, np.ndarray], asked: Mapping[str, Sequence[tuple[str, ...]]]) -> dict[str, Any]:
+def _judged(labels: Mapping[str, np.ndarray], named: Mapping[str, Sequence[tuple[str, ...]]]) -> dict[str, Any]:
     """How often the asked classes are what one oracle sees, from its labels of each set."""
     shares = {kind: class_shares(seen) for kind, seen in labels.items()}
     right: dict[str, list[bool]] = {}
-    for share, (name,) in zip(shares["simple"], asked["simple"], strict=True):
+    for share, (name,) in zip(shares["simple"], named["simple"], strict=True):
         right.setdefault(name, []).append(CLASSES[int(share.argmax())] == name and share.max() >= LEAST_AREA)
     there = {
         kind: [
             [bool(share[CLASSES.index(name)] >= LEAST_SHOWN) for name in names]
-            for share, names in zip(shares[kind], asked[kind], strict=True)
+            for share, names in zip(shares[kind], named[kind], strict=True)
         ]
         for kind in ("pairs", "captions")
     }

@@ -26,7 +26,7 @@ def page(figures: Figures) -> str:
     """
     sections, size = figures["sections"], figures["size"]
     grids = [size // FACTOR // 2**level for level in range(3)]
-    verdicts = [(bar.asked, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
+    verdicts = [(bar.goal, bar.found, "yes" if bar.met else "**no**") for bar in bars(sections)]
     return _filled(
         "page.md",
         figures,
@@ -99,12 +99,12 @@ def _oracles(found: Figures) -> tuple[str, ...]:
 
 def _generation(found: Figures) -> tuple[str, ...]:
     oracles = found["by_oracle"]
-    asked = {
+    keys = {
         "one object: the asked class is the largest": "one_object",
         "two objects: both are there": "two_objects",
         "captions: of the classes they name, are there": "captions",
     }
-    shares = {name: {oracle: each[key] for oracle, each in oracles.items()} for name, key in asked.items()}
+    shares = {name: {oracle: each[key] for oracle, each in oracles.items()} for name, key in keys.items()}
     classes = {name: {oracle: each["by_class"][name] for oracle, each in oracles.items()} for name in found["by_class"]}
     return _nested(found["agreement"], "set"), _nested(shares, "prompts"), _nested(classes, "class")
 

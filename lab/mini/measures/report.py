@@ -120,8 +120,8 @@ def report_on_mini(
     for name, measure in _measures(pipe, pictures, folder, figures, quick=quick).items():
         missing = name not in figures["sections"]
         needed = missing and name == "choices" and not {*_CHOSEN_BEFORE}.isdisjoint(only or ())
-        asked = name in only or needed if only else missing
-        if not asked or (name in _JUDGED and not has_oracles()):
+        wanted = name in only or needed if only else missing
+        if not wanted or (name in _JUDGED and not has_oracles()):
             continue
         begun = time.monotonic()
         figures["sections"][name] = measure()

@@ -122,7 +122,7 @@ class DenoiserTraining:
         Args:
             scenes: Indices, (sample,).
             random: Decides views, captions, time steps and noise.
-            words_alone: See `Captions.told`.
+            words_alone: See `Captions.encoded`.
         """
         views = torch.from_numpy(random.integers(len(self.latents), size=len(scenes)))
         clean = self.latents[views, torch.from_numpy(scenes)].to(DEVICE).float()
@@ -130,13 +130,13 @@ class DenoiserTraining:
         timesteps = torch.from_numpy(self.timesteps(len(scenes), random)).to(DEVICE)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         velocity = self.scheduler.get_velocity(clean, noise, timesteps)
-        told = self.captions.told(scenes, random, words_alone=words_alone)
+        texts = self.captions.encoded(scenes, random, words_alone=words_alone)
         dtype = self.masters.dtype
         predicted = self.model(
             noisy.to(dtype).contiguous(memory_format=torch.channels_last),
             timesteps,
-            told.states.to(dtype),
-            encoder_attention_mask=told.attended,
+            texts.states.to(dtype),
+            encoder_attention_mask=texts.attended,
         ).sample
         return F.mse_loss(predicted.float(), velocity)
 

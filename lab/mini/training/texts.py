@@ -1,4 +1,4 @@
-"""What the denoiser is told of a scene: one of its captions, or nothing."""
+"""Text of a scene for the denoiser: one of its captions, or nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 CUT_WIDTH = 32  # tokens of the longest caption; one width, for which compiled code is made once
-NONE_SHARE = 0.12  # scenes told nothing, for guidance (Ho and Salimans, arXiv:2207.12598)
+NONE_SHARE = 0.12  # scenes without a text, for guidance (Ho and Salimans, arXiv:2207.12598)
 
 
 @dataclass(frozen=True)
-class Told:
+class TextBatch:
     """Text of a batch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Captions:
         self.encoder = encoder.eval().requires_grad_(False).to(dtype)
         self._ids: dict[str, list[int]] = {}
 
-    def told(self, scenes: np.ndarray, random: np.random.Generator, *, words_alone: bool) -> Told:
+    def encoded(self, scenes: np.ndarray, random: np.random.Generator, *, words_alone: bool) -> TextBatch:
         """A text for each scene.
 
         Args:
@@ -68,7 +68,7 @@ class Captions:
         with torch.no_grad():
             states = self.encoder(ids).last_hidden_state
         attended = torch.arange(width) < torch.where(ends == 1, 2, ends)[:, None] if words_alone else None
-        return Told(states, None if attended is None else attended.to(self.encoder.device))
+        return TextBatch(states, None if attended is None else attended.to(self.encoder.device))
 
     def _tokens(self, text: str) -> list[int]:
         if text not in self._ids:
