@@ -84,9 +84,9 @@ def maps(
         )
     folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
     trace = open_trace(path, model, progress)
-    found = attention_maps(trace, attribution_prompt or list(words), options)
+    word_maps = attention_maps(trace, attribution_prompt or list(words), options)
     if attribution_prompt and words:
-        found = found.only(names_of(words))
+        word_maps = word_maps.only(names_of(words))
     progress("maps", 0, 0)
     with run_folder(folder) as room:
         result = {
@@ -99,7 +99,7 @@ def maps(
             "strategy": options.strategy,
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
             "output_dir": str(folder),
-            **write_maps(trace, found, room, formats),
+            **write_maps(trace, word_maps, room, formats),
             "seconds": round(time.monotonic() - begun, 2),
         }
         write_json(room / RECORD, result)
@@ -172,8 +172,8 @@ def segment_file(
         _refuse_for_trace(path, encoding, loading)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
-        found = segment_words(trace, entries, options) if method is None else method.segment(trace, entries)
-        write = partial(write_formats, found, output=output)
+        segmentation = segment_words(trace, entries, options) if method is None else method.segment(trace, entries)
+        write = partial(write_formats, segmentation, output=output)
     else:
         picture = read_image(path)
         looks = kept_for(options, encoding or EncodeOptions())

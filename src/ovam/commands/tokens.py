@@ -73,7 +73,7 @@ def optimize(
     """
     begun, options = time.monotonic(), options or FitOptions()
     check_writable(Path(output), FORMAT)
-    found = annotated_traces(
+    annotated = annotated_traces(
         Sources(masks=masks, words=words, images=images, traces=traces, labels=labels),
         reading=options.reading,
         model=model,
@@ -84,11 +84,11 @@ def optimize(
         blocks=options.blocks,
     )
     progress("optimising tokens", 0, 0)
-    tokens = fit_tokens([trace for trace, _ in found.values()], [mark for _, mark in found.values()], options)
+    tokens = fit_tokens([trace for trace, _ in annotated.values()], [mark for _, mark in annotated.values()], options)
     tokens.save(output)
     reached = [
         _reached(path, trace.select(blocks=options.blocks, steps=options.steps), mark, tokens)
-        for path, (trace, mark) in found.items()
+        for path, (trace, mark) in annotated.items()
     ]
     return {
         "command": "optimize",
@@ -159,13 +159,13 @@ def thresholds(
     encoding: dict[str, Any] = {"seed": seed, "self_attention": True} if refine else {"seed": seed}
     blank = {path: read_image(path) for path in map(Path, without)}
     sources = Sources(masks=masks, words=words, images=images, traces=traces, labels=labels)
-    found = annotated_traces(sources, reading={}, **loading, **encoding)
+    annotated = annotated_traces(sources, reading={}, **loading, **encoding)
     bare = encoded_images(blank, **loading, **encoding)
     progress("choosing thresholds", 0, 0)
     chosen = choose_thresholds(
         tokens,
-        [*(trace for trace, _ in found.values()), *bare.values()],
-        [*(mark for _, mark in found.values()), *({} for _ in bare)],
+        [*(trace for trace, _ in annotated.values()), *bare.values()],
+        [*(mark for _, mark in annotated.values()), *({} for _ in bare)],
         refine=refine,
     )
     chosen.save(output)

@@ -50,11 +50,11 @@ def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> t
         raise RecipeError(f"{path} can't be read ({reason}): expected a file of captions") from error
     kinds = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".json": _coco_rows}
     patterns = [(one, _pattern(one.words)) for one in classes]
-    found, skipped = list[Caption](), 0
+    captions, skipped = list[Caption](), 0
     for where, row in kinds.get(path.suffix.lower(), _text_rows)(path, text):
         caption = _caption(row, where, patterns)
         if caption.words:
-            found.append(caption)
+            captions.append(caption)
         elif skip:
             skipped += 1
         else:
@@ -62,11 +62,11 @@ def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> t
                 f"{where}: {caption.text[:60]!r} names no class: expected a word of one of {_some(classes)}; "
                 'without_class = "skip" leaves such captions out'
             )
-    if not found:
+    if not captions:
         raise RecipeError(
             f"{path} has no caption that names a class ({skipped} without one): expected words of {_some(classes)}"
         )
-    return tuple(found)
+    return tuple(captions)
 
 
 def _some(classes: Sequence[ClassEntry]) -> str:

@@ -52,7 +52,7 @@ def classes_of(data: DataSection, tables: Any) -> tuple[ClassEntry, ...]:
         RecipeError: there is no class; a name is unknown to the vocabulary; two have the same name or number; or a
             table is not as expected.
     """
-    found: dict[str, dict[str, Any]] = {
+    entries: dict[str, dict[str, Any]] = {
         name: {"name": name, "id": number, "words": words_for(name)} for name, number in _listed(data).items()
     }
     if not isinstance(tables, Sequence) or not all(isinstance(table, Mapping) for table in tables):
@@ -66,9 +66,9 @@ def classes_of(data: DataSection, tables: Any) -> tuple[ClassEntry, ...]:
         if name in seen:
             raise RecipeError(f"class {name!r} has two tables [[class]]: expected one")
         seen.append(name)
-        new = {"id": max((entry["id"] for entry in found.values()), default=0) + 1, "words": (name,)}
-        found[name] = {**new, **found.get(name, {}), **table}
-    classes = tuple(ClassEntry(**entry) for entry in found.values())
+        new = {"id": max((entry["id"] for entry in entries.values()), default=0) + 1, "words": (name,)}
+        entries[name] = {**new, **entries.get(name, {}), **table}
+    classes = tuple(ClassEntry(**entry) for entry in entries.values())
     _check(classes)
     return classes
 

@@ -42,10 +42,10 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
             named.
     """
     if not (folder / RECIPE).is_file() and not (folder / ABOUT).is_file():
-        found = next((path.name for path in folder.iterdir()), None) if folder.is_dir() else None
-        if found is not None and not found.endswith(".partial"):
+        file_name = next((path.name for path in folder.iterdir()), None) if folder.is_dir() else None
+        if file_name is not None and not file_name.endswith(".partial"):
             raise DatasetError(
-                f"output_dir={str(folder)!r} holds other files ({found}) and no data set: expected a new or empty "
+                f"output_dir={str(folder)!r} holds other files ({file_name}) and no data set: expected a new or empty "
                 "folder, or a data set to go on with"
             )
         return

@@ -76,17 +76,17 @@ class Recipe:
         Raises:
             RecipeError: a file can't be read.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for section in ("data", "prompts", "model", "masks", "splits"):
             part = getattr(self, section)
-            found |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
-        unchanged = [name for name in _LATER if found[name] == default_fields()[name.partition(".")[2]]]
-        found = {name: value for name, value in found.items() if name not in (*_FREE, *unchanged)}
+            values |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
+        unchanged = [name for name in _LATER if values[name] == default_fields()[name.partition(".")[2]]]
+        values = {name: value for name, value in values.items() if name not in (*_FREE, *unchanged)}
         for name, paths in self.files().items():
-            found[name] = [digest_of(path) for path in paths]
+            values[name] = [digest_of(path) for path in paths]
         for one in self.classes:
-            found[f"class {one.name!r}"] = {"id": one.id, "words": one.words, "against": one.against}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+            values[f"class {one.name!r}"] = {"id": one.id, "words": one.words, "against": one.against}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def digest(self) -> str:
         """Return the hash that names this recipe: 16 hexadecimal digits.

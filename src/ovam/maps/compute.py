@@ -89,7 +89,7 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     _check_finite(maps, chosen.blocks, half, options.strategy)
     apart, calibrations = accumulator.labels(chosen.calls), calibrations_of(words)
     among_pixels = _self_attention(chosen, half)
-    found = AttentionMaps(
+    of_spans = AttentionMaps(
         maps,
         tokens,
         spans,
@@ -101,7 +101,7 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
         trace.image_png,
         thresholds=thresholds_of(words),
     )
-    return merged(found, synonyms_in(words), summed=options.strategy == "output")
+    return merged(of_spans, synonyms_in(words), summed=options.strategy == "output")
 
 
 def _self_attention(trace: Trace, half: Half) -> dict[str, SelfAttention]:

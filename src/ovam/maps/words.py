@@ -94,8 +94,8 @@ def embed_words(
     """
     padded = softmax_over != "prompt"
     if isinstance(words, str):
-        found = text.embed(words, padded=padded)
-        return [replace(found, prompt=with_phrases(found.prompt, phrases))]
+        embedded = text.embed(words, padded=padded)
+        return [replace(embedded, prompt=with_phrases(embedded.prompt, phrases))]
     if phrases:
         raise OptionError(
             f"phrases={list(phrases)!r}, but the words are a {type(words).__name__}: expected a prompt (one string) "

@@ -135,12 +135,12 @@ def annotation_from_labels(
             f"{some_of(list(names))}; name the other numbers too, or change their pixels to an expected number"
         )
     classes = tuple(_names(names.values()))
-    found = np.zeros(size, dtype=np.uint8)
+    numbers = np.zeros(size, dtype=np.uint8)
     for position, number in enumerate(names, start=1):
-        found[values == number] = position
-    found[values == ignore] = IGNORE
-    _check_share(found, "label map")
-    return Annotation(found, classes)
+        numbers[values == number] = position
+    numbers[values == ignore] = IGNORE
+    _check_share(numbers, "label map")
+    return Annotation(numbers, classes)
 
 
 def _names(masks: Iterable[str]) -> list[str]:

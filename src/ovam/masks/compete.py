@@ -63,8 +63,8 @@ def after_crf(
     border = torch.logit(torch.tensor(threshold))
     odds = _log_odds(every[seen]) - border
     classes = torch.cat([torch.zeros_like(odds[:1]), odds]).softmax(0)
-    found = dense_crf(classes, picture, options.at(picture.shape[:2]))
-    logs = found.clamp_min(options.clip).log()
+    probabilities = dense_crf(classes, picture, options.at(picture.shape[:2]))
+    logs = probabilities.clamp_min(options.clip).log()
     changed = every.clone()
     changed[seen] = torch.sigmoid(logs[1:] - logs[:1] + border)
     return changed[: len(scores)], changed[len(scores) :]

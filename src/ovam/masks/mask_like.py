@@ -82,9 +82,9 @@ def binary_of(values: np.ndarray, ignore: int, reading: Reading, what: str) -> n
         if ignore != IGNORE:
             raise AnnotationError(f"{what} has both mask_threshold and ignore={ignore}: expected only one of them")
         return cut(values, reading.threshold, what).astype(np.uint8)
-    found = {value.item() for value in np.unique(values)}
-    object_at = next((at for at in (1, 65535) if at in found), 255)
-    unknown = sorted((v for v in found if v not in (0, object_at, ignore)), key=str)
+    distinct = {value.item() for value in np.unique(values)}
+    object_at = next((at for at in (1, 65535) if at in distinct), 255)
+    unknown = sorted((v for v in distinct if v not in (0, object_at, ignore)), key=str)
     if unknown and ignore == IGNORE and (soft := softened(values, what)) is not None:
         return soft.astype(np.uint8)
     if unknown:

@@ -36,17 +36,17 @@ def daam_mean(
     Source:
         castorini/daam at 09564e0, `compute_global_heat_map`, which adds up the denoiser calls instead.
     """
-    found = torch.zeros(len(rows), *size)
+    total = torch.zeros(len(rows), *size)
     own, count = list(rows), 0
     as_they_are = [name for name in blocks if trace.blocks[name].grid == size and head is None]
     if as_they_are:  # nothing to enlarge, so the mean over heads is enough and needs far less memory
         count = sum(trace.blocks[name].heads for name in as_they_are)
-        found += count * attention_maps(trace, prompt, MapOptions(blocks=as_they_are)).token_maps[own]
+        total += count * attention_maps(trace, prompt, MapOptions(blocks=as_they_are)).token_maps[own]
     for name in blocks:
         if name in as_they_are:
             continue
         of_heads = attention_maps(trace, prompt, MapOptions(blocks=[name], keep="head")).token_maps[:, own]
         of_heads = of_heads if head is None else of_heads[head : head + 1]
-        found += F.interpolate(of_heads, size, mode="bicubic").clamp(min=0).sum(0)
+        total += F.interpolate(of_heads, size, mode="bicubic").clamp(min=0).sum(0)
         count += len(of_heads)
-    return found / count
+    return total / count

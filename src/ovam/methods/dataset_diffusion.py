@@ -97,8 +97,8 @@ class DatasetDiffusion(Method):
         for _ in range(self.products):
             columns = weights @ columns
         low, high = columns.amin(0), columns.amax(0)
-        found = (columns - low) / (high - low).clamp_min(torch.finfo(columns.dtype).tiny)
-        return found.T.unflatten(1, grid).float().cpu()
+        scaled = (columns - low) / (high - low).clamp_min(torch.finfo(columns.dtype).tiny)
+        return scaled.T.unflatten(1, grid).float().cpu()
 
     def _coarse(self, trace: Trace) -> Trace:
         """Return the trace with the blocks of a quarter of the finest grid."""

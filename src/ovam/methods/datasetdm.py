@@ -111,11 +111,11 @@ class DatasetDM(Method):
         features = features_of(trace, list(outline.channels), outline.levels, trained.halves)
         parts = named(trace.text, entries)
         module.to(features[0].device)
-        found = []
+        masks = []
         for one in parts:
             levels = with_attention(features, trace, trained.outline, self._prompt(trace.text, one))
-            found.append(best_mask(*module(levels, self._vector(trace.text, one).to(features[0])[None])))
-        log_odds = greatest(parts, torch.stack(found))
+            masks.append(best_mask(*module(levels, self._vector(trace.text, one).to(features[0])[None])))
+        log_odds = greatest(parts, torch.stack(masks))
         values = resize(log_odds, trace.size).sigmoid()
         return segmentation_of(trace, entries, WordScores(log_odds.sigmoid(), values, thresholds_of(entries, self)))
 

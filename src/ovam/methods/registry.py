@@ -80,15 +80,15 @@ def requires_of(methods: Iterable[Method]) -> dict[str, Any]:
     each = [dict(method.requires) for method in methods]
     halves = {needs.pop("guidance", "cond") for needs in each}
     steps = [needs.pop("steps", None) for needs in each]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if halves != {"cond"} and each:
-        found["guidance"] = halves.pop() if len(halves) == 1 else "both"
+        options["guidance"] = halves.pop() if len(halves) == 1 else "both"
     if steps and steps[0] is not None and steps.count(steps[0]) == len(steps):
-        found["steps"] = steps[0]
+        options["steps"] = steps[0]
     for option, value in ((option, value) for needs in each for option, value in needs.items()):
-        if found.setdefault(option, value) != value:
+        if options.setdefault(option, value) != value:
             raise OptionError(
-                f"{option}={value!r} for one method, but {option}={found[option]!r} for another: expected one value; "
+                f"{option}={value!r} for one method, but {option}={options[option]!r} for another: expected one value; "
                 "capture a run for each"
             )
-    return found
+    return options

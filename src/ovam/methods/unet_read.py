@@ -115,11 +115,11 @@ def features_of(trace: Trace, layers: Sequence[str], levels: Mapping[str, int], 
             f"these weights were trained on the features of {' and '.join(halves)}, and this trace lacks "
             f"{lacking[0]!r}: capture a run with guidance by ovam.capture(pipe, features=True, guidance='both')"
         )
-    found: list[list[Tensor]] = [[] for _ in range(1 + max(levels[name] for name in layers))]
+    by_level: list[list[Tensor]] = [[] for _ in range(1 + max(levels[name] for name in layers))]
     for name in layers:
         values: Mapping[Half, Any] = trace.features[name].values
-        found[levels[name]] += [values[half].float() for half in sorted(halves, reverse=True)]
-    return [torch.cat(each)[None] for each in found]
+        by_level[levels[name]] += [values[half].float() for half in sorted(halves, reverse=True)]
+    return [torch.cat(each)[None] for each in by_level]
 
 
 def counted(layers: Sequence[str], outline: Outline, halves: int) -> list[int]:

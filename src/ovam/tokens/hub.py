@@ -57,7 +57,7 @@ def from_pretrained(
     from huggingface_hub import hf_hub_download
 
     try:
-        found = hf_hub_download(
+        path = hf_hub_download(
             str(name),
             filename,
             revision=revision,
@@ -70,7 +70,7 @@ def from_pretrained(
             f"tokens {str(name)!r} could not be read ({_reason(error)}): expected a folder with {filename}, or the "
             "name owner/repository of one on the Hub"
         ) from error
-    return load_tokens(found)
+    return load_tokens(path)
 
 
 def push_to_hub(

@@ -50,8 +50,8 @@ def import_tokens(path: str | Path, text: Reads, *, word: str | None = None) -> 
         SpaceMismatchError: the vectors do not have the encoder's width.
     """
     path = Path(path)
-    found = read_arrays(path)
-    named = {(word or _named_by(path)) if name is None else name: rows for name, rows in found.items()}
+    arrays = read_arrays(path)
+    named = {(word or _named_by(path)) if name is None else name: rows for name, rows in arrays.items()}
     start = text.embed("a").vectors[0].float().cpu()
     for name in named:
         if name == BACKGROUND or not name.strip():

@@ -65,15 +65,15 @@ def choose_thresholds(
     both, there, gone = dict[str, Counts](), dict[str, list[float]](), dict[str, list[float]]()
     for trace, marks in zip(traces, annotations, strict=True):
         maps = attention_maps(trace, given, MapOptions())
-        found = presences(maps)
+        presence = presences(maps)
         scores = calibrated(maps if options is None else refined(maps, options)).numpy()
         masks, counted = _masks(marks, trace.size)
         for name, score in zip(given.classes, scores, strict=True):
             mask = masks.get(name.casefold())
             if mask is None:
-                gone.setdefault(name, []).append(found[name])
+                gone.setdefault(name, []).append(presence[name])
                 continue
-            there.setdefault(name, []).append(found[name])
+            there.setdefault(name, []).append(presence[name])
             both[name] = both.get(name, 0) + counts(score[counted], mask[counted])
     if not both:
         raise AnnotationError(

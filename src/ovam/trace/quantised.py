@@ -112,16 +112,16 @@ def from_named(name: str, tensors: Mapping[str, Tensor], dtype: str | None) -> S
         KeyError: a tensor is missing.
         ValueError: the tensor has another type than the header says, or its scale has a wrong type or shape.
     """
-    found = tensors[name]
-    if found.dtype != getattr(torch, str(dtype), None):
-        raise ValueError(f"{name} has type {found.dtype}, but the header says {dtype}")
-    if found.dtype != torch.int8:
-        return found
+    values = tensors[name]
+    if values.dtype != getattr(torch, str(dtype), None):
+        raise ValueError(f"{name} has type {values.dtype}, but the header says {dtype}")
+    if values.dtype != torch.int8:
+        return values
     scale = tensors[f"{name}/scale"]
-    expected = (*found.shape[:-2], 1, found.shape[-1])
+    expected = (*values.shape[:-2], 1, values.shape[-1])
     if scale.dtype != torch.float32 or scale.shape != expected:
         raise ValueError(
             f"{name}/scale has shape {tuple(scale.shape)} and type {scale.dtype}: expected shape {expected} and type "
-            f"torch.float32, because the values have shape {tuple(found.shape)}"
+            f"torch.float32, because the values have shape {tuple(values.shape)}"
         )
-    return Quantised(found, scale)
+    return Quantised(values, scale)

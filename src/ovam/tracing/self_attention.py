@@ -34,16 +34,16 @@ def self_attention_of(wanted: Wanted) -> dict[str, str]:
     if choice is not None and choice is not True:
         return {name: name for name in choose_blocks({name: wanted.grids[name] for name in specs}, choice)}
     usual = [name for name in _usual(specs, wanted.backbone) if wanted.pixels(name) <= MOST_PIXELS]
-    found = {name: "x".join(map(str, wanted.grids[name])) for name in usual}
+    grid_names = {name: "x".join(map(str, wanted.grids[name])) for name in usual}
     if choice is None:
-        return {} if wanted.backbone.text_kind == "replayed" else _cheap(found, wanted)
-    if not found:
+        return {} if wanted.backbone.text_kind == "replayed" else _cheap(grid_names, wanted)
+    if not grid_names:
         raise OptionError(
             f"self_attention=True on a {type(wanted.backbone.pipe).__name__} keeps grids of up to 64 x 64 pixels of "
             "blocks that diffusers' own attention processors run, and there is none: name blocks or grids instead, "
             "self_attention=[...]"
         )
-    return found
+    return grid_names
 
 
 def self_specs(backbone: Backbone) -> Mapping[str, BlockSpec]:

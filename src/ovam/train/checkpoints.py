@@ -34,15 +34,15 @@ def settle(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> Path |
         OptionError: there is nothing to resume, the checkpoint was made with other settings, or a new training would
             begin in a folder with checkpoints of an old one.
     """
-    found = last_checkpoint(folder)
+    newest = last_checkpoint(folder)
     if not resume:
-        if found is not None:
+        if newest is not None:
             raise OptionError(
-                f"{folder} holds a training up to step {_step(found)}: expected a new folder, or resume=True to go on "
+                f"{folder} holds a training up to step {_step(newest)}: expected a new folder, or resume=True to go on "
                 f"with it; delete {folder / FOLDER} to begin anew there"
             )
         return None
-    if found is None:
+    if newest is None:
         raise OptionError(
             f"resume=True, but {folder} holds no checkpoint: expected the output folder of a training that was "
             "stopped; leave it out to begin one"
@@ -53,7 +53,7 @@ def settle(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> Path |
             f"resume=True, but the training in {folder} has other settings ({'; '.join(differences)}): expected the "
             "same ones, so that it ends as if it had never stopped; begin a new one in another folder"
         )
-    return found
+    return newest
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -53,17 +53,17 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
         raise DatasetError(f"data set {folder} is not there, or no folder: expected the folder of a data set")
     voc = _voc_root(folder)
     if (folder / ABOUT).is_file():
-        found = _own(folder, part)
+        labelled = _own(folder, part)
     elif voc is not None:
-        found = _voc(folder, voc, part)
+        labelled = _voc(folder, voc, part)
     elif (folder / "names.json").is_file() and (folder / "labels").is_dir():
-        found = _scenes(folder)
+        labelled = _scenes(folder)
     else:
         raise DatasetError(
             f"data set {folder} has none of the known layouts: expected dataset.json with images/ and masks/, as in "
             "`ovam dataset`; JPEGImages/ and SegmentationClass/, as in Pascal VOC; or images/, labels/ and names.json"
         )
-    return _checked(found, part)
+    return _checked(labelled, part)
 
 
 def _checked(found: Labelled, part: Part) -> Labelled:
