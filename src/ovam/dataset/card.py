@@ -114,7 +114,7 @@ def _made(dataset: Dataset) -> str:
 
 
 def _licences(dataset: Dataset) -> str:
-    own = dataset.about.licence or "not told"
+    own = dataset.about.licence or "not stated"
     return (
         f"* images and masks: {own}\n"
         f"* the licence of the model `{dataset.about.model['name']}` says what its pictures may be used for"

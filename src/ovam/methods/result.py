@@ -55,7 +55,7 @@ def segmentation_of(
 
     Args:
         trace: The run.
-        entries: Words and fitted tokens, as `asked_of` returns them.
+        entries: Words and fitted tokens, as `checked_words` returns them.
         found: The method's values, one for each word and each class of the tokens.
         crf: Options of a CRF that changes the mask of each word, on hard labels (`ovam.methods.hard_crf`).
         band: Pixels of the background with a value at most this far below its word's threshold are labelled 255.

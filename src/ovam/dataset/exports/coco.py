@@ -40,7 +40,7 @@ def head_of(about: About, items: tuple[Item, ...]) -> dict[str, Any]:
     height, width = about.size
     return {
         "info": {"description": about.name, "version": about.recipe},
-        "licenses": [{"id": 1, "name": about.licence or "not told", "url": ""}],
+        "licenses": [{"id": 1, "name": about.licence or "not stated", "url": ""}],
         "images": [
             {"id": item.index, "file_name": f"{item.stem}.png", "height": height, "width": width, "license": 1}
             for item in items
