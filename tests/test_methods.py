@@ -452,6 +452,7 @@ def test_the_bicubic_of_the_loops_is_that_of_torch(height, width, tall, wide, se
 class TestOwnMethods:
     """What someone who writes a method gets wrong is told by name."""
 
+    @pytest.mark.user_error
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
