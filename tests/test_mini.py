@@ -10,17 +10,13 @@ import torch
 from safetensors import safe_open
 
 import ovam
+import tiny
 from lab.mini.measures.asking import Asking, enlarged
 from lab.mini.measures.words import scenes_of
 from ovam.errors import OptionError
 from ovam.evaluate import average_precision
 from ovam.mini.scenes import CLASSES
 from ovam.models import mini_folder
-
-
-def side() -> int:
-    """Side of mini's pictures: 4 pixels for each place of the latents that it was trained on last."""
-    return 4 * json.loads((mini_folder() / "unet" / "config.json").read_text())["sample_size"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +32,7 @@ def test_diffusers_loads_the_folder_with_nothing_of_ours():
         f"p = P.from_pretrained({str(mini_folder())!r}, local_files_only=True)\n"
         "p.set_progress_bar_config(disable=True)\n"
         "image = p('a cat on the grass', num_inference_steps=1).images[0]\n"
-        f"assert image.size == {(side(),) * 2} and not any(name.startswith('ovam') for name in sys.modules)"
+        f"assert image.size == {(tiny.mini_side(),) * 2} and not any(name.startswith('ovam') for name in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -67,7 +63,8 @@ def test_the_tokenizer_splits_some_class_names_and_reads_77_positions(mini):
 def test_cross_attention_at_three_grids(mini):
     with ovam.capture(mini) as traces:
         mini("a cat on the grass", num_inference_steps=1)
-    assert {block.grid for block in traces[0].blocks.values()} == {(side() // n, side() // n) for n in (4, 8, 16)}
+    grids = {block.grid for block in traces[0].blocks.values()}
+    assert grids == {(tiny.mini_side() // n, tiny.mini_side() // n) for n in (4, 8, 16)}
 
 
 def test_the_class_word_fits_its_object_better_than_absent_words(mini):

@@ -10,11 +10,9 @@ import ovam
 import tiny
 from ovam.cli import app
 from ovam.errors import MissingBlockError, ModelNotFoundError, OptionError
-from ovam.models import mini_folder
 
 FAMILIES = ("sd1", "sd2", "sdxl", "pixart_alpha", "sd3", "flux")
 SIZE = {"height": 32, "width": 48}
-MINI_SIDE = 4 * json.loads((mini_folder() / "unet" / "config.json").read_text())["sample_size"]
 
 # the schedulers of some families copy tensors into arrays as numpy 1 did
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -56,7 +54,7 @@ def test_joint_attention_needs_the_blocks_before_the_chosen_one():
 
 
 def test_the_model_s_own_size_is_the_default():
-    assert ovam.plan("mini").size == (MINI_SIDE,) * 2
+    assert ovam.plan("mini").size == (tiny.mini_side(),) * 2
     assert ovam.plan(tiny.flux()).size == (tiny.flux().default_sample_size * tiny.flux().vae_scale_factor,) * 2
 
 
@@ -71,7 +69,7 @@ def test_the_plan_on_the_command_line():
     assert fewer["bytes"] == ovam.plan("mini", num_inference_steps=30, preset="small", dtype=torch.float16).nbytes
     shown = CliRunner().invoke(app, options).stdout
     assert "up_blocks.1.attentions.1" in shown
-    assert f"{MINI_SIDE}x{MINI_SIDE} pixels, 7 denoiser calls: {planned.nbytes / 2**30:.3f} GiB" in shown
+    assert f"{tiny.mini_side()}x{tiny.mini_side()} pixels, 7 denoiser calls: {planned.nbytes / 2**30:.3f} GiB" in shown
 
 
 @pytest.mark.user_error

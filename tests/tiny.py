@@ -1,5 +1,6 @@
 """Tiny random pipelines, built offline in a second, with attention sharp enough to show errors."""
 
+import json
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ WORDS = (
     "a an the of on in and with photo photograph picture dog cat grass sky tree car person boat sea red blue "
     "hot monkey hat mouth lawn sand"
 ).split()
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -332,3 +334,10 @@ def flux(seed: int = 0) -> FluxPipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def mini_side() -> int:
+    """Side of the embedded model's pictures: 4 pixels for each place of the latents that it was trained on last."""
+    from ovam.models import mini_folder  # the shape run must see ovam imported after this file
+
+    return 4 * json.loads((mini_folder() / "unet" / "config.json").read_text())["sample_size"]

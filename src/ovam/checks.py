@@ -27,6 +27,22 @@ def number(name: str, value: object, *, least: float, below: float = math.inf) -
     raise OptionError(f"{name}={value!r}: expected a number of at least {least:g}, and {last}")
 
 
+def inner_share(name: str, value: object) -> float:
+    """Check that a number is between 0 and 1, both excluded; return it as a Python float.
+
+    Args:
+        name: Name of the option, for the error message.
+        value: What was given.
+
+    Raises:
+        OptionError: the value is not such a number.
+    """
+    found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if 0 < found < 1:
+        return found
+    raise OptionError(f"{name}={value!r}: expected a number between 0 and 1, exclusive")
+
+
 def whole(name: str, value: object, *, least: int) -> int:
     """Check a whole number of at least `least`; return it as a Python int. NumPy's numbers are accepted.
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from ovam.checks import number, whole
-from ovam.errors import OptionError
+from ovam.checks import inner_share, number, whole
 from ovam.maps.options import MapOptions, check_rivals
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.refine.crf_options import CrfChoice, crf_choice
@@ -44,10 +43,7 @@ class MaskOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "against", contrast_of(self.against))
-        threshold = number("threshold", self.threshold, least=0.0, below=1.0)
-        if threshold == 0:
-            raise OptionError(f"threshold={self.threshold!r}: expected a number between 0 and 1, exclusive")
-        object.__setattr__(self, "threshold", threshold)
+        object.__setattr__(self, "threshold", inner_share("threshold", self.threshold))
         if self.presence is not None:
             object.__setattr__(self, "presence", number("presence", self.presence, least=0.0, below=1.0))
         crf_choice(self.crf)

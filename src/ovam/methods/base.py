@@ -1,13 +1,11 @@
 """What a method is: a frozen object with a name, its numbers, what it needs captured, and `segment`."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, ClassVar
 
-from ovam.errors import OptionError
+from ovam.checks import inner_share
 from ovam.maps.words import Listed, OptimisedTokens, check_different, entries_of, names_of
 from ovam.masks.result import Segmentation
 from ovam.trace.trace import Trace
@@ -69,18 +67,6 @@ class Method(ABC):
             NothingCapturedError: the trace lacks what the method needs; the message has the line that captures it.
             SpaceMismatchError: tokens belong to another text encoder.
         """
-
-
-def inner_share(name: str, value: object) -> float:
-    """Check a number between 0 and 1, both excluded, and return it.
-
-    Raises:
-        OptionError: the value is not such a number.
-    """
-    found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not 0 < found < 1:
-        raise OptionError(f"{name}={value!r}: expected a number between 0 and 1, exclusive")
-    return found
 
 
 def checked_words(words: Listed) -> tuple[str | OptimisedTokens, ...]:
