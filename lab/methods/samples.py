@@ -13,7 +13,7 @@ from scipy import ndimage
 from lab.digest import digest
 from lab.mini.oracle import IGNORE, agreed_labels, classes_alone
 from ovam.methods.datasetdm import BLOCKS
-from ovam.mini.scenes import CLASSES, LABELS, WORLD, Split, render, seed_of
+from ovam.mini.scenes import CLASSES, LABELS, SIDE, WORLD, Split, render, seed_of
 from ovam.models import model_hash
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import capture
@@ -75,7 +75,7 @@ def samples(
     count: int,
     *,
     source: Source = "scenes",
-    size: int = 128,
+    size: int = SIDE,
     split: Split = "train",
     classes: Sequence[str] = CLASSES,
 ) -> list[Sample]:

@@ -79,12 +79,13 @@ def oracles(
     work_dir: Annotated[Path, typer.Option(help="Where the training scenes lie.")] = Path("runs/mini"),
     model: Annotated[str, typer.Option(help="The trained model, which imitates: mini or a folder.")] = "mini",
     start: Annotated[Path | None, typer.Option(help="Oracles to go on from; without them from nothing.")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=2, help="2 trains both at the same time.")] = 1,
 ) -> None:
     """Train the two networks that label generated pictures: an hour and more on two cores."""
     with quiet():
         from lab.mini.training.recipe import train_oracles_in as run
 
-        run(work_dir, output_dir, model, start)
+        run(work_dir, output_dir, model, start, processes)
 
 
 @app.command()

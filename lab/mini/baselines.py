@@ -10,7 +10,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from ovam.evaluate import Confusion
-from ovam.mini.scenes import CLASSES, Scene, Split, render, seed_of
+from ovam.mini.scenes import CLASSES, SIDE, Scene, Split, render, seed_of
 
 GATE = 0.45
 """No baseline may reach a higher mIoU on test scenes: where one does, the world is too easy."""
@@ -84,7 +84,7 @@ def class_iou(scenes: Iterable[Scene], masks: Iterable[np.ndarray]) -> float:
     return float(np.mean(found))
 
 
-def gates(*, scenes: int = 200, size: int = 128) -> dict[str, dict[str, float]]:
+def gates(*, scenes: int = 200, size: int = SIDE) -> dict[str, dict[str, float]]:
     """Each baseline's threshold, chosen on validation scenes, and its mIoU on as many test scenes."""
     validation, test = (_scenes(split, scenes, size) for split in ("validation", "test"))
     found = {}

@@ -18,7 +18,7 @@ from lab.mini.training.loop import Average, load_tensors
 from lab.mini.training.pool import Pool
 from lab.mini.training.recipe import train
 from ovam.errors import ModelNotFoundError, OptionError
-from ovam.mini.scenes import LABELS, render, seed_of
+from ovam.mini.scenes import LABELS, SIDE, render, seed_of
 
 
 class _Seeing(nn.Module):
@@ -135,7 +135,7 @@ def test_the_average_holds_running_statistics_as_well():
 
 
 def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
-    pool, judged, pipe = Pool(tmp_path, 4), Pool(tmp_path, 4, "judging"), ovam.load("mini")
+    pool, judged, pipe = Pool(tmp_path, 4, size=SIDE), Pool(tmp_path, 4, "judging", SIDE), ovam.load("mini")
     assert np.array_equal(judged.images[2], render(seed_of("judging", 2), split="judging").image)
     for i in (0, 3):
         scene = render(seed_of("train", i), split="train")
@@ -146,12 +146,14 @@ def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
     written = {path.name for path in (tmp_path / "oracles").iterdir()}
     assert written == {"a.safetensors", "b.safetensors", "training.json"}
     (kept,) = tmp_path.glob("imitations-*.npy")
-    assert np.load(kept).shape == (3, 128, 128, 3)
+    assert np.load(kept).shape == (3, SIDE, SIDE, 3)
     assert json.loads((tmp_path / "oracles" / "training.json").read_text())["model"] in kept.name
     loaded = oracle.load_oracles(tmp_path / "oracles")
-    assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, 128, 128)
+    assert oracle.label_maps(loaded["b"], pool.images[:2]).shape == (2, SIDE, SIDE)
     again = tmp_path / "again"  # goes on from those, for no iteration at all
-    stage.train_oracles(pool, judged, pipe, tmp_path, again, start=tmp_path / "oracles", iterations=0, count=1)
+    stage.train_oracles(
+        pool, judged, pipe, tmp_path, again, start=tmp_path / "oracles", iterations=0, count=1, processes=2
+    )
     for name in oracle.NAMES:
         one, other = (load_tensors(folder / f"{name}.safetensors") for folder in (tmp_path / "oracles", again))
         assert all(torch.equal(other[key], value) for key, value in one.items())

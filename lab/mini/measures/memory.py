@@ -9,7 +9,7 @@ from rich.progress import track
 from scipy.spatial.distance import cdist
 
 from ovam.evaluate import paired_bootstrap
-from ovam.mini.scenes import WORLD, Split, render, seed_of
+from ovam.mini.scenes import SIDE, WORLD, Split, render, seed_of
 
 THUMBNAIL = 16  # pixels: a copy stays one where an edge has moved a little
 
@@ -58,7 +58,7 @@ def _nearest(seen: np.ndarray, scenes: np.ndarray) -> np.ndarray:
 
 def known_thumbnails(folder: Path, split: Split, start: int, count: int) -> np.ndarray:
     """Thumbnails of `count` scenes of a split from number `start` on, rendered once: (scene, 768)."""
-    file = folder / f"thumbnails-{WORLD}-{split}-{start}-{count}.npy"
+    file = folder / f"thumbnails-{WORLD}-{SIDE}-{split}-{start}-{count}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with get_context("spawn").Pool() as workers:

@@ -16,7 +16,7 @@ from ovam.mini.scenes import CLASSES
 
 IMITATED = 3 / 8  # of the examples
 _STRIDE = 4  # of the pixels by which a class is looked for
-_LEAST = 4  # such pixels show a class: 0.4 % of a picture of 128 x 128
+_LEAST = 4  # such pixels show a class: 0.7 % of a picture of 96 x 96
 
 
 @dataclass
@@ -43,6 +43,11 @@ class Examples:
 
     def __init__(self, judged: Pool, imitations: np.ndarray, imitated_labels: np.ndarray) -> None:
         self._judged, self._imitated = _Source(judged.images, judged.labels), _Source(imitations, imitated_labels)
+
+    @property
+    def side(self) -> int:
+        """Height and width of the whole pictures."""
+        return int(self._judged.labels.shape[1])
 
     def batch(self, random: np.random.Generator, count: int, side: int) -> tuple[Tensor, Tensor]:
         """Windows that show a class, mirrored and re-coloured by chance.

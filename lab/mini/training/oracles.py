@@ -5,6 +5,7 @@ and their labels are known, up to what the denoiser changes.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
+from torch.multiprocessing import spawn  # type: ignore[attr-defined]
 from torch.nn import functional as F
 
 from lab.mini.imitation import imitate
 from lab.mini.oracle import NAMES, build_oracle, load_oracles
 from lab.mini.training.examples import IMITATED, Examples
 from lab.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
-from lab.mini.training.pool import SIZE, Pool
+from lab.mini.training.pool import Pool
 from ovam.errors import OptionError
 from ovam.mini.scenes import CLASSES
 from ovam.models import model_hash
@@ -44,6 +46,7 @@ def train_oracles(
     start: Path | None = None,
     iterations: int = ITERATIONS,
     count: int = RENOISED,
+    processes: int = 1,
 ) -> None:
     """Train both oracles and write them, in float16, to `folder`; each is skipped when it lies there.
 
@@ -58,6 +61,7 @@ def train_oracles(
         start: Oracles whose weights are taken up, for example the shipped ones; None starts from nothing.
         iterations: Of each oracle.
         count: Re-noised pictures; twice as many only go through the autoencoder.
+        processes: 2 trains both at the same time, each in a process of one thread.
 
     Raises:
         OptionError: the folder holds oracles of another model or other settings.
@@ -75,15 +79,45 @@ def train_oracles(
         "renoised": count,
         "round_trips": 2 * count,
         "scenes": len(judged),
+        "side": pool.size,
     }
     _check_made_alike(folder / "training.json", about)
-    imitations = _kept(work / f"imitations-{about['model']}-{count}.npy", lambda: _imitate(pool, pipe, count))
-    examples = Examples(judged, imitations, pool.labels)
-    for name in NAMES:
-        if not (folder / f"{name}.safetensors").exists():
-            checkpoint = work / f"oracle-{name}-{about['model']}-{count}-{iterations}.checkpoint.safetensors"
-            oracle = _trained(name, examples, checkpoint, iterations, begun.get(name))
-            save_tensors({key: value.half() for key, value in oracle.items()}, folder / f"{name}.safetensors")
+    imitations = work / f"imitations-{pool.size}-{about['model']}-{count}.npy"
+    _kept(imitations, lambda: _imitate(pool, pipe, count))
+    prefix = work / f"oracle-{pool.size}-{about['model']}-{count}-{iterations}"
+    missing = [name for name in NAMES if not (folder / f"{name}.safetensors").exists()]
+    train_one = _OneOf(missing, pool, judged, imitations, prefix, folder, iterations, begun)
+    if processes == 1:
+        for rank in range(len(missing)):
+            train_one(rank)
+    elif missing:
+        spawn(train_one.alone, nprocs=len(missing))
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """Trains one of the missing oracles, and writes it to the folder."""
+
+    missing: list[str]
+    pool: Pool
+    judged: Pool
+    imitations: Path
+    prefix: Path
+    folder: Path
+    iterations: int
+    begun: dict[str, dict[str, Tensor]]
+
+    def __call__(self, rank: int) -> None:
+        name = self.missing[rank]
+        examples = Examples(self.judged, np.load(self.imitations, mmap_mode="r"), self.pool.labels)
+        checkpoint = self.prefix.with_name(f"{self.prefix.name}-{name}.checkpoint.safetensors")
+        oracle = _trained(name, examples, checkpoint, self.iterations, self.begun.get(name))
+        save_tensors({key: value.half() for key, value in oracle.items()}, self.folder / f"{name}.safetensors")
+
+    def alone(self, rank: int) -> None:
+        """The same in a process of its own."""
+        torch.set_num_threads(1)
+        self(rank)
 
 
 def _check_made_alike(file: Path, about: dict[str, Any]) -> None:
@@ -116,7 +150,7 @@ def _imitate(pool: Pool, pipe: Any, count: int) -> np.ndarray:
             low, high = _STRENGTHS
             strength = low + (high - low) * float(torch.rand((), generator=random))
         captions = [pool.captions[i][0] for i in indices]
-        pictures.append(imitate(pipe, pool.pictures(indices, 128), captions, strength=strength, random=random))
+        pictures.append(imitate(pipe, pool.pictures(indices, pool.size), captions, strength=strength, random=random))
     return np.concatenate(pictures)[: 3 * count]
 
 
@@ -135,7 +169,7 @@ def _trained(
     optimiser = torch.optim.AdamW(oracle.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
     log = Log(checkpoint.with_suffix(".log.jsonl"))
     for iteration in range(start + 1, iterations + 1):
-        shape = (WINDOWS, WINDOW) if iteration <= OF_WINDOWS * iterations else (BATCH, SIZE)
+        shape = (WINDOWS, WINDOW) if iteration <= OF_WINDOWS * iterations else (BATCH, examples.side)
         pictures, labels = examples.batch(random, *shape)
         with half_precision():
             scores = oracle(pictures.to(DEVICE, memory_format=torch.channels_last))  # convolutions 1.4 times as fast

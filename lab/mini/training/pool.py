@@ -4,7 +4,7 @@ import json
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Pool:
         self, folder: Path, count: int, split: Literal["train", "judging"] = "train", size: int = SIZE
     ) -> None:
         self.size, name = size, f"{split}-{size}-{count}"
+        self._of = (folder, count, split, size)
         self._files = {kind: folder / f"{kind}-{name}.npy" for kind in ("images", "labels")}
         texts = folder / f"captions-{name}.json"
         if not texts.exists():
@@ -62,6 +63,10 @@ class Pool:
         self.captions: list[list[str]]
         self.tower_captions: list[list[str]]
         self.captions, self.tower_captions = json.loads(texts.read_text())
+
+    def __reduce__(self) -> tuple[type["Pool"], tuple[Any, ...]]:
+        """Another process opens the files itself: the pictures are not sent to it."""
+        return Pool, self._of
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -27,7 +27,7 @@ from lab.mini.training.texts import Captions
 from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
 from ovam.errors import OptionError
-from ovam.mini.scenes import WORLD
+from ovam.mini.scenes import SIDE, WORLD
 from ovam.mini.towers import PICTURE_TOWER, TEXT_HEAD
 from ovam.models import load
 
@@ -38,7 +38,7 @@ SCENES = 40_000
 PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations
     Phase(15_500, 64, 32, 1e-3, 1e-3),
     Phase(16_500, 64, 32, 4e-4, 2e-4),
-    Phase(10_000, 96, 32, 3e-4, 1e-5),
+    Phase(8_000, 96, 32, 3e-4, 1e-5),
 )
 RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
 _LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # an iteration takes nine tenths of the time
@@ -204,7 +204,9 @@ def _check(work: Path, identity: dict[str, int]) -> None:
     stamp.write_text(json.dumps(identity))
 
 
-def train_oracles_in(work: Path, folder: Path, model: str | Path, start: Path | None = None) -> None:
+def train_oracles_in(
+    work: Path, folder: Path, model: str | Path, start: Path | None = None, processes: int = 1
+) -> None:
     """Train the oracles on the scenes in `work`, with a trained model's pictures, on from `start` or from nothing.
 
     Raises:
@@ -217,7 +219,8 @@ def train_oracles_in(work: Path, folder: Path, model: str | Path, start: Path | 
     if not (work / "identity.json").exists():
         _check(work, {"world": WORLD, "recipe": RECIPE, "seed": 0})
     _check(work, _identity(work) | {"world": WORLD, "recipe": RECIPE})
-    train_oracles(Pool(work, SCENES), Pool(work, JUDGED, "judging"), load(model), work, folder, start=start)
+    imitated, judged = Pool(work, SCENES, size=SIDE), Pool(work, JUDGED, "judging", SIDE)
+    train_oracles(imitated, judged, load(model), work, folder, start=start, processes=processes)
 
 
 def _identity(work: Path) -> dict[str, int]:

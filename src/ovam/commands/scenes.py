@@ -12,7 +12,7 @@ from PIL import Image
 from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.errors import OptionError
-from ovam.mini.scenes import LABELS, PARTS, UNKNOWN_PART, Scene, Split, render, seed_of
+from ovam.mini.scenes import LABELS, PARTS, SIDE, UNKNOWN_PART, Scene, Split, render, seed_of
 from ovam.mini.scenes.slices import slices
 from ovam.mini.scenes.vocabulary import ABSENT_WORDS, CLASS_WORDS, COLOURS, GROUND_WORDS, KINDS, NONSENSE, TOWER_WORDS
 from ovam.output_files import write_bytes, write_json, write_picture
@@ -27,7 +27,7 @@ def export_scenes(
     output_dir: str | Path,
     *,
     start: int = 0,
-    size: int = 128,
+    size: int = SIDE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write scenes of a split, with their exact truths.

@@ -50,9 +50,9 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     Args:
         trace: Queries of one run.
         words: One of these: a prompt such as "a cat on the lawn", read as given; a list such as ["hot dog", "sky"],
-            which may contain `TokenSet`s; a `TokenSet`; a `TokenEmbedding`; raw vectors (token, width) of the trace's
-            space. If optimised tokens were fitted on other blocks or on another model, the logger `ovam` says so
-            (INFO).
+            which may contain `TokenSet`s (optimised tokens); a `TokenSet` alone; a `TokenEmbedding`; raw vectors
+            (token, width) of the trace's space. If optimised tokens were fitted on other blocks or on another model,
+            the logger `ovam` says so (INFO).
         options: See `MapOptions`.
 
     Returns:

@@ -9,8 +9,8 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 
 BORDER = 0.5
-"""The value to which a token's own thresholds are moved. After that, scores above it belong to the mask, and presences
-below it mean that the class is absent."""
+"""The value of a token's own thresholds after its scores and presences were shifted (`moved`). Pixels with a shifted
+score above this value belong to the mask; a shifted presence below it means that the class is absent."""
 LEAST, MOST = 0.01, 0.99
 """Bounds of a threshold. Beyond them nearly all pixels, or nearly none, would be above it."""
 
@@ -24,7 +24,7 @@ class Thresholds:
         presence: Least presence, in [0.01, 0.99]; below it the class counts as absent. With None the class counts as
             absent only by the option `presence` (`ovam.masks.options.MaskOptions`).
         pictures: Number of annotated pictures on which they were chosen, 0 if unknown; this is information only.
-        refined: Whether the maps were refined when they were chosen; this is information only.
+        refined: Whether the thresholds were chosen on refined maps; this is information only.
 
     Raises:
         OptionError: a value is not allowed.

@@ -1,4 +1,4 @@
-"""Change the scores of words by what else is in the picture: contrast words, or all words in a CRF.
+"""Change the scores of words according to what competes with them: contrast words, or the others in a CRF.
 
 `contested` lowers the scores where a contrast word is stronger. `after_crf` applies a CRF (conditional random field) to
 the background and all words together.

@@ -138,7 +138,10 @@ stretched map."""
 
 
 def word_calibration(maps: AttentionMaps) -> Calibration | None:
-    """Return the calibration of words that was chosen on validation scenes for such maps, or None."""
+    """Return the calibration of words for maps of the same kind (plain or refined), or None if there is none.
+
+    It was chosen on validation scenes.
+    """
     return WORDS.get("refined" if maps.refined else "plain")
 
 

@@ -20,8 +20,8 @@ class MaskOptions:
             optimised token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
         presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default
             only optimised tokens with a presence threshold of their own can count as absent: their presence is moved so
-            that this threshold lies at 0.5, and they are absent if it is then below 0.5. With 0 no word is absent. A
-            word with a presence below 0.5 is probably not in the picture.
+            that this threshold lies at 0.5, and they count as absent if the moved presence is below 0.5. With 0 no
+            word is absent. A word with a presence below 0.5 is probably not in the picture.
         crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
         ignore: Half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose best score is in
             this range are undecided and get the label 255. Training on the label map should ignore them.

@@ -11,7 +11,7 @@ from ovam.defaults import CHOSEN
 from ovam.maps.result import AttentionMaps
 from ovam.maps.thresholds import BORDER, Thresholds, moved
 
-_STRONGEST = 0.02  # share of the pixels that a small thing covers
+_STRONGEST = 0.02  # share of the pixels whose mean counts, the highest ones: a small thing covers about as many
 _LEAST = 1e-6  # values are clamped this far from 0 and 1, where log-odds are infinite
 _SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
 

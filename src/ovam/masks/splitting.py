@@ -54,8 +54,8 @@ def _grow(parts: Integer[np.ndarray, "height width"], piece: Bool[np.ndarray, "h
 def _cores(depth: Float[np.ndarray, "height width"], above: float) -> list[Bool[np.ndarray, "height width"]]:
     """Return the core of each part of a piece, from the distance of each pixel to the outline (`depth`).
 
-    Pixels near the outline are removed, more and more, until the piece separates into parts. The pixels of a part that
-    remain are its core. The first pixels that are removed have a depth of at most `above`.
+    Pixels near the outline are removed, more and more, until the piece separates into parts. The removal starts with
+    the pixels whose depth is at most `above`. The pixels of a part that remain are its core.
 
     If there is no neck, there is one core.
     """

@@ -24,7 +24,7 @@ def without_padding(tokenizer: Any, read: Sequence[int]) -> list[int]:
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    # one token may serve as end and as padding; then the first of these tokens at the end belongs to the text
+    # some tokenizers pad with the end token: then the first of those at the close is the end token, part of the text
     return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]
 
 

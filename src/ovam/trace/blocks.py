@@ -32,8 +32,8 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
         names = ", ".join(list(grids)[:5])
         raise MissingBlockError(
             f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected one of "
-            f"the grids {sizes} (in Python {finest} or its height {finest[0]}), a share of the finest one ('1/4'), a "
-            f"module path ({names}, ...), or the beginning of one"
+            f"the grids {sizes} (in Python, for example, {finest} or only the height, {finest[0]}), a size relative "
+            f"to the finest grid ('1/4'), a module path ({names}, ...), or the beginning of one"
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)

@@ -191,8 +191,8 @@ def _check_queries(
         found = schema.tensor_of(key, tensors)
         if found.ndim != 4 or found.shape[:3] != expected or not found.numel():
             raise ValueError(
-                f"{key} has shape {tuple(found.shape)}: expected four axes, none of size 0; the first three have the "
-                f"sizes {expected} by the header"
+                f"{key} has shape {tuple(found.shape)}: expected four axes, none of size 0; according to the "
+                f"header, the first three must have the sizes {expected}"
             )
     matrix, rows = tensors.get(f"projection/{name}"), block["heads"] * tensors[f"query/{half}/{name}"].shape[3]
     if matrix is not None and (matrix.ndim != 2 or len(matrix) != rows):

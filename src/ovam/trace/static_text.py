@@ -195,7 +195,7 @@ def check_projections(
     The shapes must fit the number of heads of each block, and the width of the space.
 
     Raises:
-        ValueError: a type, a shape or the hash is another one.
+        ValueError: a type, a shape or the hash is not the expected one.
     """
     for name, projection in projections.items():
         if projection.dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -84,8 +84,8 @@ class TextSide(Protocol):
     Late words are words that are asked for after the run. `kind` says how exact their keys are. `static` keys depend on
     the text alone (UNet, PixArt), so the keys of late words are exact. For `replayed` keys (SD3, FLUX), the text tokens
     run through the blocks again, with the stored image keys and values (`ovam.trace.replay`). For the generation
-    prompt, which is the prompt of the run, this gives the keys of the run. Other words get the keys that belong to the
-    image as it was in the run.
+    prompt, which is the prompt of the run, this gives the keys of the run. For other words, it gives the keys that the
+    blocks compute for them while the image stays as it was in the run.
     """
 
     @property

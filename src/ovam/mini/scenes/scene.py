@@ -27,6 +27,9 @@ _CLOSE_SHARE = 0.15
 LEAST_VISIBLE, LEAST_AREA, MOST_AREA = 0.4, 0.01, 0.5
 _ATTEMPTS = 12
 
+SIDE = 96
+"""Height and width of a picture in pixels, if no other size is given: those of the embedded model's pictures."""
+
 Context = Literal["canonical", "counterfactual", "free"]
 _Chosen = tuple[Figure, Look, bool, bool]
 
@@ -135,7 +138,7 @@ class _Canvas:
         self.image.paste((18, 18, 24, 255), (left, bottom - shadow.height * 2 // 3), shadow)
 
 
-def render(seed: int, *, split: Split, size: int = 128, count: int | None = None) -> Scene:
+def render(seed: int, *, split: Split, size: int = SIDE, count: int | None = None) -> Scene:
     """Render the scene of a seed.
 
     Args:
