@@ -378,10 +378,12 @@ def test_a_model_whose_grids_are_halved_only_once(sd2):
 class TestNeeds:
     def test_of_several_methods_together(self):
         every = [methods.by_name(name) for name in methods.names()]
-        assert methods.requires_of(every) == {"guidance": "both", "self_attention": "1/2"}
-        assert methods.requires_of([methods.Attn2Mask()]) == {"steps": "middle"}
-        assert methods.requires_of([methods.Attn2Mask(), methods.DAAM()]) == {}
-        assert methods.requires_of([methods.PublishedOVAM()]) == {"guidance": "uncond"}
+        assert methods.requires_of(every) == {"blocks": "all", "guidance": "both", "self_attention": "1/2"}
+        with_trained = methods.requires_of([methods.DAAM(), methods.DatasetDM()])
+        assert with_trained["blocks"] == ["all", "down_blocks", "mid_block", "up_blocks"]
+        assert methods.requires_of([methods.Attn2Mask()]) == {"blocks": "all", "steps": "middle"}
+        assert methods.requires_of([methods.Attn2Mask(), methods.DAAM()]) == {"blocks": "all"}
+        assert methods.requires_of([methods.PublishedOVAM()]) == {"blocks": "all", "guidance": "uncond"}
         assert methods.requires_of([]) == {}
 
     def test_that_contradict_each_other(self):
@@ -392,8 +394,8 @@ class TestNeeds:
             methods.requires_of([methods.DatasetDiffusion(), Finer()])
 
     def test_of_real_images_are_those_that_encode_takes(self):
-        assert methods.PublishedOVAM().requires_encoded == {}
-        assert methods.DatasetDiffusion().requires_encoded == {"self_attention": "1/2"}
+        assert methods.PublishedOVAM().requires_encoded == {"blocks": "all"}
+        assert methods.DatasetDiffusion().requires_encoded == {"blocks": "all", "self_attention": "1/2"}
 
 
 class TestShareOfTheFinestGrid:
@@ -415,7 +417,9 @@ class TestShareOfTheFinestGrid:
             "down_blocks.3.attn2",
             "up_blocks.2.attn2",
         )
-        with pytest.raises(MissingBlockError, match=r"block '1/16' fits none.*a share of the finest one \('1/4'\)"):
+        with pytest.raises(
+            MissingBlockError, match=r"block '1/16' fits none.*a size relative to the finest grid \('1/4'\)"
+        ):
             choose_blocks(GRIDS, "1/16")
 
     def test_of_maps_and_of_self_attention(self, trace, sd1):

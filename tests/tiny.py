@@ -337,7 +337,8 @@ def flux(seed: int = 0) -> FluxPipeline:
 
 
 def mini_side() -> int:
-    """Side of the embedded model's pictures: 4 pixels for each place of the latents that it was trained on last."""
+    """Side of the embedded model's pictures: each level of the autoencoder but one halves it to that of the latents."""
     from ovam.models import mini_folder  # the shape run must see ovam imported after this file
 
-    return 4 * json.loads((mini_folder() / "unet" / "config.json").read_text())["sample_size"]
+    unet, vae = (json.loads((mini_folder() / part / "config.json").read_text()) for part in ("unet", "vae"))
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)

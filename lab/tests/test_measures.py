@@ -432,8 +432,8 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
     assert "**A quick run" not in text
     assert "**A quick run" in page(figures | {"quick": True})
     assert "**A quick run" in measured(figures | {"quick": True})
-    assert "96 x 96 pixels" in short
-    assert "grids of\n24, 12 and 6" in short
+    assert "128 x 128 pixels" in short
+    assert "grids of\n16, 8 and 4" in short
     assert "Nobody who did not know the prompts" in short
     blind = {"pictures": 40, "right": 38, "answers": [], "mistaken": {"cow": ["dog", "dog"]}}
     named = page(figures | {"sections": sections | {"blind": blind}})
@@ -576,8 +576,8 @@ def test_the_blocks_and_time_steps_are_chosen_that_show_a_class_and_not_an_absen
                 maps[3, late] = mask
             return maps
 
-    def look(pipe, image, seed, timesteps):
-        assert timesteps == choices._ALL_TIMES
+    def look(pipe, image, seed, blocks, timesteps):
+        assert (blocks, timesteps) == ("all", choices._ALL_TIMES)
         seen.append(scenes[seed])
         return trace
 

@@ -191,7 +191,7 @@ def test_two_processes_train_one_denoiser_through_sizes(tmp_path):
     take_up(mini_folder(), work)
     checkpoint_of(work / "unet").unlink()
     (work / "identity.json").write_text(json.dumps({"world": recipe.WORLD, "recipe": recipe.RECIPE, "seed": 0}))
-    first, second = Phase(2, 64, 4, 1e-3, 1e-3), Phase(1, 96, 2, 1e-3, 1e-3)
+    first, second = Phase(2, 64, 4, 1e-3, 1e-3), Phase(1, 128, 2, 1e-3, 1e-3)
     recipe.train(work, scenes=4, phases=[first], compiled=False)
     (work / "meeting.partial").write_bytes(b"of a run that was broken off")
     recipe.train(work, scenes=4, phases=[first, second], processes=2, compiled=False)

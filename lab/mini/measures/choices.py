@@ -11,6 +11,7 @@ from lab.mini.measures.asking import Asking, enlarged
 from lab.mini.measures.words import SMALLEST, scenes_of
 from ovam.evaluate import average_precision
 from ovam.mini.scenes import CLASSES
+from ovam.trace.blocks import ALL
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode
 from ovam.tracing.encode_options import TIMESTEPS
@@ -41,7 +42,7 @@ def choose(pipe: Any, *, scenes: int = 60) -> dict[str, Any]:
     found: dict[tuple[str, str], list[list[float]]] = {}
     subsets: dict[str, tuple[str, ...]] = {}
     for number, scene in enumerate(track(scenes_of("validation", scenes, least=2), "choices", scenes)):
-        trace = encode(pipe, scene.image, seed=number, timesteps=_ALL_TIMES)
+        trace = encode(pipe, scene.image, seed=number, blocks=ALL, timesteps=_ALL_TIMES)
         subsets = block_subsets(trace)
         shown = {thing.name for thing in scene.objects}
         for name in sorted(shown & set(DEVELOPMENT)):

@@ -13,6 +13,7 @@ from lab.mini.measures.images import Entry, regenerated
 from lab.mini.oracle import IGNORE, agreed_labels
 from ovam.evaluate import paired_bootstrap
 from ovam.mini.scenes import CLASSES, LABELS
+from ovam.trace.blocks import ALL
 from ovam.tracing.capture import capture
 
 RESOLUTIONS = {
@@ -57,7 +58,7 @@ def measure_curves(pipe: Any, entries: Sequence[Entry]) -> dict[str, Any]:
     """
     found: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = {}
     for entry in track(entries, "curves"):
-        with capture(pipe) as traces:
+        with capture(pipe, blocks=ALL) as traces:
             picture = regenerated(pipe, entry)
         labels, (name,) = agreed_labels(picture[None])[0], entry.classes
         if (labels == LABELS[name]).mean() >= LEAST_AREA:

@@ -11,7 +11,7 @@ from typing import Any
 from lab.mini.measures.bars import bars
 from lab.mini.measures.choices import TIMES
 from lab.mini.measures.words import GROUND_BASELINES, THING_BASELINES
-from lab.mini.training.autoencoder import FACTOR
+from lab.mini.training.doubling import FACTOR
 from ovam.evaluate import Interval
 
 Figures = Mapping[str, Any]

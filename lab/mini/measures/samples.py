@@ -10,6 +10,7 @@ from PIL import Image
 
 from ovam.mini.scenes import CLASSES
 from ovam.mini.scenes.captions import with_article
+from ovam.trace.blocks import ALL
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import capture
 
@@ -35,7 +36,7 @@ SHEET_PROMPTS = tuple(
 
 def measure_masses(pipe: Any) -> dict[str, float]:
     """Share of attention on start, words, end and padding, mean over eight prompts, of any model of cross attention."""
-    with capture(pipe) as traces:
+    with capture(pipe, blocks=ALL) as traces:
         prompts = list(SHEET_PROMPTS[:SHEET_COLUMNS])
         pipe(prompts, num_inference_steps=10, generator=[_seeded(i) for i in range(SHEET_COLUMNS)])
     masses = [attention_masses(trace) for trace in traces]

@@ -22,7 +22,7 @@ from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode
 from ovam.tracing.encode_options import TIMESTEPS
 
-SMALLEST = 22  # pixels of 96 x 96: less of a thing in view says little about its map
+SMALLEST = 40  # pixels of 128 x 128: less of a thing in view says little about its map
 OTHERS = {"absent": CLASSES, "ordinary word": ABSENT_WORDS, "tower's word": TOWER_WORDS, "nonsense": NONSENSE}
 """Lists from which the absent words are drawn."""
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ovam.mini.scenes import CLASSES, LABELS
 
-SHARES = (0.3, 0.45, 0.25)
+SHARES = (0.5, 0.35, 0.15)
 """Chance to draw a scene of one class, of two, and of three or more.
 
 In a scene of one thing the denoiser can do without knowing which place a word means; among several it can't.

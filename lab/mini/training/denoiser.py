@@ -1,4 +1,4 @@
-"""Stage 3: the denoiser's training. It can be broken off and taken up again at any iteration.
+"""Stage 4: the denoiser's training. It can be broken off and taken up again at any iteration.
 
 It learns from the denoising error alone: no mask, no supervision of attention, no auxiliary loss. Weights are bfloat16
 beside float32 copies that the optimiser moves; several processes, of one thread each, average their gradients.

@@ -16,7 +16,7 @@ from ovam.mini.scenes import CLASSES
 
 IMITATED = 3 / 8  # of the examples
 _STRIDE = 4  # of the pixels by which a class is looked for
-_LEAST = 4  # such pixels show a class: 0.7 % of a picture of 96 x 96
+_LEAST = 4  # such pixels show a class: 0.4 % of a picture of 128 x 128
 
 
 @dataclass

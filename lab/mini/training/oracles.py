@@ -26,7 +26,7 @@ from ovam.mini.scenes import CLASSES
 from ovam.models import model_hash
 from ovam.tensor_file import fingerprint
 
-ITERATIONS, PEAK_RATE = 9000, 2e-3
+ITERATIONS, PEAK_RATE = 6000, 2e-3
 WINDOW, WINDOWS, BATCH = 64, 32, 16  # side and number of windows a batch, and number of whole pictures
 OF_WINDOWS = 0.78  # of the iterations, the first ones: a window costs a quarter of a picture
 JUDGED = 24_000  # scenes of the split "judging"

@@ -11,10 +11,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ovam.mini.scenes import Split, render, seed_of
+from ovam.mini.scenes import SIDE, Split, render, seed_of
 from ovam.mini.scenes.captions import caption
 
-SIZE = 128  # where nothing else is said
+SIZE = SIDE
 CAPTIONS_A_SCENE = 6
 _NAMED_DISTRACTORS = 2
 _ALONE = 64  # scenes that one process renders before a second one has started

@@ -19,6 +19,7 @@ from lab.mini.oracle import load_oracles
 from lab.mini.training.autoencoder import encode_pool, train_autoencoder
 from lab.mini.training.chances import chances, classes_shown
 from lab.mini.training.denoiser import DenoiserTraining, Phase, averaged, checkpoint_of
+from lab.mini.training.doubling import train_doubled
 from lab.mini.training.loop import Peers, load_tensors, multiplies_bfloat16, save_tensors
 from lab.mini.training.oracles import JUDGED, train_oracles
 from lab.mini.training.pool import Pool
@@ -27,7 +28,7 @@ from lab.mini.training.texts import Captions
 from lab.mini.training.tokenizer import train_tokenizer
 from lab.mini.training.unet import build_scheduler, build_unet
 from ovam.errors import OptionError
-from ovam.mini.scenes import SIDE, WORLD
+from ovam.mini.scenes import WORLD
 from ovam.mini.towers import PICTURE_TOWER, TEXT_HEAD
 from ovam.models import load
 
@@ -36,11 +37,10 @@ RECIPE = 2
 
 SCENES = 40_000
 PHASES = (  # at a rate of 1e-3 the averaged weights hardly improved after 12,000 iterations
-    Phase(15_500, 64, 32, 1e-3, 1e-3),
-    Phase(16_500, 64, 32, 4e-4, 2e-4),
-    Phase(8_000, 96, 32, 3e-4, 1e-5),
+    Phase(15_500, 128, 32, 1e-3, 1e-3),
+    Phase(16_500, 128, 32, 4e-4, 2e-4),
+    Phase(5_500, 128, 32, 4e-4, 1e-5),
 )
-RENDERED = {64: 128, 96: 96}  # size at which the scenes are rendered for each size of training
 _LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # an iteration takes nine tenths of the time
 _TOWERS = (PICTURE_TOWER, TEXT_HEAD)  # shipped where they were trained: CLIP scores need them
 _HISTORY = "history.txt"  # kept by hand where a run was changed on its way
@@ -51,7 +51,7 @@ def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, Autoencode
         train_tokenizer().save_pretrained(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     if not (work / "vae").exists():
-        train_autoencoder(pool, work / "vae")
+        _train_autoencoders(work, pool)
     if not (work / "text_encoder").exists():
         train_text_encoder(pool, tokenizer, work / "text_encoder", seed=seed)
     return (
@@ -59,6 +59,15 @@ def _parts(work: Path, pool: Pool, seed: int) -> tuple[CLIPTokenizer, Autoencode
         AutoencoderKL.from_pretrained(work / "vae").eval(),
         CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32).eval(),
     )
+
+
+def _train_autoencoders(work: Path, pool: Pool) -> None:
+    """Train the one of half the size, and from it the shipped one."""
+    small = work / "vae-half"
+    if not small.exists():
+        train_autoencoder(pool, small)
+    half, latents = AutoencoderKL.from_pretrained(small).eval(), work / f"latents-half-{len(pool)}.safetensors"
+    train_doubled(pool, encode_pool(half, pool, pool.size // 2, latents), half, work / "vae")
 
 
 def train(
@@ -104,7 +113,7 @@ def train(
         if _standing(checkpoint) >= end:
             continue
         latents = _latents(work, size, scenes)
-        encode_pool(autoencoder, Pool(work, scenes, size=RENDERED[size]), size, latents)
+        encode_pool(autoencoder, Pool(work, scenes), size, latents)
         run = partial(
             _train_denoiser, work=work, size=size, scenes=scenes, phases=phases, end=end, seed=seed, compiled=compiled
         )
@@ -143,8 +152,8 @@ def _train_denoiser(
         torch.distributed.init_process_group(
             "gloo", f"file://{_meeting(work).resolve()}", rank=rank, world_size=processes
         )
-    pool = Pool(work, scenes, size=RENDERED[size])
-    tokenizer, _, encoder = _parts(work, Pool(work, scenes), seed)
+    pool = Pool(work, scenes)
+    tokenizer, _, encoder = _parts(work, pool, seed)
     training = DenoiserTraining(
         work / "unet",
         load_tensors(_latents(work, size, scenes))["latents"].cpu(),
@@ -219,7 +228,7 @@ def train_oracles_in(
     if not (work / "identity.json").exists():
         _check(work, {"world": WORLD, "recipe": RECIPE, "seed": 0})
     _check(work, _identity(work) | {"world": WORLD, "recipe": RECIPE})
-    imitated, judged = Pool(work, SCENES, size=SIDE), Pool(work, JUDGED, "judging", SIDE)
+    imitated, judged = Pool(work, SCENES), Pool(work, JUDGED, "judging")
     train_oracles(imitated, judged, load(model), work, folder, start=start, processes=processes)
 
 

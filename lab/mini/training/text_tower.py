@@ -1,4 +1,4 @@
-"""Stage 2: the text tower, trained contrastively on scene-caption pairs and then frozen, as in Stable Diffusion.
+"""Stage 3: the text tower, trained contrastively on scene-caption pairs and then frozen, as in Stable Diffusion.
 
 Trained together with the denoiser instead, a text encoder moves the meaning of a word into the end and
 padding tokens (arXiv:2501.06751), and the word's own map is left empty.

@@ -1,4 +1,4 @@
-"""mini's denoiser: a UNet with cross attention at grids of 24, 12 and 6, trained on v-prediction."""
+"""mini's denoiser: a UNet with cross attention at grids of 16, 8 and 4, trained on v-prediction."""
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -6,14 +6,16 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor
 
 from lab.mini.training.autoencoder import CHANNELS
+from ovam.backbones.unet_blocks import WORD_BLOCKS
 
 TEXT_WIDTH = 192
+_FOLLOW_WORDS = ["up_blocks.2"]  # chosen on validation scenes: section "choices" of `python -m lab.mini report`
 
 
 def build_unet() -> UNet2DConditionModel:
     """The UNet with random weights. Attention is explicit: its backward pass is twice as fast on so few places."""
     unet = UNet2DConditionModel(
-        sample_size=24,
+        sample_size=16,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=(96, 128, 160),
@@ -25,6 +27,7 @@ def build_unet() -> UNet2DConditionModel:
         norm_num_groups=16,
         use_linear_projection=True,
     )
+    unet.register_to_config(**{WORD_BLOCKS: _FOLLOW_WORDS})
     unet.set_attn_processor(AttnProcessor())
     return unet
 

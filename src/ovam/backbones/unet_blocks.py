@@ -1,6 +1,6 @@
 """Attention blocks of a UNet2DConditionModel: their order and grids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovam.backbones.base import BlockSpec
@@ -8,6 +8,12 @@ from ovam.backbones.cross_attention import attention, block_spec, is_cross
 from ovam.backbones.self_attention import is_plain, is_self
 from ovam.backbones.unet_features import feature_grids
 from ovam.shapes import Grid
+
+WORD_BLOCKS = "_word_blocks"
+"""Key of a UNet's config: names of the blocks whose maps follow words, or their beginnings ("up_blocks.2").
+
+Diffusers keeps keys that begin with an underscore, and does not read them.
+"""
 
 
 def unet_modules(unet: Any) -> dict[str, Any]:
@@ -18,12 +24,20 @@ def unet_modules(unet: Any) -> dict[str, Any]:
 
 
 def unet_specs(unet: Any) -> dict[str, BlockSpec]:
-    """Return all cross-attention blocks; the middle one is not a default, since its grid is coarse."""
-    return {
-        name: block_spec(name, module, default=not name.startswith("mid_block"))
-        for name, module in unet_modules(unet).items()
-        if module.is_cross_attention
-    }
+    """Return all cross-attention blocks. By default those are captured that the config names under `WORD_BLOCKS`.
+
+    If it names none, the default is all but the middle one, whose grid is coarse.
+    """
+    modules = {name: module for name, module in unet_modules(unet).items() if module.is_cross_attention}
+    default = _word_blocks(unet, tuple(modules)) or {name for name in modules if not name.startswith("mid_block")}
+    return {name: block_spec(name, module, default=name in default) for name, module in modules.items()}
+
+
+def _word_blocks(unet: Any, names: Sequence[str]) -> set[str]:
+    """Return the blocks that the UNet's config names; other values than a list of names are nobody's choice."""
+    named = unet.config.get(WORD_BLOCKS)
+    beginnings = [entry for entry in named if isinstance(entry, str)] if isinstance(named, list | tuple) else []
+    return {name for name in names if any(name == entry or name.startswith(f"{entry}.") for entry in beginnings)}
 
 
 def unet_self_specs(unet: Any) -> dict[str, BlockSpec]:

@@ -23,7 +23,7 @@ def scenes(
     start: Annotated[
         int, typer.Option(min=0, max=1_000_000_000, help="Number of the first scene.", metavar="<int>")
     ] = 0,
-    size: Annotated[int, typer.Option(min=32, max=8192, help="Side of the pictures in pixels.", metavar="<int>")] = 96,
+    size: Annotated[int, typer.Option(min=32, max=8192, help="Side of the pictures in pixels.", metavar="<int>")] = 128,
     as_json: AsJson = False,
 ) -> None:
     """Write rendered scenes for the benchmark, with exact maps, captions and slices."""

@@ -1,7 +1,7 @@
 """Attn2Mask: the map of one denoiser call, stretched, against a background that is its opposite."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ovam.maps.calibration import stretched
 from ovam.maps.options import MapOptions
@@ -14,6 +14,7 @@ from ovam.methods.last_token import PHOTOGRAPH, checked_template, last_token_map
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.refine.crf_options import CrfChoice
+from ovam.trace.blocks import ALL
 from ovam.trace.calls import StepChoice, step_numbers
 from ovam.trace.trace import Trace
 
@@ -63,9 +64,9 @@ class Attn2Mask(Method):
         return 1 - 2 * self.token_threshold
 
     @property
-    def requires(self) -> dict[str, StepChoice]:
-        """Options of `ovam.capture`: only this method's step is needed, but a trace of all steps works too."""
-        return {"steps": self.steps}
+    def requires(self) -> dict[str, Any]:
+        """All blocks; only this method's step is needed, but a trace of all steps works too."""
+        return {"blocks": ALL, "steps": self.steps}
 
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:

@@ -23,7 +23,7 @@ from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.prompt import synonyms_of
 from ovam.shapes import Map
-from ovam.trace.blocks import finest_of, share_of
+from ovam.trace.blocks import ALL, finest_of, share_of
 from ovam.trace.trace import Trace
 
 Scale = Literal["greatest", "stretched"]
@@ -56,6 +56,11 @@ class DAAM(Method):
     token_threshold: float = 0.8
     scale: Scale = "greatest"
     template: str | None = None
+
+    @property
+    def requires(self) -> dict[str, str]:
+        """All blocks."""
+        return {"blocks": ALL}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.prompt import synonyms_of
 from ovam.shapes import Map
-from ovam.trace.blocks import finest_of, share_of
+from ovam.trace.blocks import ALL, finest_of, share_of
 from ovam.trace.quantised import floats
 from ovam.trace.trace import BlockPart, Trace
 
@@ -69,8 +69,8 @@ class DatasetDiffusion(Method):
 
     @property
     def requires(self) -> Mapping[str, Any]:
-        """Self-attention of half of the finest grid, each block by itself."""
-        return {} if self.any_self_attention else {"self_attention": SELF}
+        """All blocks, and self-attention of half of the finest grid, each block by itself."""
+        return {"blocks": ALL} | ({} if self.any_self_attention else {"self_attention": SELF})
 
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:

@@ -14,6 +14,7 @@ from ovam.methods.last_token import PHOTOGRAPH, checked_template, last_token_map
 from ovam.methods.result import WordScores, segmentation_of
 from ovam.precision import float32
 from ovam.refine.crf_options import CrfChoice
+from ovam.trace.blocks import ALL
 from ovam.trace.calls import Half
 from ovam.trace.trace import Trace
 
@@ -61,8 +62,8 @@ class PublishedOVAM(Method):
 
     @property
     def requires(self) -> dict[str, str]:
-        """The unconditional half, unless `queries` says otherwise."""
-        return {"guidance": "uncond"} if self.queries == "first" else {}
+        """All blocks, and the unconditional half unless `queries` says otherwise."""
+        return {"blocks": ALL} | ({"guidance": "uncond"} if self.queries == "first" else {})
 
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:

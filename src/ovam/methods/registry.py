@@ -13,6 +13,7 @@ from ovam.methods.dataset_diffusion import DatasetDiffusion
 from ovam.methods.datasetdm import DatasetDM
 from ovam.methods.grounded import Grounded
 from ovam.methods.published import PublishedOVAM
+from ovam.trace.blocks import BlockChoice
 
 _NAME = re.compile(r"[\w-]+")
 _METHODS: dict[str, Callable[[], Method]] = {
@@ -75,12 +76,15 @@ def requires_of(methods: Iterable[Method]) -> dict[str, Any]:
     """Return options of `ovam.capture` with which one trace has what all these methods need.
 
     Raises:
-        OptionError: two methods need different values of an option other than `guidance` and `steps`.
+        OptionError: two methods need different values of an option other than `blocks`, `guidance` and `steps`.
     """
     each = [dict(method.requires) for method in methods]
     halves = {needs.pop("guidance", "cond") for needs in each}
     steps = [needs.pop("steps", None) for needs in each]
+    blocks = [needs.pop("blocks") for needs in each if "blocks" in needs]
     options: dict[str, Any] = {}
+    if blocks:
+        options["blocks"] = blocks[0] if blocks.count(blocks[0]) == len(blocks) else _joined(blocks)
     if halves != {"cond"} and each:
         options["guidance"] = halves.pop() if len(halves) == 1 else "both"
     if steps and steps[0] is not None and steps.count(steps[0]) == len(steps):
@@ -92,3 +96,9 @@ def requires_of(methods: Iterable[Method]) -> dict[str, Any]:
                 "capture a run for each"
             )
     return options
+
+
+def _joined(choices: Iterable[BlockChoice]) -> list[Any]:
+    """Return the entries of several choices of blocks, each once."""
+    entries = [entry for one in choices for entry in ([one] if isinstance(one, str | int) else one or ())]
+    return list(dict.fromkeys(entries))

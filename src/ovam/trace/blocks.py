@@ -9,8 +9,10 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Chooses blocks: a module path or its beginning, a grid height, or a size relative to the finest grid ("1/4"); or a
-list of these. A list may also contain grids (height, width)."""
+"""Chooses blocks: a module path or its beginning, a grid height, a size relative to the finest grid ("1/4"), or "all",
+every block but the coarse middle one of a UNet; or a list of these. A list may also contain grids (height, width)."""
+
+ALL = "all"
 
 _SHARE = re.compile(r"1/(\d{1,4})")
 
@@ -33,7 +35,7 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
         raise MissingBlockError(
             f"block {missing[0] if missing else entries!r} fits none of the {len(grids)} blocks here: expected one of "
             f"the grids {sizes} (in Python, for example, {finest} or only the height, {finest[0]}), a size relative "
-            f"to the finest grid ('1/4'), a module path ({names}, ...), or the beginning of one"
+            f"to the finest grid ('1/4'), 'all', a module path ({names}, ...), or the beginning of one"
         )
     chosen = set().union(*fitting)
     return tuple(name for name in grids if name in chosen)
@@ -114,6 +116,8 @@ def share_of(grid: Grid, finest: Grid) -> int:
 def _fits(entry: str | int | Grid, name: str, grid: Grid, finest: Grid) -> bool:
     if isinstance(entry, int):
         return grid[0] == entry
+    if entry == ALL:
+        return not name.startswith("mid_block")
     if isinstance(entry, str):
         share = _SHARE.fullmatch(entry)
         if share is not None:

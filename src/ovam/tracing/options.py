@@ -26,7 +26,8 @@ class KeepOptions:
 
     Attributes:
         blocks: Blocks by module path or its beginning ("up_blocks.1"), by grid height (32), grid ([(32, 48)]) or share
-            of the finest grid ("1/4"); by default all cross-attention blocks but the coarse middle one.
+            of the finest grid ("1/4"). "all" stands for all cross-attention blocks but the coarse middle one, and is
+            the default, unless a UNet's config names blocks whose maps follow words (`_word_blocks`), as mini's does.
         dtype: Storage type of queries, image keys and values: float32, bfloat16, float16 (the default), or int8 with a
             float32 scale for each head, denoiser call and channel.
         device: Device on which they are stored.

@@ -27,7 +27,7 @@ _CLOSE_SHARE = 0.15
 LEAST_VISIBLE, LEAST_AREA, MOST_AREA = 0.4, 0.01, 0.5
 _ATTEMPTS = 12
 
-SIDE = 96
+SIDE = 128
 """Height and width of a picture in pixels, if no other size is given: those of the embedded model's pictures."""
 
 Context = Literal["canonical", "counterfactual", "free"]
