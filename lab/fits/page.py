@@ -35,8 +35,8 @@ methods get the same queries and the same masks.
   changed; these were not.) A scene is scored for each class that covers more than {LEAST_SCORED:.0%} of it.
 * Generated pictures ("a photograph of a dog", and of two classes) are labelled by the
   [oracles](mini-measured.md#oracles), two segmentation networks; the page on mini shows their errors. Pixels on whose
-  class they differ are ignored. Annotations are scenes here too, and thresholds are those for scenes. **As long as the oracles miss their own bars, no claim rests
-  on these figures.**
+  class they differ are ignored. Annotations are scenes here too, and thresholds are those for scenes. **As long as the
+  oracles miss their own bars, no claim rests on these figures.**
 * Every scene or picture enters through `ovam.encode` with the empty prompt and noise seeded by the scene, at the
   blocks and time steps that the report of {MODEL} chose on validation scenes.
 * The class is known, and nothing else is segmented; a pixel belongs to the class if its score is above the method's own
