@@ -15,6 +15,7 @@ from ovam.output_folders import check_folder, kept_if_done
 PROMPT = "a dog on the sand"
 WORDS = ("dog", "sand", "puppy", "sky")
 LATER = ("beach",)
+GUIDANCE_SCALE = 3.0  # at 7.5 mini's colours are too strong
 
 
 def demo(
@@ -47,6 +48,7 @@ def demo(
             model=model,
             seed=seed,
             num_inference_steps=num_inference_steps,
+            guidance_scale=GUIDANCE_SCALE,
             progress=progress,
         )
         later = maps(folder / TRACE_FILE, LATER, output_dir=folder / "later", model=model, progress=progress)
