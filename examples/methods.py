@@ -13,16 +13,16 @@ from PIL import Image
 import ovam
 from ovam.page import grid
 
-WORDS, PROMPT, SIDE = ["cat", "grass"], "a cat on the grass", 256
+WORDS, PROMPT, SIDE = ["dog"], "a dog on the grass", 256
 
 pipe = ovam.load("mini")
 pipe.set_progress_bar_config(disable=True)
 every = [ovam.methods.by_name(name) for name in ovam.methods.names()]
 
 
-def run(seed: int) -> ovam.Trace:
-    """A run with what all methods need: both halves of guidance, and self-attention of half of the finest grid."""
-    with ovam.capture(pipe, **ovam.methods.requires_of(every)) as traces:
+def run(seed: int, **options: object) -> ovam.Trace:
+    """A run, captured with these options; the picture depends on the seed alone."""
+    with ovam.capture(pipe, **options) as traces:
         pipe(PROMPT, num_inference_steps=25, generator=torch.Generator().manual_seed(seed))
     return traces[0]
 
@@ -32,11 +32,13 @@ def tile(result: ovam.Segmentation) -> Image.Image:
     return result.overlay(legend=False).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-trace, other = run(0), run(1)
-tokens = ovam.optimize_tokens(other, {"cat": other.segment(["cat"], refine=True, crf=True)["cat"]})
+needs = ovam.methods.requires_of(every)  # all blocks, both halves of guidance, self-attention of half of the finest grid
+trace, own, other = run(0, **needs), run(0), run(1, **needs)
+painted = run(1).segment(WORDS, refine=True, crf=True)["dog"]
+tokens = ovam.optimize_tokens(other, {"dog": painted})
 rows = []
 for asked, note in ((WORDS, "words"), (tokens, "a token")):
     rows.append((PROMPT, note, trace.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
     rows += [(method.name, note, tile(method.segment(trace, asked))) for method in every]
-    rows.append(("ovam", note, tile(trace.segment(asked, refine=True, crf=True))))
+    rows.append(("ovam", note, tile(own.segment(asked, refine=True, crf=True))))
 grid(rows, columns=len(every) + 2).save(sys.argv[1] if len(sys.argv) > 1 else "methods.png")
