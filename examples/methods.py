@@ -32,7 +32,9 @@ def tile(result: ovam.Segmentation) -> Image.Image:
     return result.overlay(legend=False).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-needs = ovam.methods.requires_of(every)  # all blocks, both halves of guidance, self-attention of half of the finest grid
+needs = ovam.methods.requires_of(
+    every
+)  # all blocks, both halves of guidance, self-attention of half of the finest grid
 trace, own, other = run(0, **needs), run(0), run(1, **needs)
 painted = run(1).segment(WORDS, refine=True, crf=True)["dog"]
 tokens = ovam.optimize_tokens(other, {"dog": painted})

@@ -22,7 +22,7 @@ from lab.fits.tune import RATES, tune
 from lab.measure import stamp
 from ovam.mini.scenes import CLASSES
 
-FINEST = 32  # of mini's grids: what SLiMe spreads maps by
+FINEST = "1/1"  # of mini's grids: what SLiMe spreads maps by
 FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
@@ -48,7 +48,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Traces, dict[str, Any]]:
     grids = {each[key] for each in variants for key in ("spread", "spread_asked") if key in each}
     if arguments.methods is None or {SLIME, SLIME_TUNED} & {*arguments.methods}:
         grids.add(FINEST)
-    return open_mini(arguments.work_dir, sorted(grids) or None)
+    return open_mini(arguments.work_dir, sorted(grids, key=str) or None)
 
 
 def _measure(arguments: argparse.Namespace, traces: Traces, chosen: dict[str, Any], made: dict[str, Any]) -> None:

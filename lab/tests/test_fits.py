@@ -347,6 +347,9 @@ def test_the_published_tables_are_of_the_model_and_the_headroom_of_the_published
     results = Path(__file__).parents[2] / "docs" / "results"
     report, files = json.loads((results / "mini" / "report.json").read_text()), (results / "tokens").glob("*.json")
     stamps = {file.stem: json.loads(file.read_text())["stamp"] for file in files if file.stem != "gain"}
+    if not stamps:  # of another model they were taken away: the page says so
+        assert (results.parent / "tokens-measured.md").read_text() == page.write({})
+        return
     assert {*stamps} == {"test", "validation", "generated", "generated-a", "generated-b"}
     for name, made in stamps.items():
         assert made["model"] == report["model"], name

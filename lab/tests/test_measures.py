@@ -406,7 +406,7 @@ def test_the_page_shows_every_figure_and_says_when_it_is_quick():
         },
         "sections": sections,
     }
-    figures["size"] = 96
+    figures["size"] = 128
     text = measured(json.loads(json.dumps(figures)))
     short = page(json.loads(json.dumps(figures)))
     for shown in (
