@@ -42,10 +42,19 @@ def sd2():
 
 @pytest.fixture(scope="session", autouse=True)
 def stretched_words():
-    """Words are scored by their stretched maps, whatever was chosen on validation scenes."""
+    """Words are scored by their stretched maps, whatever was chosen on validation scenes; gives what was chosen."""
+    from ovam.masks import masks
+
+    shipped = masks.WORDS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ovam.masks.masks.WORDS", {})
-        yield
+        yield shipped
+
+
+@pytest.fixture
+def shipped_words(stretched_words, monkeypatch):
+    """Words are scored as in a process of its own, which no test has changed."""
+    monkeypatch.setattr("ovam.masks.masks.WORDS", stretched_words)
 
 
 @pytest.fixture

@@ -21,6 +21,22 @@ DATA = load_file(Path(__file__).parent / "data" / "pydensecrf.safetensors")
 CASES = sorted({name.split(".")[0] for name in DATA})
 RED, BLUE = (200, 40, 40), (40, 40, 200)
 
+PAPER = {
+    "iterations": 5,
+    "smooth_width": 3.0,
+    "smooth_weight": 3.0,
+    "reach": 80.0,
+    "colour_width": 13.0,
+    "colour_weight": 10.0,
+    "scaled": False,
+}
+"""The numbers of the OVAM paper's code, whatever the defaults are."""
+
+
+def paper(**changed):
+    return CrfOptions(**(PAPER | changed))
+
+
 compiled = pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None, reason="pydensecrf2 is not installed")
 
 
@@ -69,7 +85,7 @@ class TestSecondOpinion:
     )
     def test_exact_kernels_in_plain_loops(self, classes, height, width, changed):
         """The lattice's gaussian is piecewise polynomial, as the authors' own is."""
-        options = CrfOptions(**changed)
+        options = paper(**changed)
         probabilities, picture = random_case(classes * height, classes, height, width)
         kernels = [
             (options.smooth_width, None, options.smooth_weight),
@@ -99,7 +115,7 @@ class TestAuthorsCode:
         chosen = {name.removeprefix(prefix): value.item() for name, value in DATA.items() if name.startswith(prefix)}
         if "iterations" in chosen:
             chosen["iterations"] = int(chosen["iterations"])
-        found = dense_crf(DATA[f"{case}.given"], DATA[f"{case}.picture"].numpy(), CrfOptions(**chosen))
+        found = dense_crf(DATA[f"{case}.given"], DATA[f"{case}.picture"].numpy(), paper(**chosen))
         expected = DATA[f"{case}.found"]
         assert (found - expected).abs().max() < 1e-4  # measured 3e-6
         assert torch.equal(found.argmax(0), expected.argmax(0))
@@ -109,9 +125,7 @@ class TestAuthorsCode:
     @pytest.mark.parametrize(("number", "size"), [(0, 128), (1, 200), (2, 97)])
     def test_rendered_scenes(self, number, size):
         probabilities, picture = rendered(number, size)
-        ours, theirs = (
-            dense_crf(probabilities, picture, CrfOptions(backend=each)) for each in ("lattice", "pydensecrf")
-        )
+        ours, theirs = (dense_crf(probabilities, picture, paper(backend=each)) for each in ("lattice", "pydensecrf"))
         assert (ours - theirs).abs().max() < 1e-3  # measured up to 2e-4, where a pixel lies between two simplices
         assert (ours - theirs).abs().mean() < 1e-6  # measured 1e-7
         assert torch.equal(ours.argmax(0), theirs.argmax(0))
@@ -119,7 +133,7 @@ class TestAuthorsCode:
     @pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is not None, reason="pydensecrf2 is installed")
     def test_it_is_named_where_it_is_not_installed(self):
         with pytest.raises(errors.MissingPackageError, match=r"pip install 'ovam\[crf\]'"):
-            dense_crf(two_classes(torch.full((4, 4), 0.5)), two_colours(4, 4, 2), CrfOptions(backend="pydensecrf"))
+            dense_crf(two_classes(torch.full((4, 4), 0.5)), two_colours(4, 4, 2), paper(backend="pydensecrf"))
 
 
 class TestProperties:
@@ -128,24 +142,24 @@ class TestProperties:
     def test_probabilities_of_any_size(self, classes, height, width):
         probabilities, picture = random_case(3, classes, height, width)
         before = probabilities.clone()
-        found = dense_crf(probabilities, picture, CrfOptions())
+        found = dense_crf(probabilities, picture, paper())
         assert found.shape == probabilities.shape
         assert found.dtype == torch.float32
         assert 0 <= found.min() <= found.max() <= 1
         assert (found.sum(0) - 1).abs().max() < 1e-6  # measured 1.2e-7
-        assert torch.equal(found, dense_crf(probabilities, picture, CrfOptions())), "the same each time"
+        assert torch.equal(found, dense_crf(probabilities, picture, paper())), "the same each time"
         assert torch.equal(probabilities, before)
 
     def test_the_order_of_classes_does_not_matter(self):
         probabilities, picture = random_case(4, 3, 24, 20)
         order = [2, 0, 1]
-        found, moved = (dense_crf(each, picture, CrfOptions()) for each in (probabilities, probabilities[order]))
+        found, moved = (dense_crf(each, picture, paper()) for each in (probabilities, probabilities[order]))
         assert (found[order] - moved).abs().max() < 1e-5  # measured 1.2e-7
 
     def test_height_and_width_are_told_apart(self):
         probabilities, picture = random_case(5, 2, 26, 14)
-        tall = dense_crf(probabilities, picture, CrfOptions())
-        wide = dense_crf(probabilities.mT, picture.transpose(1, 0, 2), CrfOptions())
+        tall = dense_crf(probabilities, picture, paper())
+        wide = dense_crf(probabilities.mT, picture.transpose(1, 0, 2), paper())
         assert (tall - wide.mT).abs().max() < 0.05  # measured 0.009: the lattice's axes are not all alike
 
     def test_a_blurred_mask_snaps_to_the_colours_border(self):
@@ -154,7 +168,7 @@ class TestProperties:
         mask = np.zeros((48, 64))
         mask[:, :32] = 1
         soft = two_classes(gaussian_filter(mask, 8.0))
-        found = dense_crf(soft, picture, CrfOptions())[1]
+        found = dense_crf(soft, picture, paper())[1]
         assert torch.equal(found > 0.5, torch.arange(64).expand(48, -1) < 37)
         assert not torch.equal(soft[1] > 0.5, found > 0.5)
 
@@ -165,21 +179,20 @@ class TestProperties:
         mask[:, :20] = 0.7
         mask[10:12, 10:12] = 0.45  # a hole, which the smoothness fills
         every, smooth = (
-            dense_crf(two_classes(mask), picture, CrfOptions(**changed))[1] > 0.5
-            for changed in ({}, {"colour_weight": 0.0})
+            dense_crf(two_classes(mask), picture, paper(**changed))[1] > 0.5 for changed in ({}, {"colour_weight": 0.0})
         )
         assert torch.equal(every, torch.arange(40).expand(40, -1) < 20)
         assert torch.equal(every, smooth)
 
     def test_a_picture_without_kernels_changes_nothing(self):
         probabilities, picture = random_case(6, 3, 12, 12)
-        found = dense_crf(probabilities, picture, CrfOptions(smooth_weight=0.0, colour_weight=0.0))
+        found = dense_crf(probabilities, picture, paper(smooth_weight=0.0, colour_weight=0.0))
         assert (found - probabilities).abs().max() < 1e-6  # measured 1.2e-7
 
     def test_certain_probabilities_stay_finite(self):
         mask = torch.zeros(20, 24)
         mask[:, :12] = 1.0
-        found = dense_crf(two_classes(mask), two_colours(20, 24, 12), CrfOptions())
+        found = dense_crf(two_classes(mask), two_colours(20, 24, 12), paper())
         assert torch.isfinite(found).all()
         assert torch.equal(found[1] > 0.5, mask.bool())
 
@@ -215,7 +228,7 @@ class TestErrors:
     )
     def test_what_does_not_fit(self, shape, picture, error, message):
         with pytest.raises(error, match=message):
-            dense_crf(torch.full(shape, 0.5), picture, CrfOptions())
+            dense_crf(torch.full(shape, 0.5), picture, paper())
 
     @pytest.mark.parametrize(
         ("values", "error", "message"),
@@ -229,7 +242,7 @@ class TestErrors:
     def test_what_is_no_probability(self, values, error, message):
         probabilities = torch.tensor(values)[:, None, None].expand(2, 4, 4)
         with pytest.raises(error, match=message):
-            dense_crf(probabilities, two_colours(4, 4, 2), CrfOptions())
+            dense_crf(probabilities, two_colours(4, 4, 2), paper())
 
     @pytest.mark.user_error
     @pytest.mark.parametrize(

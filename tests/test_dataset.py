@@ -282,6 +282,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(window, count, whole, t
     assert digests(tmp_path / "out") == digests(whole)
 
 
+@pytest.mark.usefixtures("shipped_words")
 def test_a_killed_process_loses_nothing(model, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(recipe_text(small(model={"model": str(model)})))
