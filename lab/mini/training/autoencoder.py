@@ -9,7 +9,16 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from lab.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
+from lab.mini.training.loop import (
+    DEVICE,
+    Average,
+    Log,
+    descend,
+    half_precision,
+    load_tensors,
+    save_tensors,
+    warm_cosine,
+)
 from lab.mini.training.pool import SIZE, Pool
 
 ITERATIONS, BATCH, PEAK_RATE, CROP = 3200, 16, 1.5e-3, 64
@@ -59,11 +68,7 @@ def train_autoencoder(pool: Pool, folder: Path) -> AutoencoderKL:
             posterior = model.encode(pictures).latent_dist
             restored = model.decode(posterior.sample()).sample
         loss = distance(restored.float(), pictures) + _KL_WEIGHT * posterior.kl().float().mean()
-        optimiser.param_groups[0]["lr"] = warm_cosine(iteration, ITERATIONS, PEAK_RATE)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss, warm_cosine(iteration, ITERATIONS, PEAK_RATE))
         average.update(iteration)
         log.add(iteration, loss.item())
     average.copy_to_model()

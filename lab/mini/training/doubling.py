@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lab.mini.training.autoencoder import distance
-from lab.mini.training.loop import DEVICE, Average, Log, half_precision, warm_cosine
+from lab.mini.training.loop import DEVICE, Average, Log, descend, half_precision, warm_cosine
 from lab.mini.training.pool import SIZE, Pool
 
 ITERATIONS, BATCH, PEAK_RATE = 4200, 16, 1e-3
@@ -88,11 +88,7 @@ def train_doubled(
             restored = model.decode(noisy / scale).sample
             encoded = model.encode(pictures).latent_dist.mean
         loss = distance(restored.float(), pictures) + F.mse_loss(encoded.float() * scale, truth)
-        optimiser.param_groups[0]["lr"] = warm_cosine(iteration, iterations, PEAK_RATE)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss, warm_cosine(iteration, iterations, PEAK_RATE))
         average.update(iteration)
         log.add(iteration, loss.item(), encoder=F.mse_loss(encoded.float() * scale, truth).item())
     average.copy_to_model()

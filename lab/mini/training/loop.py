@@ -32,6 +32,16 @@ def warm_cosine(iteration: int, total: int, peak: float, warm: int = 200) -> flo
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One step of an optimiser with one group of parameters, at a learning rate, the gradient no longer than 1."""
+    (group,) = optimiser.param_groups
+    group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimiser.step()
+
+
 class Average:
     """Exponential moving average of a model's parameters and running statistics, quick at first and slow later."""
 

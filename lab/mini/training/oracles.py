@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from lab.mini.imitation import imitate
 from lab.mini.oracle import NAMES, build_oracle, load_oracles
 from lab.mini.training.examples import IMITATED, Examples
-from lab.mini.training.loop import DEVICE, Average, Log, half_precision, load_tensors, save_tensors, warm_cosine
+from lab.mini.training.loop import (
+    DEVICE,
+    Average,
+    Log,
+    descend,
+    half_precision,
+    load_tensors,
+    save_tensors,
+    warm_cosine,
+)
 from lab.mini.training.pool import Pool
 from ovam.errors import OptionError
 from ovam.mini.scenes import CLASSES
@@ -175,11 +184,7 @@ def _trained(
             scores = oracle(pictures.to(DEVICE, memory_format=torch.channels_last))  # convolutions 1.4 times as fast
         loss = F.cross_entropy(scores.float(), labels.to(DEVICE))
         warmth = min(1.0, (iteration - start) / _WARM_AGAIN)  # the optimiser's moments are not kept
-        optimiser.param_groups[0]["lr"] = warmth * warm_cosine(iteration, iterations, PEAK_RATE)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(oracle.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss, warmth * warm_cosine(iteration, iterations, PEAK_RATE))
         average.update(iteration)
         log.add(iteration, loss.item(), things=_right(scores.argmax(1), labels.to(DEVICE)))
         if iteration % _CHECKPOINT_EVERY == 0:

@@ -135,7 +135,7 @@ Blocks = Annotated[
     str | None,
     typer.Option(
         help="Attention blocks, separated by commas: grid heights (16), grids (16x24), "
-        "sizes relative to the finest (1/4), or names (up_blocks.1).",
+        "sizes relative to the finest (1/4), names (up_blocks.1), or all.",
         callback=inputs.text,
     ),
 ]

@@ -67,7 +67,7 @@ def _checked(entry: object) -> str | int | Grid:
         return (sides[0], sides[1])
     raise OptionError(
         f"the option `blocks` contains {entry!r}: expected module paths or their beginnings ('up_blocks.1'), grid "
-        "heights (16), or grids ((16, 24))"
+        "heights (16), grids ((16, 24)), or 'all'"
     )
 
 
