@@ -45,16 +45,16 @@ def stretched_words():
     """Words are scored by their stretched maps, whatever was chosen on validation scenes; gives what was chosen."""
     from ovam.masks import masks
 
-    shipped = masks.WORDS
+    shipped = masks.WORD_CALIBRATIONS
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovam.masks.masks.WORDS", {})
+        patch.setattr("ovam.masks.masks.WORD_CALIBRATIONS", {})
         yield shipped
 
 
 @pytest.fixture
 def shipped_words(stretched_words, monkeypatch):
     """Words are scored as in a process of its own, which no test has changed."""
-    monkeypatch.setattr("ovam.masks.masks.WORDS", stretched_words)
+    monkeypatch.setattr("ovam.masks.masks.WORD_CALIBRATIONS", stretched_words)
 
 
 @pytest.fixture

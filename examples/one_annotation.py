@@ -1,7 +1,9 @@
 """One annotated picture, and what its token finds in three others: scenes of mini's world, whose masks are exact.
 
-The annotated scene is the first of training that shows nothing else, the others are the first of test: none is chosen
-for how it turns out. Written to the file that is named on the command line, or one-annotation.png.
+The annotated scene is the first scene, from scene 50,000 of the training split on, that shows a large train and no
+other thing; mini was trained on earlier scenes only. The others are the first scenes of the test split that show a
+large train among at most three things. No scene is chosen for its result. The picture is written to the file that the
+command line names, or to one-annotation.png.
 """
 
 import sys
@@ -19,7 +21,7 @@ CLASS = "train"
 
 
 def scenes(split: Split, things: int) -> Iterator[Scene]:
-    """Scenes that show the class on a twentieth of the picture or more, among at most so many things."""
+    """Scenes in order: those with at most so many things, among them the class on more than 5 % of the picture."""
     every = (render(seed_of(split, i), split=split) for i in count(50_000 if split == "train" else 0))
     return (scene for scene in every if len(scene.objects) <= things and scene.mask(CLASS).mean() > 0.05)
 

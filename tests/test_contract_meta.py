@@ -254,7 +254,7 @@ def test_steps_in_another_order_fail(monkeypatch):
     observe = QueryRecorder.observe
 
     def backwards(self, place, parts):
-        observe(self, replace(place, entry=self.shape.calls - 1 - place.entry), parts)
+        observe(self, replace(place, kept_index=self.shape.calls - 1 - place.kept_index), parts)
 
     monkeypatch.setattr(QueryRecorder, "observe", backwards)
     assert_contract_fails("test_generation_prompt_reproduces_the_models_attention", WEIGHTS)
@@ -282,7 +282,7 @@ def test_a_stream_that_counts_a_call_twice_fails(monkeypatch):
     observe = MapRecorder.observe
 
     def first_call_twice(self, place, parts):
-        for _ in range(2 if place.entry == 0 else 1):
+        for _ in range(2 if place.kept_index == 0 else 1):
             observe(self, place, parts)
 
     monkeypatch.setattr(MapRecorder, "observe", first_call_twice)

@@ -102,7 +102,9 @@ class TestWords:
     def test_scores_follow_the_calibration_that_was_chosen(self, trace, monkeypatch):
         tokens = TokenSet((group_of("car", calibrations={"car": Calibration(9.0, -5.0)}),), trace.text.space)
         plain = trace.segment(["sky", tokens]).scores.numpy()
-        monkeypatch.setattr(masks, "WORDS", {"plain": Calibration(8.0, -4.8), "refined": Calibration(5.0, -2.0)})
+        monkeypatch.setattr(
+            masks, "WORD_CALIBRATIONS", {"plain": Calibration(8.0, -4.8), "refined": Calibration(5.0, -2.0)}
+        )
         found = trace.segment(["sky", tokens]).scores.numpy()
         assert np.abs(found[0] - 1 / (1 + np.exp(4.8 - 8 * plain[0].astype(float)))).max() < 1e-6  # measured 9e-8
         assert np.array_equal(found[1], plain[1]), "a token has its own"

@@ -90,7 +90,7 @@ def test_outputs_are_those_of_attention(pipe):
         generate(pipe, guidance_scale=1.0)
     trace, call, head = traces[0], 1, 1
     text = trace.text.embed(PROMPT, padded=True)
-    replayed = dict(trace.replay.rows(trace.text.stream(text.vectors), names, call, "cond"))
+    replayed = dict(trace.replay.keys_and_outputs(trace.text.stream(text.vectors), names, call, "cond"))
     for name in names:
         query, key, value = (part[0, head].double().numpy() for part in received[name][call])
         pixels, tokens = trace.blocks[name].output["cond"].shape[2], len(text.vectors)
@@ -114,7 +114,8 @@ def test_maps_equal_the_definition(trace):
         texts = []
         for call in trace.calls:
             rows = [
-                dict(trace.replay.rows(trace.text.stream(p.vectors), [name], call.index, "cond"))[name] for p in prompts
+                dict(trace.replay.keys_and_outputs(trace.text.stream(p.vectors), [name], call.index, "cond"))[name]
+                for p in prompts
             ]
             own = [p.taken(r.output)[:, list(p.prompt.spans[0].tokens)] for p, r in zip(prompts, rows, strict=True)]
             texts.append(torch.cat(own, dim=1).double().numpy())

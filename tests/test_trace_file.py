@@ -535,7 +535,7 @@ class TestOtherTextSides:
 
     def test_one_writes_and_reads_itself_by_its_kind(self, tmp_path, monkeypatch):
         trace, seen = make_trace(), []
-        monkeypatch.setitem(READERS, "foreign", lambda file: seen.append(file) or Saving(file.text))
+        monkeypatch.setitem(READERS, "foreign", lambda file: seen.append(file) or Saving(file.text_encoder))
         replace(trace, text=Saving(trace.text)).save(tmp_path / "run.safetensors")
         loaded = ovam.Trace.load(tmp_path / "run.safetensors", text=trace.text)
         assert torch.equal(loaded.maps("sky").token_maps, trace.maps("sky").token_maps)

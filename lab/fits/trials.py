@@ -121,12 +121,12 @@ def of_heads(trace: Trace, vectors: Tensor, rivals: int) -> list[Tensor]:
     prompt = AttributionPrompt("", tuple(f"row {i}" for i in range(len(vectors))), ())
     embedding = TokenEmbedding(vectors, prompt, trace.text.space)
     found: dict[tuple[str, int], Tensor] = {}
-    for entries, call in key_groups(trace.text, trace.calls):
+    for kept_range, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
             block = trace.blocks[name]
             for head in range(block.heads):
                 own = slice(head, head + 1)
-                sums = share_sums(block.query["cond"][own, entries], key[own], block.scale)[rivals:].sum(0)
+                sums = share_sums(block.query["cond"][own, kept_range], key[own], block.scale)[rivals:].sum(0)
                 found[name, head] = found.get((name, head), torch.zeros(())) + sums / len(trace.calls)
     finest = max((block.grid for block in trace.blocks.values()), key=lambda grid: grid[0] * grid[1])
     return [resize(each.unflatten(-1, trace.blocks[name].grid)[None], finest)[0] for (name, _), each in found.items()]

@@ -153,10 +153,10 @@ def mean_scores(trace: Trace, rows: Tensor, size: tuple[int, int]) -> Tensor:
     names = tuple(f"row {i}" for i in range(len(rows)))
     embedding = TokenEmbedding(rows, AttributionPrompt("", names, ()), trace.text.space)
     found: dict[str, Tensor] = {}
-    for entries, call in key_groups(trace.text, trace.calls):
+    for kept_range, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, [embedding], tuple(trace.blocks), call, "cond"):
             block = trace.blocks[name]
-            query = floats(block.query["cond"][:, entries]).float().sum(1)  # the dot product is linear
+            query = floats(block.query["cond"][:, kept_range]).float().sum(1)  # the dot product is linear
             sums = (key @ query.mT).mean(0) * block.scale
             found[name] = found.get(name, torch.zeros(())) + sums / len(trace.calls)
     maps = [resize(each.unflatten(-1, trace.blocks[name].grid), size) for name, each in found.items()]

@@ -6,19 +6,33 @@ To add an option, add a field to the dataclass and use it. Signatures and `help`
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 P = ParamSpec("P")
 First = TypeVar("First")
 Second = TypeVar("Second")
 Options = TypeVar("Options")
+Options_co = TypeVar("Options_co", covariant=True)
 Result = TypeVar("Result")
 
 
-def of_one(
-    options: Callable[P, Options], *, name: str | None = None
-) -> Callable[[Callable[[First, Options], Result]], Callable[Concatenate[First, P], Result]]:
-    """Decorate a function of one argument and an options object: it then takes the options as keywords.
+@runtime_checkable
+class _Decorator(Protocol[Options_co, P]):
+    """Decorates a function of one or two arguments and an options object."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[First, Options_co], Result], /
+    ) -> Callable[Concatenate[First, P], Result]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[First, Second, Options_co], Result], /
+    ) -> Callable[Concatenate[First, Second, P], Result]: ...
+
+
+def options_as_keywords(options: Callable[P, Options], *, name: str | None = None) -> _Decorator[Options, P]:
+    """Decorate a function of one or two arguments and an options object: it then takes the options as keywords.
 
     Args:
         options: Class of the options object.
@@ -29,20 +43,17 @@ def of_one(
         >>> @dataclass(frozen=True, kw_only=True)
         ... class Cut:
         ...     at: float = 0.5
-        >>> @of_one(Cut)
+        >>> @options_as_keywords(Cut)
         ... def above(value: float, options: Cut) -> bool:
         ...     return value > options.at
         >>> above(0.4), above(0.4, at=0.3)
         (False, True)
     """
-    return lambda function: _taking(function, options, name)
 
+    def decorate(function: Callable[..., Result], /) -> Callable[..., Result]:
+        return _taking(function, options, name)
 
-def of_two(
-    options: Callable[P, Options], *, name: str | None = None
-) -> Callable[[Callable[[First, Second, Options], Result]], Callable[Concatenate[First, Second, P], Result]]:
-    """`of_one` for a function of two arguments and an options object."""
-    return lambda function: _taking(function, options, name)
+    return decorate
 
 
 def _taking(function: Callable[..., Result], options: Callable[..., object], name: str | None) -> Callable[..., Result]:

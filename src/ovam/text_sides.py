@@ -17,7 +17,7 @@ from ovam.models import at_hand, check_tokenizers, folder_of, load, pretrained
 from ovam.tensor_file import fingerprint
 from ovam.trace.as_read import set_tokens_read
 from ovam.trace.header import damage_reported
-from ovam.trace.static_text import StaticText, heads_in, opened
+from ovam.trace.static_text import StaticText, heads_in, static_text_of
 from ovam.trace.text_side import Space, TextFile, TextReader, TextSide
 
 
@@ -80,30 +80,30 @@ def read_text_side(file: TextFile) -> TextSide:
         SpaceMismatchError: it is not the model that the trace was made with.
         ModelNotFoundError: there is no model of the name that the user gave.
     """
-    return replayed_side(file, _opened(file.text)) if file.about["kind"] == "replayed" else _static_side(file)
+    return replayed_side(file, _opened(file.text_encoder)) if file.about["kind"] == "replayed" else _static_side(file)
 
 
-def _opened(text: object) -> Any:
+def _opened(model: object) -> Any:
     """A pipeline, as it was given or by its name."""
-    return load(text) if isinstance(text, str | Path) else text  # named by the user, never by the file
+    return load(model) if isinstance(model, str | Path) else model  # named by the user, never by the file
 
 
 def _static_side(file: TextFile) -> TextSide:
-    about, text = file.about, file.text
+    about, model = file.about, file.text_encoder
     space, reader = made(Space, about["space"]), None
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
     inside = about["projections"] == "inside"
     if not inside:
-        text = _opened(text)
-    if text is not None:
-        reader = text_of(text, space.layer)
+        model = _opened(model)
+    if model is not None:
+        reader = text_of(model, space.layer)
         _check_encoder(reader, space, dtype, file.path)
         with damage_reported(file.path, file.header):
             set_tokens_read(reader, about.get("read", []))
     if inside:
-        return opened(file, reader)
+        return static_text_of(file, reader)
     heads = heads_in(file)
-    return StaticText(_projections_of(text, list(heads), dtype, file), heads, reader, space)
+    return StaticText(_projections_of(model, list(heads), dtype, file), heads, reader, space)
 
 
 def _check_encoder(reader: TextReader, space: Space, dtype: torch.dtype, path: Path) -> None:

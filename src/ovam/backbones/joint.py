@@ -28,7 +28,7 @@ from ovam.tensor_file import type_name
 from ovam.trace.as_read import tokens_read
 from ovam.trace.calls import Half
 from ovam.trace.quantised import named_tensors
-from ovam.trace.replay import ImageStream, Replay, TextRows, TextStream
+from ovam.trace.replay import ImageStream, Replay, TextKeysAndOutputs, TextStream
 from ovam.trace.text_side import SavedText, Space, TokenEmbedding
 
 _LARGEST = 65504  # largest float16; the models clip their streams there
@@ -79,7 +79,7 @@ class ReplayedText:
         """Space of the run's text vectors."""
         return self.origin.space
 
-    def over(self, replay: Replay, origin: "Origin | None" = None) -> "ReplayedText":
+    def with_replay(self, replay: Replay, origin: "Origin | None" = None) -> "ReplayedText":
         """Return this text side for another replay: another run, a part of it, or a run of a copy of the model."""
         other = copy(self)
         other.replay, other.origin = replay, origin or self.origin
@@ -152,7 +152,7 @@ class ReplayedText:
             MissingBlockError, MissingStepError, NothingCapturedError: see `Replay.image`.
             SpaceMismatchError: see `stream`.
         """
-        return dict(self.replay.rows(self.stream(embedding), [block], call, half))[block].key
+        return dict(self.replay.keys_and_outputs(self.stream(embedding), [block], call, half))[block].key
 
 
 class JointStream:
@@ -176,14 +176,14 @@ class JointStream:
             vectors = embedding.to(device_of(denoiser), denoiser.dtype)[None]
             self.hidden: Tensor | None = denoiser.context_embedder(vectors)
 
-    def enter(self, block: str, image: ImageStream) -> TextRows:
+    def enter(self, block: str, image: ImageStream) -> TextKeysAndOutputs:
         """Run the next block."""
         assert self.hidden is not None  # only the last block returns no text
         owner = self.denoiser.get_submodule(block.removesuffix(".attn"))
         here = ImageStream(*(part.to(self.hidden.device, self.hidden.dtype)[None] for part in vars(image).values()))
         with self._grad():
             key, output, self.hidden = self.advance(owner, self.hidden, here)
-        return TextRows(key[0].float(), output[0].float())
+        return TextKeysAndOutputs(key[0].float(), output[0].float())
 
     @contextmanager
     def _grad(self) -> Iterator[None]:

@@ -59,7 +59,7 @@ def replayed_side(file: TextFile, pipe: Any) -> TextSide:
     with damage_reported(path, header):
         set_tokens_read(side.words, about.get("read", []))
         _check_run(header, tensors, backbone)
-        return side.over(_replay(header, tensors), origin)
+        return side.with_replay(_replay(header, tensors), origin)
 
 
 def _check_run(header: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> None:

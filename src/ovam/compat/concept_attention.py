@@ -79,4 +79,4 @@ def _without_pooled(trace: Trace, text: ReplayedSide, pipe: Any) -> Trace:
         name: replace(block, conditioning={half: rows + change for half, rows in block.conditioning.items()})
         for name, block in trace.replay.blocks.items()
     }
-    return replace(trace, text=text.over(Replay(blocks, trace.calls)))
+    return replace(trace, text=text.with_replay(Replay(blocks, trace.calls)))

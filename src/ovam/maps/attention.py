@@ -1,25 +1,26 @@
 """Compute summed attention weights from the queries of one block and the keys of attribution prompts.
 
-In this module a row stands for one pixel at one step: it holds the queries of all heads there. To save memory, rows are
-handled in pieces.
+In this module a row stands for one pixel at one step: it holds the queries of all heads at this pixel and step. To save
+memory, rows are handled in pieces.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
 from ovam.errors import SpaceMismatchError
 from ovam.shapes import Key
 from ovam.trace.quantised import Quantised, Stored
 
-_FLOATS = 3 * 2**19  # numbers in a piece, queries and scores together: 6 MB, which fits in a cache
-_FLOATS_ELSEWHERE = 2**25  # devices other than the CPU are faster with few large pieces
+_FLOATS = 3 * 2**19  # floats in a piece on the CPU, queries and scores together: 6 MB, which fits in a cache
+_FLOATS_ELSEWHERE = 2**25  # the same on other devices, which are faster with few large pieces
 
 Rows = Float[Tensor, "head row head_dim"]
-Powers = Float[Tensor, "head token row"]
+Unnormalised = Float[Tensor, "head token row"]
+"""Attention weights that must still be multiplied by a factor."""
 
 
 def weight_sums(
@@ -73,11 +74,13 @@ def weight_sums(
     if torch.is_grad_enabled() and (key.requires_grad or _needs_gradients(query)):
         return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
     relative = _relative_to_first(scaled, lengths)
-    owner = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
-    members = (owner == torch.arange(len(lengths), device=key.device)[:, None]).float()
+    prompt_of_token = torch.repeat_interleave(torch.tensor(lengths)).to(key.device)
+    prompt_has_token = (prompt_of_token == torch.arange(len(lengths), device=key.device)[:, None]).float()
     scratch = torch.empty(relative[..., 0].numel() * _rows_with_scores(relative), device=key.device)
-    sums = _sums(query, relative, keep, lambda rows: _exponentials(relative, rows, owner, members, scratch))
-    if _complete(members @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
+    sums = _sums(
+        query, relative, keep, lambda rows: _exponentials(relative, rows, prompt_of_token, prompt_has_token, scratch)
+    )
+    if _complete(prompt_has_token @ sums, heads * steps // (sums.shape[0] * sums.shape[1])):
         return sums
     return _sums(query, scaled, keep, lambda rows: _softmax(scaled, rows, lengths))
 
@@ -118,18 +121,20 @@ def _needs_gradients(query: Stored) -> bool:
     return not isinstance(query, Quantised) and query.requires_grad
 
 
-def _sums(query: Stored, key: Key, keep: tuple[bool, bool], factors: Callable[[Rows], tuple[Powers, Tensor]]) -> Tensor:
+def _sums(
+    query: Stored, key: Key, keep: tuple[bool, bool], weigh: Callable[[Rows], tuple[Unnormalised, Tensor]]
+) -> Tensor:
     """Sum the weights over heads and steps, but not over an axis that is kept apart.
 
-    `factors` returns two factors for a piece of rows; the weights are their product.
+    For a piece of rows, `weigh` returns weights that are not normalised yet, and the factor that normalises them.
     """
     heads, steps, pixels, _ = query.shape
     sums = torch.zeros(heads if keep[0] else 1, steps if keep[1] else 1, key.shape[1], pixels, device=query.device)
     added = [axis for axis, kept in enumerate(keep) if not kept]
     for span, part in pieces(steps, pixels, _rows_with_scores(key)):
         count = len(range(steps)[span])
-        powers, factor = factors(query[:, span, part].float().flatten(1, 2))
-        weights = powers.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
+        unnormalised, factor = weigh(query[:, span, part].float().flatten(1, 2))
+        weights = unnormalised.mul_(factor).unflatten(-1, (count, -1)).transpose(1, 2)  # (head, step, token, pixel)
         target = sums[:, span if keep[1] else slice(1), :, part]
         target += weights.sum(added, keepdim=True) if added else weights
     return sums
@@ -182,23 +187,35 @@ def _relative_to_first(key: Key, lengths: Sequence[int]) -> Key:
     """Subtract the first key of each prompt from all keys of the prompt; this does not change the softmax.
 
     The first score becomes 0, so the sum of exponentials is at least 1 and can't underflow. A softmax usually searches
-    the largest score and subtracts it; here this is not needed.
+    the largest score and subtracts it from all scores; here this is not needed.
     """
     return torch.cat([part - part[:, :1] for part in key.split(list(lengths), dim=1)], dim=1)
 
 
-def _exponentials(key: Key, rows: Rows, owner: Tensor, members: Tensor, scratch: Tensor) -> tuple[Powers, Tensor]:
-    """Return the exponentials of relative scores, and 1 divided by their sum in each prompt.
+def _exponentials(
+    key: Key,
+    rows: Rows,
+    prompt_of_token: Integer[Tensor, " token"],
+    prompt_has_token: Float[Tensor, "prompt token"],
+    scratch: Tensor,
+) -> tuple[Unnormalised, Tensor]:
+    """Return the exponentials of the scores, and the factor that normalises them: 1 / (their sum in each prompt).
 
     This is 2 to 3 times as fast as a softmax. One matrix product handles all heads: one product for each head would be
-    slow, because the matrix of one head's keys is small. `scratch` is used again for every piece, because new memory
-    would cost 10 % more time.
+    slow, because the matrix of one head's keys is small.
+
+    Args:
+        key: Keys relative to the first key of each prompt (`_relative_to_first`).
+        rows: Queries of a piece.
+        prompt_of_token: For each token the number of its prompt.
+        prompt_has_token: 1 where a token belongs to a prompt, otherwise 0.
+        scratch: Memory for the exponentials. All pieces use the same memory: new memory would cost 10 % more time.
     """
     shape = (*key.shape[:2], rows.shape[1])
-    powers = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
-    if len(members) == 1:
-        return powers, powers.sum(1, keepdim=True).reciprocal_()
-    return powers, (members @ powers).reciprocal_().index_select(1, owner)
+    exponentials = torch.bmm(key, rows.mT, out=scratch[: shape[0] * shape[1] * shape[2]].view(shape)).exp_()
+    if len(prompt_has_token) == 1:
+        return exponentials, exponentials.sum(1, keepdim=True).reciprocal_()
+    return exponentials, (prompt_has_token @ exponentials).reciprocal_().index_select(1, prompt_of_token)
 
 
 def _complete(totals: Tensor, count: int) -> bool:
@@ -211,7 +228,7 @@ def _complete(totals: Tensor, count: int) -> bool:
     return bool(((totals - count).abs() < 0.5).all())
 
 
-def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Powers, Tensor]:
-    """Return the ordinary softmax of each prompt, which works for all scores and for gradients."""
+def _softmax(key: Key, rows: Rows, lengths: Sequence[int]) -> tuple[Unnormalised, Tensor]:
+    """Return the ordinary softmax of each prompt, which works for all scores and for gradients; the factor is 1."""
     parts = (key @ rows.mT).split(list(lengths), dim=1)
     return torch.cat([torch.softmax(part, 1) for part in parts], dim=1), rows.new_ones(1, 1, 1)

@@ -1,8 +1,10 @@
 """Calibration: turn a map into a score in [0, 1], which can be compared with a threshold and with other scores.
 
 The values of a raw map depend on the image and on the other tokens of its attribution prompt (the text for which maps
-are made). So the values of two raw maps can't be compared. A word's map is stretched to [0, 1]. An optimised token has
-two more numbers, which turn its stretched map into a score; a score above 0.5 says that the pixel belongs to the class.
+are made). So one threshold does not fit the raw values of all maps. A map is therefore stretched to [0, 1]. Then two
+numbers turn the stretched map into a score; a score above 0.5 says that the pixel belongs to the word or class. For an
+optimised token the two numbers were found in its fit. All words share one pair of numbers for plain maps, and one for
+refined maps. Both pairs were chosen on validation scenes (`ovam.masks.masks.WORD_CALIBRATIONS`).
 """
 
 from dataclasses import dataclass
@@ -22,12 +24,12 @@ _ROUNDING = 1e-5  # if the values of a map differ by less than this share of the
 class Calibration:
     """Turns a stretched map into a score: `sigmoid(scale * stretched + offset)`.
 
-    The two numbers were found when the optimised token was fitted, so that the score of a pixel of the class is above
-    0.5.
+    The two numbers were chosen so that pixels of the word or class get scores above 0.5: for an optimised token in its
+    fit, for words on validation scenes.
 
     Attributes:
         scale: Steepness of the score; positive.
-        offset: Log-odds of the class where the stretched map is 0.
+        offset: Log-odds of the word or class where the stretched map is 0.
     """
 
     scale: float
@@ -39,7 +41,7 @@ class Calibration:
 
 
 def stretched(maps: Float[Tensor, "*any height width"]) -> Float[Tensor, "*any height width"]:
-    """Stretch each map to [0, 1] by its own minimum and maximum; a constant map becomes 0. It is differentiable."""
+    """Stretch each map to [0, 1] by its own minimum and maximum; a constant map becomes 0. This is differentiable."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
     flat = spread <= _ROUNDING * high

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ovam.errors import NotFiniteError, NothingCapturedError
 from ovam.maps.attention import weight_sums
-from ovam.maps.keys import key_groups, keys_of, rows_of
-from ovam.maps.options import MapOptions, SoftmaxOver, Strategy, check_joint, check_rivals
+from ovam.maps.keys import key_groups, keys_and_outputs_of, keys_of
+from ovam.maps.options import MapOptions, SoftmaxOver, Strategy, check_at_least_two, check_joint
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
 from ovam.maps.resize import resize
 from ovam.maps.result import AttentionMaps, SelfAttention
@@ -40,11 +40,11 @@ log = logging.getLogger("ovam")
 
 @float32()
 def attention_maps(trace: Trace, words: Words, options: MapOptions) -> AttentionMaps:
-    """Return attention maps of any words, in the run's prompt or not, without running the model again.
+    """Return attention maps of any words, in the run's prompt or not, without generating the picture again.
 
-    An attribution prompt is a text for which maps are made. At each pixel the attention is divided among its tokens. A
-    string is one attribution prompt. In a list each entry is its own attribution prompt: an entry that you add does not
-    change the maps of the other entries, except with the strategy "output". The words keep their order
+    An attribution prompt is a text for which maps are made. At each pixel the attention is divided among the tokens of
+    this text. A string is one attribution prompt. In a list each entry is its own attribution prompt: an entry that you
+    add does not change the maps of the other entries, except with the strategy "output". The words keep their order
     (`ovam.maps.words`).
 
     Args:
@@ -57,14 +57,15 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
 
     Returns:
         Maps at the finest kept grid, float32, in [0, 1]: the mean over all (step, block, head) triples, with
-        equal weights. With the strategy "output" it is the mean over all (step, block) pairs, and at each pixel the
+        equal weights. With the strategy "output" a map is the mean over all (step, block) pairs, and at each pixel the
         maps of all words sum to 1.
 
     Raises:
         EmptyWordsError: there is no word.
-        NothingCapturedError: the trace has no queries, no queries of this half, or no attention outputs.
+        NothingCapturedError: the trace has no queries, no queries of this half, or (for the strategy "output") no
+            attention outputs.
         MissingBlockError, MissingStepError: a chosen block or step is not in the trace.
-        OptionError: an option does not fit the trace or the words, or it asks for padding of vectors.
+        OptionError: an option does not fit the trace or the words, or an option asks for padding of vectors.
         PromptTooLongError: the text encoder does not read the whole text.
         NoTextEncoderError: `words` are text, but the trace came from a file and has no text encoder.
         SpaceMismatchError: vectors belong to another space or have another width.
@@ -80,7 +81,7 @@ def attention_maps(trace: Trace, words: Words, options: MapOptions) -> Attention
     tokens, spans = merge_prompts(prompts)
     accumulator = Accumulator({name: block.grid for name, block in chosen.blocks.items()}, options.axes)
     if options.strategy == "output":
-        check_rivals([span.text for span in spans])
+        check_at_least_two([span.text for span in spans])
         _add_shares(accumulator, chosen, prompts, spans, half)
         tokens, spans = words_alone(spans)
     else:
@@ -114,16 +115,15 @@ def _add_weights(
 ) -> None:
     """Add the attention weights of all blocks and steps over the tokens of each attribution prompt.
 
-    Each pass of the outer loop handles some entries of the axis `step`, with the keys of one call index
-    (`ovam.trace.calls`).
+    Each pass of the outer loop handles a range of kept indices, with the keys of one call index (`ovam.trace.calls`).
     """
     lengths = lengths_of(prompts)
-    for entries, call in key_groups(trace.text, trace.calls):
+    for kept_range, call in key_groups(trace.text, trace.calls):
         for name, key in keys_of(trace.text, prompts, tuple(trace.blocks), call, half):
             block, image_key = trace.blocks[name], None
             if softmax_over == "joint":
-                image_key = trace.replay.blocks[name].key[half][:, entries]
-            query = block.query[half][:, entries]
+                image_key = trace.replay.blocks[name].key[half][:, kept_range]
+            query = block.query[half][:, kept_range]
             weights = weight_sums(
                 query,
                 key.to(query.device),
@@ -141,12 +141,12 @@ def _add_shares(
 ) -> None:
     """Add the share of each word at each pixel (`output_shares`), for all blocks and steps.
 
-    The loops are those of `_add_weights`.
+    The loops are the same as in `_add_weights`.
     """
-    for entries, call in key_groups(trace.text, trace.calls):
-        for name, rows in rows_of(trace.text, prompts, tuple(trace.blocks), call, half):
-            outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, rows, strict=True)], dim=1)
-            image = _outputs_of(trace.blocks[name], half)[:, entries]
+    for kept_range, call in key_groups(trace.text, trace.calls):
+        for name, found in keys_and_outputs_of(trace.text, prompts, tuple(trace.blocks), call, half):
+            outputs = torch.cat([prompt.taken(each.output) for prompt, each in zip(prompts, found, strict=True)], dim=1)
+            image = _outputs_of(trace.blocks[name], half)[:, kept_range]
             words = word_outputs(outputs, spans).to(image.device)
             accumulator.add(name, output_shares(floats(image), words, keep_step=accumulator.keep_step), 1)
 
@@ -199,18 +199,18 @@ class Accumulator:
 
         The first two axes exist only if they are in `keep`.
         """
-        rows = (
+        resized = (
             resize(torch.cat(parts, dim=1).unflatten(-1, self.grids[block]), self.grid).cpu()
             for block, parts in self.sums.items()
         )
         steps = 1 if self.keep_step else len(calls)
         if self.keep_head:
-            maps = torch.cat(list(rows)) / steps
+            maps = torch.cat(list(resized)) / steps
         elif "block" in self.keep:
             counts = [self.heads[block] * steps for block in self.sums]
-            maps = torch.cat([row / count for row, count in zip(rows, counts, strict=True)])
+            maps = torch.cat([each / count for each, count in zip(resized, counts, strict=True)])
         else:
-            total = functools.reduce(torch.add, rows)  # added one after the other, because each is large
+            total = functools.reduce(torch.add, resized)  # one block after the other, because the maps are large
             maps = total[0] / (sum(self.heads.values()) * steps)
         return maps if self.keep_step else maps.squeeze(-4)
 
@@ -230,7 +230,7 @@ def half_of(trace: Trace, guidance: Half | None) -> Half:
     """Return the half of guidance to use; by default the conditional one, if it was kept.
 
     Raises:
-        NothingCapturedError: the trace has no queries, or none of this half.
+        NothingCapturedError: the trace has no queries, or no queries of this half.
     """
     halves = trace.halves
     if not halves or not trace.calls:

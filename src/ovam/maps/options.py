@@ -25,11 +25,11 @@ class MapOptions:
             "uncond" give a warning (logger `ovam`), because the pipeline applied clip-skip only to the prompt.
         blocks: The blocks to use: module paths or their beginnings ("up_blocks.1"), grid heights (16), grids
             ([(16, 24)]), or sizes relative to the finest grid ("1/4": each side is 1/4 as long). By default all blocks
-            are used.
+            are used; "all" leaves out the blocks in a UNet's coarse "mid_block".
         steps: The steps to use: one step number, several of them, or "middle" for the middle step. By default all
             steps are used.
-        keep: The axis or axes that the maps keep; the maps are averaged over all others. With "block" there is one map
-            for each block, with "head" one for each head of each block, and with "step" one for each denoiser call.
+        keep: The axis or axes that the maps keep; the maps are averaged over all other axes. With "block" there is one
+            map for each block, with "head" one for each head of each block, and with "step" one for each denoiser call.
             `AttentionMaps.kept` lists the positions on these axes.
         softmax_over: "prompt" divides the attention among the tokens of the attribution prompt, with its start and end
             tokens. "padded" divides it among all positions that the encoder reads (77 in CLIP), as the model does;
@@ -37,10 +37,10 @@ class MapOptions:
             as the model does in joint attention, which is one attention over the tokens of text and image (SD3, FLUX);
             words get even less.
         strategy: "attention" uses the attention weights of pixels over tokens. "output" compares the attention output
-            of each pixel with that of each word (`ovam.maps.output_space`); it needs joint attention and a capture
-            with `outputs=True`. With "output", the values of all words at a pixel sum to 1. So a word that you add to a
-            list changes the maps of the other words. Only words have maps, not tokens, and all heads of a block make
-            one map.
+            of each pixel with the output of each word (`ovam.maps.output_space`); this needs joint attention and a
+            capture with `outputs=True`. With "output", the values of all words at a pixel sum to 1. So a word that you
+            add to a list changes the maps of the other words. Only words have maps, not tokens, and all heads of a
+            block make one map.
         phrases: Phrases of a prompt that get one map each, such as phrases=["hot dog"] for "a hot dog on the grass".
 
     Raises:
@@ -111,8 +111,8 @@ def check_joint(kind: TextKind, softmax_over: SoftmaxOver = "prompt", strategy: 
         )
 
 
-def check_rivals(words: Sequence[str]) -> None:
-    """Check that there are at least two words; maps in the output space need this.
+def check_at_least_two(words: Sequence[str]) -> None:
+    """Check that there are at least two words; the strategy "output" needs two.
 
     Raises:
         OptionError: there is only one word.

@@ -1,8 +1,8 @@
-"""Maps in the output space of joint attention: compare each pixel's attention output with those of the words.
+"""Maps in the output space of joint attention: compare each pixel's attention output with the outputs of the words.
 
-In joint attention, pixels and words attend to the same values: those of image and text together. So the attention
-outputs of pixels and words can be compared by dot products, if they are taken before any projection. ConceptAttention
-does this.
+In joint attention, pixels and words attend to the same values: the values of image and text together. So the attention
+outputs of pixels and words can be compared by dot products, if the outputs are taken before any projection.
+ConceptAttention does this.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from ovam.prompt import Span
 from ovam.shapes import Key, Query
 
-_NUMBERS = 2**24  # numbers in a piece of the pixels' outputs
+_NUMBERS = 2**24  # maximum number of floats in a piece of the pixels' outputs
 
 
 def word_outputs(output: Key, spans: Sequence[Span]) -> Float[Tensor, "head word head_dim"]:
@@ -48,8 +48,8 @@ def output_shares(
     sums = []
     for step in range(image.shape[1]):
         parts = image[:, step].split(max(1, _NUMBERS // vectors.shape[1]), dim=1)
-        rows = (part.float().transpose(0, 1).flatten(1) for part in parts)  # (pixel, head * head_dim)
-        sums.append(torch.cat([torch.softmax(vectors @ row.T, 0) for row in rows], dim=1))
+        outputs = (part.float().transpose(0, 1).flatten(1) for part in parts)  # (pixel, head * head_dim)
+        sums.append(torch.cat([torch.softmax(vectors @ output.T, 0) for output in outputs], dim=1))
     shares = torch.stack(sums)  # (step, word, pixel)
     return (shares if keep_step else shares.sum(0, keepdim=True))[None]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovam.checks import integer, listed, size_of
 from ovam.errors import AmbiguousWordError, NothingCapturedError, UnknownWordError
-from ovam.keywords import of_one
+from ovam.keywords import options_as_keywords
 from ovam.maps.calibration import Calibration
 from ovam.maps.resize import resize
 from ovam.maps.thresholds import Thresholds
@@ -58,13 +58,13 @@ class AttentionMaps:
         kept: For each axis that was not averaged (option `keep`), by its name: the label of each position on this axis,
             such as the names of the blocks.
         prompts: Number of attribution prompts: one for a string, one per entry for a list.
-        calibrations: Calibrations of the words that are classes of optimised tokens.
+        calibrations: Calibrations of those words that are classes of optimised tokens.
         self_attention: Self-attention of the same run, for refining the maps. The keys are module paths or grid names.
         image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
-        plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence,
-            which is the probability that the picture shows a word (`ovam.masks.presence`), is
-            computed from them. None if this object was neither refined nor made by `only`.
-        thresholds: Thresholds of the words that are classes of optimised tokens and have some.
+        plain: The maps of the same words before refinement, in the same order and with all their tokens. From these
+            maps presence is computed, the probability that the picture shows a word (`ovam.masks.presence`). None if
+            this object was neither refined nor made by `only`.
+        thresholds: Thresholds of those words that are classes of optimised tokens, if the classes have thresholds.
         refined: Whether self-attention has refined the maps.
     """
 
@@ -103,8 +103,8 @@ class AttentionMaps:
 
         Raises:
             UnknownWordError: the word is not in the attribution prompt.
-            AmbiguousWordError: the word occurs more than once; use its position. Or it is a special token, and there
-                are several attribution prompts, each of which has one.
+            AmbiguousWordError: the word occurs more than once; use its position. Or it is a special token, and each of
+                several attribution prompts has such a token.
         """
         return self.token_maps[..., list(self._positions(word)), :, :].sum(-3)
 
@@ -134,7 +134,7 @@ class AttentionMaps:
             there = [name for name in SPECIAL if name in self.tokens]
             raise UnknownWordError(
                 f"{word!r} is no token of these maps: they have {', '.join(there) or 'no special tokens'}; "
-                "<pad> needs softmax_over='padded' and a model that attends to padding, T5 has no <start>, and "
+                "<pad> needs softmax_over='padded' or 'joint', and a model that attends to padding; T5 has no <start>; "
                 "strategy='output' makes only maps of words"
             )
         if not special:
@@ -206,26 +206,26 @@ class AttentionMaps:
         spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
         before = self.plain or self
         whole = tuple(Span(name, self._plain_tokens(word)) for name, word in zip(names, words, strict=True))
-        own = {name: self._own_name(word) for name, word in zip(names, words, strict=True)}
+        here = {name: self._name_here(word) for name, word in zip(names, words, strict=True)}
         of_words: dict[str, Any] = {
-            "calibrations": {name: self.calibrations[one] for name, one in own.items() if one in self.calibrations},
-            "thresholds": {name: self.thresholds[one] for name, one in own.items() if one in self.thresholds},
+            "calibrations": {name: self.calibrations[one] for name, one in here.items() if one in self.calibrations},
+            "thresholds": {name: self.thresholds[one] for name, one in here.items() if one in self.thresholds},
         }
         plain = replace(before, spans=whole, plain=None, **of_words)
         return replace(self, token_maps=chosen, tokens=names, spans=spans, plain=plain, **of_words)
 
-    def _own_name(self, word: str | int) -> str:
+    def _name_here(self, word: str | int) -> str:
         """Return a word as these maps spell it: maps of "cat" also accept the name "Cat"."""
         tokens = tuple(self._positions(word))
         return next((span.text for span in self.spans if span.tokens == tokens), str(word))
 
     def _plain_tokens(self, word: str | int) -> tuple[int, ...]:
         """Return the positions of a word's tokens in the maps from which presence is computed."""
-        own, before = tuple(self._positions(word)), self.plain or self
+        tokens, before = tuple(self._positions(word)), self.plain or self
         pairs = zip(self.spans, before.spans, strict=True)
-        return next((plain.tokens for span, plain in pairs if span.tokens == own), own)
+        return next((plain.tokens for span, plain in pairs if span.tokens == tokens), tokens)
 
-    @of_one(RefineOptions)
+    @options_as_keywords(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":
         """Return refined maps: pixels that attend to each other get similar values.
 
@@ -235,7 +235,7 @@ class AttentionMaps:
 
         return refined(self, options)
 
-    @of_one(MaskOptions)
+    @options_as_keywords(MaskOptions)
     def segment(self, options: MaskOptions) -> "Segmentation":
         """Return masks and a label map of the words; see `ovam.masks.masks.segment`."""
         from ovam.masks.masks import segment

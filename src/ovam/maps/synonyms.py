@@ -14,22 +14,22 @@ def merged(maps: AttentionMaps, names: Sequence[tuple[str, ...]], *, summed: boo
 
     Args:
         maps: Maps whose spans are the synonyms of all words, in the order of `names` (`ovam.maps.words`).
-        names: For each word its synonyms; most words have only one name.
+        names: For each word all its names; the names of one word are synonyms. Most words have only one name.
         summed: Whether the maps of the synonyms are added. This is right for the strategy "output", in which the values
             of all words at a pixel sum to 1. If False, each pixel gets the largest value among the synonyms.
     """
-    if all(len(own) == 1 for own in names):
+    if all(len(synonyms) == 1 for synonyms in names):
         return maps
     token_maps, tokens, spans = [*maps.token_maps.unbind(-3)], [*maps.tokens], list[Span]()
     position = 0  # in the spans, which have the same order as the names
-    for own in names:
-        given = maps.spans[position : position + len(own)]
-        position += len(own)
-        if len(own) == 1:
+    for synonyms in names:
+        given = maps.spans[position : position + len(synonyms)]
+        position += len(synonyms)
+        if len(synonyms) == 1:
             spans += given
             continue
         each = torch.stack([maps.token_maps[..., list(span.tokens), :, :].sum(-3) for span in given])
-        spans.append(Span(BAR.join(own), (len(token_maps),)))
+        spans.append(Span(BAR.join(synonyms), (len(token_maps),)))
         token_maps.append(each.sum(0) if summed else each.amax(0))
-        tokens.append(BAR.join(own))
+        tokens.append(BAR.join(synonyms))
     return replace(maps, token_maps=torch.stack(token_maps, dim=-3), tokens=tuple(tokens), spans=tuple(spans))

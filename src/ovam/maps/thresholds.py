@@ -9,10 +9,10 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 
 BORDER = 0.5
-"""The value of a token's own thresholds after its scores and presences were shifted (`moved`). Pixels with a shifted
-score above this value belong to the mask; a shifted presence below it means that the class is absent."""
+"""Where the border lies after `moved` has moved scores or presences: a pixel with a moved score above 0.5 belongs to
+the mask, and a moved presence below 0.5 means that the class is absent."""
 LEAST, MOST = 0.01, 0.99
-"""Bounds of a threshold. Beyond them nearly all pixels, or nearly none, would be above it."""
+"""Bounds of a threshold. With a threshold beyond these bounds, nearly all pixels, or nearly none, would be above it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,11 @@ class Thresholds:
     """Thresholds of one class, chosen on annotated pictures; see `ovam.tokens.thresholds`.
 
     Attributes:
-        mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None leaves it at 0.5.
-        presence: Least presence, in [0.01, 0.99]; below it the class counts as absent. With None the class counts as
-            absent only by the option `presence` (`ovam.masks.options.MaskOptions`).
-        pictures: Number of annotated pictures on which they were chosen, 0 if unknown; this is information only.
+        mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None means 0.5.
+        presence: Least presence, in [0.01, 0.99]; with a smaller presence the class counts as absent. With None the
+            class counts as absent only by the option `presence` (`ovam.masks.options.MaskOptions`).
+        pictures: Number of annotated pictures on which the thresholds were chosen, 0 if unknown; this is information
+            only.
         refined: Whether the thresholds were chosen on refined maps; this is information only.
 
     Raises:
@@ -49,7 +50,9 @@ class Thresholds:
 
 
 def moved(values: Tensor, threshold: float | None) -> Tensor:
-    """Move a threshold to 0.5: add the same number to the log-odds of all values, so that their order stays.
+    """Move values so that a threshold lies at 0.5: add the same number to the log-odds of all values.
+
+    The order of the values stays the same.
 
     Args:
         values: Scores or presences in [0, 1], any shape.

@@ -1,11 +1,13 @@
 """Turn words, phrases, optimised tokens and vectors into attribution prompts.
 
-An attribution prompt is a text for which maps are made. At each pixel the attention is divided among its tokens.
+An attribution prompt is a text for which maps are made. At each pixel the attention is divided among the tokens of this
+text.
 
 Order: the functions here, `ovam.maps.compute`, `ovam.maps.synonyms` and the masks all keep the given order of words. In
 a list, the synonyms of an entry ("dog|puppy") come one after the other. A `TokenSet` is replaced by its classes, in the
 order of `classes`. So, for a list, `synonyms_in`, `names_of` and the words of finished maps have one element for each
-word, in the same order. Before the synonyms are merged, the maps have one span for each synonym.
+entry of the list (for a `TokenSet`: one for each class), in the same order. Before the synonyms are merged, the maps
+have one span for each synonym.
 """
 
 import logging
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
     from ovam.trace.trace import Trace
 
 log = logging.getLogger("ovam")
-_COMMAS = ",，、"  # of Latin, Chinese and Japanese writing
+_COMMAS = ",，、"  # the commas of Latin, Chinese and Japanese writing
 
 
 @runtime_checkable
 class OptimisedTokens(Protocol):
-    """Optimised tokens, which can replace words: vectors of classes, with attribution prompts of their own.
+    """Optimised tokens, which can replace words: vectors that stand for annotated classes.
 
-    `ovam.TokenSet` is such a class.
+    The vectors are in attribution prompts of their own.
+    `ovam.TokenSet` implements this protocol.
     """
 
     @property
@@ -45,17 +48,17 @@ class OptimisedTokens(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the prompts."""
+        """Names of the annotated classes, in the order of the prompts."""
         ...
 
     @property
     def calibrations(self) -> Mapping[str, Calibration]:
-        """Calibrations by class, for the classes that have one."""
+        """Calibrations by class, for the classes that have a calibration."""
         ...
 
     @property
     def thresholds(self) -> Mapping[str, Thresholds]:
-        """Thresholds by class, for the classes that have some."""
+        """Thresholds by class, for the classes that have thresholds."""
         ...
 
     def prompts(self) -> tuple[TokenEmbedding, ...]: ...
@@ -74,7 +77,7 @@ Listed = str | Sequence[str | OptimisedTokens] | OptimisedTokens
 
 
 def embed_words(
-    text: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
+    side: TextSide, words: Words, softmax_over: SoftmaxOver = "prompt", phrases: Sequence[str] = ()
 ) -> list[TokenEmbedding]:
     """Return the attribution prompts of `words`, in order.
 
@@ -82,7 +85,7 @@ def embed_words(
     group (fitted together) are one prompt.
 
     Args:
-        text: Turns text into vectors.
+        side: The text side, which turns text into vectors.
         words: Words, see `Words`.
         softmax_over: As in `MapOptions`; the prompts are padded unless it is "prompt".
         phrases: Phrases of a string that get one map each.
@@ -94,7 +97,7 @@ def embed_words(
     """
     padded = softmax_over != "prompt"
     if isinstance(words, str):
-        embedded = text.embed(words, padded=padded)
+        embedded = side.embed(words, padded=padded)
         return [replace(embedded, prompt=with_phrases(embedded.prompt, phrases))]
     if phrases:
         raise OptionError(
@@ -109,12 +112,12 @@ def embed_words(
     if isinstance(words, OptimisedTokens):
         words = [words]
     if isinstance(words, TokenEmbedding):
-        _check_space(words.space == text.space, str(words.space), text)
+        _check_space(words.space == side.space, str(words.space), side)
         return [words]
     if isinstance(words, Tensor):
-        return [_named_vectors(words, text)]
+        return [_named_vectors(words, side)]
     if isinstance(words, Sequence) and all(isinstance(word, str | OptimisedTokens) for word in words):
-        return _prompts_of(entries_of(words), text, padded)
+        return _prompts_of(entries_of(words), side, padded)
     raise EmptyWordsError(
         f"words are a {type(words).__name__}: expected a string, a list of strings and TokenSets, a TokenSet, "
         "a TokenEmbedding or a tensor (token, width)"
@@ -126,8 +129,8 @@ def entries_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
 
     Raises:
         EmptyWordsError: the list is empty or an entry has no word.
-        OptionError: an entry is something else, such as vectors; or `words` is one string with a comma, which may be
-            meant as a list.
+        OptionError: an entry is neither a string nor optimised tokens; or `words` is one string with a comma, which may
+            be meant as a list.
     """
     parts = _parts_of(words)
     return tuple(
@@ -139,8 +142,8 @@ def _parts_of(words: object) -> list[str | OptimisedTokens]:
     """Return the entries of a list unchanged; a single word or `TokenSet` becomes a list of one entry.
 
     Raises:
-        OptionError: an entry is something else; or `words` is one string with a comma, which may be meant as a list.
-            `maps` would read such a string as one prompt.
+        OptionError: an entry is neither a string nor optimised tokens; or `words` is one string with a comma, which may
+            be meant as a list. `maps` would read such a string as one prompt.
     """
     if isinstance(words, str) and any(comma in words for comma in _COMMAS):
         parts = [part.strip() for part in re.split(f"[{_COMMAS}]", words) if part.strip()]
@@ -167,16 +170,16 @@ def _described(entry: object) -> str:
     return f"a {type(entry).__name__}{shape}"
 
 
-def _prompts_of(entries: Sequence[str | OptimisedTokens], text: TextSide, padded: bool) -> list[TokenEmbedding]:
+def _prompts_of(entries: Sequence[str | OptimisedTokens], side: TextSide, padded: bool) -> list[TokenEmbedding]:
     """Return the attribution prompts: one for each word or synonym, and one for each group of a `TokenSet`."""
     words = [word for entry in entries if isinstance(entry, str) for word in synonyms_of(entry)]
-    of_words = iter(embed_phrases(text, words, padded=padded) if words else ())
+    of_words = iter(embed_phrases(side, words, padded=padded) if words else ())
     prompts = list[TokenEmbedding]()
     for entry in entries:
         if isinstance(entry, str):
             prompts += [next(of_words) for _ in synonyms_of(entry)]
         else:
-            check_space_of(entry, text.space)
+            check_space_of(entry, side.space)
             prompts += entry.prompts()
     return prompts
 
@@ -214,20 +217,20 @@ def optimised_in(words: Words) -> tuple[OptimisedTokens, ...]:
     return tuple(word for word in entries if isinstance(word, OptimisedTokens))
 
 
-def _named_vectors(vectors: Embedding, text: TextSide) -> TokenEmbedding:
-    width = text.space.width
-    _check_space(vectors.ndim == 2 and vectors.shape[-1] == width, f"a tensor of shape {tuple(vectors.shape)}", text)
+def _named_vectors(vectors: Embedding, side: TextSide) -> TokenEmbedding:
+    width = side.space.width
+    _check_space(vectors.ndim == 2 and vectors.shape[-1] == width, f"a tensor of shape {tuple(vectors.shape)}", side)
     if not len(vectors):
         raise EmptyWordsError(f"the tensor of vectors has shape {tuple(vectors.shape)}: expected at least one vector")
     names = tuple(f"vector {i}" for i in range(len(vectors)))
     spans = tuple(Span(name, (i,)) for i, name in enumerate(names))
-    return TokenEmbedding(vectors, AttributionPrompt("", names, spans), text.space)
+    return TokenEmbedding(vectors, AttributionPrompt("", names, spans), side.space)
 
 
-def _check_space(fits: bool, given: str, text: TextSide) -> None:
+def _check_space(fits: bool, given: str, side: TextSide) -> None:
     if not fits:
         raise SpaceMismatchError(
-            f"the embedding is {given}, but this trace's keys are made from {text.space}: "
+            f"the embedding is {given}, but this trace's keys are made from {side.space}: "
             "make the embedding with trace.text.embed(...), or use a trace of the model it was made for"
         )
 
@@ -262,14 +265,14 @@ def thresholds_of(words: Words) -> dict[str, Thresholds]:
 
 
 def contrast_of(against: Listed) -> tuple[str | OptimisedTokens, ...]:
-    """Check contrast words (the option `against`), and return them without spaces around them.
+    """Check contrast words (the option `against`), and return them without spaces around the words.
 
     The result is empty if no contrast words are given.
 
     Raises:
         EmptyWordsError: an entry has no word.
-        OptionError: an entry is something else, such as vectors; or `against` is one string with a comma, which may be
-            meant as a list.
+        OptionError: an entry is neither a string nor optimised tokens; or `against` is one string with a comma, which
+            may be meant as a list.
     """
     nothing = isinstance(against, str | Sequence) and not against
     return () if nothing else entries_of(against)
@@ -301,7 +304,7 @@ def lengths_of(prompts: Sequence[TokenEmbedding]) -> list[int]:
 
 
 def merge_prompts(prompts: Sequence[TokenEmbedding]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
-    """Return the tokens of all prompts as one sequence, and all spans with positions in it; both keep their order."""
+    """Return the tokens of all prompts as one sequence, and all spans with positions in this sequence, in order."""
     tokens, spans = list[str](), list[Span]()
     for prompt in (embedding.prompt for embedding in prompts):
         spans += [Span(span.text, tuple(len(tokens) + i for i in span.tokens)) for span in prompt.spans]

@@ -58,9 +58,11 @@ def annotation_of(
     Args:
         masks: Masks by class name; or an annotation, which is checked and returned.
         size: (height, width) of the image.
-        ignore: The value that marks ignored pixels.
+        ignore: The pixel value that marks ignored pixels. (The option `ignore` of `segment` is something else: it is
+            half the width of a range of scores.)
         mask_threshold: A number in [0, 1): pixels whose value, divided by the value of white, is above this number
-            belong to the object. No pixel is ignored. By default the numbers of the mask decide.
+            belong to the object, and no pixel is ignored. By default there is no such threshold: the numbers in the
+            mask say which pixels are the object, as explained above.
         mask_colour: Colour of the object in pictures with several colours, as '#ff0000', 'red' or (255, 0, 0).
         image: File name of the image. It is needed if a mask is given as a COCO file with annotations of many images.
 
@@ -108,7 +110,7 @@ def annotation_from_labels(
         labels: A file name, a PIL image, an array or a tensor with one number per pixel; 0 is background.
         names: Classes by number, as {8: "cat"}.
         size: (height, width) of the image.
-        ignore: The value that marks ignored pixels.
+        ignore: The pixel value that marks ignored pixels.
         others: Whether the label map may hold other numbers; their pixels become background.
 
     Raises:
@@ -196,7 +198,7 @@ def target_of(annotation: Annotation, classes: Sequence[str], size: tuple[int, i
     """Return the shares of background and classes in every cell of a coarser grid, and the weight of each cell.
 
     Args:
-        annotation: Labels at the image's size; a class that it does not name has no pixels.
+        annotation: Labels at the image's size; a class that is not in `annotation.classes` has no pixels.
         classes: All classes of the fit, in order.
         size: (height, width) of the grid.
 

@@ -33,14 +33,14 @@ def segmentation_mask(found: Mapping[str, Any] | Sequence[Any], size: tuple[int,
 
 
 def is_polygons(found: object) -> bool:
-    """Return whether this looks like polygons: a list of lists of even length. They may still be unusable."""
+    """Return whether this looks like polygons: a list of lists of even length. The polygons may still be unusable."""
     return (
         isinstance(found, list) and bool(found) and all(isinstance(p, list | tuple) and len(p) % 2 == 0 for p in found)
     )
 
 
 def _usable(polygons: Sequence[Any], what: str) -> list[Any]:
-    """Return the polygons without those of one or two points, which some annotation programs write."""
+    """Return the polygons of three points or more; some annotation programs also write shorter ones."""
     if not is_polygons(polygons):
         raise AnnotationError(f"{what} has an unknown segmentation: expected run lengths, or a list of polygons")
     usable = [polygon for polygon in polygons if len(polygon) >= 6]

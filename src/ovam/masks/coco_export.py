@@ -35,8 +35,8 @@ def coco_of(
         tolerance: Tolerance of the outlines, in pixels; see `ovam.masks.outlines.polygons_of`.
 
     Returns:
-        Only types that JSON has. `bbox` and `area` are those of the mask, even if the outlines are polygons with fewer
-        corners. The ids of the annotations are 1, 2, ...
+        Only types that JSON has. `bbox` and `area` describe the mask itself, even if the outlines are polygons with
+        fewer corners. The ids of the annotations are 1, 2, ...
 
     Raises:
         OptionError: the form is unknown; an id is not a whole number; two words have the same id; a word has no id;

@@ -88,7 +88,7 @@ def brush_rle(mask: Bool[np.ndarray, "height width"]) -> list[int]:
     The mask is written row by row, as a picture of four channels whose values are 255 inside and 0 outside. First comes
     a header: the number of values (32 bits), the number of bits in a value minus 1 (5 bits), and each entry of
     `_RUN_BITS` minus 1 (4 bits each). Then come the runs. Each run has four parts: one bit, which is 1; the index of
-    the entry of `_RUN_BITS` that it uses (2 bits); its length minus 1; and its value (8 bits).
+    the entry of `_RUN_BITS` that the run uses (2 bits); its length minus 1; and its value (8 bits).
 
     Source:
         `label_studio_sdk.converter.brush.encode_rle`, after the package rle-pack of thi.ng/umbrella.

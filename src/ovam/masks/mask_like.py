@@ -1,11 +1,11 @@
 """Read the numbers of a mask or label map of any kind: file, picture, array, tensor, or COCO's RLE and polygons.
 
-Two functions read a mask, one after the other. The number 255 has another meaning after the second one:
+Two functions read a mask, one after the other. The number 255 has another meaning after the second function:
 
 1. `mask_numbers` returns the numbers of the mask as they are; for a picture, `levels_of` in `ovam.masks.pictures`
    returns its grey levels or palette indices. There 255 may still stand for white, for the object, or for ignored
    pixels.
-2. `binary_of` decides which of these it is. Its result is 0 for background, 1 for the object, and 255 (`IGNORE`) for
+2. `binary_of` decides what 255 stands for. Its result is 0 for background, 1 for the object, and 255 (`IGNORE`) for
    ignored pixels only. If the mask has soft edges, `binary_of` calls `softened`: pixels above half of the white value
    become the object.
 """
@@ -53,7 +53,7 @@ def mask_numbers(mask: MaskLike, name: str, size: tuple[int, int], reading: Read
     picture = ImageOps.exif_transpose(mask)  # turned as EXIF says
     if reading.colour is not None:
         return of_colour(picture, reading.colour, what)
-    return levels_of(picture, what, by_number=reading.threshold is None)
+    return levels_of(picture, what, palette_as_numbers=reading.threshold is None)
 
 
 def label_numbers(labels: MaskLike) -> np.ndarray:

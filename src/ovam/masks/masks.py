@@ -2,7 +2,7 @@
 
 The steps have a fixed order: calibrate the maps, set the scores of words with low presence (the probability that the
 picture shows the word) to 0, apply the CRF, lower the scores where contrast words (the words of `against`) are
-stronger, label the pixels, and clean the labels. If maps are refined, this comes before all these steps.
+stronger, label the pixels, and clean the labels. Maps that are to be refined are refined before all these steps.
 """
 
 from collections.abc import Mapping
@@ -43,9 +43,10 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
     """Label every pixel of the image with one of the words of the maps, or as background.
 
     Args:
-        maps: Maps of words, phrases and optimised tokens, each once. They must include the words in `against`;
-            `Trace.segment` adds these itself. For optimised tokens use the threshold 0.5: their scores are calibrated
-            for it, and if a token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
+        maps: Maps of words, phrases and optimised tokens, each once. The contrast words (`against`) must be among the
+            words of these maps; `Trace.segment` makes maps of the contrast words itself. For optimised tokens use the
+            threshold 0.5: their scores are calibrated for this threshold. If a token has a threshold of its own, its
+            scores are moved so that the token's threshold lies at 0.5.
         options: See `MaskOptions`.
 
     Raises:
@@ -54,41 +55,41 @@ def segment(maps: AttentionMaps, options: MaskOptions) -> Segmentation:
         OptionError: a word occurs twice, the maps keep axes apart, or an option has a value that is not allowed.
         NothingCapturedError: the options ask for a CRF, but the maps have no picture.
     """
-    shown, rivals = _places(maps, options)
-    names = tuple(maps.words[i] for i in shown)
-    scores, found = calibrated(maps), presences(maps)
-    seen = {name: found[name] for name in names}
-    words, against = scores[shown], scores[rivals]
-    gone = absent(maps, seen, options.presence)
-    words[[i for i, name in enumerate(names) if name in gone]] = 0.0
+    word_places, contrast_places = _places(maps, options)
+    words = tuple(maps.words[i] for i in word_places)
+    every_score, every_presence = calibrated(maps), presences(maps)
+    presence = {word: every_presence[word] for word in words}
+    scores, contrast = every_score[word_places], every_score[contrast_places]
+    gone = absent(maps, presence, options.presence)
+    scores[[i for i, word in enumerate(words) if word in gone]] = 0.0
     crf = crf_choice(options.crf)
     if crf is not None:
-        words, against = after_crf(words, against, options.threshold, _picture(maps, crf), crf)
-    words = contested(words, against, options.threshold)
-    labels, areas = _labels(words, options), (options.min_area, options.max_hole)
-    return Segmentation(labels, names, words, seen, options.threshold, maps, *areas)
+        scores, contrast = after_crf(scores, contrast, options.threshold, _picture(maps, crf), crf)
+    scores = contested(scores, contrast, options.threshold)
+    labels, areas = _labels(scores, options), (options.min_area, options.max_hole)
+    return Segmentation(labels, words, scores, presence, options.threshold, maps, *areas)
 
 
 def _places(maps: AttentionMaps, options: MaskOptions) -> tuple[list[int], list[int]]:
-    """Return the positions of the words and of the contrast words among the maps' words."""
+    """Return the positions of the words, and the positions of the contrast words, in `maps.words`."""
     if maps.kept:
         raise OptionError(
             f"these maps keep {' and '.join(maps.kept)} apart: expected one map per word; make the maps without "
             "keep=..."
         )
     check_different(maps.words)
-    rivals = {folded(name) for name in names_of(contrast_of(options.against))}
-    missing = rivals.difference(map(folded, maps.words))
+    contrast = {folded(name) for name in names_of(contrast_of(options.against))}
+    missing = contrast.difference(map(folded, maps.words))
     if missing:
         raise UnknownWordError(
             f"word {min(missing)!r} in `against` has no map here: expected one of "
             f"{', '.join(map(repr, maps.words))}; include the word when you make the maps, trace.maps([..., 'word']), "
             "or use trace.segment(words, against=[...])"
         )
-    shown = [i for i, word in enumerate(maps.words) if folded(word) not in rivals]
-    if not shown:
+    word_places = [i for i, word in enumerate(maps.words) if folded(word) not in contrast]
+    if not word_places:
         raise EmptyWordsError("every word of these maps is in `against`: expected at least one that is not")
-    return shown, [i for i in range(len(maps.words)) if i not in shown]
+    return word_places, [i for i in range(len(maps.words)) if i not in word_places]
 
 
 def _labels(scores: Scores, options: MaskOptions) -> Tensor:
@@ -111,7 +112,7 @@ def _picture(maps: AttentionMaps, crf: CrfOptions) -> np.ndarray:
 
 
 def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segmentation:
-    """Make maps of `words` and of the words in `against`, refine the maps if the options say so, and segment them.
+    """Make maps of `words` and of the contrast words (`against`), refine them if the options say so, and make masks.
 
     Args:
         trace: Queries of one run.
@@ -129,20 +130,20 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
     return segment(maps, options)
 
 
-WORDS: Mapping[str, Calibration] = {
+WORD_CALIBRATIONS: Mapping[str, Calibration] = {
     kind: Calibration(found["scale"], -found["scale"] * found["border"])
     for kind, found in CHOSEN.get("words", {}).items()
 }
-"""Calibrations for words: "plain" for plain maps, "refined" for refined maps. Without one, a word's score is its
-stretched map."""
+"""Calibrations for words: "plain" for plain maps, "refined" for refined maps. Without a calibration, a word's score is
+its stretched map."""
 
 
 def word_calibration(maps: AttentionMaps) -> Calibration | None:
     """Return the calibration of words for maps of the same kind (plain or refined), or None if there is none.
 
-    It was chosen on validation scenes.
+    The calibrations were chosen on validation scenes.
     """
-    return WORDS.get("refined" if maps.refined else "plain")
+    return WORD_CALIBRATIONS.get("refined" if maps.refined else "plain")
 
 
 def calibrated(maps: AttentionMaps) -> Scores:
@@ -154,12 +155,14 @@ def scores_by(maps: AttentionMaps, of_words: Calibration | None) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
     A word's map is resized first and then stretched to [0, 1] at the image's size. The calibration of words, if there
-    is one, turns this into a score whose border is at 0.5.
-    The map of an optimised token is stretched first, at its own grid: its calibration was fitted to maps that are
-    stretched there. Then it is resized and calibrated. A threshold of its own is moved to 0.5.
+    is one, turns the stretched map into scores, so that the word's border lies at the score 0.5.
+
+    The map of an optimised token is stretched first, at the map's own grid, because the token's calibration was fitted
+    to maps that were stretched at this grid. Then the map is resized and calibrated. If the token has a threshold of
+    its own, the scores are moved so that this threshold lies at 0.5.
     """
     scores = torch.empty(len(maps), *maps.image_size)
-    for i, name in enumerate(maps.words):  # one after the other: for a photograph each takes 50 MB
+    for i, name in enumerate(maps.words):  # one map after the other: for a photograph each map takes 50 MB
         calibration = maps.calibrations.get(name)
         if calibration is None:
             shares = stretched(resize(maps[i], maps.image_size))

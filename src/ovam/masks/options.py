@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ovam.checks import inner_share, number, whole
-from ovam.maps.options import MapOptions, check_rivals
+from ovam.maps.options import MapOptions, check_at_least_two
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.refine.crf_options import CrfChoice, crf_choice
 from ovam.refine.options import RefineChoice, refine_choice
@@ -14,17 +14,19 @@ class MaskOptions:
     """Options for making masks from maps. Values are checked when the object is made.
 
     Attributes:
-        against: Contrast words. Pixels where a contrast word is stronger become background, in masks, scores and labels
-            alike.
+        against: Contrast words. Pixels where a contrast word is stronger become background in masks and labels; the
+            scores of the words are lowered there.
         threshold: Score of the background, in (0, 1): a pixel is background if no word has a higher score. If an
             optimised token has a threshold of its own, its scores are moved so that this threshold lies at 0.5.
-        presence: Minimum presence of a word, in [0, 1): words below it count as absent and get no pixels. By default
-            only optimised tokens with a presence threshold of their own can count as absent: their presence is moved so
-            that this threshold lies at 0.5, and they count as absent if the moved presence is below 0.5. With 0 no
-            word is absent. A word with a presence below 0.5 is probably not in the picture.
+        presence: Minimum presence, in [0, 1): a word with a smaller presence counts as absent and gets no pixels. By
+            default only optimised tokens with a presence threshold of their own can count as absent: the presence of
+            such a token is moved so that its threshold lies at 0.5, and the token counts as absent if the moved
+            presence is below 0.5. With 0 no word is absent. A word with a presence below 0.5 is probably not in the
+            picture.
         crf: Whether a dense CRF makes masks follow the picture's edges: True, False or `CrfOptions`.
-        ignore: Half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose best score is in
-            this range are undecided and get the label 255. Training on the label map should ignore them.
+        ignore: Undecided margin: half the width of a range of scores around the threshold, in [0, 0.5). Pixels whose
+            best score is in this range are undecided and get the label 255; training on the label map should ignore
+            these pixels. (The `ignore` of `annotation_of` is something else: the value of pixels to ignore.)
         min_area: Pieces of the label map with fewer pixels become background.
         max_hole: Holes of up to this many pixels are filled.
 
@@ -77,4 +79,4 @@ class SegmentOptions(MaskOptions, MapOptions):
         every = names_of([*entries_of(words), *contrast_of(self.against)])
         check_different(every)
         if self.strategy == "output":
-            check_rivals(every)
+            check_at_least_two(every)

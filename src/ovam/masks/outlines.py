@@ -1,7 +1,8 @@
 """Outlines of masks as polygons along the edges of pixels, exact or with fewer corners.
 
 Coordinates are (x, y) in pixels from the upper left corner of the image: the first pixel is the square from (0, 0) to
-(1, 1). Seen on a screen, the corners of an outline are in clockwise order, and those of a hole counterclockwise.
+(1, 1). Seen on a screen, the corners of an outline are in clockwise order, and the corners of a hole in
+counterclockwise order.
 """
 
 from collections import defaultdict
@@ -99,7 +100,7 @@ def simplified(ring: Float[np.ndarray, "point 2"], tolerance: float | int) -> Fl
 
     Source:
         Douglas and Peucker, "Algorithms for the reduction of the number of points required to represent a digitized
-        line or its caricature", 1973; here it begins with two corners that lie far apart.
+        line or its caricature", 1973; here the algorithm begins with two corners that lie far apart.
     """
     if tolerance == 0 or len(ring) < 4:
         return ring
@@ -131,12 +132,12 @@ def _distances(
     """Return the distance of each point from the straight line that goes from `start` to `end` and stops there."""
     way = end - start
     length = float(way @ way)
-    along = ((points - start) @ way / length).clip(0, 1) if length else np.zeros(len(points))
-    return np.linalg.norm(points - start - along[:, None] * way, axis=1)
+    part_of_way = ((points - start) @ way / length).clip(0, 1) if length else np.zeros(len(points))
+    return np.linalg.norm(points - start - part_of_way[:, None] * way, axis=1)
 
 
 def _signed_area(ring: RING) -> float:
-    """Return the area within a ring; positive if it runs clockwise as seen on a screen, where y points down."""
+    """Return the area within a ring; positive if the ring runs clockwise as seen on a screen, where y points down."""
     x, y = ring[:, 0], ring[:, 1]
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
@@ -149,13 +150,15 @@ def _pixel_inside(ring: Integer[np.ndarray, "point 2"]) -> tuple[int, int]:
 
 def _rings(mask: Bool[np.ndarray, "height width"]) -> list[Integer[np.ndarray, "point 2"]]:
     """Return all outlines as corners; each ring starts with a horizontal edge and passes no corner twice."""
-    across = {(x1 if side > 0 else x2, y, side): (x2 if side > 0 else x1) for y, x1, x2, side in _straight_edges(mask)}
-    along = {
+    horizontal = {
+        (x1 if side > 0 else x2, y, side): (x2 if side > 0 else x1) for y, x1, x2, side in _straight_edges(mask)
+    }
+    vertical = {
         (x, y2 if side > 0 else y1, -side): (y1 if side > 0 else y2) for x, y1, y2, side in _straight_edges(mask.T)
     }
     rings = list[np.ndarray]()
-    while across:
-        rings += _simple(_walk(across, along))
+    while horizontal:
+        rings += _simple(_walk(horizontal, vertical))
     return rings
 
 
@@ -169,22 +172,22 @@ def _straight_edges(mask: Bool[np.ndarray, "height width"]) -> list[list[int]]:
     return np.stack([rows, firsts, lasts, sides[rows, firsts + 1]], axis=1).tolist()
 
 
-def _walk(across: _Edges, along: _Edges) -> list[tuple[int, int]]:
+def _walk(horizontal: _Edges, vertical: _Edges) -> list[tuple[int, int]]:
     """Remove the edges of one closed line from both tables, and return the corners of the line.
 
-    Horizontal and vertical edges alternate. Where two pixels touch only at a corner, the line turns right. So it
+    Horizontal and vertical edges alternate. Where two pixels touch only at a corner, the line turns right. So the line
     follows the outline of one piece whose pixels share edges.
     """
-    start = next(iter(across))
+    start = next(iter(horizontal))
     x, y, right = start
     corners = list[tuple[int, int]]()
     while True:
         corners.append((x, y))
-        x = across.pop((x, y, right))
+        x = horizontal.pop((x, y, right))
         corners.append((x, y))
-        down = right if (x, y, right) in along else -right
-        y = along.pop((x, y, down))
-        right = -down if (x, y, -down) in across or (x, y, -down) == start else down
+        down = right if (x, y, right) in vertical else -right
+        y = vertical.pop((x, y, down))
+        right = -down if (x, y, -down) in horizontal or (x, y, -down) == start else down
         if (x, y, right) == start:
             return corners
 

@@ -31,9 +31,10 @@ class Reading:
 
     Attributes:
         threshold: A number in [0, 1): pixels whose value, divided by the value of white, is above this number belong to
-            the object. If it is None, the numbers of the mask decide.
+            the object. If it is None, pixels with the number 1, 255 or 65535 are the object
+            (`ovam.masks.mask_like.binary_of`).
         colour: Colour of the object, red, green and blue; None means white.
-        image: File name of the image; in a file with many images it selects the objects of this image.
+        image: File name of the image; in a file with many images, only the objects of this image are read.
     """
 
     threshold: float | None = None
@@ -84,11 +85,14 @@ def of_colour(picture: Image.Image, colour: tuple[int, int, int], what: str) -> 
     return found
 
 
-def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Shaped[np.ndarray, "height width"]:
+def levels_of(
+    picture: Image.Image, what: str, *, palette_as_numbers: bool = True
+) -> Shaped[np.ndarray, "height width"]:
     """Return the grey levels of a mask's picture.
 
-    With `by_number`, if the palette of the picture has colours, return the palette index of each pixel in place of a
-    grey level. If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
+    With `palette_as_numbers`, the palette of a picture only numbers its pixels: if the palette has colours, return the
+    palette index of each pixel in place of a grey level; if the palette has two greys, the lighter grey is the object.
+    If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
 
     Raises:
         AnnotationError: the picture has colours.
@@ -97,7 +101,7 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
         return np.asarray(picture)
     channels = _rgba(picture, what)
     colours, alpha = channels[..., :3], channels[..., 3]
-    if picture.mode == "P" and by_number and (alpha == 255).all() and _spread(colours) > _ALIKE:
+    if picture.mode == "P" and palette_as_numbers and (alpha == 255).all() and _spread(colours) > _ALIKE:
         return np.asarray(picture)  # the palette of a label map, such as Pascal VOC's
     if (alpha < 255).any():
         visible = colours[alpha >= 128]
@@ -113,7 +117,7 @@ def levels_of(picture: Image.Image, what: str, *, by_number: bool = True) -> Sha
         )
     levels = np.rint(colours.mean(-1)).astype(np.uint8)
     greys = np.unique(levels).tolist()
-    if picture.mode == "P" and by_number and len(greys) == 2 and greys[1] - greys[0] >= _APART:
+    if picture.mode == "P" and palette_as_numbers and len(greys) == 2 and greys[1] - greys[0] >= _APART:
         return levels == greys[1]  # a palette may name any two greys; the lighter one is the object
     return levels
 

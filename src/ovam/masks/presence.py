@@ -11,7 +11,9 @@ from ovam.defaults import CHOSEN
 from ovam.maps.result import AttentionMaps
 from ovam.maps.thresholds import BORDER, Thresholds, moved
 
-_STRONGEST = 0.02  # share of the pixels whose mean counts, the highest ones: a small thing covers about as many
+_STRONGEST = 0.02
+"""The mean is taken over this share of the pixels, those with the highest values; a small thing covers about 2 % of a
+picture."""
 _LEAST = 1e-6  # values are clamped this far from 0 and 1, where log-odds are infinite
 _SCALE, _OFFSET = CHOSEN["presence"]["scale"], CHOSEN["presence"]["offset"]
 
@@ -22,18 +24,22 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
     At a pixel, the value of the map is the word's part of the attention; all other attention goes to the other tokens
     of the attribution prompt. The log-odds of the values are averaged over the 2 % of the pixels that have the highest
     values, and corrected for the word's number of tokens (`evidence`). A scale and an offset, which were chosen on
-    validation scenes, turn the result into a probability. The map is not stretched by its own maximum, so the same
-    presence means the same in all pictures of one model. Presence is computed from the maps before refinement
-    (`AttentionMaps.plain`), because the scale and the offset were chosen for such maps.
+    validation scenes, turn the result into a probability.
+
+    The map is not stretched, although masks use stretched maps (`ovam.maps.calibration`): a stretched map reaches 1 in
+    every picture, also in a picture that does not show the word. Raw values are usually lower there. Presence is
+    computed from the maps before refinement (`AttentionMaps.plain`), because the scale and the offset were chosen for
+    such maps.
 
     If an optimised token has a presence threshold of its own, its presence is moved so that this threshold lies at 0.5.
     """
     plain = maps if maps.plain is None else maps.plain
     found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
     shares = {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
-    own = {word: plain.thresholds.get(word, Thresholds()).presence for word in shares}
+    thresholds = {word: plain.thresholds.get(word, Thresholds()).presence for word in shares}
     return {
-        word: float(moved(torch.tensor(share), own[word])) if own[word] else share for word, share in shares.items()
+        word: float(moved(torch.tensor(share), thresholds[word])) if thresholds[word] else share
+        for word, share in shares.items()
     }
 
 
@@ -43,11 +49,12 @@ def absent(maps: AttentionMaps, found: Mapping[str, float], least: float | None)
     Args:
         maps: Maps of the words.
         found: Presence of each word, as `presences` returns it.
-        least: Minimum presence of all words. With None only optimised tokens with a presence threshold can be absent.
+        least: A word with a smaller presence than this is absent. With None, only optimised tokens with a presence
+            threshold can be absent: such a token is absent if its presence, which `presences` has moved, is below 0.5.
     """
     if least is not None:
         return frozenset(word for word, presence in found.items() if presence < least)
-    gated = {word for word, own in maps.thresholds.items() if own.presence is not None}
+    gated = {word for word, thresholds in maps.thresholds.items() if thresholds.presence is not None}
     return frozenset(word for word, presence in found.items() if word in gated and presence < BORDER)
 
 
@@ -56,8 +63,8 @@ def evidence(word_map: Float[Tensor, "height width"], tokens: int = 1) -> float:
 
     Args:
         word_map: Map of a word before calibration.
-        tokens: Number of the word's tokens. A word of more tokens gets more attention in any picture; the result is
-            corrected for this.
+        tokens: Number of the word's tokens. In any picture, a word gets more attention if it has more tokens; the
+            result is corrected for this.
     """
     strongest = max(1, int(_STRONGEST * word_map.numel()))
     shares = word_map.flatten().topk(strongest).values.clamp(_LEAST, 1 - _LEAST)

@@ -27,8 +27,9 @@ class Segmentation:
     """Masks of words at the image's size.
 
     `result["cat"]` is the mask of one word: the pixels where its score is above the threshold, whatever the scores of
-    the other words are. So masks may overlap. The scores themselves depend on the other words in three cases: the words
-    share one attribution prompt, a CRF was used, or the strategy is "output".
+    the other words are. So masks may overlap. The scores themselves depend on the other words in four cases: the words
+    share one attribution prompt, a CRF was used, the strategy is "output", or there are contrast words (`against`),
+    which lower the scores.
 
     In `labels` each pixel has at most one word. `instances`, `overlay` and the exports of objects use `labels`.
 
@@ -109,7 +110,7 @@ class Segmentation:
         return {word: polygons_of(mask.cpu().numpy(), tolerance=tolerance) for word, mask in self.masks.items()}
 
     def boxes(self) -> dict[str, Box | None]:
-        """Return the box around each word's mask, (x, y, width, height) in pixels as in COCO; None if it is empty."""
+        """Return the box around each mask, (x, y, width, height) in pixels as in COCO; None for an empty mask."""
         return {word: box_of(mask.cpu().numpy()) for word, mask in self.masks.items()}
 
     def rle(self) -> dict[str, Rle]:
@@ -185,7 +186,7 @@ class Segmentation:
         """Return the objects to write.
 
         Raises:
-            OptionError: one of the objects belongs to another result.
+            OptionError: one of the objects has a word or an image size that this result does not have.
         """
         if instances is None:
             return self.instances()

@@ -7,10 +7,10 @@ from scipy import ndimage
 from ovam.masks.regions import pieces
 
 NECK = 0.6
-"""A piece is cut at a narrow place if half the width there is at most this number times the radius of the smaller of
-the two parts that the place connects."""
+"""Two parts of a piece are separated if no circle larger than this share of the smaller part's radius fits through the
+place between the parts; `split_at_necks` says what the radius of a part is."""
 
-_LEAST_RADIUS = 2.0  # pixels; parts with a smaller radius do not count: they come from an uneven outline
+_LEAST_RADIUS = 2.0  # pixels; a part with a smaller radius does not count, because it comes from an uneven outline
 _STEPS = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), dtype=bool)
 _LEVELS = 64  # number of distances from the outline that are tried; more take longer and find no other necks
 
@@ -18,8 +18,9 @@ _LEVELS = 64  # number of distances from the outline that are tried; more take l
 def split_at_necks(piece: Bool[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width"]:
     """Cut one connected piece at its necks, and give each pixel to the nearest part.
 
-    The radius of a part is that of the largest circle inside it. Two parts are separated if both radii are at least 2
-    pixels, and if no circle with more than `NECK` times the smaller radius can pass from one part to the other.
+    The radius of a part is the radius of the largest circle inside the part. Two parts are separated if both radii are
+    at least 2 pixels, and if no circle whose radius is above `NECK` times the smaller radius can pass from one part to
+    the other.
 
     Args:
         piece: The pixels of one connected piece.

@@ -1,4 +1,4 @@
-"""Read masks from annotation files with many images or classes: those of COCO and labelme."""
+"""Read masks from annotation files with many images or classes: files of COCO and labelme."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -50,11 +50,11 @@ def _coco(
     _check_size(chosen, ("height", "width"), size, what)
     names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
     there = [entry for entry in content["annotations"] if entry["image_id"] == chosen["id"]]
-    own = [entry for entry in there if names[entry["category_id"]].casefold() == category.casefold()]
-    if not own:
+    of_category = [entry for entry in there if names[entry["category_id"]].casefold() == category.casefold()]
+    if not of_category:
         found = [names[entry["category_id"]] for entry in there]
         raise _without(category, chosen["file_name"], found, what)
-    masks = [segmentation_mask(entry["segmentation"], size, what) for entry in own]
+    masks = [segmentation_mask(entry["segmentation"], size, what) for entry in of_category]
     return np.logical_or.reduce(masks)
 
 
@@ -64,8 +64,8 @@ def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> 
         if len(images) == 1:
             return images[0]
         raise AnnotationError(
-            f"{what} is a file of {len(images)} images: expected the name of one; give it with "
-            "ovam.masks.annotations.annotation_of(..., image='name.jpg'), and pass the result in place of the masks"
+            f"{what} is a file of {len(images)} images: expected the name of one image; choose one with masks = "
+            "ovam.masks.annotations.annotation_of(..., image='name.jpg'), then give `masks` to the function you called"
         )
     path = PurePosixPath(name)
     for part in ("name", "stem"):
@@ -86,10 +86,10 @@ def _labelme(
     content: Mapping[str, Any], category: str, size: tuple[int, int], what: str
 ) -> Bool[np.ndarray, "height width"]:
     _check_size(content, ("imageHeight", "imageWidth"), size, what)
-    own = [shape for shape in content["shapes"] if str(shape["label"]).casefold() == category.casefold()]
-    if not own:
+    of_category = [shape for shape in content["shapes"] if str(shape["label"]).casefold() == category.casefold()]
+    if not of_category:
         raise _without(category, content.get("imagePath"), [str(shape["label"]) for shape in content["shapes"]], what)
-    return polygon_mask([_outline(shape, what) for shape in own], size)
+    return polygon_mask([_outline(shape, what) for shape in of_category], size)
 
 
 def _outline(shape: Mapping[str, Any], what: str) -> list[Any]:

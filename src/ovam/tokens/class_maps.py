@@ -43,9 +43,9 @@ def class_maps(trace: Trace, vectors: Embedding, half: Half = "cond") -> ClassMa
     blocks, names = trace.blocks, tuple(trace.blocks)
     prompt = AttributionPrompt("", tuple(f"row {i}" for i in range(len(vectors))), ())
 
-    def of_calls(rows: Embedding, entries: slice, call: int) -> tuple[Tensor, ...]:
+    def of_calls(rows: Embedding, kept_range: slice, call: int) -> tuple[Tensor, ...]:
         keys = keys_of(trace.text, [TokenEmbedding(rows, prompt, trace.text.space)], names, call, half)
-        return tuple(share_sums(blocks[name].query[half][:, entries], key, blocks[name].scale) for name, key in keys)
+        return tuple(share_sums(blocks[name].query[half][:, kept_range], key, blocks[name].scale) for name, key in keys)
 
     groups = key_groups(trace.text, trace.calls)
     if len(groups) > 1 and torch.is_grad_enabled() and vectors.requires_grad:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovam.checks import listed
 from ovam.errors import AnnotationError, MissingBlockError, NotFiniteError, OptionError, SpaceMismatchError
-from ovam.keywords import of_two
+from ovam.keywords import options_as_keywords
 from ovam.maps.compute import half_of
 from ovam.masks.annotations import Annotation, MaskLike, annotation_of
 from ovam.precision import float32
@@ -96,7 +96,7 @@ def fit_tokens(
     return TokenSet((TokenGroup(names, vectors, calibrations, fit, options.licence),), space)
 
 
-optimize_tokens = of_two(FitOptions, name="optimize_tokens")(fit_tokens)
+optimize_tokens = options_as_keywords(FitOptions, name="optimize_tokens")(fit_tokens)
 """`fit_tokens` with its options as keywords."""
 
 

@@ -24,7 +24,8 @@ def without_padding(tokenizer: Any, read: Sequence[int]) -> list[int]:
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    # some tokenizers pad with the end token: then the first of those at the close is the end token, part of the text
+    # Some tokenizers use the end token as padding. Then the first of the end tokens at the end of the list is the real
+    # one, and it belongs to the text.
     return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]
 
 
@@ -73,9 +74,11 @@ def tokens_read(reader: Any, texts: Sequence[str]) -> list[dict[str, list[int]]]
     """
     found = list[dict[str, list[int]]]()
     for part in _tokenizer_parts(reader):
-        own = {text: without_padding(part.tokenizer, part.read[text]) for text in texts if text in part.read}
-        cut = {text: list(part.tokenizer(text, truncation=False, verbose=False).input_ids) for text in own}
-        found.append({text: ids for text, ids in own.items() if ids != cut[text]})
+        read_by_run = {text: without_padding(part.tokenizer, part.read[text]) for text in texts if text in part.read}
+        without_pipeline = {
+            text: list(part.tokenizer(text, truncation=False, verbose=False).input_ids) for text in read_by_run
+        }
+        found.append({text: ids for text, ids in read_by_run.items() if ids != without_pipeline[text]})
     return found
 
 

@@ -9,10 +9,19 @@ from ovam.errors import MissingBlockError, OptionError
 from ovam.shapes import Grid
 
 BlockChoice = str | int | Iterable[str | int | Grid] | None
-"""Chooses blocks: a module path or its beginning, a grid height, a size relative to the finest grid ("1/4"), or "all",
-every block but the coarse middle one of a UNet; or a list of these. A list may also contain grids (height, width)."""
+"""Chooses blocks. It is one of these, or a list of these:
+
+* a module path or its beginning ("up_blocks.1");
+* a grid height (16);
+* a size relative to the finest grid ("1/4");
+* "all", which means all blocks except those in a UNet's coarse "mid_block";
+* in a list also a grid, (height, width).
+
+None leaves the choice to the function: maps then use every kept block, and a capture keeps the model's default blocks.
+"""
 
 ALL = "all"
+"""The choice of all blocks except those in a UNet's coarse "mid_block"."""
 
 _SHARE = re.compile(r"1/(\d{1,4})")
 
@@ -42,7 +51,7 @@ def choose_blocks(grids: Mapping[str, Grid], choice: BlockChoice) -> tuple[str, 
 
 
 def checked_blocks(choice: BlockChoice) -> BlockChoice:
-    """Check a choice of blocks. Return it with `int` in place of NumPy integers, and with a list in place of an
+    """Check a choice of blocks. Return the choice with `int` in place of NumPy integers, and with a list in place of an
     iterator.
 
     Raises:
@@ -77,7 +86,7 @@ def _entries_of(grids: Mapping[str, Grid], choice: str | int | Iterable[str | in
     A tuple of two numbers is one grid if the model has this grid; otherwise the numbers are two grid heights.
 
     Raises:
-        OptionError: the model has both, and they name different blocks.
+        OptionError: the model has the grid and both grid heights, and the grid names other blocks than the heights.
     """
     if isinstance(choice, str | int):
         return [choice]
@@ -108,7 +117,8 @@ def share_of(grid: Grid, finest: Grid) -> int:
     the ratio of the sides is not exactly a power of two; then n is the nearest power of two.
 
     A grid that a paper names for one model can be written as 1/n, and then be used for other models and picture sizes.
-    Example: Stable Diffusion at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about it means "1/4".
+    Example: Stable Diffusion at 512 pixels has the finest grid 64 x 64, so "16 x 16" in a paper about this model means
+    "1/4".
     """
     return int(2 ** round(math.log2(math.prod(finest) / math.prod(grid)) / 2))
 

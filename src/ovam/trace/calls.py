@@ -1,14 +1,14 @@
 """Denoiser calls: what a trace stores about each call, and how to choose some of them.
 
-Three numbers tell which call is meant. All modules use these names for them:
+Three numbers tell which call is meant. All modules use these names for the three numbers:
 
 * call index: the position of the call among all calls of the run, kept or not (`Call.index`).
 * step: the index of the call's noise level (`Call.step`). With schedulers such as Heun and PNDM, several calls share a
   step.
-* entry: the position of the call among the kept calls (`Trace.calls`). The axis `step` of a stored tensor has one entry
-  per kept call.
+* kept index: the position of the call among the kept calls (`Trace.calls`). It is also the position of the call on the
+  axis `step` of a stored tensor.
 
-If a run makes one call per step and keeps steps 3 and 5, then call index 5 is step 5 and entry 1.
+If a run makes one call per step and keeps steps 3 and 5, then call index 5 is step 5 and kept index 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,19 +54,19 @@ def step_numbers(steps: StepChoice) -> frozenset[int] | Literal["middle"] | None
         return None
     if isinstance(steps, str) and steps == "middle":
         return "middle"
-    one: object = steps
-    entries = [integer(one)] if not isinstance(one, Iterable) else [integer(step) for step in one]
-    numbers = frozenset(entry for entry in entries if entry is not None)
-    if None in entries or any(number < 0 for number in numbers):
+    choice: object = steps
+    given = [integer(choice)] if not isinstance(choice, Iterable) else [integer(step) for step in choice]
+    numbers = frozenset(number for number in given if number is not None)
+    if None in given or any(number < 0 for number in numbers):
         raise OptionError(f"steps={steps!r}: expected step numbers, such as range(10, 20), or 'middle'")
     return numbers
 
 
 def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["middle"]) -> list[int]:
-    """Return the entries of the chosen steps: for each call of a chosen step, its position in `calls`.
+    """Return the kept indices of the chosen steps: for each call of a chosen step, its position in `calls`.
 
     Raises:
-        MissingStepError: no call belongs to a chosen step.
+        MissingStepError: a chosen step has no call in this trace, or `steps` is empty.
         OptionError: `steps` is not a choice of steps.
     """
     kept = sorted({call.step for call in calls})
@@ -74,8 +74,13 @@ def choose_steps(calls: Sequence[Call], steps: int | Iterable[int] | Literal["mi
     if wanted == "middle":
         wanted = frozenset(kept[len(kept) // 2 : len(kept) // 2 + 1])
     assert isinstance(wanted, frozenset)
+    if not wanted:
+        raise MissingStepError(
+            f"steps=[] chooses no step: expected at least one step number from these: {ranges(kept)}; with steps=None "
+            "all steps are used"
+        )
     missing = wanted.difference(kept)
-    if missing or not wanted:
+    if missing:
         raise MissingStepError(
             f"step {sorted(missing)} is not in this trace: expected step numbers from these: {ranges(kept)}; "
             "capture with steps=None to keep every step"

@@ -16,7 +16,7 @@ from ovam.tensor_file import Format, read_file, type_name, write_file
 from ovam.trace.calls import Call, Half
 from ovam.trace.header import check_trace, damage_reported
 from ovam.trace.quantised import Stored, from_named, named_tensors
-from ovam.trace.static_text import opened
+from ovam.trace.static_text import static_text_of
 from ovam.trace.text_side import SavedText, SavesItself, TextFile, TextSide
 from ovam.trace.trace import BlockPart, BlockTrace, Source, Trace
 
@@ -39,8 +39,8 @@ def _read(file: TextFile) -> TextSide:
 
     Model libraries are imported only if the user gave a model or the file needs one.
     """
-    if file.text is None and file.about["projections"] == "inside":
-        return opened(file)
+    if file.text_encoder is None and file.about["projections"] == "inside":
+        return static_text_of(file)
     from ovam.text_sides import read_text_side
 
     return read_text_side(file)
@@ -63,7 +63,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     Raises:
         TraceFileError: the folder does not exist, or the file would be unreadable.
     """
-    text = _saved_text(trace, path)
+    saved_text = _saved_text(trace, path)
     header = {
         "format": FORMAT.name,
         "format_version": FORMAT.version if trace.dtype == torch.int8 else FORMAT_WITHOUT_INT8,
@@ -76,7 +76,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         ],
         "halves": list(trace.halves),
         "dtype": None if trace.dtype is None else type_name(trace.dtype),
-        "text": dict(text.about),
+        "text": dict(saved_text.about),
     }
     parts = {kind: [_about(part) for part in blocks.values()] for kind, blocks in trace.parts.items() if blocks}
     if "self_attention" in parts:
@@ -85,7 +85,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         header["self_attention"] = parts.pop("self_attention")
     if parts:
         header["parts"] = parts
-    tensors = _tensors(trace, text.tensors)
+    tensors = _tensors(trace, saved_text.tensors)
     try:
         check_trace(header, tensors, READERS)
     except ValueError as error:
@@ -141,14 +141,14 @@ def _saved_text(trace: Trace, path: str | Path) -> SavedText:
     Raises:
         TraceFileError: the text side can't be written, or no reader is known for its kind.
     """
-    own = [words for words in (trace.source.prompt, trace.source.negative_prompt) if words is not None]
-    text = trace.text
-    saved = text.saved(trace.blocks, own) if isinstance(text, SavesItself) else None
+    prompts_of_run = [text for text in (trace.source.prompt, trace.source.negative_prompt) if text is not None]
+    side = trace.text
+    saved = side.saved(trace.blocks, prompts_of_run) if isinstance(side, SavesItself) else None
     if saved is None or saved.about.get("kind") not in READERS:
-        kind = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
+        reason = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
         raise TraceFileError(
-            f"{path} can't be written: the trace's text side is a {type(text).__name__}, which could not be read from "
-            f"the file ({kind}): expected a text side of ovam, or one with `saved` and a reader in "
+            f"{path} can't be written: the trace's text side is a {type(side).__name__}, which could not be read from "
+            f"the file ({reason}): expected a text side of ovam, or one with `saved` and a reader in "
             "ovam.trace.file.READERS"
         )
     return saved
@@ -159,16 +159,16 @@ def load_trace(path: str | Path, text: object = None) -> Trace:
 
     Args:
         path: A file that `save_trace` wrote.
-        text: The text encoder for late words, which are words that are asked for after the run: a pipeline, the folder
-            of a pipeline, or a model name such as "mini". With None the trace accepts embeddings only. If `text` is a
-            folder, usually only its text encoder is read. The whole model is read in two cases: the file does not store
-            the key projections, or the model has joint attention (image and text tokens in one attention, as in SD3 and
-            FLUX). Nothing in the file can cause a download.
+        text: The model whose text encoder reads late words, which are words that are asked for after the run: a
+            pipeline, the folder of a pipeline, or a model name such as "mini". With None the trace accepts embeddings,
+            but no texts. If `text` is a folder, usually only the text encoder in this folder is read. The whole model
+            is read in two cases: the file does not store the key projections, or the model has joint attention (image
+            and text tokens in one attention, as in SD3 and FLUX). Nothing in the file can cause a download.
 
     Raises:
         TraceFileError: the file is missing or damaged, is not a trace, or has a newer format.
-        NoTextEncoderError: `text` is None, but the file needs the model: it refers to the model's key projections, or
-            the model has joint attention, in which late words run through the model.
+        NoTextEncoderError: `text` is None, but the file needs the model: the file only refers to the model's key
+            projections, or the model has joint attention, in which late words run through the model.
         ModelNotFoundError: `text` does not name a model.
         SpaceMismatchError: the trace was made with another text encoder, or with another model.
     """

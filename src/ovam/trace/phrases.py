@@ -23,14 +23,17 @@ class Reads(Protocol):
 class ReadsMany(Protocol):
     """Can turn several phrases into vectors in one run of the text encoder.
 
-    This is faster, because the encoder's weights are read from memory only once.
+    One run is faster than several runs, because the encoder's weights are read from memory only once.
     """
 
     def embed_phrases(self, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]: ...
 
 
-def embed_phrases(text: Reads, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
-    """Return `text.embed(phrase, as_phrase=True)` for each phrase, in one run of the encoder if `text` can do that."""
-    if isinstance(text, ReadsMany):
-        return text.embed_phrases(phrases, padded=padded)
-    return [text.embed(phrase, as_phrase=True, padded=padded) for phrase in phrases]
+def embed_phrases(reader: Reads, phrases: Sequence[str], *, padded: bool = False) -> list[TokenEmbedding]:
+    """Return `reader.embed(phrase, as_phrase=True)` for each phrase.
+
+    If the reader is a `ReadsMany`, the text encoder runs only once.
+    """
+    if isinstance(reader, ReadsMany):
+        return reader.embed_phrases(phrases, padded=padded)
+    return [reader.embed(phrase, as_phrase=True, padded=padded) for phrase in phrases]

@@ -2,7 +2,7 @@
 
 The scale of a channel is the largest magnitude of its numbers over all pixels, divided by 127. So rounding changes a
 number by at most half of the scale. All pixels of one head and step have the same scales. So, when queries are read,
-one multiplication of the integers by the scales makes floats of them.
+one multiplication by the scales turns the integers into floats.
 
 One could multiply the keys by the scales instead. ovam does not do this: each step has its own scales, so queries of
 several steps could no longer be handled together.
@@ -53,7 +53,10 @@ class Quantised:
         return self.values.nbytes + self.scale.nbytes
 
     def __getitem__(self, index: Any) -> "Quantised":
-        """Return a part. `index` may be numbers or slices for head and step, and a slice for the pixels."""
+        """Return a part.
+
+        For head and step, `index` may be numbers, slices or a tensor of numbers; for the pixels it may be a slice.
+        """
         head_and_step = index[:2] if isinstance(index, tuple) else index
         return Quantised(self.values[index], self.scale[head_and_step])
 

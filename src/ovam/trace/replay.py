@@ -38,7 +38,7 @@ class ImageStream:
 
 
 @dataclass(frozen=True, eq=False)
-class TextRows:
+class TextKeysAndOutputs:
     """Keys and attention outputs of a text's tokens in one joint-attention block, float32.
 
     Attributes:
@@ -55,7 +55,7 @@ class TextRows:
 class TextStream(Protocol):
     """The text tokens of one attribution prompt on their way through the denoiser."""
 
-    def enter(self, block: str, image: ImageStream) -> TextRows:
+    def enter(self, block: str, image: ImageStream) -> TextKeysAndOutputs:
         """Run all tokens through the next block; blocks must be entered in the order in which the model runs them."""
         ...
 
@@ -77,10 +77,10 @@ class BlockReplay:
     value: Mapping[Half, Stored] = field(repr=False)
     conditioning: Mapping[Half, Float[Tensor, "step channel"]] = field(repr=False)
 
-    def at(self, entry: int, half: Half) -> ImageStream:
-        """Return the image stream at one entry of the step axis; `ovam.trace.calls` explains entries."""
-        key, value = (floats(part[half][:, entry]) for part in (self.key, self.value))
-        return ImageStream(key, value, self.conditioning[half][entry])
+    def at(self, kept_index: int, half: Half) -> ImageStream:
+        """Return the image stream at one kept index (`ovam.trace.calls`)."""
+        key, value = (floats(part[half][:, kept_index]) for part in (self.key, self.value))
+        return ImageStream(key, value, self.conditioning[half][kept_index])
 
     @property
     def nbytes(self) -> int:
@@ -93,8 +93,8 @@ class Replay:
 
     Attributes:
         blocks: Image data by module path, in the order in which the model runs the blocks, without a gap.
-        calls: The kept denoiser calls. A text can be run at one call without the other calls, so a capture may keep
-            any of them.
+        calls: The kept denoiser calls. The replay of a text at one call needs no data of other calls, so a capture may
+            keep any subset of the calls.
     """
 
     blocks: Mapping[str, BlockReplay] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Replay:
         """Return the image stream in one block at one denoiser call; `call` is a call index (`ovam.trace.calls`).
 
         Raises:
-            MissingBlockError: the block comes after the kept ones.
+            MissingBlockError: the block comes after the last kept block.
             MissingStepError: the call was not kept.
             NothingCapturedError: this half of guidance was not kept.
         """
@@ -130,18 +130,18 @@ class Replay:
             )
         return self.blocks[block].at(indices.index(call), half)
 
-    def select(self, names: Iterable[str], entries: Sequence[int] | None) -> "Replay":
-        """Return a `Replay` with only the data that a text needs in these blocks, at these entries of the step axis.
+    def select(self, names: Iterable[str], kept_indices: Sequence[int] | None) -> "Replay":
+        """Return a `Replay` with only the data that a text needs in these blocks, at these kept indices.
 
         To reach a block, a text must first run through all earlier blocks. So the image data of all blocks up to the
-        last named block stays. If `entries` is None, all entries stay.
+        last named block stays. If `kept_indices` is None, the data of all calls stays.
         """
         order = list(self.blocks)
         last = max((order.index(name) for name in names if name in order), default=-1)
         kept = {name: self.blocks[name] for name in order[: last + 1]}
-        if entries is None:
+        if kept_indices is None:
             return Replay(kept, self.calls)
-        index = torch.tensor(entries)
+        index = torch.tensor(kept_indices)
         fewer = {
             name: BlockReplay(
                 {half: key[:, index] for half, key in block.key.items()},
@@ -150,9 +150,11 @@ class Replay:
             )
             for name, block in kept.items()
         }
-        return Replay(fewer, tuple(self.calls[i] for i in entries))
+        return Replay(fewer, tuple(self.calls[i] for i in kept_indices))
 
-    def rows(self, stream: TextStream, blocks: Iterable[str], call: int, half: Half) -> Iterator[tuple[str, TextRows]]:
+    def keys_and_outputs(
+        self, stream: TextStream, blocks: Iterable[str], call: int, half: Half
+    ) -> Iterator[tuple[str, TextKeysAndOutputs]]:
         """Run a text through the kept blocks once, at one call index.
 
         For each block in `blocks`, yield its name and the keys and outputs of the text there, in the order in which the
@@ -161,11 +163,11 @@ class Replay:
         Raises:
             MissingBlockError, MissingStepError, NothingCapturedError: see `image`.
         """
-        left = set(blocks)
-        for name in [*self.blocks, *sorted(left - set(self.blocks))]:
-            if not left:
+        remaining = set(blocks)
+        for name in [*self.blocks, *sorted(remaining - set(self.blocks))]:
+            if not remaining:
                 return
-            rows = stream.enter(name, self.image(name, call, half))
-            if name in left:
-                left.discard(name)
-                yield name, rows
+            found = stream.enter(name, self.image(name, call, half))
+            if name in remaining:
+                remaining.discard(name)
+                yield name, found

@@ -23,7 +23,7 @@ CAPTION = "caption_projection"
 """Name of PixArt's module between text encoder and blocks. In `StaticText.projections` the names of its weights begin
 with this name."""
 PROJECTIONS_INSIDE = 32 * 2**20
-"""If the key projections have at most this many bytes, a trace file stores them; otherwise it refers to the model."""
+"""A trace file stores the key projections if they have at most this many bytes; otherwise it refers to the model."""
 
 log = logging.getLogger("ovam")
 
@@ -42,7 +42,8 @@ class StaticText:
 
     A block makes its keys with one linear layer, its key projection (`to_k` in diffusers), from the text encoder's
     output. The text side has its own copy of the key projections, so that a trace always uses the weights of its run.
-    Without a `reader`, as in a trace that was loaded without a text encoder, it accepts embeddings but no texts.
+    Without a `reader`, as in a trace that was loaded without a text encoder, the text side accepts embeddings but no
+    texts.
 
     Attributes:
         projections: Weights by name. The matrix of a block, of shape (head * head_dim, width), has the block's name.
@@ -110,8 +111,8 @@ class StaticText:
     def keys(self, embedding: Embedding, block: str, call: int, half: Half = "cond") -> Key:
         """Return the keys of some vectors in one block, split into heads, in float32.
 
-        They are made with the block's key projection; in PixArt the caption projection is applied first. The keys are
-        the same at every call and in both halves of guidance.
+        The keys are made with the block's key projection; in PixArt the caption projection is applied first. The keys
+        are the same at every call and in both halves of guidance.
         """
         if embedding.shape[-1] != self.space.width:
             raise SpaceMismatchError(
@@ -163,8 +164,8 @@ class StaticText:
         return SavedText(about, named if inside else {})
 
 
-def opened(file: TextFile, reader: TextReader | None = None) -> StaticText:
-    """Return the text side of a file that stores the key projections; without a reader it accepts no texts.
+def static_text_of(file: TextFile, reader: TextReader | None = None) -> StaticText:
+    """Return the text side of a file that stores the key projections; without a reader the text side accepts no texts.
 
     Raises:
         TraceFileError: the projections are damaged.

@@ -54,10 +54,11 @@ class TokenEmbedding:
         vectors: What keys are made from: one vector per token.
         prompt: The text and its tokens.
         space: Space of the vectors.
-        own: Positions of the vectors that belong to `prompt.tokens`; None if all vectors do. In joint attention (image
-            and text tokens in one attention) the model always runs the padded text, so `vectors` include the padding.
-            The padding is removed only after the model has run, when the keys or outputs of the prompt's tokens are
-            taken (`taken`). With `padded=True`, `own` is None, and no padding is removed.
+        own: For each token in `prompt.tokens`, the position of its vector in `vectors`; None if `vectors` has exactly
+            these vectors. In joint attention (image and text tokens in one attention) the model always runs the padded
+            text, so `vectors` include the padding. After the model has run, `taken` removes the padding from the keys
+            or outputs. With `padded=True`, the padding belongs to `prompt.tokens`: `own` is None, and nothing is
+            removed.
     """
 
     vectors: Embedding
@@ -66,11 +67,14 @@ class TokenEmbedding:
     own: tuple[int, ...] | None = None
 
     def taken_rows(self) -> Embedding:
-        """Return the vectors of the prompt's tokens, without the padding."""
+        """Remove the padding from the vectors: return one vector for each of the prompt's tokens."""
         return self.vectors if self.own is None else self.vectors[list(self.own)]
 
     def taken(self, key: Key) -> Float[Tensor, "head own head_dim"]:
-        """Return the keys of the prompt's tokens, without the padding; `key` holds the keys of all vectors."""
+        """Remove the padding from the keys of all vectors: return one key for each of the prompt's tokens.
+
+        This works for attention outputs, too.
+        """
         return key if self.own is None else key[:, list(self.own)]
 
 
@@ -84,8 +88,8 @@ class TextSide(Protocol):
     Late words are words that are asked for after the run. `kind` says how exact their keys are. `static` keys depend on
     the text alone (UNet, PixArt), so the keys of late words are exact. For `replayed` keys (SD3, FLUX), the text tokens
     run through the blocks again, with the stored image keys and values (`ovam.trace.replay`). For the generation
-    prompt, which is the prompt of the run, this gives the keys of the run. For other words, it gives the keys that the
-    blocks compute for them while the image stays as it was in the run.
+    prompt, which is the prompt of the run, this gives the keys of the run. For other words, this gives the keys that
+    the blocks compute for these words while the image stays as it was in the run.
     """
 
     @property
@@ -117,7 +121,7 @@ class ReplayedSide(TextSide, Protocol):
     @property
     def replay(self) -> Replay: ...
 
-    def over(self, replay: Replay) -> "ReplayedSide":
+    def with_replay(self, replay: Replay) -> "ReplayedSide":
         """Return the same text side with another replay, for example with a replay of fewer blocks."""
         ...
 
@@ -200,13 +204,14 @@ class TextFile:
         path: Path of the file, for error messages.
         header: Header of the file.
         tensors: Tensors of the file, by name.
-        text: What the user gave to read late words: a pipeline, a folder, a model name, or None.
+        text_encoder: The model whose text encoder reads late words, as the user gave it: a pipeline, a folder, a model
+            name, or None.
     """
 
     path: Path
     header: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-    text: object
+    text_encoder: object
 
     @property
     def about(self) -> Mapping[str, Any]:

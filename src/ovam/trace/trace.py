@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ovam.errors import NothingCapturedError
-from ovam.keywords import of_two
+from ovam.keywords import options_as_keywords
 from ovam.maps.options import MapOptions
 from ovam.maps.words import Listed, Words
 from ovam.masks.options import SegmentOptions
@@ -61,9 +61,9 @@ class BlockTrace:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (*self.query.values(), *self.output.values()))
 
-    def at(self, entries: Sequence[int]) -> "BlockTrace":
-        """Return the block with only these entries of the step axis; `ovam.trace.calls` explains entries."""
-        index = torch.tensor(entries)
+    def at(self, kept_indices: Sequence[int]) -> "BlockTrace":
+        """Return the block with only the data of the calls with these kept indices (`ovam.trace.calls`)."""
+        index = torch.tensor(kept_indices)
         query, output = ({half: part[:, index] for half, part in kept.items()} for kept in (self.query, self.output))
         return replace(self, query=query, output=output)
 
@@ -98,14 +98,14 @@ class BlockPart:
     def nbytes(self) -> int:
         return sum(values.nbytes for values in self.values.values())
 
-    def at(self, entries: Sequence[int]) -> "BlockPart":
-        """Return the part with only these entries of the step axis.
+    def at(self, kept_indices: Sequence[int]) -> "BlockPart":
+        """Return the part with only the data of the calls with these kept indices (`ovam.trace.calls`).
 
         The part must not be an average. A part of the last call is returned unchanged.
         """
         if self.last:
             return self
-        index = torch.tensor(entries)
+        index = torch.tensor(kept_indices)
         values = {half: part[:, index] if part.ndim == 4 else part[index] for half, part in self.values.items()}
         return replace(self, values=values)
 
@@ -130,12 +130,13 @@ class Trace:
     Glossary:
         text side: the part of a trace that turns text into keys (`ovam.trace.text_side`).
         generation prompt: the prompt that the picture was made with.
-        attribution prompt: a text for which maps are made. At each pixel the attention is divided among its tokens.
+        attribution prompt: a text for which maps are made. At each pixel the attention is divided among
+            the tokens of this text.
         late words: words that are asked for after the run.
         half of guidance: "cond", the pass of the denoiser with the prompt, or "uncond", the pass with the negative or
             empty prompt.
         joint attention: one attention over the tokens of image and text together, as in SD3 and FLUX.
-        contrast words: words of the option `against`. Pixels where one of them is stronger become background.
+        contrast words: the words of the option `against`. Pixels where a contrast word is stronger become background.
         presence: the probability that the picture shows a word at all (`ovam.masks.presence`).
 
     Shapes (`ovam.shapes` explains the axes):
@@ -235,8 +236,8 @@ class Trace:
 
         Args:
             blocks: Module paths or their beginnings, grid heights (16), grids ([(16, 24)]), or sizes relative to the
-                finest grid, which is the grid with the most pixels: "1/4" means that each side is 1/4 as long. None
-                keeps all blocks.
+                finest grid, which is the grid with the most pixels: "1/4" means that each side is 1/4 as long. "all"
+                leaves out the blocks in a UNet's coarse "mid_block". None keeps all blocks.
             steps: One step number, several of them, or "middle" for the middle step; None keeps all steps.
 
         Raises:
@@ -248,26 +249,26 @@ class Trace:
         kept = {name: self.blocks[name] for name in names}
         if steps is None:
             return replace(self, blocks=kept, text=self._text_of(names, None))
-        entries = choose_steps(self.calls, steps)
-        fewer = {name: block.at(entries) for name, block in kept.items()}
-        calls, text = tuple(self.calls[i] for i in entries), self._text_of(names, entries)
-        parts = self.parts if calls == self.calls else _parts_at(self.parts, entries, len(self.calls) - 1)
+        kept_indices = choose_steps(self.calls, steps)
+        fewer = {name: block.at(kept_indices) for name, block in kept.items()}
+        calls, text = tuple(self.calls[i] for i in kept_indices), self._text_of(names, kept_indices)
+        parts = self.parts if calls == self.calls else _parts_at(self.parts, kept_indices, len(self.calls) - 1)
         return replace(self, blocks=fewer, calls=calls, text=text, parts=parts)
 
-    def _text_of(self, names: Sequence[str], entries: Sequence[int] | None) -> TextSide:
+    def _text_of(self, names: Sequence[str], kept_indices: Sequence[int] | None) -> TextSide:
         """Return the text side of a selection, without the image keys and values that it does not need."""
         if not isinstance(self.text, ReplayedSide):
             return self.text
-        return self.text.over(self.text.replay.select(names, entries))
+        return self.text.with_replay(self.text.replay.select(names, kept_indices))
 
-    @of_two(MapOptions)
+    @options_as_keywords(MapOptions)
     def maps(self, words: Words, options: MapOptions) -> "AttentionMaps":
         """Return attention maps of any words; see `ovam.maps.compute.attention_maps`."""
         from ovam.maps.compute import attention_maps
 
         return attention_maps(self, words, options)
 
-    @of_two(SegmentOptions)
+    @options_as_keywords(SegmentOptions)
     def segment(self, words: Listed, options: SegmentOptions) -> "Segmentation":
         """Return masks and a label map of a list of words; see `ovam.masks.masks.segment`.
 
@@ -286,7 +287,9 @@ class Trace:
 
     @staticmethod
     def load(path: str | Path, text: object = None) -> "Trace":
-        """Read a trace from a file; see `ovam.trace.file.load_trace`."""
+        """Read a trace from a file. `text` is the model whose text encoder reads new words: a pipeline, the folder of a
+        pipeline, or a model name such as "mini"; see `ovam.trace.file.load_trace`.
+        """
         from ovam.trace.file import load_trace
 
         return load_trace(path, text)
@@ -308,17 +311,17 @@ class Trace:
 
 
 def _parts_at(
-    parts: Mapping[str, Mapping[str, BlockPart]], entries: Sequence[int], last: int
+    parts: Mapping[str, Mapping[str, BlockPart]], kept_indices: Sequence[int], last: int
 ) -> dict[str, dict[str, BlockPart]]:
-    """Return the parts with only these denoiser calls.
+    """Return the parts with only the data of the calls with these kept indices (`ovam.trace.calls`).
 
     A kind of parts is left out if its values are averages over all calls. It is also left out if its values come from
-    the last call, and the entry `last` is not in `entries`.
+    the last call, whose kept index is `last`, and this call is not chosen.
     """
     left_out = {
         kind
         for kind, blocks in parts.items()
-        if any(part.averaged or (part.last and last not in entries) for part in blocks.values())
+        if any(part.averaged or (part.last and last not in kept_indices) for part in blocks.values())
     }
     kept = {kind: blocks for kind, blocks in parts.items() if kind not in left_out}
-    return {kind: {name: part.at(entries) for name, part in blocks.items()} for kind, blocks in kept.items()}
+    return {kind: {name: part.at(kept_indices) for name, part in blocks.items()} for kind, blocks in kept.items()}

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, overload
 from ovam.backbones.base import Backbone
 from ovam.backbones.registry import backbone_of
 from ovam.errors import NothingCapturedError, OptionError
-from ovam.keywords import of_one, of_two
+from ovam.keywords import options_as_keywords
 from ovam.maps.result import AttentionMaps
 from ovam.maps.words import Words
 from ovam.trace.trace import Trace
@@ -102,11 +102,11 @@ def captured(pipe: Any, options: CaptureOptions) -> Iterator[Captured[Trace]]:
         yield Captured(traces, session.covered)
 
 
-capture = of_one(CaptureOptions, name="capture")(captured)
+capture = options_as_keywords(CaptureOptions, name="capture")(captured)
 """`captured` with its options as keywords."""
 
 
-@of_two(StreamOptions)
+@options_as_keywords(StreamOptions)
 @contextmanager
 def stream(pipe: Any, words: Words, options: StreamOptions) -> Iterator[Captured[AttentionMaps]]:
     """Accumulate the maps of given words while `pipe` runs; no queries are kept, whatever the number of steps.

@@ -17,7 +17,7 @@ from ovam.backbones.offload import device_of
 from ovam.backbones.registry import backbone_of
 from ovam.errors import ImageInputError, UnsupportedPipelineError
 from ovam.input_file import regular
-from ovam.keywords import of_two
+from ovam.keywords import options_as_keywords
 from ovam.picture_formats import FORMATS
 from ovam.trace.trace import Trace
 from ovam.tracing.capture import check_offered
@@ -228,7 +228,7 @@ def native_size(backbone: Backbone, picture: Image.Image) -> tuple[int, int]:
     return max(cell, round(side * scale * ratio / cell) * cell), max(cell, round(side * scale / ratio / cell) * cell)
 
 
-encode = of_two(EncodeOptions, name="encode")(encode_image)
+encode = options_as_keywords(EncodeOptions, name="encode")(encode_image)
 """`encode_image` with its options as keywords."""
 
 

@@ -106,8 +106,8 @@ class OneThread:
 
     def _take_over(self) -> None:
         run, own = self._run(), get_ident()
-        if run.by_pipeline and run.thread not in (None, own):
-            self._overtaken.add(run.thread)
+        if run.by_pipeline and run.thread_id not in (None, own):
+            self._overtaken.add(run.thread_id)
         self._overtaken.discard(own)
 
     def _check(self, bound: bool) -> None:
@@ -120,7 +120,7 @@ class OneThread:
         if run.crossed:
             self._drop()
             self._refuse()
-        if bound and run.thread not in (None, own):
+        if bound and run.thread_id not in (None, own):
             run.crossed = True
             self._refuse()
 

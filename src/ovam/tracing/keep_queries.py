@@ -70,8 +70,8 @@ class QueryRecorder:
     def observe(self, place: Place, parts: Mapping[str, Taken]) -> None:
         """Store each part by one copy, which casts, transfers and lays it out, or add it to its mean."""
         assert self.shape is not None
-        if place.entry == self.shape.calls:  # more calls than the scheduler has time steps
-            self._make_room(2 * place.entry)
+        if place.kept_index == self.shape.calls:  # more calls than the scheduler has time steps
+            self._make_room(2 * place.kept_index)
         for name, taken in parts.items():
             slot = (place.image, place.half, self.shape.sources[name][place.block], name)
             room = self.buffers[slot]
@@ -81,9 +81,9 @@ class QueryRecorder:
                 continue
             self.counts[slot] += 1
             assert isinstance(taken, Tensor)
-            if name == "query" and place.entry == 0:
+            if name == "query" and place.kept_index == 0:
                 check_finite(place.block, taken)
-            put(_calls_of(PARTS[name], room, place.entry), taken)
+            put(_calls_of(PARTS[name], room, place.kept_index), taken)
 
     @torch.inference_mode(False)
     def _make_room(self, calls: int) -> None:
@@ -173,7 +173,7 @@ class QueryRecorder:
             name: BlockReplay(*(self._kept(image, name, part) for part in ("key", "value", "conditioning")))
             for name in passed
         }
-        return self.text.over(Replay(blocks, tuple(run.kept)))
+        return self.text.with_replay(Replay(blocks, tuple(run.kept)))
 
 
 _OF_BLOCKS = ("query", "output", "key", "value", "conditioning")
@@ -191,11 +191,11 @@ def _average(room: Stored, taken: Taken, share: float) -> None:
         room.lerp_(taken.to(room), share)
 
 
-def _calls_of(part: Part, room: Stored, entries: int | slice) -> Stored:
+def _calls_of(part: Part, room: Stored, kept_indices: int | slice) -> Stored:
     """Return the part of `room` that belongs to one call or several; one tensor for all calls is returned whole."""
     if part.single:
         return room
-    return room[:, entries] if room.ndim == 4 else room[entries]
+    return room[:, kept_indices] if room.ndim == 4 else room[kept_indices]
 
 
 def check_finite(block: str, query: Tensor) -> None:

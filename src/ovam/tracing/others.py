@@ -18,7 +18,7 @@ _progress_bar: list[Any] = []
 
 
 @contextmanager
-def others_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
+def other_pipelines_refused(pipe: Any, denoiser: nn.Module) -> Iterator[None]:
     """Refuse runs of other pipelines on the same denoiser inside the `with` block.
 
     Diffusers pipelines call `progress_bar`, a method of their common class, right before their loop. This method is

@@ -9,7 +9,7 @@ import torch
 from ovam.backbones.registry import backbone_of
 from ovam.checks import whole
 from ovam.errors import OptionError
-from ovam.keywords import of_one
+from ovam.keywords import options_as_keywords
 from ovam.models import outline
 from ovam.tracing.budget import BlockBytes, bytes_of
 from ovam.tracing.capture import check_offered
@@ -95,7 +95,7 @@ def planned(model: Any, options: PlanOptions) -> CapturePlan:
     return CapturePlan(type(pipe).__name__, size, kept.calls, bytes_of(run, kept.dtype or torch.float16))
 
 
-plan = of_one(PlanOptions, name="plan")(planned)
+plan = options_as_keywords(PlanOptions, name="plan")(planned)
 """`planned` with its options as keywords."""
 
 

@@ -126,12 +126,12 @@ class Run:
     planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`
     evaluating: bool = False  # whether the denoiser is running, or failed
     by_pipeline: bool = False  # whether the user called `pipe(...)`; if not, a custom loop
-    thread: int | None = None  # thread of the run
+    thread_id: int | None = None  # of the thread that runs it
     crossed: bool = False  # whether another thread interfered
     text: torch.Tensor | None = None  # text embedding of the last call
     warned_of_text: bool = False
     warned_of_halves: bool = False
-    handled: BaseException | None = None  # an error that was handled already when the pipeline's call began
+    error_before: BaseException | None = None  # the error that was being handled when the pipeline's call began
     pictures: Sequence[bytes | None] | None = None
     size: tuple[int, int] = (0, 0)
 
@@ -176,13 +176,13 @@ class Place:
         block: Module path in the denoiser.
         half: Half of guidance.
         image: Index of the image in the batch.
-        entry: Index of the denoiser call among the kept calls.
+        kept_index: Position of the denoiser call among the kept calls (`ovam.trace.calls`).
     """
 
     block: str
     half: Half
     image: int
-    entry: int
+    kept_index: int
 
 
 @runtime_checkable

@@ -12,13 +12,14 @@ If the user calls the pipeline, `pipe(...)`, the handlers of this module are cal
 5. `_on_end`: the run is over.
 
 A custom loop is the user's own sampling loop, which does not call `pipe(...)`. It calls only some of the pipeline's
-methods, so only some of these handlers are called. There a run ends when its last pictures are decoded, when the next
-run begins, or at the end of the `with` block.
+methods, so only some of these handlers are called. A run of a custom loop ends when its last pictures are decoded, when
+the loop calls `maybe_free_model_hooks` (as `pipe(...)` does at its end), when the next run begins, or at the end of the
+`with` block.
 
 Three methods of `Watch` end a run. After each of them, `Watch.run` is a new, empty `Run`. `finish` gives the old run to
 the recorder; `QueryRecorder.finish` makes a `Trace` of the stored queries of each image. `drop` discards the old run:
-no trace is made of it. `close` chooses: it finishes the run of a custom loop that did not fail, and drops every other
-run.
+no trace is made of this run. `close` chooses between the two: it finishes the run of a custom loop that did not fail,
+and drops every other run.
 """
 
 import logging
@@ -39,7 +40,7 @@ from ovam.errors import NestedCaptureError
 from ovam.tracing.coverage import RunCoverage
 from ovam.tracing.decoded import pictures_of, png
 from ovam.tracing.options import CaptureOptions
-from ovam.tracing.others import others_refused
+from ovam.tracing.others import other_pipelines_refused
 from ovam.tracing.patched import check_watchable, run_uncompiled
 from ovam.tracing.pipeline_hooks import wrapped
 from ovam.tracing.run import Recorder, Run
@@ -65,7 +66,7 @@ class Session:
 
     @property
     def covered(self) -> Sequence[RunCoverage]:
-        """Which blocks ran in which calls of the runs that are over; each run that is over adds an entry."""
+        """For each run that is over, which blocks ran in which calls."""
         return self._watch.covered
 
     @contextmanager
@@ -84,20 +85,22 @@ class Session:
         check_watchable(pipe, denoiser)
         if read_as(pipe) != type(pipe).__name__:
             log.warning("%s is treated as its base class %s", type(pipe).__name__, read_as(pipe))
-        thread = self._watch.thread
+        one_thread = self._watch.one_thread
         with ExitStack() as installed:
             _watched.add(denoiser)
             installed.callback(_watched.discard, denoiser)
-            installed.enter_context(others_refused(pipe, denoiser))
+            installed.enter_context(other_pipelines_refused(pipe, denoiser))
             installed.enter_context(run_uncompiled(pipe, denoiser))
             installed.enter_context(encoders_watched(pipe, self.backbone.prompt_method, self._texts))
-            installed.enter_context(wrapped(pipe, "check_inputs", thread.at_start(self._on_start)))
-            installed.enter_context(wrapped(pipe, self.backbone.prompt_method, thread.between_calls(self._on_prompt)))
-            installed.enter_context(wrapped(pipe, "prepare_latents", thread.between_calls(self._on_latents)))
+            installed.enter_context(wrapped(pipe, "check_inputs", one_thread.at_start(self._on_start)))
             installed.enter_context(
-                wrapped(pipe.image_processor, "postprocess", thread.between_calls(self._on_pictures))
+                wrapped(pipe, self.backbone.prompt_method, one_thread.between_calls(self._on_prompt))
             )
-            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", thread.between_calls(self._on_end)))
+            installed.enter_context(wrapped(pipe, "prepare_latents", one_thread.between_calls(self._on_latents)))
+            installed.enter_context(
+                wrapped(pipe.image_processor, "postprocess", one_thread.between_calls(self._on_pictures))
+            )
+            installed.enter_context(wrapped(pipe, "maybe_free_model_hooks", one_thread.between_calls(self._on_end)))
             if hasattr(pipe, "mask_processor"):  # inpainting only
                 installed.enter_context(wrapped(pipe.mask_processor, "get_crop_region", self._on_crop))
             installed.enter_context(self._watch.installed())
@@ -110,7 +113,7 @@ class Session:
         Args:
             request: Prompts and guidance.
             seeds: One seed per image.
-            levels: Time step and sigma of each denoiser call. They are used in place of those of the scheduler.
+            levels: Time step and sigma of each denoiser call, used in place of the scheduler's time steps and sigmas.
             kept: Number of calls that will be kept.
         """
         self._watch.drop()
@@ -121,21 +124,25 @@ class Session:
         self._watch.finish(pictures, size)
 
     def _on_start(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the start of `pipe(...)`: `check_inputs` is the first method that this call runs."""
+        """Handle `check_inputs`, the first method that `pipe(...)` calls: a run starts."""
         self._watch.close()
-        self.run.by_pipeline, self.run.handled = True, sys.exception()
-        self.run.thread = get_ident()
+        self.run.by_pipeline, self.run.error_before = True, sys.exception()
+        self.run.thread_id = get_ident()
 
     def _on_end(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Handle the end of `pipe(...)`: the last decoded pictures are the result of this call, not a preview.
+        """Handle `maybe_free_model_hooks`, which `pipe(...)` calls at its end: the run is over.
 
-        The call may end before the scheduler's last step: it was interrupted, or a second model (SDXL's refiner) does
-        the last steps. Some pipelines skip `postprocess` for latent output; their call ends without pictures.
+        The last decoded pictures are the result of `pipe(...)`, not a preview. `pipe(...)` may end before the
+        scheduler's last step: it was interrupted, or a second model (SDXL's refiner) does the last steps. Some
+        pipelines skip `postprocess` for latent output; then `pipe(...)` ends without pictures.
+
+        A custom loop may call `maybe_free_model_hooks` too; then its run ends as well.
         """
         run = self.run
         if not run.by_pipeline:
             self._watch.close()
-        elif not run.calls or run.evaluating or sys.exception() is not run.handled:  # it failed
+        elif not run.calls or run.evaluating or sys.exception() is not run.error_before:
+            # the denoiser did not run or failed, or an error ended `pipe(...)`
             self._watch.drop()
         elif run.pictures is None:
             self._watch.finish(self._watch.no_pictures(), self._watch.size())
@@ -147,9 +154,9 @@ class Session:
 
         In a custom loop, a prompt that is encoded after denoiser calls begins the next run.
         """
-        if self.run.calls:  # in a custom loop the next run begins
+        if self.run.calls:  # a custom loop begins its next run
             self._watch.close()
-        self.run.thread = get_ident()
+        self.run.thread_id = get_ident()
         before = self.run.request
         request = self.backbone.request(arguments, result, before)
         self.run.request = replace(request, read=self._texts.read(arguments, before.read if before else {}))
@@ -170,7 +177,7 @@ class Session:
     def _on_crop(self, arguments: Mapping[str, Any], result: Any) -> None:
         """Warn that the pipeline will inpaint only a part of the image.
 
-        At the end it pastes this part back into the image.
+        At its end the pipeline pastes this part back into the image.
         """
         log.warning(
             "%s: with padding_mask_crop the model sees only the part %s of the image; its traces have the size, "
@@ -180,7 +187,7 @@ class Session:
         )
 
     def _on_pictures(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """Store decoded pictures. They are the result of the run, or a preview if another denoiser call follows.
+        """Store decoded pictures: the result of the run, or a preview if another denoiser call follows.
 
         A custom loop may decode the pictures of a run one by one.
         """
@@ -199,7 +206,11 @@ class Session:
 
 
 def _seed(generator: torch.Generator, latents: torch.Tensor) -> int | None:
-    """Return a generator's seed, or None if the generator was used before: then its seed would give another image."""
+    """Return the seed of the generator that made these latents.
+
+    Return None if the generator had been used before it made the latents, because then the seed alone would give
+    another image.
+    """
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     torch.randn(latents.shape, generator=fresh, device=generator.device, dtype=latents.dtype)
     return generator.initial_seed() if torch.equal(fresh.get_state(), generator.get_state()) else None

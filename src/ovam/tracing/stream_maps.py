@@ -10,7 +10,7 @@ from ovam.backbones.base import Backbone
 from ovam.errors import NotFiniteError
 from ovam.maps.attention import weight_sums
 from ovam.maps.compute import Accumulator
-from ovam.maps.options import MapOptions, check_joint, check_rivals
+from ovam.maps.options import MapOptions, check_at_least_two, check_joint
 from ovam.maps.output_space import output_shares, word_outputs, words_alone
 from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.maps.synonyms import merged
@@ -59,7 +59,7 @@ class MapRecorder:
         self.lengths = lengths_of(self.prompts)
         self.tokens, self.spans = merge_prompts(self.prompts)
         if self.options.strategy == "output":
-            check_rivals([span.text for span in self.spans])
+            check_at_least_two([span.text for span in self.spans])
         self.text = text
 
     @float32()
@@ -87,7 +87,7 @@ class MapRecorder:
             self._move_on(place, ImageStream(tensors["key"], tensors["value"], tensors["conditioning"]))
         if "query" not in tensors:
             return
-        if place.entry == 0:
+        if place.kept_index == 0:
             check_finite(place.block, tensors["query"])
         if self.options.strategy == "output":
             self._add_shares(place, tensors["output"])
@@ -137,12 +137,14 @@ class MapRecorder:
         streams = self.streams.setdefault(place.image, [])
         if place.block == self.shape.watched[0]:
             streams[:] = [self.text.stream(prompt.vectors) for prompt in self.prompts]
-        rows = [(prompt, words.enter(place.block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)]
+        texts = [
+            (prompt, words.enter(place.block, stream)) for prompt, words in zip(self.prompts, streams, strict=True)
+        ]
         if self.options.strategy == "output":
-            outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in rows], dim=1)
+            outputs = torch.cat([prompt.taken(of_text.output) for prompt, of_text in texts], dim=1)
             self.keys[place.block] = word_outputs(outputs, self.spans)
             return
-        self.keys[place.block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in rows], dim=1)
+        self.keys[place.block] = torch.cat([prompt.taken(of_text.key) for prompt, of_text in texts], dim=1)
         if self.options.softmax_over == "joint":
             self.image_keys[place.block] = stream.key[:, None]
 

@@ -35,25 +35,25 @@ class Watch:
     Attributes:
         run: The current run; a new one takes its place when it ends.
         covered: Which blocks ran in which calls of the runs that are over.
-        thread: Refuses calls of other threads.
+        one_thread: Refuses calls from a second thread.
     """
 
     def __init__(self, backbone: Backbone, options: CaptureOptions, recorder: Recorder) -> None:
         self.backbone, self.options, self.recorder = backbone, options, recorder
         self.run = Run()
         self.covered: list[RunCoverage] = []
-        self.thread = OneThread(backbone.pipe, lambda: self.run, self.drop)
+        self.one_thread = OneThread(backbone.pipe, lambda: self.run, self.drop)
         self._watchers = ExitStack()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Watch the denoiser inside the `with` block, and the blocks of each run as soon as they are known."""
-        denoiser, thread = self.backbone.denoiser, self.thread
+        denoiser, one_thread = self.backbone.denoiser, self.one_thread
         with ExitStack() as installed:
             installed.callback(self._unwatch)
-            handle = denoiser.register_forward_pre_hook(thread.between_calls(self._on_denoiser), with_kwargs=True)
+            handle = denoiser.register_forward_pre_hook(one_thread.between_calls(self._on_denoiser), with_kwargs=True)
             installed.callback(handle.remove)
-            installed.callback(denoiser.register_forward_hook(thread.within_call(self._on_evaluated)).remove)
+            installed.callback(denoiser.register_forward_hook(one_thread.within_call(self._on_evaluated)).remove)
             yield
 
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Watch:
         evaluation, text = self._evaluation_of(arguments), arguments.get("encoder_hidden_states")
         self._tell_loops_apart(evaluation)
         run = self.run
-        run.thread = get_ident()
+        run.thread_id = get_ident()
         second_half = run.continued_by(evaluation)
         if not run.calls:
             self._begin(evaluation)
@@ -142,7 +142,7 @@ class Watch:
         )
         self.recorder.begin(shape)
         run.shape, run.levels = shape, run.levels or levels_from(self.backbone.pipe.scheduler, evaluation.timestep)
-        for handle in self.backbone.watch(shape.watched, self.thread.within_call(self._on_block)):
+        for handle in self.backbone.watch(shape.watched, self.one_thread.within_call(self._on_block)):
             self._watchers.callback(handle.remove)
 
     def _on_block(self, name: str, observation: Observation) -> None:
