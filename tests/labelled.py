@@ -133,3 +133,21 @@ def tiny_mask2former(folder, labels=3):
     )
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
     return folder
+
+
+ROUNDING = 4e-7
+"""Of a map of the tiny models; measured: 1.8e-7 of refined ones."""
+
+
+def clear(result):
+    """Pixels of a segmentation whose label no rounding decides: no two scores, nor a score and the threshold, tie.
+
+    Two ways to the same labels, such as one picture alone and the same one in a batch, round differently. A map is
+    stretched to [0, 1], so the rounding of a score is that of the map divided by the map's range.
+    """
+    ranges = [float(each.max() - each.min()) for each in (result.maps[i] for i in range(len(result.maps)))]
+    border = torch.full_like(result.scores[:1], result.threshold)
+    first, second = torch.cat([result.scores, border]).topk(2, dim=0).values
+    found = (first - second > ROUNDING / min(ranges)).numpy()
+    assert found.mean() > 0.3
+    return found

@@ -213,12 +213,16 @@ class TestConceptAttention:
 
     def test_its_own_maps(self, concepts):
         assert concepts["maps"].words == tuple(CONCEPTS)
-        assert off(concepts["maps"].token_maps, self.values["zeros"]) <= 1e-5  # measured: 6.3e-7
+        assert (
+            off(concepts["maps"].token_maps, self.values["zeros"]) <= 1e-4
+        )  # measured: 6.3e-7 and, on another processor, 1.3e-5
 
     def test_with_the_prompt_s_pooled_vector(self, concepts, flux):
         names = run(lines("ConceptAttention", 1, "py"), dict(concepts))
         assert off(names["vectors"], self.values["vectors"]) <= 1e-5  # measured: 1.7e-6
-        assert off(names["maps"].token_maps, self.values["prompt"]) <= 1e-5  # measured: 1.0e-6
+        assert (
+            off(names["maps"].token_maps, self.values["prompt"]) <= 1e-4
+        )  # measured: 1.0e-6 and, on another processor, 2.6e-5
         same = concept_maps(concepts["traces"][0], flux, CONCEPTS, pooled="prompt")
         assert torch.equal(same.token_maps, names["maps"].token_maps)
 

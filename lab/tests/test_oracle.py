@@ -134,7 +134,14 @@ def test_the_average_holds_running_statistics_as_well():
     assert int(model[1].num_batches_tracked) == 1
 
 
-def test_training_writes_oracles_that_load_and_keeps_imitations_apart(tmp_path):
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(stage, "WINDOWS", 2)
+    monkeypatch.setattr(stage, "BATCH", 2)
+    monkeypatch.setattr(imitation, "STEPS", 4)
+
+
+def test_training_writes_oracles_that_load_and_keeps_imitations_apart(small_batches, tmp_path):
     pool, judged, pipe = Pool(tmp_path, 4, size=SIDE), Pool(tmp_path, 4, "judging", SIDE), ovam.load("mini")
     assert np.array_equal(judged.images[2], render(seed_of("judging", 2), split="judging").image)
     for i in (0, 3):
@@ -172,7 +179,7 @@ def test_an_imitation_strays_further_the_more_noise_it_went_through(monkeypatch)
     assert 1.3 * away[0] < away[1] < away[2]
 
 
-def test_an_oracle_s_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
+def test_an_oracle_s_training_goes_on_where_it_was_broken_off(small_batches, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_CHECKPOINT_EVERY", 1)
     pool, checkpoint = Pool(tmp_path, 4), tmp_path / "b.checkpoint.safetensors"
     train = functools.partial(stage._trained, "b", Examples(pool, pool.images, pool.labels), checkpoint)

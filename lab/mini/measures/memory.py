@@ -1,13 +1,12 @@
 """Are generated pictures copies of training scenes? Their nearest ones, among those trained on and as many others."""
 
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 from scipy.spatial.distance import cdist
 
+from lab.mini.rendering import each_scene
 from ovam.evaluate import paired_bootstrap
 from ovam.mini.scenes import SIDE, WORLD, Split, render, seed_of
 
@@ -61,9 +60,8 @@ def known_thumbnails(folder: Path, split: Split, start: int, count: int) -> np.n
     file = folder / f"thumbnails-{WORLD}-{SIDE}-{split}-{start}-{count}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with get_context("spawn").Pool() as workers:
-            rows = workers.imap(_thumbnail, ((split, start + i) for i in range(count)), chunksize=64)
-            made = np.concatenate(list(track(rows, f"thumbnails, {split}", count)))
+        scenes = [(split, start + i) for i in range(count)]
+        made = np.concatenate(list(each_scene(_thumbnail, scenes, f"thumbnails, {split}")))
         temporary = file.with_suffix(".partial.npy")
         np.save(temporary, made)
         temporary.replace(file)

@@ -2,22 +2,20 @@
 
 import json
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
+from lab.mini.rendering import each_scene
 from ovam.mini.scenes import SIDE, Split, render, seed_of
 from ovam.mini.scenes.captions import caption
 
 SIZE = SIDE
 CAPTIONS_A_SCENE = 6
 _NAMED_DISTRACTORS = 2
-_ALONE = 64  # scenes that one process renders before a second one has started
 
 
 def _scene(split: Split, size: int, index: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -84,13 +82,11 @@ class Pool:
             for name, file in self._files.items()
         }
         captions, tower_captions = [], []
-        processes = None if count > _ALONE else 1
-        with get_context("spawn").Pool(processes) as workers:
-            scenes = workers.imap(partial(_scene, split, self.size), range(count), chunksize=64)
-            for i, (image, labels, plain, with_distractors) in enumerate(track(scenes, "scenes", count)):
-                arrays["images"][i], arrays["labels"][i] = image, labels
-                captions.append(plain)
-                tower_captions.append(with_distractors)
+        scenes = each_scene(partial(_scene, split, self.size), range(count), "scenes")
+        for i, (image, labels, plain, with_distractors) in enumerate(scenes):
+            arrays["images"][i], arrays["labels"][i] = image, labels
+            captions.append(plain)
+            tower_captions.append(with_distractors)
         for array in arrays.values():
             array.flush()
         temporary = texts.with_suffix(".partial")
