@@ -255,6 +255,7 @@ def _check_finite(maps: Tensor, blocks: Mapping[str, BlockTrace], half: Half, st
     culprit = next((name for name, part in parts.items() if not is_finite(part)), None)
     where = f"the {of_image} of block {culprit!r}" if culprit else f"the {of_text} of the attribution prompt"
     raise NotFiniteError(
-        f"{where} contain NaN or infinity: expected finite numbers; the model's weights are damaged, or its dtype "
-        "is too narrow for it (try torch.float32, and dtype=torch.bfloat16 or torch.float32 for the capture)"
+        f"{where} contain NaN or infinity: expected finite numbers; the model's weights are damaged, or the range "
+        "of the dtype is too small for this model (load the model in torch.float32, and capture with "
+        "dtype=torch.bfloat16 or torch.float32)"
     )

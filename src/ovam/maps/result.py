@@ -61,8 +61,8 @@ class AttentionMaps:
         calibrations: Calibrations of those words that are classes of optimised tokens.
         self_attention: Self-attention of the same run, for refining the maps. The keys are module paths or grid names.
         image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
-        plain: The maps of the same words before refinement, in the same order and with all their tokens. From these
-            maps presence is computed, the probability that the picture shows a word (`ovam.masks.presence`). None if
+        plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence
+            (the probability that the picture shows a word, `ovam.masks.presence`) is computed from these maps. None if
             this object was neither refined nor made by `only`.
         thresholds: Thresholds of those words that are classes of optimised tokens, if the classes have thresholds.
         refined: Whether self-attention has refined the maps.

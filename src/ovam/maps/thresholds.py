@@ -9,8 +9,8 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 
 BORDER = 0.5
-"""Where the border lies after `moved` has moved scores or presences: a pixel with a moved score above 0.5 belongs to
-the mask, and a moved presence below 0.5 means that the class is absent."""
+"""The threshold of scores and presences that `moved` returns: a pixel with a score above 0.5 belongs to the mask, and
+a class with a presence below 0.5 is absent."""
 LEAST, MOST = 0.01, 0.99
 """Bounds of a threshold. With a threshold beyond these bounds, nearly all pixels, or nearly none, would be above it."""
 
@@ -22,7 +22,7 @@ class Thresholds:
     Attributes:
         mask: Score above which a pixel belongs to the class, in [0.01, 0.99]; None means 0.5.
         presence: Least presence, in [0.01, 0.99]; with a smaller presence the class counts as absent. With None the
-            class counts as absent only by the option `presence` (`ovam.masks.options.MaskOptions`).
+            class counts as absent only if the option `presence` (`ovam.masks.options.MaskOptions`) says so.
         pictures: Number of annotated pictures on which the thresholds were chosen, 0 if unknown; this is information
             only.
         refined: Whether the thresholds were chosen on refined maps; this is information only.

@@ -39,8 +39,8 @@ _COMMAS = ",，、"  # the commas of Latin, Chinese and Japanese writing
 class OptimisedTokens(Protocol):
     """Optimised tokens, which can replace words: vectors that stand for annotated classes.
 
-    The vectors are in attribution prompts of their own.
-    `ovam.TokenSet` implements this protocol.
+    They are never in one attribution prompt with words: each group of classes that were fitted together is one
+    attribution prompt. `ovam.TokenSet` implements this protocol.
     """
 
     @property

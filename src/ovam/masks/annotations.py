@@ -67,8 +67,8 @@ def annotation_of(
         image: File name of the image. It is needed if a mask is given as a COCO file with annotations of many images.
 
     Raises:
-        AnnotationError: there is no class; a mask can't be read; a mask has another shape than the image, or other
-            numbers; a mask is empty or full; or two masks overlap.
+        AnnotationError: there is no class; a mask can't be read; a mask has another shape than the image, or
+            contains a number that is not allowed; a mask is empty or full; or two masks overlap.
         OptionError: an option has a value that is not allowed.
     """
     reading = reading_of(mask_threshold, mask_colour, image)

@@ -155,7 +155,7 @@ def scores_by(maps: AttentionMaps, of_words: Calibration | None) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
     A word's map is resized first and then stretched to [0, 1] at the image's size. The calibration of words, if there
-    is one, turns the stretched map into scores, so that the word's border lies at the score 0.5.
+    is one, turns the stretched map into scores: a pixel with a score above 0.5 belongs to the word.
 
     The map of an optimised token is stretched first, at the map's own grid, because the token's calibration was fitted
     to maps that were stretched at this grid. Then the map is resized and calibrated. If the token has a threshold of

@@ -90,8 +90,8 @@ def levels_of(
 ) -> Shaped[np.ndarray, "height width"]:
     """Return the grey levels of a mask's picture.
 
-    With `palette_as_numbers`, the palette of a picture only numbers its pixels: if the palette has colours, return the
-    palette index of each pixel in place of a grey level; if the palette has two greys, the lighter grey is the object.
+    With `palette_as_numbers`, the colours of a palette have no meaning: return the palette index of each pixel in place
+    of a grey level. If the palette has only two greys, the lighter grey is the object.
     If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
 
     Raises:

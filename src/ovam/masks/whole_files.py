@@ -64,8 +64,9 @@ def _image(images: Sequence[Mapping[str, Any]], name: str | None, what: str) -> 
         if len(images) == 1:
             return images[0]
         raise AnnotationError(
-            f"{what} is a file of {len(images)} images: expected the name of one image; choose one with masks = "
-            "ovam.masks.annotations.annotation_of(..., image='name.jpg'), then give `masks` to the function you called"
+            f"{what} is a file of {len(images)} images: expected the name of one image: call "
+            "`masks = ovam.masks.annotations.annotation_of(..., image='name.jpg')`, and pass `masks` to the function "
+            "that you called"
         )
     path = PurePosixPath(name)
     for part in ("name", "stem"):

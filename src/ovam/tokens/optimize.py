@@ -147,8 +147,9 @@ def descend(objective: Objective, evaluations: int, pull: float) -> tuple[Tensor
         where = f"{objective.culprit(steps.detach())}, at evaluation {len(losses)}"
         if len(losses) == 1:
             raise NotFiniteError(
-                f"the loss is not finite {where}: expected finite numbers; the model's weights are damaged, or its "
-                "dtype is too narrow for it (try torch.float32, and dtype=torch.float32 for the capture)"
+                f"the loss is not finite {where}: expected finite numbers; the model's weights are damaged, or the "
+                "range of the dtype is too small for this model (load the model in torch.float32, and capture with "
+                "dtype=torch.float32)"
             ) from None
         log.warning("token optimisation ended early, not finite %s; the best vectors before it are kept", where)
         return best, losses, f"not finite {where}"

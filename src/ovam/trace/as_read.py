@@ -24,8 +24,8 @@ def without_padding(tokenizer: Any, read: Sequence[int]) -> list[int]:
     pad, end = tokenizer.pad_token_id, len(read)
     while end and read[end - 1] == pad:
         end -= 1
-    # Some tokenizers use the end token as padding. Then the first of the end tokens at the end of the list is the real
-    # one, and it belongs to the text.
+    # Some tokenizers use the end token as padding. Then the list closes with several equal tokens: the first of them is
+    # the end token of the text, and the others are padding.
     return [*read[:end], *([pad] if pad == tokenizer.eos_token_id else [])]
 
 

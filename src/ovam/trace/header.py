@@ -230,7 +230,8 @@ def _check_replay(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     if missing:
         raise ValueError(f"text.replay lacks {missing[0]!r}, which is one of the blocks")
     pixels = max((block["grid"][0] * block["grid"][1] for block in blocks), default=1)
-    # numbers of image pixels; with a reference picture (FLUX Kontext), its pixels follow the pixels of the grid
+    # Numbers of image pixels of the blocks. A number may be larger than the grid: with a reference picture (FLUX
+    # Kontext), the pixels of this picture come after those of the grid.
     counts = set[int]()
     for half in header["halves"]:
         for name in names:

@@ -54,11 +54,11 @@ class TokenEmbedding:
         vectors: What keys are made from: one vector per token.
         prompt: The text and its tokens.
         space: Space of the vectors.
-        own: For each token in `prompt.tokens`, the position of its vector in `vectors`; None if `vectors` has exactly
-            these vectors. In joint attention (image and text tokens in one attention) the model always runs the padded
-            text, so `vectors` include the padding. After the model has run, `taken` removes the padding from the keys
-            or outputs. With `padded=True`, the padding belongs to `prompt.tokens`: `own` is None, and nothing is
-            removed.
+        own: For each token in `prompt.tokens`, the position of its vector in `vectors`; None if `vectors` has one
+            vector for each of these tokens, in the same order, and no others. In joint attention (image and text
+            tokens in one attention) the model always runs the padded text, so `vectors` include the padding. After the
+            model has run, `taken` removes the padding from the keys or outputs. With `padded=True`, the padding belongs
+            to `prompt.tokens`: `own` is None, and nothing is removed.
     """
 
     vectors: Embedding

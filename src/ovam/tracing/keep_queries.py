@@ -209,5 +209,6 @@ def check_finite(block: str, query: Tensor) -> None:
     if not bool(torch.isfinite(query.sum(dtype=torch.float32))) and not bool(torch.isfinite(query).all()):
         raise NotFiniteError(
             f"the queries of block {block!r} contain NaN or infinity at the first denoiser call: expected finite "
-            "numbers; the model's weights are damaged, or its dtype is too narrow for it (try torch.float32)"
+            "numbers; the model's weights are damaged, or the range of the dtype is too small for this model (try "
+            "torch.float32)"
         )

@@ -142,7 +142,7 @@ class Session:
         if not run.by_pipeline:
             self._watch.close()
         elif not run.calls or run.evaluating or sys.exception() is not run.error_before:
-            # the denoiser did not run or failed, or an error ended `pipe(...)`
+            # the denoiser was never run, or it failed, or an error ended `pipe(...)`
             self._watch.drop()
         elif run.pictures is None:
             self._watch.finish(self._watch.no_pictures(), self._watch.size())

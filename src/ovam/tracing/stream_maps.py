@@ -157,7 +157,7 @@ class MapRecorder:
         if not all(bool(torch.isfinite(maps).all()) for maps in results):
             raise NotFiniteError(
                 "the streamed maps contain NaN or infinity: expected finite numbers; the model's weights are damaged, "
-                "or its dtype is too narrow for it (try torch.float32)"
+                "or the range of the dtype is too small for this model (try torch.float32)"
             )
         apart, calibrations = self.sums[0].labels(run.kept), calibrations_of(self.words)
         self.maps += [
