@@ -16,6 +16,7 @@ from ovam.masks.options import MaskOptions
 from ovam.methods.base import Method
 from ovam.methods.hard_crf import hard_crf, hard_crf_choice
 from ovam.methods.registry import TRAINED
+from ovam.methods.trained_file import load_weights
 from ovam.refine.crf_options import CrfOptions
 from ovam.refine.options import RefineOptions
 from ovam.refine.self_attention import refined
@@ -93,6 +94,17 @@ def of_method(method: Method, *, name: str | None = None, cut: Cut | None = None
     )
 
 
+_VARIANTS = {"top_instance": "largest object", "as_released": "as released"}
+"""How a method was trained, by what its file says, and the words for it in the name of its row."""
+
+
+def variant_name(method: Method) -> str:
+    """Name of the row of a trained method: each way of training has a row of its own."""
+    weights = getattr(method, "weights", None)
+    facts = {} if weights is None else load_weights(weights).training
+    return ", ".join([method.name, *(words for fact, words in _VARIANTS.items() if facts.get(fact))])
+
+
 def _needs_of_trained(method: Method) -> dict[str, Any]:
     """Options of a capture, and the time steps at which a picture is looked at."""
     return {**method.requires, "timesteps": method.requires_encoded["timesteps"]}
@@ -120,7 +132,7 @@ def main_rows(extra: Sequence[Method] = ()) -> list[Row]:
         of_method(methods.DatasetDiffusion(), name="Dataset Diffusion"),
         of_method(methods.PublishedOVAM(), name=PUBLISHED),
         of_method(replace(methods.PublishedOVAM(), crf=False), name=RETUNED, cut=after_crf),
-        *(of_method(method) for method in extra),
+        *(of_method(method, name=variant_name(method)) for method in extra),
         ours("ovam: maps", {}, refine=False, cut=plainly),
         ours("ovam: refined", {}, refine=True, cut=plainly),
         ours(DEFAULT, {}, refine=True, cut=after_crf),

@@ -163,6 +163,10 @@ def test_a_trained_method_reads_a_trace_of_its_own(sd1, tmp_path):
     with ovam.capture(sd1, **captured(needs["grounded"])) as traces:
         sd1("a dog", num_inference_steps=2, height=32, width=32)
     assert row.values(traces[0], "dog").shape == (32, 32)
+    largest = Trained("grounded", outline, ("cond",), tokens, weights, {"top_instance": True})
+    save_weights(largest, tmp_path / "largest.safetensors")
+    every = [method, trained_method(tmp_path / "largest.safetensors")]
+    assert list(map(rows.variant_name, every)) == ["grounded", "grounded, largest object"]
 
 
 def test_the_page_tells_figures_bars_and_the_paper_s():
