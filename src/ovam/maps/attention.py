@@ -222,8 +222,9 @@ def _complete(totals: Tensor, count: int) -> bool:
     """Return whether the weights of every prompt add up to 1 for every query; `count` queries are summed at each pixel.
 
     If all numbers are finite, the answer is False only if a score is more than about 80 above the first score of its
-    prompt: then its exponential overflows. In this case a total is NaN, or too small by 1 or more. The tolerance of
-    0.5 is far above rounding errors.
+    prompt: then its exponential overflows, and a total is NaN. Or only the sum of the exponentials overflows: then all
+    weights of a query are 0, and a total is too small by 1 for each such query. The tolerance of 0.5 is far above
+    rounding errors.
     """
     return bool(((totals - count).abs() < 0.5).all())
 

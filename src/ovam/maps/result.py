@@ -61,9 +61,9 @@ class AttentionMaps:
         calibrations: Calibrations of those words that are classes of optimised tokens.
         self_attention: Self-attention of the same run, for refining the maps. The keys are module paths or grid names.
         image_png: The run's picture as PNG, or None if the run returned latents instead of a picture.
-        plain: The maps of the same words before refinement, in the same order and with all their tokens. Presence
-            (the probability that the picture shows a word, `ovam.masks.presence`) is computed from these maps. None if
-            this object was neither refined nor made by `only`.
+        plain: The maps from which `refine` or `only` made this object: not refined, of the same words in the same
+            order, and with all tokens of each word. Presence (the probability that the picture shows a word,
+            `ovam.masks.presence`) is computed from these maps. None if neither `refine` nor `only` was used.
         thresholds: Thresholds of those words that are classes of optimised tokens, if the classes have thresholds.
         refined: Whether self-attention has refined the maps.
     """

@@ -9,8 +9,8 @@ from ovam.checks import number, whole
 from ovam.errors import OptionError
 
 BORDER = 0.5
-"""The threshold of scores and presences that `moved` returns: a pixel with a score above 0.5 belongs to the mask, and
-a class with a presence below 0.5 is absent."""
+"""`moved` returns scores and presences for which this number is the threshold: a pixel with a greater score belongs to
+the mask, and a class with a smaller presence is absent."""
 LEAST, MOST = 0.01, 0.99
 """Bounds of a threshold. With a threshold beyond these bounds, nearly all pixels, or nearly none, would be above it."""
 

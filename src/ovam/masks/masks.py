@@ -139,7 +139,7 @@ its stretched map."""
 
 
 def word_calibration(maps: AttentionMaps) -> Calibration | None:
-    """Return the calibration of words for maps of the same kind (plain or refined), or None if there is none.
+    """Return the calibration of words that fits `maps`: the one for plain or for refined maps; None if there is none.
 
     The calibrations were chosen on validation scenes.
     """

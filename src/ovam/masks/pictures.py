@@ -21,8 +21,8 @@ _NEAR = 48  # compression and soft edges may change a colour by this much
 _DARK, _WHITE = 32, 224  # in a compressed mask, levels below _DARK are black; _WHITE and above are white
 _APART = 64  # minimum distance between the two greys of a palette
 _LEVELS = 6
-"""Minimum number of different levels between black and white in a mask with soft edges or compression. A trimap has one
-such level, and so has a label map of one class."""
+"""Minimum number of different levels between black and white in a mask with soft edges or compression. A trimap
+(0, 128, 255) has only one such level."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,10 @@ def levels_of(
 ) -> Shaped[np.ndarray, "height width"]:
     """Return the grey levels of a mask's picture.
 
-    With `palette_as_numbers`, the colours of a palette have no meaning: return the palette index of each pixel in place
-    of a grey level. If the palette has only two greys, the lighter grey is the object.
-    If all visible pixels have one colour and the rest is transparent, the mask is the visible part.
+    With `palette_as_numbers`, an opaque picture whose palette has colours is a label map: return the palette index of
+    each pixel in place of its grey level. If the palette has exactly two greys, return which pixels have the lighter
+    grey: they are the object. If all visible pixels have one colour and the rest is transparent, the mask is the
+    visible part.
 
     Raises:
         AnnotationError: the picture has colours.

@@ -7,8 +7,8 @@ from scipy import ndimage
 from ovam.masks.regions import pieces
 
 NECK = 0.6
-"""Greatest radius of a circle that can pass through a neck, as a share of the radius of the smaller part; see
-`split_at_necks`."""
+"""A narrow place is a neck if no circle whose radius is above this share of the smaller part's radius can pass through
+it; `split_at_necks` says what the radius of a part is."""
 
 _LEAST_RADIUS = 2.0  # pixels; a part with a smaller radius does not count, because it comes from an uneven outline
 _STEPS = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), dtype=bool)

@@ -145,10 +145,14 @@ def _saved_text(trace: Trace, path: str | Path) -> SavedText:
     side = trace.text
     saved = side.saved(trace.blocks, prompts_of_run) if isinstance(side, SavesItself) else None
     if saved is None or saved.about.get("kind") not in READERS:
-        reason = "it has no `saved`" if saved is None else f"nothing reads its kind {saved.about.get('kind')!r}"
+        reason = (
+            "its class has no method `saved`"
+            if saved is None
+            else f"nothing reads its kind {saved.about.get('kind')!r}"
+        )
         raise TraceFileError(
-            f"{path} can't be written: the trace's text side is a {type(side).__name__}, which could not be read from "
-            f"the file ({reason}): expected a text side of ovam, or one with `saved` and a reader in "
+            f"{path} can't be written: the trace's text side is a {type(side).__name__}, and nothing could read it "
+            f"back from the file ({reason}): expected a text side of ovam, or one with `saved` and a reader in "
             "ovam.trace.file.READERS"
         )
     return saved
