@@ -526,10 +526,15 @@ class Saving(Foreign):
 class TestOtherTextSides:
     def test_one_that_can_not_be_read_back_is_refused_when_it_is_saved(self, tmp_path):
         trace = make_trace()
-        for text, message in ((Foreign(trace.text), "has no `saved`"), (Saving(trace.text), "nothing reads its kind")):
+        for text, message in (
+            (Foreign(trace.text), "has no method `saved`"),
+            (Saving(trace.text), "nothing reads its kind"),
+        ):
             foreign = replace(trace, text=text)
             assert foreign.maps("sky").token_maps.shape == trace.maps("sky").token_maps.shape
-            with pytest.raises(TraceFileError, match=f"{type(text).__name__}, which could not be read.*{message}"):
+            with pytest.raises(
+                TraceFileError, match=f"{type(text).__name__}, and nothing could read it back.*{message}"
+            ):
                 foreign.save(tmp_path / "run.safetensors")
             assert not list(tmp_path.iterdir())
 
