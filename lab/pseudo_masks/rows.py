@@ -110,7 +110,10 @@ def _needs_of_trained(method: Method) -> dict[str, Any]:
     return {**method.requires, "timesteps": method.requires_encoded["timesteps"]}
 
 
-def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut) -> Row:
+OURS, EVERY_BLOCK = "ours", "every block"
+
+
+def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut, needs: str = OURS) -> Row:
     """This library's own, with options of its maps."""
 
     def values(trace: Trace, entry: str | OptimisedTokens) -> np.ndarray:
@@ -118,7 +121,7 @@ def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut) -> Ro
         found = segment(refined(maps, RefineOptions()) if refine else maps, MaskOptions())
         return found.scores[0].numpy()
 
-    return Row(name, "ours", values, cut)
+    return Row(name, needs, values, cut)
 
 
 PUBLISHED, RETUNED, DEFAULT = "OVAM, published", "OVAM, published, our CRF", "ovam: refined, CRF"
@@ -153,7 +156,13 @@ def block_rows(grids: Sequence[int]) -> list[Row]:
     """Every choice of grids, by their heights in a square picture; in others they are the same shares of the finest."""
     chosen = [[g for i, g in enumerate(grids) if number >> i & 1] for number in range(1, 2 ** len(grids))]
     return [
-        ours(" + ".join(map(str, some)), {"blocks": [f"1/{grids[0] // g}" for g in some]}, refine=False, cut=plainly)
+        ours(
+            " + ".join(map(str, some)),
+            {"blocks": [f"1/{grids[0] // g}" for g in some]},
+            refine=False,
+            cut=plainly,
+            needs=EVERY_BLOCK,
+        )
         for some in chosen
     ]
 
@@ -170,6 +179,7 @@ def step_rows(steps: Sequence[int], last: int) -> list[Row]:
 def needs_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """The options of the captures that these rows read, by name."""
     published = (methods.DAAM(), methods.DatasetDiffusion(), methods.PublishedOVAM())
-    known = {"methods": methods.requires_of(published), "ours": {"self_attention": True}}
+    known = {"methods": methods.requires_of(published), OURS: {"self_attention": True}}
+    known[EVERY_BLOCK] = {"blocks": "all"}
     known |= {row.needs: dict(row.requires) for row in rows if row.requires is not None}
     return {name: known[name] for name in sorted({row.needs for row in rows})}
