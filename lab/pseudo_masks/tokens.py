@@ -14,6 +14,9 @@ from ovam.tokens.optimize import optimize_tokens
 from ovam.tokens.token_set import TokenSet
 from ovam.tracing.encode import encode
 
+FITTED_ON = "all"
+"""Blocks that tokens are fitted on: the published methods read all of them, and the default maps of mini two."""
+
 
 def tokens_of(
     pipe: Any, folder: Path, source: Source, classes: Sequence[str], annotations: int = 1
@@ -42,7 +45,7 @@ def files_of(
         annotations: Number of annotated pictures of each fit, the first ones; classes with fewer are left out.
         options: Further options of `optimize_tokens`.
     """
-    basis = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, options or {}]
+    basis = [model_hash(pipe), syntax_of("ovam.tokens", "ovam.maps"), annotations, FITTED_ON, options or {}]
     place = folder / "tokens" / digest([*basis, source.basis("annotated")])
     file_names = dict(zip(source.classes, safe_names(source.classes), strict=True))
     files = {name: place / f"{file_names[name]}.safetensors" for name in classes}
@@ -50,7 +53,7 @@ def files_of(
     pictures = source.annotated(missing, annotations) if missing else {}
     enough = [name for name in missing if len(pictures[name]) == annotations]
     for name in track(enough, f"tokens of {annotations}") if enough else ():
-        traces = [encode(pipe, one.image, seed=one.seed) for one in pictures[name]]
+        traces = [encode(pipe, one.image, seed=one.seed, blocks=FITTED_ON) for one in pictures[name]]
         place.mkdir(parents=True, exist_ok=True)
         optimize_tokens(traces, [one.marks for one in pictures[name]], **(options or {})).save(files[name])
     return {name: file for name, file in files.items() if file.exists()}
