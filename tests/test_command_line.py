@@ -306,7 +306,7 @@ def test_names_that_are_no_text(made, model, tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")  # noqa: PTH110
 @pytest.mark.parametrize(
     ("arguments", "redirected"),
-    [(["--help"], "> /dev/full"), (["--help"], ">&-"), (["plan", "--json"], "> /dev/full")],
+    [(["--help"], "> /dev/full"), (["--help"], ">&-"), (["info", "--json"], "> /dev/full")],
 )
 def test_standard_output_that_is_full_or_closed(arguments, redirected):
     command = f'"{sys.executable}" -m ovam {" ".join(arguments)} {redirected}'

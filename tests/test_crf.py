@@ -130,6 +130,22 @@ class TestAuthorsCode:
         assert (ours - theirs).abs().mean() < 1e-6  # measured 1e-7
         assert torch.equal(ours.argmax(0), theirs.argmax(0))
 
+    def test_a_picture_that_can_not_be_written_to_is_copied_for_it(self, monkeypatch):
+        """Pictures of Pillow are such; the C++ takes only what it could write to."""
+        seen = []
+
+        def mean_field(energies, image, options):
+            seen.append(image)
+            return np.exp(-energies)
+
+        monkeypatch.setattr("ovam.refine.crf.authors_mean_field", mean_field)
+        picture = two_colours(4, 4, 2)
+        picture.flags.writeable = False
+        dense_crf(two_classes(torch.full((4, 4), 0.5)), picture, paper(backend="pydensecrf"))
+        assert seen[0].flags.writeable
+        assert seen[0].flags.c_contiguous
+        assert np.array_equal(seen[0], picture)
+
     @pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is not None, reason="pydensecrf2 is installed")
     def test_it_is_named_where_it_is_not_installed(self):
         with pytest.raises(errors.MissingPackageError, match=r"pip install 'ovam\[crf\]'"):

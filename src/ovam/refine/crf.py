@@ -57,7 +57,7 @@ def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions)
     given = probabilities.detach().float().cpu().numpy()
     energies = -np.log(given.clip(options.clip, 1.0)).reshape(len(given), -1)
     if options.backend == "pydensecrf":
-        found = authors_mean_field(energies, np.ascontiguousarray(image), options)
+        found = authors_mean_field(energies, np.array(image, order="C"), options)  # it refuses a read-only one
     else:
         kernels = [
             Kernel.around(lattice(points).blur, points.shape[1], weight) for points, weight in features(image, options)
