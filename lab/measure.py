@@ -1,7 +1,9 @@
 """How a number is made: pairs measured alternately, a median with its bootstrap bounds, and a stamp."""
 
+import argparse
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +19,20 @@ PACKAGES = ("ovam", "torch", "diffusers", "transformers", "numpy")
 
 Contender = Callable[[], float]
 """Does the work once and returns the seconds it took."""
+
+
+FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir", "--output")
+"""Options whose values are folders and files of one machine."""
+
+
+def as_typed(module: str, words: Sequence[str]) -> str:
+    """Return a command as anyone could type it: without `FOLDERS`; of other absolute paths the name alone."""
+    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in FOLDERS:
+        folders.add_argument(option)
+    others = folders.parse_known_args(list(words))[1]
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in others]
+    return shlex.join(["python", "-m", module, *shown])
 
 
 @dataclass(frozen=True)

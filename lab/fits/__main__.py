@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ from lab.fits.store import Store
 from lab.fits.table import table
 from lab.fits.traces import Traces
 from lab.fits.tune import RATES, tune
-from lab.measure import stamp
+from lab.measure import as_typed, stamp
 from ovam.mini.scenes import CLASSES
 
 FINEST = "1/1"  # of mini's grids: what SLiMe spreads maps by
-FOLDERS = ("--work-dir", "--images-dir", "--chosen", "--output-dir")
 QUICK = {"draws": 1, "scenes": 8, "classes": ["car"], "methods": ["word", "default"]}
 
 
@@ -32,7 +30,7 @@ def main(given: list[str] | None = None) -> None:
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
     traces, report = _opened(arguments)
-    command, settings = command_of(words), arguments.chosen or CHOSEN
+    command, settings = as_typed("lab.fits", words), arguments.chosen or CHOSEN
     if arguments.what == "tune":
         found = tune(traces, rates=arguments.rates, known=known_choices(settings))
         settings.write_text(json.dumps({**found, "stamp": stamp(command)}, indent=1) + "\n")
@@ -86,14 +84,6 @@ def _methods(arguments: argparse.Namespace, chosen: dict[str, Any]) -> list[Meth
             "come with `python -m lab.fits tune`"
         )
     return [known[name] for name in names] + [variant(json.loads(each)) for each in arguments.variant]
-
-
-def command_of(words: list[str]) -> str:
-    """The command as anyone could type it, without this machine's folders."""
-    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in FOLDERS:
-        folders.add_argument(option)
-    return shlex.join(["python", "-m", "lab.fits", *folders.parse_known_args(words)[1]])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,12 +10,13 @@ from lab.gain.ladder import MAXIMUM, RUNGS
 from lab.gain.table import ALL, COMPONENTS, HITS
 from lab.markdown import interval, table
 
-HEAD = """# Where a token's gain comes from
+HEAD = """# What a token changes
 
-See why a fitted token gives better masks than its word. The difference is measured in three ways, on [mini](mini.md)'s
-scenes, whose labels say what every pixel shows: by the steps from word to token, by what the gained pixels show, and by
-the parts of things. Annotations, scored scenes and thresholds are those of [tokens, measured](tokens-measured.md).
-Every difference has its 95 % interval, from a bootstrap over classes, draws and scenes.
+See where a fitted token gives other masks than its word, for better or worse. The difference is measured in three ways,
+on [mini](mini.md)'s scenes, whose labels say what every pixel shows: by the steps from word to token, by what the gained
+pixels show, and by the parts of things. Annotations, scored scenes and thresholds are those of
+[tokens, measured](tokens-measured.md). Every difference has its 95 % interval, from a bootstrap over classes, draws and
+scenes.
 """
 
 SHORT = f"""## In short

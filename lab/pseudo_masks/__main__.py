@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from lab.measure import as_typed
 from lab.pseudo_masks.ablations import ABLATIONS
 from lab.pseudo_masks.annotators import ORACLE, annotator_of
 from lab.pseudo_masks.benchmark import PROTOCOLS, read_items, write_benchmark
@@ -32,7 +32,7 @@ def main(given: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if given is None else given
     arguments = _parser().parse_args(words)
-    command = shlex.join(["python", "-m", "lab.pseudo_masks", *words])
+    command = as_typed("lab.pseudo_masks", words)
     try:
         page = _benchmark(arguments, command) if arguments.protocol else _report(arguments, command)
     except OvamError as error:

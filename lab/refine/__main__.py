@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from lab.measure import stamp
+from lab.measure import as_typed, stamp
 from lab.mini.measures.words import scenes_of
 from lab.refine import bars, choose, compare, page, split
 from ovam.mini.scenes import WORLD
@@ -75,7 +74,7 @@ def _bars(given: list[str]) -> None:
     arguments = parser.parse_args(given)
     if arguments.quick:
         arguments.scenes, arguments.validation, arguments.pictures = 3, 3, 1
-    made = stamp(shlex.join(["python", "-m", "lab.refine", "bars", *given]))
+    made = stamp(as_typed("lab.refine", ["bars", *given]))
     pipe = load(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     options = bars.BarOptions(
@@ -117,7 +116,7 @@ def _split(given: list[str]) -> None:
     parser.add_argument("--scenes", type=int, default=30, help="scenes with touching things, and as many others")
     parser.add_argument("--output", type=Path, default=Path("docs/results/split.json"))
     arguments = parser.parse_args(given)
-    made = stamp(shlex.join(["python", "-m", "lab.refine", "split", *given]))
+    made = stamp(as_typed("lab.refine", ["split", *given]))
     pipe = load(arguments.model)
     found = {"stamp": made, "model": model_hash(pipe), "world": WORLD, **split.compare(pipe, arguments.scenes)}
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")

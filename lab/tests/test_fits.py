@@ -17,6 +17,7 @@ from lab.fits.methods import registry, variant
 from lab.fits.outcome import Outcome, Row, row_of
 from lab.fits.store import Store
 from lab.fits.traces import Traces
+from lab.measure import as_typed
 from lab.mini.oracle import IGNORE
 from ovam.errors import OptionError
 from ovam.mini.scenes import LABELS, render, seed_of
@@ -306,7 +307,7 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
 
 
 def test_the_stamped_command_has_no_folders_of_this_machine():
-    found = command.command_of(["--split", "test", "--work-dir", "/here", "--methods", "SLiMe, published"])
+    found = as_typed("lab.fits", ["--split", "test", "--work-dir", "/here", "--methods", "SLiMe, published"])
     assert found == "python -m lab.fits --split test --methods 'SLiMe, published'"
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -17,7 +16,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab.measure import stamp
+from lab.measure import as_typed, stamp
 from lab.pseudo_masks.tokens import files_of
 from lab.pseudo_masks.world import World
 from lab.training.chart import chart
@@ -54,7 +53,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     study = _study(arguments)
     with quiet():
-        _report(study, arguments, shlex.join(["python", "-m", "lab.training", *words]))
+        _report(study, arguments, as_typed("lab.training", words))
 
 
 def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
