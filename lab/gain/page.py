@@ -13,8 +13,8 @@ from lab.markdown import interval, table
 HEAD = """# What a token changes
 
 See where a fitted token gives other masks than its word, for better or worse. The difference is measured in three ways,
-on [mini](mini.md)'s scenes, whose labels say what every pixel shows: by the steps from word to token, by what the gained
-pixels show, and by the parts of things. Annotations, scored scenes and thresholds are those of
+on the scenes of [mini](mini.md), whose labels say what every pixel shows: by the steps from word to token, by what the
+gained pixels show, and by the parts of things. Annotations, scored scenes and thresholds are those of
 [tokens, measured](tokens-measured.md). Every difference has its 95 % interval, from a bootstrap over classes, draws and
 scenes.
 """
