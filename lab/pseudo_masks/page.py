@@ -13,7 +13,8 @@ Written by `{command}`, model {model}, ovam {version}.
 
 Figures are points of IoU, pooled per class over the pictures of a set, then the mean over classes. The class is known.
 Thresholds of the main column were chosen on {validation} {chosen_on}, for every method and both forms; the published
-ones stand beside. A token is fitted on one annotated {fitted_on}. Brackets hold 95 % bounds, over classes and pictures.
+ones stand beside. A token is fitted on one annotated {fitted_on}, on all blocks. Brackets hold 95 % bounds, over
+classes and pictures.
 
 {note}
 """

@@ -17,7 +17,8 @@ what becomes of words that are not there. `python -m lab.refine bars` measures a
   among the slices.
 * IoU is pooled over a class's pictures, then the mean of the classes is taken. Intervals are 95 %, over classes and
   pictures.
-* A token is fitted on one annotation, one draw of it for each class.
+* A token is fitted on one annotation, one draw of it for each class, and on all blocks; words and tokens are read
+  from the blocks that the model keeps by default.
 * Thresholds are chosen on validation scenes: one for all words, one for each token. Refinement, CRF and presence have
   the product's frozen defaults.
 """

@@ -309,6 +309,8 @@ def test_the_page_says_what_is_missed_and_that_test_was_not_looked_at():
 def test_the_stamped_command_has_no_folders_of_this_machine():
     found = as_typed("lab.fits", ["--split", "test", "--work-dir", "/here", "--methods", "SLiMe, published"])
     assert found == "python -m lab.fits --split test --methods 'SLiMe, published'"
+    given = ["bars", "--weights", "/here/a.safetensors", "--summary", "docs/page.md"]
+    assert as_typed("lab.x", given) == "python -m lab.x bars --weights a.safetensors --summary docs/page.md"
 
 
 def test_a_run_writes_the_page_and_a_second_one_fits_nothing(tmp_path, monkeypatch):

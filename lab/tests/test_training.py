@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from typer.testing import CliRunner
 
+from lab.mini import rendering
 from lab.mini.__main__ import app
 from lab.mini.training import recipe
 from lab.mini.training.chances import SHARES, chances, classes_shown
@@ -106,6 +107,12 @@ def test_time_steps_cover_the_schedule_and_favour_those_where_text_counts(traini
     assert shares[3] > 2 * shares[0]
     assert shares[3] > 1.4 * shares[4]
     assert shares.min() > 0.09
+
+
+@pytest.mark.parametrize("alone", [2, 9])
+def test_scenes_come_in_order_from_this_process_or_from_several(alone, monkeypatch):
+    monkeypatch.setattr(rendering, "_ALONE", alone)
+    assert list(rendering.each_scene(abs, range(-5, 0), "numbers")) == [5, 4, 3, 2, 1]
 
 
 def test_scenes_of_several_things_and_of_rare_classes_are_drawn_more_often():
