@@ -12,7 +12,7 @@ from lab.markdown import table
 from ovam import methods
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
-FUNCTIONS = ("load", "capture", "encode", "stream", "plan", "optimize_tokens")
+FUNCTIONS = ("load", "capture", "encode", "word_gains", "stream", "plan", "optimize_tokens")
 """In the order in which a user meets them; `written` fails where a public function is missing here."""
 
 _START = """# Reference

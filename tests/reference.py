@@ -487,3 +487,72 @@ def dataset_diffusion(maps, affinities, grid, size, *, products, threshold, igno
         winner = [value[y, x] for value in values].index(best) + 1
         labels[y, x] = winner if best >= threshold else 255 if best >= ignored else 0
     return labels, values
+
+
+def noised(clean, noise, level, predicts):
+    """Latent (channel, height, width) with noise.
+
+    `level` is the share of noise if a model predicts a "flow", else the square of the image's share.
+    """
+    of_image, of_noise = (1 - level, level) if predicts == "flow" else (math.sqrt(level), math.sqrt(1 - level))
+    found = np.zeros(clean.shape)
+    for place in product(*map(range, clean.shape)):
+        found[place] = of_image * float(clean[place]) + of_noise * float(noise[place])
+    return found
+
+
+def _wanted(clean, noise, level, predicts):
+    """What a model should predict at one place of one channel."""
+    if predicts == "v_prediction":
+        return math.sqrt(level) * noise - math.sqrt(1 - level) * clean
+    return {"epsilon": noise, "sample": clean, "flow": noise - clean}[predicts]
+
+
+def word_gains(clean, looks, words, predicts):
+    """Gains (word, height, width), each word a list of synonyms: how much less the squared error is than with nothing.
+
+    A look is a level as in `noised`, the noise (channel, height, width), and the prediction of each text.
+    """
+    channels, height, width = clean.shape
+    gains = {text: np.zeros((height, width)) for synonyms in words for text in synonyms}
+    for level, noise, predictions in looks:
+        errors = {text: np.zeros((height, width)) for text in predictions}
+        for text, (channel, y, x) in product(predictions, product(range(channels), range(height), range(width))):
+            wanted = _wanted(float(clean[channel, y, x]), float(noise[channel, y, x]), level, predicts)
+            errors[text][y, x] += (float(predictions[text][channel, y, x]) - wanted) ** 2
+        mean = sum(errors[""].flatten().tolist()) / (height * width)
+        for text, (y, x) in product(gains, product(range(height), range(width))):
+            gains[text][y, x] += (errors[""][y, x] - errors[text][y, x]) / mean / len(looks)
+    found = np.zeros((len(words), height, width))
+    for i, y, x in product(*map(range, found.shape)):
+        found[i, y, x] = max(gains[text][y, x] for text in words[i])
+    return found
+
+
+def smoothed(image, sigma):
+    """Gaussian, cut off at four sigma; beyond its border the image goes on mirrored, with the last pixel twice."""
+    reach = math.floor(4 * sigma + 0.5)
+    weights = {step: math.exp(-((step / sigma) ** 2) / 2) for step in range(-reach, reach + 1)}
+
+    def inside(place, size):
+        place %= 2 * size
+        return place if place < size else 2 * size - 1 - place
+
+    height, width = image.shape
+    found = np.zeros(image.shape)
+    for y, x in product(range(height), range(width)):
+        for (down, one), (right, other) in product(weights.items(), weights.items()):
+            found[y, x] += one * other * float(image[inside(y + down, height), inside(x + right, width)])
+    return found / sum(weights.values()) ** 2
+
+
+def lead(gains, place, share=0.04):
+    """Mean, over the share of places where it is greatest, of a smoothed gain less the greatest other one, or 0."""
+    _, height, width = gains.shape
+    smooth = [smoothed(one, min(height, width) / 16) for one in gains]
+    ahead = []
+    for y, x in product(range(height), range(width)):
+        others = [one[y, x] for i, one in enumerate(smooth) if i != place]
+        ahead.append(smooth[place][y, x] - max([0.0, *others]))
+    count = max(1, math.floor(share * len(ahead)))
+    return sum(sorted(ahead, reverse=True)[:count]) / count

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ovam
@@ -11,7 +12,9 @@ import tiny
 from ovam.cli.arguments import words_of
 from ovam.commands import generate_many
 from ovam.commands.prompt_file import read_prompts
+from ovam.commands.requests import request_of
 from ovam.errors import OptionError
+from ovam.masks.options import SegmentOptions
 from ovam.refine.options import RefineOptions
 from test_cli import PROMPT, SMALL, assert_fails, call, read, succeed
 
@@ -155,6 +158,26 @@ def test_one_broken_file_is_recorded_and_the_others_go_on(model, tmp_path):
     assert succeed(*ask, "--overwrite")["made"] == 3
     assert succeed(*ask, "--max-hole", 1)["made"] == 3
     assert "3 skipped, as they are done" in call(*ask, "--max-hole", 1).stdout
+
+
+def test_gains_are_part_of_what_was_asked_of_images(made, model, tmp_path):
+    """Traces beside them get none, and are not made again."""
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    sources, out = (tmp_path / "red.png", made / "run.safetensors"), ("--output-dir", tmp_path / "out")
+    ask = ("segment", *sources, "--words", "cat", "--timesteps", "50", "--model", model, *out)
+    assert succeed(*ask)["made"] == 2
+    result = succeed(*ask, "--gains")
+    assert (result["made"], result["skipped"]) == (1, 1)
+    assert succeed(*ask, "--gains")["skipped"] == 2
+    usual = ovam.GainOptions()
+    looks = [line.get("gains", {}).get("looks") for line in lines(tmp_path / "out")]
+    assert looks == [len(usual.timesteps) * usual.noises, None]
+
+
+def test_options_with_gains_are_told_apart_by_their_numbers():
+    gains = [ovam.WordGains(("cat",), torch.full((1, 2, 2), value), 1) for value in (0.1, 0.2, 0.1)]
+    first, second, same = (request_of(options=SegmentOptions(gains=each)) for each in gains)
+    assert first == same != second
 
 
 def test_files_of_several_runs_are_named_after_their_folders(made, model, tmp_path):

@@ -32,8 +32,11 @@ from ovam.backbones.registry import supported
 from ovam.cli import app
 from ovam.cli.arguments import blocks_of, words_of
 from ovam.cli.terminal import quiet, running
+from ovam.commands.ask import segment_file
 from ovam.commands.generate import generate
+from ovam.commands.segment_many import segment_files
 from ovam.errors import OptionError
+from ovam.masks.options import SegmentOptions
 from ovam.output_files import safe_names, write_bytes
 from ovam.tensor_file import replacing
 
@@ -352,6 +355,45 @@ def test_segment_of_an_image_encodes_it_and_keeps_the_trace(model, tmp_path):
     assert (trace.source.kind, trace.source.prompt, trace.source.seed) == ("encoded", "a cat", 5)
     expected = ovam.encode(ovam.load(model), photo, prompt="a cat", seed=5).segment(["cat", "sky"])
     assert (read(tmp_path / "out" / "labels.png") == expected.labels.numpy()).all()
+
+
+def test_segment_of_an_image_asks_the_denoiser_too(model, tmp_path, monkeypatch):
+    """Its gains change masks and the presence that is printed; the record tells of them without their numbers."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8))
+    photo.save(tmp_path / "photo.png")
+    ask = ("segment", tmp_path / "photo.png", "--words", "cat, sky", "--against", "lawn", "--model", model)
+    ask = (*ask, "--gains", "--seed", 5, "--output-dir", tmp_path / "out")
+    result = succeed(*ask)
+    pipe, words = ovam.load(model), ["cat", "sky"]
+    gains = ovam.word_gains(pipe, photo, [*words, "lawn"], seed=5, size=tuple(result["working_size"]))
+    expected = ovam.encode(pipe, photo, seed=5).segment(words, against=["lawn"], gains=gains)
+    assert (read(tmp_path / "out" / "labels.png") == expected.labels.numpy()).all()
+    assert [word["presence"] for word in result["words"]] == list(expected.presence.values())
+    assert result["gains"] == {"looks": gains.looks, "against": list(gains.words[3:])}
+    assert {*result["options"]["gains"]} == {"words", "looks", "maps"}
+    assert "tensor(" not in (tmp_path / "out" / "result.json").read_text()
+    for offset, shown in ((-1e6, "0.00, not seen"), (1e6, "1.00")):
+        monkeypatch.setattr("ovam.maps.gains._OFFSET", offset)
+        done = call(*ask)
+        assert done.stdout.count(shown) == 2, done.output
+    assert "not seen" not in done.stdout
+
+
+def test_gains_are_only_for_images(made, model, tmp_path):
+    ask = ("segment", made[0] / "run.safetensors", "--words", "cat", "--model", model, "--output-dir", tmp_path / "out")
+    assert_fails(call(*ask, "--gains"), "--gains: expected only with an image file", "leave it out")
+    for segment in (segment_file, lambda source, *given, **named: segment_files([source], *given, **named)):
+        with pytest.raises(OptionError, match="`options`, and options to measure them as well"):
+            segment(
+                made[0] / "image.png",
+                ["cat"],
+                options=SegmentOptions(gains=ovam.WordGains(("cat",), torch.zeros(1, 2, 2))),
+                gains=ovam.GainOptions(),
+                output_dir=tmp_path / "out",
+            )
+    with pytest.raises(OptionError, match=r"options for an image were given.*is a trace"):
+        segment_file(made[0] / "run.safetensors", ["cat"], gains=ovam.GainOptions(), output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_segment_of_an_image_by_another_method(model, tmp_path):

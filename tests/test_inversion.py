@@ -121,7 +121,7 @@ class TestInversion:
     def test_a_prediction_of_another_kind_is_refused(self):
         pipe = tiny.pixart_sigma()
         pipe.scheduler.register_to_config(prediction_type="flow_prediction")
-        with pytest.raises(UnsupportedPipelineError, match=r"predicts 'flow_prediction'.*use method='noise'"):
+        with pytest.raises(UnsupportedPipelineError, match=r"predicts 'flow_prediction'.*encode with method='noise'"):
             ovam.encode(pipe, photo(), method="inversion", size=(32, 32))
 
 

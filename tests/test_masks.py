@@ -256,6 +256,7 @@ class TestOptions:
             (ovam.Trace.segment, SegmentOptions),
             (ovam.capture, ovam.tracing.options.CaptureOptions),
             (ovam.encode, ovam.tracing.encode_options.EncodeOptions),
+            (ovam.word_gains, ovam.GainOptions),
         ]:
             named = inspect.signature(function).parameters
             fields = inspect.signature(options).parameters

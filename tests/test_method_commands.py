@@ -109,6 +109,7 @@ def test_several_files_and_again_by_another_method(made, tmp_path):
         (("--refine",), "--refine with --method daam"),
         (("--products", "3"), "--products 3 with --method daam"),
         (("--against", "sky", "--blocks", "16"), "--blocks 16, --against sky with --method daam"),
+        (("--gains",), "--gains with --method daam"),
         (("--presence", "0.5"), "--presence 0.5 with --method daam"),
         (("--crf",), "--crf with --method daam, which has no CRF"),
         (("--ignore", "0.1"), "takes --threshold and --crf at most: leave it out"),
@@ -159,6 +160,8 @@ def test_python_calls_are_refused_alike(made, tmp_path):
     method, refined = methods.DAAM(), SegmentOptions(refine=True, threshold=0.4)
     with pytest.raises(OptionError, match="threshold, refine with method='daam'"):
         segment_file(made / "run.safetensors", ["cat"], method=method, options=refined, output_dir=tmp_path / "out")
+    with pytest.raises(OptionError, match="gains with method='daam'"):
+        segment_file(made / "photo.png", ["cat"], method=method, gains=ovam.GainOptions(), output_dir=tmp_path / "out")
     with pytest.raises(OptionError, match="self_attention=False with method='dataset-diffusion'"):
         segment_file(
             made / "photo.png",

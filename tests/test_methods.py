@@ -287,6 +287,62 @@ class TestDatasetDiffusion:
             methods.DatasetDiffusion().segment(kept, ["sky"])
         assert methods.DatasetDiffusion(any_self_attention=True).segment(kept, ["sky"]).words == ("sky",)
 
+    @pytest.mark.parametrize(
+        ("words_at", "pixels_at", "words", "pixels"),
+        [
+            ("1/4", "1/2", (2, 4), (4, 8)),  # published
+            ("1/1", "1/1", (8, 16), (8, 16)),
+            ("1/2", "1/1", (4, 8), (8, 16)),
+            ("1/4", "1/4", (2, 4), (2, 4)),
+        ],
+    )
+    def test_the_grids_are_those_of_the_options(self, words_at, pixels_at, words, pixels):
+        """A grid that is as fine as the finest one is read as it is; a coarser one is enlarged to the pixels'."""
+        parts = {"down_blocks.1.attn1": pixels, "up_blocks.2.attn1": pixels, "up_blocks.1.attn1": (1, 2)}
+        found = make_trace(parts=parts)
+        padded = found.text.embed("dog sky", padded=True)
+        blocks = blocks_of(found, padded.vectors, names=[name for name in WITHOUT_MIDDLE if GRIDS[name] == words])
+        affinities = [found.self_attention[name].values["cond"].double().numpy() for name in list(parts)[:2]]
+        method = methods.DatasetDiffusion(words_at=words_at, pixels_at=pixels_at)
+        options = {"products": 4, "threshold": 0.6, "ignored": 0.5}
+        maps = [mean_map(blocks, 1), mean_map(blocks, 2)]
+        labels, values = reference.dataset_diffusion(maps, affinities, pixels, found.size, **options)
+        result = method.segment(found, ["dog", "sky"])
+        assert result.maps["dog"].shape == pixels
+        for i, value in enumerate(values):
+            np.testing.assert_allclose(result.scores[i], bent(value, 0.6).clip(0, 1), rtol=0, atol=5e-6)
+        assert (result.labels.numpy() == labels).mean() > 0.995
+        assert method.requires == {"blocks": "all", "self_attention": pixels_at}
+
+    def test_words_at_the_finest_grid_are_read_there_alone(self, trace):
+        """Without the coarser blocks nothing changes; by default there is nothing to read then."""
+        finest = trace.select(blocks="1/1")
+        method = methods.DatasetDiffusion(words_at="1/1")
+        assert torch.equal(method.segment(finest, ["sky"]).scores, method.segment(trace, ["sky"]).scores)
+        with pytest.raises(UnsupportedPipelineError, match="the grids 8x16: expected cross attention at 1/2 and 1/4"):
+            methods.DatasetDiffusion().segment(finest, ["sky"])
+
+    def test_words_of_a_finer_grid_than_the_pixels_are_means_there(self, trace, monkeypatch):
+        """Each place of the pixels' grid gets the mean of its four places of the words' grid."""
+        fine = torch.rand(2, 8, 16, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr("ovam.methods.dataset_diffusion._class_maps", lambda trace, entries: fine)
+        found = methods.DatasetDiffusion(words_at="1/1").maps(trace, ["dog", "sky"])
+        monkeypatch.setattr(
+            "ovam.methods.dataset_diffusion._class_maps",
+            lambda trace, entries: fine.unflatten(1, (4, 2)).unflatten(3, (8, 2)).mean((2, 4)),
+        )
+        torch.testing.assert_close(found, methods.DatasetDiffusion().maps(trace, ["dog", "sky"]), rtol=0, atol=1e-5)
+
+    def test_the_line_that_captures_asks_for_the_grids_of_the_options(self, trace):
+        method = methods.DatasetDiffusion(words_at="1/1", pixels_at="1/8")
+        line = "ovam.capture(pipe, **ovam.methods.DatasetDiffusion(words_at='1/1', pixels_at='1/8').requires)"
+        with pytest.raises(NothingCapturedError, match=f"1/8 of the finest grid.*none of it.*use {re.escape(line)}"):
+            method.segment(trace, ["sky"])
+        kept = make_trace(parts={"1x2": (1, 2)})
+        with pytest.raises(NothingCapturedError, match="pixels_at='1/8', any_self_attention=True"):
+            method.segment(kept, ["sky"])
+        assert replace(method, any_self_attention=True).segment(kept, ["sky"]).words == ("sky",)
+
     @pytest.mark.parametrize("parts", [{}, {"8x16": (8, 16)}])
     def test_without_self_attention_of_that_grid(self, parts):
         with pytest.raises(NothingCapturedError, match=r"1/2 of the finest grid.*none of it.*by_name\('dataset-diff"):
@@ -349,6 +405,8 @@ class TestEveryMethod:
         (lambda: methods.Attn2Mask(steps="last"), "steps='last'"),
         (lambda: methods.PublishedOVAM(queries="uncond"), "queries='uncond'"),
         (lambda: methods.DatasetDiffusion(products=0), "products=0"),
+        (lambda: methods.DatasetDiffusion(words_at="1/3"), "words_at='1/3': expected one of '1/1', '1/2', '1/4'"),
+        (lambda: methods.DatasetDiffusion(pixels_at=2), "pixels_at=2: expected one of '1/1'"),
         (lambda: methods.by_name("damm"), "method='damm'.*'daam'"),
     ],
 )
@@ -533,3 +591,8 @@ class TestContractOfPublishedOVAM(MethodContract):
 class TestContractOfDatasetDiffusion(MethodContract):
     def make_method(self):
         return methods.DatasetDiffusion()
+
+
+class TestContractOfDatasetDiffusionAtTheFinestGrid(MethodContract):
+    def make_method(self):
+        return methods.DatasetDiffusion(words_at="1/1", pixels_at="1/1")

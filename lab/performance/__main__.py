@@ -14,6 +14,7 @@ from lab.measure import stamp
 from lab.performance import (
     bytes_kept,
     capture_overhead,
+    dataset,
     end_to_end,
     layout,
     maps,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "time_to_quality": time_to_quality.run,
     "end_to_end": end_to_end.run,
     "capture_overhead": capture_overhead.run,
+    "dataset": dataset.run,
     "bytes_kept": bytes_kept.run,
     "storage_types": storage_types.run,
     "layout": layout.run,

@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.markdown import table
 from lab.measure import Ratio
-from lab.performance import report_refinement, report_tokens
+from lab.performance import report_dataset, report_refinement, report_tokens
 from lab.performance.report_tokens import verdict
 from lab.performance.tokens import STORED, USUAL
 from ovam.tokens.options import AGAINST, PHRASES
@@ -102,6 +102,7 @@ def write(results: Mapping[str, Result]) -> str:
         "refinement": report_refinement.section,
         "time_to_quality": report_tokens.quality,
         "end_to_end": report_tokens.end,
+        "dataset": report_dataset.section,
         "layout": _layout,
     }
     parts = [HEAD, _goals(results)]
@@ -191,6 +192,7 @@ _GOALS = {
     "refinement": report_refinement.goals,
     "time_to_quality": report_tokens.quality_goals,
     "end_to_end": report_tokens.end_goals,
+    "dataset": report_dataset.goals,
 }
 
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from lab.pseudo_masks.counts import Count
 from lab.pseudo_masks.examples import in_order
-from lab.pseudo_masks.rows import DEFAULT, PUBLISHED, RETUNED, TOKEN, WORD
+from lab.pseudo_masks.rows import DEFAULT, PUBLISHED, RETUNED, SPREAD, SPREAD_AT_FINEST, TOKEN, WORD
 from ovam.evaluate import Interval, paired_bootstrap
 from ovam.methods.grounded import Grounded
 
@@ -96,7 +96,7 @@ def leads(counts: Sequence[Count]) -> dict[str, list[float]]:
     return {name: gain(counts, (DEFAULT, TOKEN), (name, TOKEN)).listed() for name in names}
 
 
-LIFTED = ("DAAM", "Attn2Mask", "Dataset Diffusion", PUBLISHED)
+LIFTED = ("DAAM", "Attn2Mask", SPREAD, SPREAD_AT_FINEST, PUBLISHED)
 """Methods that tokens are claimed to lift, beside Grounded Diffusion however it was trained."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lab.markdown import table
 from lab.pseudo_masks import paper
+from lab.pseudo_masks.differences import differences
 from lab.pseudo_masks.rows import TOKEN, WORD
 
 _HEAD = """# Pseudo-masks: methods with words and with tokens
@@ -42,6 +43,8 @@ def page(found: Mapping[str, Any]) -> str:
         if each["agreement"]:
             text = ", ".join(f"{form} {value:.2f}" for form, value in each["agreement"].items())
             parts += [f"Spearman's correlation with the paper's figures: {text}.", ""]
+            told = differences(name, each)
+            parts += [told, ""] if told else []
     return "\n".join(parts)
 
 

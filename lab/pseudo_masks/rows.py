@@ -125,6 +125,9 @@ def ours(name: str, options: Mapping[str, Any], *, refine: bool, cut: Cut, needs
 
 
 PUBLISHED, RETUNED, DEFAULT = "OVAM, published", "OVAM, published, our CRF", "ovam: refined, CRF"
+SPREAD, SPREAD_AT_FINEST = "Dataset Diffusion", "Dataset Diffusion, finest grid"
+_AT_FINEST = methods.DatasetDiffusion(words_at="1/1", pixels_at="1/1")
+"""As many places as the published grid of the words on a model whose finest grid is 16 x 16."""
 
 
 def main_rows(extra: Sequence[Method] = ()) -> list[Row]:
@@ -132,7 +135,8 @@ def main_rows(extra: Sequence[Method] = ()) -> list[Row]:
     return [
         of_method(methods.DAAM(), name="DAAM"),
         of_method(methods.Attn2Mask(), name="Attn2Mask"),
-        of_method(methods.DatasetDiffusion(), name="Dataset Diffusion"),
+        of_method(methods.DatasetDiffusion(), name=SPREAD),
+        of_method(_AT_FINEST, name=SPREAD_AT_FINEST),
         of_method(methods.PublishedOVAM(), name=PUBLISHED),
         of_method(replace(methods.PublishedOVAM(), crf=False), name=RETUNED, cut=after_crf),
         *(of_method(method, name=variant_name(method)) for method in extra),
@@ -177,9 +181,15 @@ def step_rows(steps: Sequence[int], last: int) -> list[Row]:
 
 
 def needs_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """The options of the captures that these rows read, by name."""
-    published = (methods.DAAM(), methods.DatasetDiffusion(), methods.PublishedOVAM())
-    known = {"methods": methods.requires_of(published), OURS: {"self_attention": True}}
+    """The options of the captures that these rows read, by name.
+
+    The methods without weights share one capture. It keeps the self-attention of both grids of Dataset Diffusion, which
+    takes the parts of its own grid.
+    """
+    spread = methods.DatasetDiffusion()
+    of_methods = methods.requires_of((methods.DAAM(), spread, methods.PublishedOVAM()))
+    of_methods["self_attention"] = [one.requires["self_attention"] for one in (spread, _AT_FINEST)]
+    known = {"methods": of_methods, OURS: {"self_attention": True}}
     known[EVERY_BLOCK] = {"blocks": "all"}
     known |= {row.needs: dict(row.requires) for row in rows if row.requires is not None}
     return {name: known[name] for name in sorted({row.needs for row in rows})}

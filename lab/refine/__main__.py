@@ -41,9 +41,10 @@ def _choose(given: list[str]) -> None:
     _common(parser)
     parser.add_argument("--scenes", type=int, default=200, help="validation scenes (default: 200)")
     parser.add_argument("--output", type=Path, help="JSON of all figures")
+    parser.add_argument("--work-dir", type=Path, default=bars.BarOptions.work_dir, help="keeps word gains")
     parser.add_argument("--dry-run", action="store_true", help="leave the product's defaults as they are")
     arguments = parser.parse_args(given)
-    found = choose.choose(load(arguments.model), arguments.scenes)
+    found = choose.choose(load(arguments.model), arguments.scenes, arguments.work_dir)
     if not arguments.dry_run:
         choose.write(found)
     if arguments.output is not None:

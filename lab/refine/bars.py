@@ -5,7 +5,7 @@ thresholds are chosen on validation scenes. Label maps stand apart: the true lis
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,23 @@ from lab.pseudo_masks.tokens import tokens_of
 from lab.pseudo_masks.world import World
 from lab.refine.cases import Case, cases, generated
 from lab.refine.figures import gain, iou, slices_of, steps_of, where
-from lab.refine.labelled import auroc, label_maps, levels_of, of_words, thresholds_of, with_thresholds
+from lab.refine.labelled import (
+    TOKENS_WITH_GAINS,
+    WITH_GAINS,
+    auroc,
+    best_gate,
+    label_maps,
+    levels_of,
+    of_gains,
+    of_words,
+    thresholds_of,
+    with_thresholds,
+)
 from lab.refine.opinions import opinions
 from lab.refine.steps import (
     BLIND,
     CRF,
+    GAINED_CRF,
     TOKEN,
     TOKEN_CRF,
     TOKEN_REFINED,
@@ -31,6 +43,8 @@ from lab.refine.steps import (
 )
 from lab.refine.verdicts import bars, listed
 from ovam.defaults import CHOSEN
+from ovam.maps.result import AttentionMaps
+from ovam.maps.thresholds import Thresholds as TokenThresholds
 from ovam.masks.options import MaskOptions
 from ovam.mini.scenes import CLASSES, WORLD
 from ovam.models import model_hash
@@ -65,10 +79,15 @@ class BarOptions:
 def measure(pipe: Any, options: BarOptions) -> dict[str, Any]:
     """Return all figures and verdicts."""
     tokens = merge(list(tokens_of(pipe, options.work_dir, World(options.images_dir), options.classes).values()))
-    validation = list(cases(pipe, "validation", options.validation, tokens=tokens))
+    gains_dir = options.work_dir
+    validation = list(cases(pipe, "validation", options.validation, tokens=tokens, gains_dir=gains_dir))
     chosen = choose_thresholds(validation)
     of_tokens = thresholds_of(validation, [_tokens(case) for case in validation], chosen.get(TOKEN_REFINED, {}))
-    seen = list(cases(pipe, "test", options.scenes, tokens=tokens, others=True))
+    gates = {
+        WITH_GAINS: best_gate(validation, list(map(of_gains, validation)), _options(chosen[GAINED_CRF][CLASSES[0]])),
+        TOKENS_WITH_GAINS: best_gate(validation, [_gained(case, of_tokens) for case in validation], _options()),
+    }
+    seen = list(cases(pipe, "test", options.scenes, tokens=tokens, others=True, gains_dir=gains_dir))
     rows = {"scenes": _rows(seen, chosen), "generated": []}
     for name in (SIMPLE, CAPTIONS):
         made = generated(pipe, name, options.pictures, options.images_dir, tokens=tokens)
@@ -91,10 +110,18 @@ def measure(pipe: Any, options: BarOptions) -> dict[str, Any]:
         "labels": {
             "words": label_maps(seen, list(map(of_words, seen)), _options(chosen[CRF][CLASSES[0]]), _GATE),
             "tokens": label_maps(seen, [with_thresholds(_tokens(case), of_tokens) for case in seen], _options(), _GATE),
+            WITH_GAINS: label_maps(
+                seen, list(map(of_gains, seen)), _options(chosen[GAINED_CRF][CLASSES[0]]), gates[WITH_GAINS]
+            ),
+            TOKENS_WITH_GAINS: label_maps(
+                seen, [_gained(case, of_tokens) for case in seen], _options(), gates[TOKENS_WITH_GAINS]
+            ),
         },
+        "gates": {"words": _GATE, "tokens": _GATE, **gates},
         "presence_auroc": {
             "words": auroc(levels_of(seen, list(map(of_words, seen)))),
             "tokens": auroc(levels_of(seen, [_tokens(case) for case in seen])),
+            WITH_GAINS: auroc(levels_of(seen, list(map(of_gains, seen)))),
         },
         "word_blind": _word_blind(seen, rows["scenes"]),
         "opinions": opinions(seen[:OPINIONS]),
@@ -105,6 +132,11 @@ def measure(pipe: Any, options: BarOptions) -> dict[str, Any]:
 def _tokens(case: Case) -> Any:
     assert case.tokens is not None
     return case.tokens
+
+
+def _gained(case: Case, of_tokens: Mapping[str, TokenThresholds]) -> AttentionMaps:
+    assert case.gains is not None
+    return with_thresholds(_tokens(case), of_tokens).with_gains(case.gains)
 
 
 def _options(threshold: float = 0.5) -> MaskOptions:

@@ -11,6 +11,8 @@ from rich.progress import track
 from lab.mini.measures.words import SMALLEST, scenes_of
 from lab.mini.oracle import IGNORE
 from lab.pseudo_masks.world import World
+from lab.refine.gains import gains_of
+from ovam.maps.gains import WordGains
 from ovam.maps.result import AttentionMaps
 from ovam.mini.scenes import CLASSES, LABELS, Scene, Split
 from ovam.mini.scenes.slices import slices
@@ -34,6 +36,7 @@ class Case:
         maps: Maps of all class words and of `others`, each asked by itself, with the image's self-attention.
         others: Other words for one of the classes: the word, the class, and its slice ("synonym" or "hypernym").
         tokens: Maps of fitted tokens, or None.
+        gains: Word gains of all class words, or None.
     """
 
     number: int
@@ -43,6 +46,7 @@ class Case:
     maps: AttentionMaps
     others: tuple[tuple[str, str, str], ...] = ()
     tokens: AttentionMaps | None = field(default=None, repr=False)
+    gains: WordGains | None = field(default=None, repr=False)
 
     @property
     def counted(self) -> np.ndarray:
@@ -58,6 +62,7 @@ def cases(
     least: int = 1,
     tokens: TokenSet | None = None,
     others: bool = False,
+    gains_dir: Path | None = None,
 ) -> Iterator[Case]:
     """Encode the first `count` scenes of a split that show at least `least` classes, and ask for all class words.
 
@@ -68,6 +73,7 @@ def cases(
         least: As above.
         tokens: Fitted tokens to ask for as well.
         others: Whether synonyms and hypernyms of the classes that are there are asked too.
+        gains_dir: Where word gains are kept; None measures none.
     """
     split_names = {name for name in CLASSES if len(pipe.tokenizer.tokenize(name)) > 1} if others else set()
     for number, scene in enumerate(track(scenes_of(split, count, least=least), f"{split} scenes", count)):
@@ -79,7 +85,12 @@ def cases(
             labels[scene.mask(name)] = LABELS[name]
         words = other_words(names, truth) if others else ()
         of = {name: (*_slices(scene, name), *_split(name, split_names, others)) for name in truth}
-        yield Case(number, truth, labels, of, *_maps(trace, words, tokens))
+        gains = None
+        if gains_dir is not None:
+            gains = gains_of(
+                pipe, scene.image, CLASSES, seed=number, name=f"{split}-{least}-{number}", work_dir=gains_dir
+            )
+        yield Case(number, truth, labels, of, *_maps(trace, words, tokens), gains)
 
 
 def generated(pipe: Any, name: str, count: int, images_dir: Path, *, tokens: TokenSet | None = None) -> Iterator[Case]:

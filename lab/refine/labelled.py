@@ -20,6 +20,8 @@ from ovam.tokens.thresholds import best_presence
 
 GIVEN, ALL = "list given", "all names asked"
 GATED = ", with the gate"
+WITH_GAINS, TOKENS_WITH_GAINS = "words, gains", "tokens, gains"
+GATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _RULERS = ("calibration_error", "calibration_error_by_picture", "false_positive_area")
 _BORDER = 0.5
 
@@ -27,6 +29,19 @@ _BORDER = 0.5
 def of_words(case: Case) -> AttentionMaps:
     """Return the maps of the class words."""
     return case.maps.only(list(CLASSES))
+
+
+def of_gains(case: Case) -> AttentionMaps:
+    """Return the maps of the class words with their gains."""
+    assert case.gains is not None
+    return of_words(case).with_gains(case.gains)
+
+
+def best_gate(seen: Sequence[Case], maps: Sequence[AttentionMaps], options: MaskOptions) -> float:
+    """Return the least presence with which label maps of all names have the greatest mIoU, on validation pictures."""
+    fine = [refined(each, RefineOptions()) for each in maps]
+    found = {gate: _labels(seen, fine, replace(options, presence=gate, crf=False), False)["miou"] for gate in GATES}
+    return max(found, key=lambda gate: found[gate])
 
 
 def with_thresholds(maps: AttentionMaps, chosen: Mapping[str, Thresholds]) -> AttentionMaps:

@@ -24,13 +24,14 @@ from ovam.refine.self_attention import refined
 from ovam.tokens.thresholds import TRIED, best_mask, counts
 
 WORD, REFINED, CRF = "word", "word, refined", "word, refined, CRF"
+GAINED, GAINED_CRF = "word, gains, refined", "word, gains, refined, CRF"
 TOKEN, TOKEN_REFINED, TOKEN_CRF = "token", "token, refined", "token, refined, CRF"
 BLIND = "word-blind foreground, refined, CRF"
 GRID = "exact mask through the finest grid"
 WORDS, TOKENS = (WORD, REFINED, CRF), (TOKEN, TOKEN_REFINED, TOKEN_CRF)
 MODEL_FREE = (*BASELINES, "constant")
 BASES = {
-    **dict.fromkeys((*WORDS, *MODEL_FREE, BLIND, TOKEN, GRID), WORD),
+    **dict.fromkeys((*WORDS, GAINED, GAINED_CRF, *MODEL_FREE, BLIND, TOKEN, GRID), WORD),
     **dict.fromkeys((TOKEN_REFINED, TOKEN_CRF), TOKEN),
 }
 """Each step with the one that its gain is over."""
@@ -71,6 +72,9 @@ def scores_of(case: Case, thresholds: Thresholds) -> dict[str, dict[str, np.ndar
     """
     there = list(case.truth)
     found = _from_maps(case.maps.only(there), WORDS, thresholds) if there else {}
+    if there and case.gains is not None:
+        gained = refined(case.maps.only(there).with_gains(case.gains), RefineOptions())
+        found |= _with_crf(gained, calibrated(gained), (GAINED, GAINED_CRF), thresholds)
     if there and CRF in thresholds:
         found[BLIND] = dict.fromkeys(there, blind(case.maps.only(there), thresholds[CRF][there[0]]))
     if case.tokens is not None and (known := [name for name in there if name in case.tokens.words]):
@@ -83,12 +87,20 @@ def scores_of(case: Case, thresholds: Thresholds) -> dict[str, dict[str, np.ndar
 
 
 def _from_maps(maps: AttentionMaps, steps: Sequence[str], thresholds: Thresholds) -> dict[str, dict[str, np.ndarray]]:
-    plain, fine, fitted = steps
-    refined_maps = refined(maps, RefineOptions())
-    found = {plain: calibrated(maps), fine: calibrated(refined_maps)}
+    plain, *later = steps
+    of_plain = dict(zip(maps.words, calibrated(maps).numpy(), strict=True))
+    return {plain: of_plain, **_with_crf(maps, calibrated(refined(maps, RefineOptions())), later, thresholds)}
+
+
+def _with_crf(
+    maps: AttentionMaps, scores: torch.Tensor, steps: Sequence[str], thresholds: Thresholds
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return scores by step and word: as they are, and after a CRF if its threshold is known."""
+    fine, fitted = steps
+    found = {fine: scores}
     if fitted in thresholds:
         levels = [thresholds[fitted][name] for name in maps.words]
-        found[fitted] = fitted_alone(found[fine], levels, np.asarray(maps.picture()))
+        found[fitted] = fitted_alone(scores, levels, np.asarray(maps.picture()))
     return {step: dict(zip(maps.words, each.numpy(), strict=True)) for step, each in found.items()}
 
 
@@ -163,7 +175,7 @@ def choose_thresholds(seen: Iterable[Case]) -> dict[str, dict[str, float]]:
         for step, sums in found.items()
         if step != GRID
     }
-    for after, before in ((CRF, REFINED), (BLIND, REFINED), (TOKEN_CRF, TOKEN_REFINED)):
+    for after, before in ((CRF, REFINED), (BLIND, REFINED), (GAINED_CRF, GAINED), (TOKEN_CRF, TOKEN_REFINED)):
         if before in chosen:
             chosen[after] = chosen[before]
     return chosen | {GRID: dict.fromkeys(CLASSES, _BORDER)}

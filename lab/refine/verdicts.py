@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lab.mini.measures.bars import Bar
-from lab.refine.labelled import ALL, GATED, GIVEN
+from lab.refine.labelled import ALL, GATED, GIVEN, WITH_GAINS
 from lab.refine.steps import BLIND, CRF, REFINED, TOKEN_CRF, TOKEN_REFINED
 from ovam.evaluate import Interval
 
 REFINED_GAIN, CRF_GAIN, BLIND_LEAD = 0.04, 0.08, 0.20
 LISTED_MIOU, ALL_MIOU, ERROR = 0.70, 0.55, 0.07
+FORMS = ("words", WITH_GAINS)
+"""What label maps are made from: attention alone, and attention with word gains."""
 FALSE_AREA, GATE_LOSS, AUROC = 0.02, 0.02, 0.93
 
 
@@ -53,24 +55,32 @@ def _slices(found: Mapping[str, Any]) -> Iterator[Bar]:
 
 
 def _label_maps(found: Mapping[str, Any]) -> Iterator[Bar]:
-    rows = found["labels"]["words"]
+    for form in FORMS:
+        yield from _of_labels(found["labels"][form], form)
+
+
+def _of_labels(rows: Mapping[str, Any], form: str) -> Iterator[Bar]:
     for question, least in ((GIVEN, LISTED_MIOU), (ALL, ALL_MIOU)):
         label = question if question == GIVEN else question + GATED
-        yield _at_least(f"label maps of scenes, {label}, mIoU", rows[label]["miou"], least)
+        yield _at_least(f"label maps of scenes, {form}, {label}, mIoU", rows[label]["miou"], least)
     error = rows[ALL + GATED]["calibration_error"]
-    yield Bar(f"calibration error, {ALL}{GATED}, at most {ERROR:g}", f"{error:.3f}", error <= ERROR)
+    yield Bar(f"calibration error, {form}, {ALL}{GATED}, at most {ERROR:g}", f"{error:.3f}", error <= ERROR)
 
 
 def _absent(found: Mapping[str, Any]) -> Iterator[Bar]:
-    rows = found["labels"]["words"]
+    for form in FORMS:
+        yield from _of_absent(found["labels"][form], found["presence_auroc"][form], form)
+
+
+def _of_absent(rows: Mapping[str, Any], area_under: float, form: str) -> Iterator[Bar]:
     area, loss = rows[ALL + GATED]["false_positive_area"], rows[GIVEN]["miou"] - rows[GIVEN + GATED]["miou"]
     yield Bar(
-        f"absent words{GATED}: area of classes that are not there, at most {FALSE_AREA:g}",
+        f"absent words, {form}{GATED}: area of classes that are not there, at most {FALSE_AREA:g}",
         f"{area:.3f}",
         area <= FALSE_AREA,
     )
-    yield Bar(f"the gate's loss of mIoU, {GIVEN}, at most {GATE_LOSS:g}", f"{loss:.3f}", loss <= GATE_LOSS)
-    yield _at_least("presence, AUROC,", found["presence_auroc"]["words"], AUROC)
+    yield Bar(f"the gate's loss of mIoU, {form}, {GIVEN}, at most {GATE_LOSS:g}", f"{loss:.3f}", loss <= GATE_LOSS)
+    yield _at_least(f"presence, {form}, AUROC,", area_under, AUROC)
 
 
 def _blind(found: Mapping[str, Any]) -> Iterator[Bar]:

@@ -5,15 +5,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ovam
 from lab.fits.methods import PUBLISHED, TUNED
 from lab.fits.scenes import annotation_scenes, of_split
 from lab.measure import middle
-from lab.performance import end_to_end, refinement, report, report_refinement, report_tokens, time_to_quality
+from lab.performance import (
+    dataset,
+    end_to_end,
+    refinement,
+    report,
+    report_dataset,
+    report_refinement,
+    report_tokens,
+    time_to_quality,
+)
 from lab.performance.narrowed import narrowed
 from lab.performance.options import Options
 from lab.rivals import authors
+from ovam.dataset.generator import generate
+from ovam.dataset.layout import read
+from ovam.dataset.prompts import prompts_of
 from ovam.masks.annotations import annotation_of
 from ovam.tokens.loss import Target
 from ovam.tokens.objective import target_on
@@ -181,3 +194,33 @@ def test_refinement_and_crf_have_their_times_floors_and_goal(tmp_path):
     assert "refinement and CRF of one map, 128 x 128 pixels, 16 x 16 places, within 1 s" in page
     slow = found | {"seconds": found["seconds"] | {refinement.BOTH: [0.9, 1.2, 1.3]}}
     assert report_refinement.goals(slow)[0][-1] == report_tokens.verdict(False, False)
+
+
+def test_the_plain_pipeline_makes_the_pictures_of_the_data_set(tmp_path):
+    """Else the ratio would compare two different works."""
+    recipe, mini, made = dataset.recipe_for(2, 1), ovam.load("mini"), []
+    mini.set_progress_bar_config(disable=True)
+
+    def pipe(prompts, **options):
+        found = mini(prompts, **options)
+        made.extend(np.asarray(image) for image in found.images)
+        return found
+
+    prompts = prompts_of(recipe)
+    dataset.plain(pipe, [prompts[0], prompts[1]], recipe)
+    generate(recipe, tmp_path / "set", pipe=mini)
+    kept = [np.asarray(Image.open(item.image_path)) for item in read(tmp_path / "set").items]
+    assert all(np.array_equal(one, other) for one, other in zip(made, kept, strict=True))
+
+
+def test_a_data_set_s_speed_is_met_only_where_the_interval_says_so():
+    found = {
+        "ratios": {"plain over generate": {"median": 0.98, "low": 0.96, "high": 1.0, "pairs": 11}},
+        "seconds": {"plain": [1.0] * 11, "generate": [1.02] * 11},
+        "memory": {"items": 500, "steps": 2, "every": 50, "megabytes": [900.0, 910.0, 905.0]},
+        "images": 16, "batch": 8, "steps": 30,
+    }  # fmt: skip
+    assert report_dataset.goals(found)[0][2] == "by the median, the interval reaches beyond"
+    text = report_dataset.section(found)
+    assert "905 MB at the end" in text
+    assert "| generate | 1.0 s | 15.69 |" in text

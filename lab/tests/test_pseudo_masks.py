@@ -15,6 +15,7 @@ from lab.pseudo_masks.examples import Example, captured, encoded
 from lab.pseudo_masks.report import trained_method
 from lab.pseudo_masks.summary import write_summary
 from ovam import methods
+from ovam.errors import UnsupportedPipelineError
 from ovam.methods.trained_file import Trained, module_for, save_weights
 from ovam.methods.unet_read import outline_of
 from ovam.mini.scenes import LABELS
@@ -138,6 +139,39 @@ def test_methods_give_values_in_their_own_scale(sd1):
     for threshold in (0.3, 0.6):
         mask = dataclasses.replace(method, threshold=threshold).segment(traces[0], ["cat"])["cat"]
         assert torch.equal(torch.from_numpy(values > threshold), mask.cpu())
+
+
+def test_dataset_diffusion_reads_the_finest_grid_in_a_row_of_its_own(sd1):
+    """Both rows read one capture, which keeps the self-attention of both grids, on both ways."""
+    found = {row.name: row for row in rows.main_rows()}
+    row = found[rows.SPREAD_AT_FINEST]
+    needs = rows.needs_of([found[rows.SPREAD], row])
+    assert needs["methods"]["self_attention"] == ["1/2", "1/1"]
+    with ovam.capture(sd1, **captured(needs[row.needs])) as traces:
+        sd1("a cat on the grass", num_inference_steps=2, height=32, width=32)
+    kept = traces[0].self_attention.values()
+    assert {(part.grid, part.name.split("_")[0]) for part in kept} >= {((16, 16), "down"), ((16, 16), "up")}
+    mask = methods.DatasetDiffusion(words_at="1/1", pixels_at="1/1", band=0.0).segment(traces[0], ["cat"])["cat"]
+    values = row.values(traces[0], "cat")
+    assert torch.equal(torch.from_numpy(values >= row.published["word"]), mask.cpu())
+    with pytest.raises(UnsupportedPipelineError, match="at 1/2 and 1/4"):
+        found[rows.SPREAD].values(traces[0], "cat")  # its grids are halved only once
+
+
+def test_bars_show_both_grids_of_dataset_diffusion():
+    counts = [
+        _count(row, form, name, str(i), (40 + 20 * (form == "token" and row == rows.SPREAD_AT_FINEST), 100))
+        for row in (rows.SPREAD, rows.SPREAD_AT_FINEST)
+        for form in ("word", "token")
+        for name in ("dog", "car")
+        for i in range(8)
+    ]
+    found = figures.bars({"scenes": {"lifts": figures.lifts(counts), "leads": {}}})
+    met = {line["bar"]: line["met"] for line in found}
+    assert met == {
+        "tokens lift Dataset Diffusion by 5": False,
+        "tokens lift Dataset Diffusion, finest grid by 5": True,
+    }
 
 
 def test_encoding_gets_no_options_of_guidance_and_steps():

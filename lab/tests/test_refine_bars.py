@@ -14,11 +14,26 @@ from lab.refine import bars, page, verdicts
 from lab.refine.__main__ import known
 from lab.refine.cases import Case, other_words
 from lab.refine.figures import gain, iou, slices_of, steps_of
-from lab.refine.labelled import ALL, GATED, GIVEN, auroc, label_maps, levels_of, thresholds_of, with_thresholds
+from lab.refine.labelled import (
+    ALL,
+    GATED,
+    GATES,
+    GIVEN,
+    WITH_GAINS,
+    auroc,
+    best_gate,
+    label_maps,
+    levels_of,
+    of_gains,
+    thresholds_of,
+    with_thresholds,
+)
 from lab.refine.split import EDGES, MEAN, UNCUT, cut_along, edges_of, figures_of, touching
 from lab.refine.steps import (
     BLIND,
     CRF,
+    GAINED,
+    GAINED_CRF,
     GRID,
     MODEL_FREE,
     REFINED,
@@ -33,10 +48,12 @@ from lab.refine.steps import (
     rows_of,
     scores_of,
 )
+from ovam.maps.gains import WordGains
 from ovam.maps.result import AttentionMaps, SelfAttention
 from ovam.maps.thresholds import Thresholds
 from ovam.masks.masks import calibrated
 from ovam.masks.options import MaskOptions
+from ovam.masks.presence import presences
 from ovam.mini.scenes import CLASSES, LABELS
 from ovam.prompt import Span
 from ovam.stored_picture import encoded
@@ -90,7 +107,18 @@ def case_of(number, there=("aeroplane", "bicycle"), tokens=True):
         maps_of(levels | {"plane": (0.5, 0.1)}, number, picture),
         (("plane", "aeroplane", "synonym"),) if "aeroplane" in there else (),
         maps_of(fitted, 100 + number, picture) if tokens else None,
+        gains_of(there) if tokens else None,
     )
+
+
+def gains_of(there):
+    """Gains of all classes: a half in the upper or lower half of the picture for those that are there."""
+    grid = SIZE // CELL
+    maps = torch.zeros(len(CLASSES), grid, grid)
+    for name in there:
+        half = np.s_[: grid // 2] if name == "aeroplane" else np.s_[grid // 2 :]
+        maps[CLASSES.index(name)][half] = 0.5
+    return WordGains(tuple(CLASSES), maps, 1)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +129,7 @@ def seen():
 class TestThresholds:
     def test_words_share_one_and_each_token_has_its_own(self, seen):
         chosen = choose_thresholds(seen)
-        assert set(chosen) == {*WORDS, *TOKENS, *MODEL_FREE, BLIND, GRID}
+        assert set(chosen) == {*WORDS, GAINED, GAINED_CRF, *TOKENS, *MODEL_FREE, BLIND, GRID}
         best, own = {}, {}
         for level in TRIED:
             each = {}
@@ -120,6 +148,7 @@ class TestThresholds:
         assert own[chosen[TOKEN]["bicycle"]] == max(own.values())
         assert chosen[TOKEN]["cow"] == 0.5, "no picture shows it"
         assert chosen[CRF] == chosen[REFINED] == chosen[BLIND]
+        assert chosen[GAINED_CRF] == chosen[GAINED]
         assert chosen[TOKEN_CRF] == chosen[TOKEN_REFINED]
 
 
@@ -200,6 +229,24 @@ class TestLabelMaps:
         assert found[ALL + GATED]["miou"] > found[ALL]["miou"]
         assert 0 <= found[GIVEN]["calibration_error"] <= found[GIVEN]["calibration_error_by_picture"]
 
+    def test_the_gate_of_gains_is_where_label_maps_of_validation_pictures_are_best(self, seen):
+        maps, options = list(map(of_gains, seen)), MaskOptions(threshold=0.6, crf=False)
+        presence = [presences(each) for each in maps]
+        there = min(level[name] for level, case in zip(presence, seen, strict=True) for name in case.truth)
+        absent = max(
+            value
+            for level, case in zip(presence, seen, strict=True)
+            for name, value in level.items()
+            if name not in case.truth
+        )
+        assert absent < there
+        gate = best_gate(seen, maps, options)
+        found = label_maps(seen, maps, options, gate)
+        assert found[ALL + GATED]["miou"] == max(
+            label_maps(seen, maps, options, each)[ALL + GATED]["miou"] for each in GATES
+        )
+        assert 0 <= found[GIVEN]["calibration_error"] <= found[GIVEN]["calibration_error_by_picture"]
+
     def test_tokens_are_cut_as_their_files_would_have_it(self, seen):
         masks = {"aeroplane": 0.35, "bicycle": 0.65}
         tokens = [case.tokens for case in seen]
@@ -221,8 +268,10 @@ def figures(**changes):
     row = {"miou": 0.75, "calibration_error": 0.05, "false_positive_area": 0.01}
     made = {
         "sets": {"scenes": one, "generated": one},
-        "labels": {"words": {name + gate: row for name in (GIVEN, ALL) for gate in ("", GATED)}},
-        "presence_auroc": {"words": 0.95},
+        "labels": {
+            form: {name + gate: row for name in (GIVEN, ALL) for gate in ("", GATED)} for form in ("words", WITH_GAINS)
+        },
+        "presence_auroc": {"words": 0.95, WITH_GAINS: 0.95},
         "word_blind": {"lead": [0.3, 0.2, 0.4]},
         "opinions": {"IoU": {"package": "torchmetrics", "difference": 1e-7, "most": 1e-5, "unit": "IoU"}},
     }
@@ -232,13 +281,13 @@ def figures(**changes):
 class TestVerdicts:
     def test_all_are_met_by_good_figures(self):
         assert all(bar.met for bar in verdicts.bars(figures()))
-        assert len(verdicts.bars(figures())) == 8 + 2 + 3 + 3 + 1 + 1
+        assert len(verdicts.bars(figures())) == 8 + 2 + 2 * (3 + 3) + 1 + 1
 
     @pytest.mark.parametrize(
         ("change", "goal"),
         [
             ({"sets": {"scenes": figures()["sets"]["scenes"]}}, "generated: refinement and CRF raise every slice"),
-            ({"presence_auroc": {"words": 0.92}}, "AUROC"),
+            ({"presence_auroc": {"words": 0.95, WITH_GAINS: 0.92}}, f"{WITH_GAINS}, AUROC"),
             ({"word_blind": {"lead": [0.3, -0.1, 0.4]}}, "two things or more"),
             ({"word_blind": None}, "two things or more"),
             (

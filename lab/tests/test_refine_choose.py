@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from lab.refine.cases import Case
-from lab.refine.choose import DEVELOPMENT, best_of, calibration_of, presence_fit
-from ovam.maps.result import AttentionMaps
+from lab.refine.choose import DEVELOPMENT, WEIGHTS, best_of, calibration_of, gain_fit, presence_fit, with_gains
+from ovam.maps.gains import WordGains
+from ovam.maps.result import AttentionMaps, SelfAttention
+from ovam.mini.scenes import CLASSES
 from ovam.prompt import Span
+from ovam.refine.options import RefineOptions
 
 
 def test_the_threshold_is_where_the_mean_iou_of_the_classes_is_greatest():
@@ -48,3 +51,30 @@ def test_presence_of_half_is_where_words_that_are_there_part_from_others(border)
     assert found["auroc"] > 0.95
     centre = 1 / (1 + np.exp(found["offset"] / found["scale"]))  # where the probability is a half
     assert centre == pytest.approx(border, abs=0.04)
+
+
+def test_the_weight_of_gains_is_the_one_with_the_best_masks():
+    """Attention knows nothing here and gains know all, so the greatest weight is best."""
+    random, cases = np.random.default_rng(0), []
+    for number in range(4):
+        name = DEVELOPMENT[number % 2]
+        truth = np.zeros((16, 16), dtype=bool)
+        truth[4:12, 4:12] = True
+        maps = torch.from_numpy(random.random((len(CLASSES), 16, 16))).float()
+        spans = tuple(Span(each, (i,)) for i, each in enumerate(CLASSES))
+        among = {"16x16": SelfAttention((16, 16), torch.eye(256))}
+        of = AttentionMaps(maps, CLASSES, spans, (16, 16), {}, self_attention=among)
+        gain = torch.zeros_like(maps)
+        gain[CLASSES.index(name)] = 0.3 * torch.from_numpy(truth)
+        cases.append(Case(number, {name: truth}, truth.astype(np.int64), {}, of, gains=WordGains(CLASSES, gain)))
+    found = with_gains(cases, RefineOptions(method="powers", products=1, exponent=1.0))
+    assert found["weight"] == max(WEIGHTS)
+    best = found["tried"][-1]
+    assert best["iou"] == 1
+    assert found["words"]["refined, gains"]["border"] == pytest.approx(best["threshold"])
+    assert found["words"]["plain, gains"]["scale"] > 1
+    presence = gain_fit(cases)
+    assert presence["auroc"] == 1
+    lead = next(case.gains.lead(name) for case in cases for name in case.truth)
+    middle = -presence["offset"] / presence["scale"]  # where the probability is a half
+    assert 0 < middle < lead

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovam.errors import OvamError as OvamError
+    from ovam.maps.gains import WordGains as WordGains
     from ovam.maps.options import MapOptions as MapOptions
     from ovam.maps.result import AttentionMaps as AttentionMaps
     from ovam.masks.options import MaskOptions as MaskOptions
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ovam.tracing.encode_options import EncodeOptions as EncodeOptions
     from ovam.tracing.options import CaptureOptions as CaptureOptions
     from ovam.tracing.plan import plan as plan
+    from ovam.tracing.word_gains import GainOptions as GainOptions
+    from ovam.tracing.word_gains import word_gains as word_gains
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -32,6 +35,7 @@ _HOMES = {
     "CrfOptions": "refine.crf_options",
     "EncodeOptions": "tracing.encode_options",
     "FitOptions": "tokens.options",
+    "GainOptions": "tracing.word_gains",
     "MapOptions": "maps.options",
     "MaskOptions": "masks.options",
     "OvamError": "errors",
@@ -40,12 +44,14 @@ _HOMES = {
     "TokenEmbedding": "trace.text_side",
     "TokenSet": "tokens.token_set",
     "Trace": "trace.trace",
+    "WordGains": "maps.gains",
     "capture": "tracing.capture",
     "encode": "tracing.encode",
     "load": "models",
     "optimize_tokens": "tokens.optimize",
     "plan": "tracing.plan",
     "stream": "tracing.capture",
+    "word_gains": "tracing.word_gains",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar, overload, runtime_
 P = ParamSpec("P")
 First = TypeVar("First")
 Second = TypeVar("Second")
+Third = TypeVar("Third")
 Options = TypeVar("Options")
 Options_co = TypeVar("Options_co", covariant=True)
 Result = TypeVar("Result")
@@ -18,7 +19,7 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class _Decorator(Protocol[Options_co, P]):
-    """Decorates a function of one or two arguments and an options object."""
+    """Decorates a function of one, two or three arguments and an options object."""
 
     @overload
     def __call__(
@@ -30,9 +31,14 @@ class _Decorator(Protocol[Options_co, P]):
         self, function: Callable[[First, Second, Options_co], Result], /
     ) -> Callable[Concatenate[First, Second, P], Result]: ...
 
+    @overload
+    def __call__(
+        self, function: Callable[[First, Second, Third, Options_co], Result], /
+    ) -> Callable[Concatenate[First, Second, Third, P], Result]: ...
+
 
 def options_as_keywords(options: Callable[P, Options], *, name: str | None = None) -> _Decorator[Options, P]:
-    """Decorate a function of one or two arguments and an options object: it then takes the options as keywords.
+    """Decorate a function of one to three arguments and an options object: it then takes the options as keywords.
 
     Args:
         options: Class of the options object.

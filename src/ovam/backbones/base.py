@@ -245,9 +245,12 @@ class Backbone(ABC):
         )
 
     def look(
-        self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
-    ) -> Float[Tensor, "1 channel height width"]:
-        """Run the denoiser on one latent at one training time step; return its prediction."""
-        moment = torch.tensor([timestep], device=latent.device)
-        predicted: Tensor = self.denoiser(latent, timestep=moment, **conditions)[0]
-        return predicted[:, : latent.shape[1]]  # some models also predict the variance
+        self, latents: Float[Tensor, "row channel height width"], timestep: int, conditions: Mapping[str, Any]
+    ) -> Float[Tensor, "row channel height width"]:
+        """Run the denoiser on latents at one training time step; return its predictions.
+
+        The conditions are those of one prompt, or of one for each latent, stacked along the first axis.
+        """
+        moments = torch.full((len(latents),), timestep, device=latents.device)
+        predicted: Tensor = self.denoiser(latents, timestep=moments, **conditions)[0]
+        return predicted[:, : latents.shape[1]]  # some models also predict the variance

@@ -188,14 +188,14 @@ class FluxBackbone(Backbone):
         }
 
     def look(
-        self, latent: Float[Tensor, "1 channel height width"], timestep: int, conditions: Mapping[str, Any]
-    ) -> Float[Tensor, "1 channel height width"]:
-        """See `Backbone.look`; packs the latent two by two and passes a thousandth of the time step."""
-        _, channels, height, width = latent.shape
+        self, latents: Float[Tensor, "row channel height width"], timestep: int, conditions: Mapping[str, Any]
+    ) -> Float[Tensor, "row channel height width"]:
+        """See `Backbone.look`; packs the latents two by two and passes a thousandth of the time step."""
+        rows, channels, height, width = latents.shape
         predicted = self.denoiser(
-            hidden_states=self.pipe._pack_latents(latent, 1, channels, height, width),
-            timestep=torch.tensor([timestep / 1000], device=latent.device, dtype=latent.dtype),
-            img_ids=self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, latent.device, latent.dtype),
+            hidden_states=self.pipe._pack_latents(latents, rows, channels, height, width),
+            timestep=torch.full((rows,), timestep / 1000, device=latents.device, dtype=latents.dtype),
+            img_ids=self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, latents.device, latents.dtype),
             **conditions,
         )[0]
         factor = self.pipe.vae_scale_factor

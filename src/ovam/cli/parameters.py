@@ -203,6 +203,14 @@ MethodWeights = Annotated[
         callback=inputs.weights,
     ),
 ]
+Gains = Annotated[
+    bool | None,
+    typer.Option(
+        "--gains",
+        help="Also ask the denoiser about each word: slower, and tells better what is there.",
+        show_default=False,
+    ),
+]
 TimeSteps = Annotated[
     str | None,
     typer.Option(

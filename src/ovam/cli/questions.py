@@ -23,6 +23,7 @@ from ovam.cli.parameters import (
     AsJson,
     Beside,
     DType,
+    Gains,
     Method,
     MethodWeights,
     Tokens,
@@ -86,6 +87,7 @@ def segment(
     tokens: Tokens = None,
     method: Method = None,
     weights: MethodWeights = None,
+    gains: Gains = None,
     output_dir: Beside = None,
     model: TraceModel = None,
     dtype: Annotated[
@@ -114,8 +116,9 @@ def segment(
     listed, sources, many = words_beside_tokens(words, tokens), inputs.expanded(source), inputs.is_many(source)
     if weights is not None and method is None:
         raise OptionError(f"weights={str(weights)!r} without a method: expected `method`, grounded or datasetdm")
-    method_alone(method, {**typed_as(MAPS, maps), **typed_as(REFINE, refining), **typed_as(MASKS, masks)})
-    refuse_for_traces(sources, {**typed_as(ENCODE, encoding), "dtype": dtype, "device": device})
+    own = {**typed_as(MAPS, maps), **typed_as(REFINE, refining), **typed_as(MASKS, masks), **given(gains=gains)}
+    method_alone(method, own)
+    refuse_for_traces(sources, {**typed_as(ENCODE, encoding), "gains": gains, "dtype": dtype, "device": device})
     if many and output_dir is None:
         raise typer.BadParameter("expected a folder for the files of several items", param_hint="--output-dir")
     loading = given(dtype=torch_type(dtype), device=device)
@@ -126,6 +129,7 @@ def segment(
         from ovam.commands.segment_many import segment_files
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.encode_options import EncodeOptions
+        from ovam.tracing.word_gains import GainOptions
 
         settings: dict[str, Any] = {
             "words": with_tokens(listed, tokens),
@@ -134,6 +138,7 @@ def segment(
             "method": None if method is None else method_of(method.value, weights=weights, **masks),
             "encoding": EncodeOptions(**encoding) if encoding else None,
             "loading": Loading(**loading) if loading else None,
+            "gains": GainOptions(**given(seed=encoding.get("seed"))) if gains else None,
             "output": OutputOptions(**output),
             "progress": progress,
         }

@@ -22,6 +22,7 @@ from ovam.commands.write_results import notes_of, write_all, write_maps
 from ovam.errors import ModelNotFoundError, OptionError
 from ovam.input_file import is_tensor_file
 from ovam.maps.compute import attention_maps
+from ovam.maps.gains import WordGains
 from ovam.maps.options import MapOptions, check_joint
 from ovam.maps.words import Listed, OptimisedTokens, contrast_of, entries_of, names_of, optimised_in
 from ovam.masks.masks import segment_words
@@ -36,6 +37,7 @@ from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode_image, native_size, read_image
 from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.keeping import kept_for
+from ovam.tracing.word_gains import GainOptions, measure_gains
 
 
 def maps(
@@ -129,6 +131,7 @@ def segment_file(
     method: Method | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
+    gains: GainOptions | None = None,
     output: OutputOptions | None = None,
     request: str | None = None,
     progress: Progress = no_progress,
@@ -146,30 +149,32 @@ def segment_file(
         encoding: As in `ovam.encode`, for an image. Attention outputs and self-attention are captured too if
             strategy, refinement or method needs them. If no blocks are given here, those of `options` are used.
         loading: How to load the model, for an image.
+        gains: How to measure word gains, for an image: the denoiser is also asked about each word, as by
+            `ovam.word_gains`. By default it is not asked. If no size is given here, the image has the same size for the
+            model as when it is encoded.
         output: Which files to write; by default the pictures.
         request: Hash of what was asked, for the record of an item of a batch.
         progress: Called with the progress of the work.
 
     Returns:
         The content of `result.json`; file names are relative to `output_dir`. For an image, `working_size` is the
-        (height, width) in pixels at which the model encoded it.
+        (height, width) in pixels at which the model encoded it. With word gains, `gains` has the number of looks, and
+        the words that the words were also compared with.
 
     Raises:
         TraceFileError, ImageInputError: the file can't be read as a trace or as an image.
-        OptionError: the file is a trace, but options for images were given.
+        OptionError: the file is a trace, but options for images were given; or options contradict each other.
         The errors of `Trace.segment` and, for an image, of `ovam.encode`.
     """
     begun = time.monotonic()
     path, options = Path(source), options or SegmentOptions()
-    options.check(words)
-    if method is not None:
-        check_alone(method, options)
+    check_asked(words, options, method, gains)
     output = output or OutputOptions()
     entries, rivals = entries_of(words), contrast_of(options.against)
     folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
     working_size: dict[str, list[int]] = {}
     if is_trace(path):
-        _refuse_for_trace(path, encoding, loading)
+        _refuse_for_trace(path, encoding, loading, gains)
         trace = open_trace(path, model, progress)
         progress("masks", 0, 0)
         segmentation = segment_words(trace, entries, options) if method is None else method.segment(trace, entries)
@@ -178,8 +183,14 @@ def segment_file(
         picture = read_image(path)
         looks = kept_for(options, encoding or EncodeOptions())
         looks = looks if method is None else kept_by(method, looks)
-        trace, size = _looked_at(picture, MINI if model is None else model, options, looks, loading, progress)
+        loading = loading or Loading()
+        named = MINI if model is None else model
+        pipe = pipeline(named, dtype=loading.dtype, device=loading.device, progress=progress)
+        trace, size = _looked_at(picture, pipe, options, looks, progress)
         working_size = {"working_size": list(size)}
+        if gains is not None:
+            gains = replace(gains, size=gains.size or size)
+            options = replace(options, gains=measure_gains(pipe, picture, [*entries, *rivals], gains, progress))
         progress("maps and masks", 0, 0)
         write = partial(write_all, trace, entries, options, output=output, method=method)
     with run_folder(folder) as room:
@@ -191,6 +202,7 @@ def segment_file(
             **working_size,
             "prompt": trace.source.prompt,
             "against": list(names_of(rivals)),
+            **_facts_of_gains(options.gains, names_of([*entries, *rivals])),
             **notes_of(trace.select(blocks=options.blocks, steps=options.steps), [*entries, *rivals]),
             **(_facts_of_options(options) if method is None else facts_of_method(method)),
             **({"request": request} if request else {}),
@@ -202,21 +214,44 @@ def segment_file(
     return result
 
 
+def check_asked(words: Listed, options: SegmentOptions, method: Method | None, gains: GainOptions | None) -> None:
+    """Check, before anything is read or loaded, that what was asked goes together.
+
+    Raises:
+        OptionError: a method has its own stages, but options of the library's were given; or word gains are given and
+            are to be measured as well.
+        The errors of `SegmentOptions.check`.
+    """
+    options.check(words)
+    if method is not None:
+        check_alone(method, options, gains)
+    if gains is not None and options.gains is not None:
+        raise OptionError(
+            "word gains were given in `options`, and options to measure them as well: expected one of the two"
+        )
+
+
+def _facts_of_gains(gains: WordGains | None, asked: Sequence[str]) -> dict[str, Any]:
+    """Return the number of looks, and the words that the words were also compared with; nothing without gains."""
+    if gains is None:
+        return {}
+    places = {gains.place(word) for word in asked}
+    others = [word for place, word in enumerate(gains.words) if place not in places]
+    return {"gains": {"looks": gains.looks, "against": others}}
+
+
 def _facts_of_options(options: SegmentOptions) -> dict[str, Any]:
     return {"threshold": options.threshold, "strategy": options.strategy, "options": plain(options)}
 
 
 def _looked_at(
     picture: Image.Image,
-    model: Any,
+    pipe: Any,
     options: SegmentOptions,
     looks: EncodeOptions,
-    loading: Loading | None,
     progress: Progress,
 ) -> tuple[Trace, tuple[int, int]]:
     """Encode a picture; return its trace and the size at which the model encoded it."""
-    loading = loading or Loading()
-    pipe = pipeline(model, dtype=loading.dtype, device=loading.device, progress=progress)
     size = native_size(backbone_of(pipe), picture) if looks.size is None else looks.size
     looks = replace(
         looks,
@@ -228,7 +263,7 @@ def _looked_at(
     return encode_image(pipe, picture, looks), size
 
 
-def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None) -> None:
+def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | GainOptions | None) -> None:
     """Raise OptionError if an option for images was given."""
     given = [
         f"{field.name}={getattr(options, field.name)!r}"
@@ -239,7 +274,7 @@ def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | None
     ]
     if any(options is not None for options in image_options):
         raise OptionError(
-            f"options for encoding an image were given{': ' if given else ''}{', '.join(given)}, but {path} is a "
+            f"options for an image were given{': ' if given else ''}{', '.join(given)}, but {path} is a "
             "trace, whose run is over: leave them out, or give an image file"
         )
 

@@ -13,6 +13,7 @@ from ovam.methods.registry import TRAINED, by_name
 from ovam.methods.trained_file import opened
 from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.options import KeepOptions
+from ovam.tracing.word_gains import GainOptions
 
 Kept = TypeVar("Kept", bound=KeepOptions)
 
@@ -55,7 +56,7 @@ def _trained(name: str, weights: str | Path | None) -> Method:
     return TRAINED[name](weights=weights)
 
 
-def check_alone(method: Method, options: SegmentOptions) -> None:
+def check_alone(method: Method, options: SegmentOptions, gains: GainOptions | None = None) -> None:
     """Check that no options of the library's own stages were given beside a method, which has stages of its own.
 
     Raises:
@@ -63,6 +64,7 @@ def check_alone(method: Method, options: SegmentOptions) -> None:
     """
     usual = SegmentOptions()
     given = [each.name for each in fields(options) if getattr(options, each.name) != getattr(usual, each.name)]
+    given += [] if gains is None else ["gains"]
     if given:
         raise OptionError(
             f"{', '.join(given)} with method={method.name!r}: a method has maps, refinement and masks of its own: "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ovam.maps.gains import WordGains
 from ovam.maps.words import OptimisedTokens
 
 _PLACES = ("device", "disk", "limit_gib")
@@ -18,12 +19,15 @@ _PLACES = ("device", "disk", "limit_gib")
 def plain(value: Any) -> Any:
     """Return options, words or other values as JSON's types.
 
-    Optimised tokens become their classes with a hash of their vectors. Values of unknown types become their text.
+    Optimised tokens become their classes with a hash of their vectors, and word gains their words with a hash of their
+    maps. Values of unknown types become their text.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, OptimisedTokens):
         return {"classes": list(value.classes), "tokens": _hash_of(value)}
+    if isinstance(value, WordGains):
+        return {"words": list(value.words), "looks": value.looks, "maps": _hash_of_maps(value)}
     if is_dataclass(value):
         names = (field.name for field in fields(value) if field.name not in _PLACES)
         return {name: plain(getattr(value, name)) for name in names}
@@ -57,3 +61,7 @@ def _hash_of(tokens: OptimisedTokens) -> str:
     for prompt in tokens.prompts():
         digest.update(prompt.vectors.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _hash_of_maps(gains: WordGains) -> str:
+    return hashlib.sha256(gains.maps.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]

@@ -7,10 +7,10 @@ from typing import Any
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
-from ovam.commands.ask import Loading, is_trace, segment_file
+from ovam.commands.ask import Loading, check_asked, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
-from ovam.commands.methods import check_alone, facts_of_method, kept_by, state_of_weights
+from ovam.commands.methods import facts_of_method, kept_by, state_of_weights
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
 from ovam.errors import OvamError
@@ -23,6 +23,7 @@ from ovam.output_folders import check_folder
 from ovam.trace.file import read_header
 from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.keeping import kept_for
+from ovam.tracing.word_gains import GainOptions
 
 _GENERATED = ("run.safetensors", "image.png")
 """Names that files of `generate` have in every folder."""
@@ -38,6 +39,7 @@ def segment_files(
     method: Method | None = None,
     encoding: EncodeOptions | None = None,
     loading: Loading | None = None,
+    gains: GainOptions | None = None,
     output: OutputOptions | None = None,
     overwrite: bool = False,
     message_of: Callable[[Exception], str] = str,
@@ -56,6 +58,7 @@ def segment_files(
         method: As in `segment_file`.
         encoding: For images.
         loading: For images.
+        gains: For images, as in `segment_file`.
         output: Which files to write; by default the pictures.
         overwrite: Whether to make items again that are done.
         message_of: Returns an error's message.
@@ -69,14 +72,13 @@ def segment_files(
         ModelNotFoundError, UnsupportedPipelineError: the model can't be loaded or is not supported.
     """
     options, output = options or SegmentOptions(), output or OutputOptions()
-    options.check(words)
+    check_asked(words, options, method, gains)
     kept_for(options, encoding or EncodeOptions())
     shared = {"command": "segment", "words": entries_of(words), "options": options, "output": output, "model": model}
     if method is not None:
-        check_alone(method, options)
         kept_by(method, encoding or EncodeOptions())
         shared["method"] = {**facts_of_method(method), "state": state_of_weights(method)}
-    of_images = {"encoding": encoding or EncodeOptions(), "loading": loading or Loading()}
+    of_images = {"encoding": encoding or EncodeOptions(), "loading": loading or Loading(), "gains": gains}
     paths, items = dict[str, Path](), []
     for path in map(Path, sources):
         own = {} if is_trace(path) else of_images
@@ -98,7 +100,7 @@ def segment_files(
 
     def make(item: Item, place: Path, progress: Progress) -> Mapping[str, Any]:
         path = paths[item.name]
-        own: dict[str, Any] = {} if is_trace(path) else {"encoding": encoding, "loading": loading}
+        own: dict[str, Any] = {} if is_trace(path) else {"encoding": encoding, "loading": loading, "gains": gains}
         return segment_file(
             path,
             words,

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from ovam.checks import integer, listed, size_of
-from ovam.errors import AmbiguousWordError, NothingCapturedError, UnknownWordError
+from ovam.errors import AmbiguousWordError, NothingCapturedError, OptionError, UnknownWordError
 from ovam.keywords import options_as_keywords
 from ovam.maps.calibration import Calibration
+from ovam.maps.gains import WordGains, checked_gains
 from ovam.maps.resize import resize
 from ovam.maps.thresholds import Thresholds
 from ovam.masks.options import MaskOptions
@@ -66,6 +67,7 @@ class AttentionMaps:
             `ovam.masks.presence`) is computed from these maps. None if neither `refine` nor `only` was used.
         thresholds: Thresholds of those words that are classes of optimised tokens, if the classes have thresholds.
         refined: Whether self-attention has refined the maps.
+        gains: Word gains of the same picture, which change masks and presence; None without.
     """
 
     token_maps: TokenMaps
@@ -80,6 +82,7 @@ class AttentionMaps:
     plain: "AttentionMaps | None" = field(default=None, repr=False)
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     refined: bool = False
+    gains: WordGains | None = field(default=None, repr=False)
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
@@ -224,6 +227,18 @@ class AttentionMaps:
         tokens, before = tuple(self._positions(word)), self.plain or self
         pairs = zip(self.spans, before.spans, strict=True)
         return next((plain.tokens for span, plain in pairs if span.tokens == tokens), tokens)
+
+    def with_gains(self, gains: WordGains) -> "AttentionMaps":
+        """Return these maps with word gains of the same picture; do this before the maps are refined.
+
+        Raises:
+            OptionError: the maps are refined already, which would leave the gains unrefined, or `gains` are not word
+                gains.
+        """
+        if self.refined:
+            raise OptionError("these maps are refined already: add the gains first, maps.with_gains(gains).refine()")
+        checked_gains(gains)
+        return replace(self, gains=gains, plain=self.plain and replace(self.plain, gains=gains))
 
     @options_as_keywords(RefineOptions)
     def refine(self, options: RefineOptions) -> "AttentionMaps":

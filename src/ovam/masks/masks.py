@@ -35,6 +35,7 @@ from ovam.prompt import folded
 from ovam.refine.crf_options import CrfOptions, crf_choice
 from ovam.refine.options import refine_choice
 from ovam.refine.self_attention import refined
+from ovam.shapes import Map
 from ovam.trace.trace import Trace
 
 
@@ -124,6 +125,8 @@ def segment_words(trace: Trace, words: Listed, options: SegmentOptions) -> Segme
     """
     options.check(words)
     maps = attention_maps(trace, [*entries_of(words), *contrast_of(options.against)], options)
+    if options.gains is not None:
+        maps = maps.with_gains(options.gains)
     refine = refine_choice(options.refine)
     if refine is not None:
         maps = refined(maps, refine)
@@ -134,16 +137,19 @@ WORD_CALIBRATIONS: Mapping[str, Calibration] = {
     kind: Calibration(found["scale"], -found["scale"] * found["border"])
     for kind, found in CHOSEN.get("words", {}).items()
 }
-"""Calibrations for words: "plain" for plain maps, "refined" for refined maps. Without a calibration, a word's score is
-its stretched map."""
+"""Calibrations for words: "plain" for plain maps, "refined" for refined maps; with word gains "plain, gains" and
+"refined, gains". Without a calibration, a word's score is its stretched map."""
+GAIN_WEIGHT: float = CHOSEN["gains"]["weight"]
+"""What a word's gain is multiplied with when it is added to the stretched map."""
 
 
 def word_calibration(maps: AttentionMaps) -> Calibration | None:
-    """Return the calibration of words that fits `maps`: the one for plain or for refined maps; None if there is none.
+    """Return the calibration of words that fits `maps`: plain or refined, with gains or without; None if there is none.
 
     The calibrations were chosen on validation scenes.
     """
-    return WORD_CALIBRATIONS.get("refined" if maps.refined else "plain")
+    kind = "refined" if maps.refined else "plain"
+    return WORD_CALIBRATIONS.get(kind if maps.gains is None else f"{kind}, gains")
 
 
 def calibrated(maps: AttentionMaps) -> Scores:
@@ -154,20 +160,29 @@ def calibrated(maps: AttentionMaps) -> Scores:
 def scores_by(maps: AttentionMaps, of_words: Calibration | None) -> Scores:
     """Return the scores of all words at the image's size, in [0, 1].
 
-    A word's map is resized first and then stretched to [0, 1] at the image's size. The calibration of words, if there
-    is one, turns the stretched map into scores: a pixel with a score above 0.5 belongs to the word.
-
-    The map of an optimised token is stretched first, at the map's own grid, because the token's calibration was fitted
-    to maps that were stretched at this grid. Then the map is resized and calibrated. If the token has a threshold of
-    its own, the scores are moved so that this threshold lies at 0.5.
+    The calibration of words, if there is one, turns a word's share (`share_of`) into scores: a pixel with a score above
+    0.5 belongs to the word. A token has a calibration of its own. If it has a threshold of its own too, its scores are
+    moved so that this threshold lies at 0.5.
     """
     scores = torch.empty(len(maps), *maps.image_size)
     for i, name in enumerate(maps.words):  # one map after the other: for a photograph each map takes 50 MB
-        calibration = maps.calibrations.get(name)
-        if calibration is None:
-            shares = stretched(resize(maps[i], maps.image_size))
-            scores[i] = shares if of_words is None else of_words(shares)
-        else:
-            scores[i] = calibration(resize(stretched(maps[i]), maps.image_size))
+        calibration, shares = maps.calibrations.get(name, of_words), share_of(maps, name)
+        scores[i] = shares.clamp(0, 1) if calibration is None else calibration(shares)
         scores[i] = moved(scores[i], maps.thresholds.get(name, Thresholds()).mask)
     return scores
+
+
+def share_of(maps: AttentionMaps, word: str, *, gain_weight: float = GAIN_WEIGHT) -> Map:
+    """Return a word's map at the image's size, stretched to [0, 1], with the word's gains added if the maps have gains.
+
+    A word's map is resized first and then stretched. The map of an optimised token is stretched first, at the map's own
+    grid, because the token's calibration was fitted to maps that were stretched at this grid.
+
+    Args:
+        maps: Maps of words and tokens.
+        word: One of them.
+        gain_weight: What the gains are multiplied with.
+    """
+    size = maps.image_size
+    shares = resize(stretched(maps[word]), size) if word in maps.calibrations else stretched(resize(maps[word], size))
+    return shares if maps.gains is None else shares + gain_weight * resize(maps.gains[word], size)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ovam.checks import inner_share, number, whole
+from ovam.maps.gains import WordGains, checked_gains
 from ovam.maps.options import MapOptions, check_at_least_two
 from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.refine.crf_options import CrfChoice, crf_choice
@@ -60,14 +61,19 @@ class SegmentOptions(MaskOptions, MapOptions):
 
     Attributes:
         refine: Whether the image's self-attention refines the maps first: True, False or `RefineOptions`.
+        gains: Word gains of the same picture, from `ovam.word_gains`, for all words and contrast words. The gains are
+            added to the maps, and presence is computed from them: masks of words that are not there get rare.
     """
 
     refine: RefineChoice = False
+    gains: WordGains | None = None
 
     def __post_init__(self) -> None:
         MapOptions.__post_init__(self)
         MaskOptions.__post_init__(self)
         refine_choice(self.refine)
+        if self.gains is not None:
+            checked_gains(self.gains)
 
     def check(self, words: Listed) -> None:
         """Check, before there is a trace, that these words can be segmented with these options.
@@ -75,8 +81,12 @@ class SegmentOptions(MaskOptions, MapOptions):
         Raises:
             EmptyWordsError: there is no word.
             OptionError: a word is listed twice, an entry is not a word, or the strategy needs at least two words.
+            UnknownWordError: a word has no gains, although `gains` are given.
         """
         every = names_of([*entries_of(words), *contrast_of(self.against)])
         check_different(every)
         if self.strategy == "output":
             check_at_least_two(every)
+        if self.gains is not None:
+            for word in every:
+                self.gains.place(word)

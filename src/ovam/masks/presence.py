@@ -32,8 +32,13 @@ def presences(maps: AttentionMaps) -> dict[str, float]:
     such maps.
 
     If an optimised token has a presence threshold of its own, its presence is moved so that this threshold lies at 0.5.
+
+    If the maps have word gains, presence is computed from the gains instead (`WordGains.presence`), also for optimised
+    tokens; their own thresholds of presence were chosen for maps and change nothing then.
     """
     plain = maps if maps.plain is None else maps.plain
+    if plain.gains is not None:
+        return {word: plain.gains.presence(word) for word in maps.words}
     found = {word: evidence(plain[i], len(plain.spans[i].tokens)) for i, word in enumerate(maps.words)}
     shares = {word: 1 / (1 + math.exp(-_SCALE * level - _OFFSET)) for word, level in found.items()}
     thresholds = {word: plain.thresholds.get(word, Thresholds()).presence for word in shares}

@@ -1,6 +1,7 @@
 """Dataset Diffusion: all class names share the attention of one prompt, and self-attention spreads their maps."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,8 +28,8 @@ from ovam.trace.blocks import ALL, finest_of, share_of
 from ovam.trace.quantised import floats
 from ovam.trace.trace import BlockPart, Trace
 
-CROSS, SELF = "1/4", "1/2"
-"""Grids of the words' attention and of the self-attention: 16 x 16 and 32 x 32 where the finest is 64 x 64."""
+SHARES = ("1/1", "1/2", "1/4", "1/8")
+"""Sizes of a grid relative to the finest grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class DatasetDiffusion(Method):
     """Dataset Diffusion: masks of all classes of a picture at once.
 
     The class names alone form one padded prompt, the class prompt, so that they share the attention of the run's
-    conditional queries. A class's map at 1/4 of the finest grid is enlarged to 1/2, multiplied by the fourth power of
-    the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it reaches the
-    threshold. Optimised tokens keep the attribution prompt in which they were fitted.
+    conditional queries. A class's map at `words_at` of the finest grid is resized to `pixels_at`, multiplied by the
+    fourth power of the mean self-attention there, and stretched to [0, 1]. The greatest map wins a pixel where it
+    reaches the threshold. Optimised tokens keep the attribution prompt in which they were fitted.
 
     Attributes:
         threshold: Least value of a word; published is "at least", not "above".
@@ -48,6 +49,10 @@ class DatasetDiffusion(Method):
         products: Number of products with the self-attention.
         any_self_attention: Whether the mean over the blocks on the way up, which captures keep by default, is enough.
             Published is the mean over the blocks on both ways, for which `requires` asks.
+        words_at: Size of the grid at which the attention to the words is read, relative to the finest grid: "1/1",
+            "1/2", "1/4" or "1/8". Published is 16 x 16 where the finest grid is 64 x 64. On a model whose finest grid
+            is 16 x 16, such as mini, "1/1" has as many places.
+        pixels_at: The same for the self-attention. Published is 32 x 32.
 
     Source:
         Nguyen et al., NeurIPS 2023 (arXiv:2309.14303); numbers of VinAIResearch/Dataset-Diffusion at 00866c4.
@@ -59,6 +64,8 @@ class DatasetDiffusion(Method):
     band: float = 0.1
     products: int = 4
     any_self_attention: bool = False
+    words_at: str = "1/4"
+    pixels_at: str = "1/2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,11 +73,15 @@ class DatasetDiffusion(Method):
         object.__setattr__(self, "products", whole("products", self.products, least=1))
         if self.band >= min(self.threshold, self.token_threshold):
             raise OptionError(f"band={self.band!r}: expected less than the threshold, {self.threshold!r}")
+        for name in ("words_at", "pixels_at"):
+            if getattr(self, name) not in SHARES:
+                allowed = ", ".join(map(repr, SHARES))
+                raise OptionError(f"{name}={getattr(self, name)!r}: expected one of {allowed}, of the finest grid")
 
     @property
     def requires(self) -> Mapping[str, Any]:
-        """All blocks, and self-attention of half of the finest grid, each block by itself."""
-        return {"blocks": ALL} | ({} if self.any_self_attention else {"self_attention": SELF})
+        """All blocks, and self-attention at `pixels_at` of the finest grid, each block by itself."""
+        return {"blocks": ALL} | ({} if self.any_self_attention else {"self_attention": self.pixels_at})
 
     @float32()
     def segment(self, trace: Trace, words: Listed) -> Segmentation:
@@ -87,42 +98,47 @@ class DatasetDiffusion(Method):
         return segmentation_of(trace, entries, found, band=self.band)
 
     def maps(self, trace: Trace, entries: Sequence[str | OptimisedTokens]) -> Float[Tensor, "word height width"]:
-        """Return the map of each word and each class of fitted tokens, at half of the finest grid, in [0, 1]."""
-        coarse = self._coarse(trace)
+        """Return the map of each word and each class of fitted tokens, at `pixels_at` of the finest grid, in [0, 1]."""
+        of_words = self._of_words(trace)
         parts = self._self_attention(trace)
         grid = parts[0].grid
         # in float64: products bring values close to each other, and stretching magnifies what rounding made of them
         weights = functools.reduce(torch.add, [floats(part.values["cond"]).double() for part in parts]) / len(parts)
-        columns = _enlarged(_class_maps(coarse, entries), grid).flatten(1).T.to(weights)
+        columns = _resized(_class_maps(of_words, entries), grid).flatten(1).T.to(weights)
         for _ in range(self.products):
             columns = weights @ columns
         low, high = columns.amin(0), columns.amax(0)
         scaled = (columns - low) / (high - low).clamp_min(torch.finfo(columns.dtype).tiny)
         return scaled.T.unflatten(1, grid).float().cpu()
 
-    def _coarse(self, trace: Trace) -> Trace:
-        """Return the trace with the blocks of a quarter of the finest grid."""
+    def _of_words(self, trace: Trace) -> Trace:
+        """Return the trace with the blocks at `words_at` of the finest grid.
+
+        Raises:
+            UnsupportedPipelineError: there are none, or the trace is of joint attention.
+        """
         try:
             if trace.text.kind == "static":
-                return without_middle(trace).select(blocks=CROSS)
+                return without_middle(trace).select(blocks=self.words_at)
         except MissingBlockError:
             pass
         grids = ", ".join(f"{height}x{width}" for height, width in sorted({b.grid for b in trace.blocks.values()}))
         kind = "joint attention of image and text" if trace.text.kind == "replayed" else f"the grids {grids}"
+        shares = " and ".join(dict.fromkeys((self.pixels_at, self.words_at)))
         raise UnsupportedPipelineError(
             f"method {self.name!r} on a trace of {trace.source.pipeline} with {kind}: expected cross attention "
-            "at 1/2 and 1/4 of the finest grid, as in a UNet of Stable Diffusion 1 or 2, with all blocks captured; use "
-            f"{capture_line(self)} on such a model, or another method, such as 'daam'"
+            f"at {shares} of the finest grid, as in a UNet of Stable Diffusion 1 or 2, with all blocks captured; use "
+            f"{self._capture_line()} on such a model, or another method, such as 'daam'"
         )
 
     def _self_attention(self, trace: Trace) -> list[BlockPart]:
-        """Return the parts of half of the finest grid, of blocks on both ways unless any will do.
+        """Return the parts at `pixels_at` of the finest grid, of blocks on both ways unless any will do.
 
         Raises:
             NothingCapturedError: there are none.
         """
-        finest = finest_of(block.grid for block in trace.blocks.values())
-        there = [part for part in trace.self_attention.values() if share_of(part.grid, finest) == int(SELF[2:])]
+        finest, share = finest_of(block.grid for block in trace.blocks.values()), int(self.pixels_at[2:])
+        there = [part for part in trace.self_attention.values() if share_of(part.grid, finest) == share]
         kept = {part.name: part for part in there if "cond" in part.values and not part.name.startswith("mid_block")}
         both = [part for name, part in kept.items() if name.startswith(("down_blocks", "up_blocks"))]
         ways = {part.name.partition(".")[0] for part in both}
@@ -132,10 +148,25 @@ class DatasetDiffusion(Method):
             return list(kept.values())
         named = "only the mean over the blocks on the way up" if kept else "none of it"
         raise NothingCapturedError(
-            f"method {self.name!r} needs the self-attention of {SELF} of the finest grid, of the blocks on the way "
-            f"down and on the way up, and this trace has {named}: use {capture_line(self)}, and keep all steps"
-            + ("; or use what this trace has: ovam.methods.DatasetDiffusion(any_self_attention=True)" if kept else "")
+            f"method {self.name!r} needs the self-attention of {self.pixels_at} of the finest grid, of the blocks on "
+            f"the way down and on the way up, and this trace has {named}: use {self._capture_line()}, and keep all "
+            "steps" + (f"; or use what this trace has: {self._call('any_self_attention=True')}" if kept else "")
         )
+
+    def _capture_line(self) -> str:
+        """Return the line that captures what the method needs; it names the grids that are not the published ones."""
+        if self.pixels_at == DatasetDiffusion.pixels_at:
+            return capture_line(self)
+        return f"ovam.capture(pipe, **{self._call()}.requires)"
+
+    def _call(self, *more: str) -> str:
+        """Return the line that makes the method with its grids, and with more arguments."""
+        grids = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("words_at", "pixels_at")
+            if getattr(self, name) != getattr(DatasetDiffusion, name)
+        ]
+        return f"ovam.methods.DatasetDiffusion({', '.join([*grids, *more])})"
 
 
 def _class_maps(trace: Trace, entries: Sequence[str | OptimisedTokens]) -> Float[Tensor, "word height width"]:
@@ -160,7 +191,10 @@ def _in_class_prompt(trace: Trace, words: Sequence[str]) -> list[Map]:
     return [token_maps[list(one.places)].mean(0) for one in together]
 
 
-def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps at another grid: bicubic where it is finer, the mean of the places where it is coarser."""
+    if maps[0].numel() > math.prod(size):
+        return F.interpolate(maps[None], size, mode="area")[0]
     return F.interpolate(maps[None], size, mode="bicubic")[0]
 
 

@@ -29,7 +29,8 @@ def refined(maps: AttentionMaps, options: RefineOptions) -> AttentionMaps:
     """Refine maps by one or more products `x <- S x`, where S is the mean image self-attention.
 
     Every new value is a weighted mean of the old ones, so maps stay in their range, and with "powers" and "restart"
-    the maps of all tokens of a prompt still sum to 1. S takes 4 bytes for each pair of pixels: 64 MB at 64 x 64.
+    the maps of all tokens of a prompt still sum to 1. Word gains are refined in the same way. S takes 4 bytes for each
+    pair of pixels: 64 MB at 64 x 64.
 
     Args:
         maps: Maps whose trace has kept self-attention.
@@ -43,13 +44,18 @@ def refined(maps: AttentionMaps, options: RefineOptions) -> AttentionMaps:
         Powers: DiffSegmenter (arXiv:2309.02773), Dataset Diffusion (arXiv:2309.14303). Restart: NERVE
         (arXiv:2511.08248). Sharpened: iSeg (arXiv:2409.03209).
     """
-    flat = maps.token_maps.flatten(0, -3)
-    each = [
-        resize(_spread(resize(flat, grid), affinity, options), maps.grid)
-        for grid, affinity in affinities(maps, options).items()
-    ]
-    found = functools.reduce(torch.add, each) / len(each)
-    return replace(maps, token_maps=found.reshape(maps.token_maps.shape), plain=maps.plain or maps, refined=True)
+    by_grid, gains = affinities(maps, options), maps.gains
+    found = _over_grids(maps.token_maps.flatten(0, -3), by_grid, options).reshape(maps.token_maps.shape)
+    if gains is not None:
+        gains = replace(gains, maps=_over_grids(resize(gains.maps, maps.grid), by_grid, options))
+    return replace(maps, token_maps=found, gains=gains, plain=maps.plain or maps, refined=True)
+
+
+def _over_grids(maps: TokenMaps, by_grid: Mapping[Grid, Affinity], options: RefineOptions) -> TokenMaps:
+    """Return the mean of the maps that each grid's self-attention refines, at the grid of the given maps."""
+    size = (maps.shape[-2], maps.shape[-1])
+    each = [resize(_spread(resize(maps, grid), affinity, options), size) for grid, affinity in by_grid.items()]
+    return functools.reduce(torch.add, each) / len(each)
 
 
 def affinities(maps: AttentionMaps, options: RefineOptions) -> dict[Grid, Affinity]:

@@ -70,7 +70,7 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
     """
     picture = read_image(image)
     backbone = backbone_of(pipe)
-    _check_family(backbone)
+    check_family(backbone)
     denoiser: Any = backbone.denoiser
     end = int(pipe.scheduler.config.num_train_timesteps)
     times = options.times(end)
@@ -88,9 +88,9 @@ def encode_image(pipe: Any, image: str | Path | Image.Image | np.ndarray, option
     backbone.reader().check_length(options.prompt)  # the pipeline itself would only warn and cut it
     traces: list[Trace] = []
     session = Session(backbone, kept, QueryRecorder(backbone, traces, storage_of(kept)))
-    with torch.no_grad(), _evaluating(pipe), _last_layer(pipe), ExitStack() as watching:
+    with torch.no_grad(), evaluating(pipe), last_layer(pipe), ExitStack() as watching:
         conditions = backbone.conditions(options.prompt, model_size)
-        clean = _latent(pipe, picture, model_size).to(device_of(denoiser))
+        clean = latent_of(pipe, picture, model_size).to(device_of(denoiser))
         watching.enter_context(session.installed())
         session.begin(
             Request(images=1, prompts=(options.prompt,)),
@@ -181,7 +181,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray((array * 255).round().astype(np.uint8))
 
 
-def _check_family(backbone: Backbone) -> None:
+def check_family(backbone: Backbone) -> None:
     """Check that the family can encode real images, before its scheduler or size is read.
 
     Raises:
@@ -198,7 +198,7 @@ def _check_family(backbone: Backbone) -> None:
         )
 
 
-def _latent(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+def latent_of(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
     """Return the scaled latent of the picture at the model's size, without sampling noise; float32."""
     pixels = pipe.image_processor.preprocess(picture, height=size[0], width=size[1])
     with _wide_enough(pipe):
@@ -246,7 +246,7 @@ def _wide_enough(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(pipe: Any) -> Iterator[None]:
+def evaluating(pipe: Any) -> Iterator[None]:
     """Switch dropout off in all parts, and restore the mode of each module afterwards."""
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     training = [module for part in parts for module in part.modules() if module.training]
@@ -260,7 +260,7 @@ def _evaluating(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _last_layer(pipe: Any) -> Iterator[None]:
+def last_layer(pipe: Any) -> Iterator[None]:
     """Read words from the encoder's last layer, whatever layers the pipeline's last run skipped."""
     attributes, before = vars(pipe), vars(pipe).get("_clip_skip")
     if "_clip_skip" in attributes:

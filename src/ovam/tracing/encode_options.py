@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -74,14 +74,7 @@ class EncodeOptions(KeepOptions):
         Raises:
             OptionError: a time step is outside the scheduler's range, or there is none.
         """
-        times = TIMESTEPS if self.timesteps is None else tuple(self.timesteps)
-        outside = [t for t in times if not isinstance(t, Real) or not 0 <= float(t) < training_steps or float(t) % 1]
-        if outside or not times:
-            raise OptionError(
-                f"timesteps={times}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
-                "the range the scheduler was trained on"
-            )
-        return tuple(sorted(map(int, times), reverse=True))
+        return falling_times(TIMESTEPS if self.timesteps is None else tuple(self.timesteps), training_steps)
 
     def check_size(self, cell: int) -> None:
         """Check that the autoencoder can take images of this size.
@@ -92,5 +85,21 @@ class EncodeOptions(KeepOptions):
         Raises:
             OptionError: a side is not.
         """
-        if self.size is not None and any(length < cell or length % cell for length in self.size):
-            raise OptionError(f"size={self.size}: expected (height, width), each a positive multiple of {cell} pixels")
+        check_size(self.size, cell)
+
+
+def falling_times(times: Sequence[Any], training_steps: int) -> tuple[int, ...]:
+    """Check time steps, and return them in falling order; see `EncodeOptions.times`."""
+    outside = [t for t in times if not isinstance(t, Real) or not 0 <= float(t) < training_steps or float(t) % 1]
+    if outside or not times:
+        raise OptionError(
+            f"timesteps={tuple(times)}: expected at least one, each a whole number from 0 to {training_steps - 1}, "
+            "the range the scheduler was trained on"
+        )
+    return tuple(sorted(map(int, times), reverse=True))
+
+
+def check_size(size: tuple[int, int] | None, cell: int) -> None:
+    """Check the size of an image; see `EncodeOptions.check_size`."""
+    if size is not None and any(length < cell or length % cell for length in size):
+        raise OptionError(f"size={size}: expected (height, width), each a positive multiple of {cell} pixels")

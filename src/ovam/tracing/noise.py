@@ -21,6 +21,10 @@ class NoiseSchedule(Protocol):
         """Return the image's latent with this noise added."""
         ...
 
+    def target(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """Return what the model was trained to predict for the image's latent with this noise."""
+        ...
+
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
         """Return the latent at another time step, by one deterministic step along the model's prediction."""
         ...
@@ -46,6 +50,17 @@ class Diffusion:
     def noisy(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
         signal = self.signals[timestep].to(clean)
         return signal.sqrt() * clean + (1 - signal).sqrt() * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """Return the noise, the clean latent, or (for "v_prediction") a mixture of both.
+
+        Source:
+            Salimans and Ho (arXiv:2202.00512), section 4: v = sqrt(a) * noise - sqrt(1 - a) * image.
+        """
+        if self.predicts == "v_prediction":
+            signal = self.signals[timestep].to(clean)
+            return signal.sqrt() * noise - (1 - signal).sqrt() * clean
+        return noise if self.predicts == "epsilon" else clean
 
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
         """Return the latent after one DDIM step, in either direction.
@@ -83,6 +98,10 @@ class Flow:
         level = self.sigma(timestep)
         return (1 - level) * clean + level * noise
 
+    def target(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """Return the velocity of the path, which is the same at every time step."""
+        return noise - clean
+
     def moved(self, latent: Tensor, predicted: Tensor, timestep: int, onward: int) -> Tensor:
         """Return the latent after one Euler step, in either direction."""
         return latent + (self.sigma(onward) - self.sigma(timestep)) * predicted
@@ -96,7 +115,7 @@ def schedule_of(backbone: Backbone, *, moves: bool) -> NoiseSchedule:
 
     Args:
         backbone: Reads the pipeline.
-        moves: Whether `moved` will be called, which needs to know what the model predicts.
+        moves: Whether `moved` or `target` will be called, which need to know what the model predicts.
 
     Raises:
         UnsupportedPipelineError: the scheduler does not have this information.
@@ -113,8 +132,9 @@ def schedule_of(backbone: Backbone, *, moves: bool) -> NoiseSchedule:
         )
     if moves and predicts not in _PREDICTIONS:
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} predicts {predicts!r} by its {type(scheduler).__name__}, which inversion can't "
-            f"follow: expected one of {', '.join(_PREDICTIONS)}; use method='noise', or put another scheduler in"
+            f"{type(pipe).__name__} predicts {predicts!r} by its {type(scheduler).__name__}, which inversion and "
+            f"word gains can't follow: expected one of {', '.join(_PREDICTIONS)}; put another scheduler in, or use "
+            "encode with method='noise'"
         )
     return Diffusion(signals, predicts)
 

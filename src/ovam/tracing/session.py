@@ -52,6 +52,19 @@ log = logging.getLogger("ovam")
 _watched: WeakSet[nn.Module] = WeakSet()
 
 
+def check_not_captured(backbone: Backbone) -> None:
+    """Check that no run of the pipeline's denoiser would be taken for one of a capture around it.
+
+    Raises:
+        NestedCaptureError: the pipeline's denoiser is watched already.
+    """
+    if backbone.denoiser in _watched:
+        raise NestedCaptureError(
+            f"{type(backbone.pipe).__name__} is being captured already, by an outer capture or stream on the same "
+            f"{type(backbone.denoiser).__name__}: leave that `with` block first, or use its traces"
+        )
+
+
 class Session:
     """Follows the runs of one pipeline, each from its prompt to its pictures."""
 
@@ -77,11 +90,7 @@ class Session:
             NestedCaptureError: the pipeline's denoiser is watched already.
         """
         pipe, denoiser = self.backbone.pipe, self.backbone.denoiser
-        if denoiser in _watched:
-            raise NestedCaptureError(
-                f"{type(pipe).__name__} is being captured already, by an outer capture or stream on the same "
-                f"{type(denoiser).__name__}: leave that `with` block first, or use its traces"
-            )
+        check_not_captured(self.backbone)
         check_watchable(pipe, denoiser)
         if read_as(pipe) != type(pipe).__name__:
             log.warning("%s is treated as its base class %s", type(pipe).__name__, read_as(pipe))
