@@ -23,7 +23,7 @@ every = [ovam.methods.by_name(name) for name in ovam.methods.names()]
 def run(seed: int, **options: object) -> ovam.Trace:
     """A run, captured with these options; the picture depends on the seed alone."""
     with ovam.capture(pipe, **options) as traces:
-        pipe(PROMPT, num_inference_steps=25, generator=torch.Generator().manual_seed(seed))
+        pipe(PROMPT, num_inference_steps=25, guidance_scale=3, generator=torch.Generator().manual_seed(seed))
     return traces[0]
 
 
