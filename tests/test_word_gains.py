@@ -87,8 +87,14 @@ class TestByHand:
             return found
 
         monkeypatch.setattr(type(backbone), "look", noting)
-        monkeypatch.setattr(word_gains, "_AT_ONCE", 2)
-        options = {"against": ["Dog", "sea"], "timesteps": (100, 600), "noises": 2, "seed": 5, "size": (32, 32)}
+        options = {
+            "against": ["Dog", "sea"],
+            "timesteps": (100, 600),
+            "noises": 2,
+            "seed": 5,
+            "size": (32, 32),
+            "batch": 2,
+        }
         found = ovam.word_gains(pipe, photo(), ["dog", " cat | boat"], **options)
         assert found.words == ("dog", "cat|boat", "sea")
         assert found.looks == 4
@@ -324,6 +330,8 @@ class TestErrors:
             (["dog"], {"timesteps": []}, OptionError, r"timesteps=\(\): expected at least one"),
             (["dog"], {"timesteps": [1000]}, OptionError, "from 0 to 999"),
             (["dog"], {"noises": 0}, OptionError, "noises=0"),
+            (["dog"], {"batch": 0}, OptionError, "batch=0"),
+            (["sky|lawn", "Lawn"], {}, OptionError, "'Lawn' is listed twice"),
             (["dog"], {"seed": 2**64}, OptionError, "seed="),
             (["dog"], {"size": (32, 31)}, OptionError, r"size=\(32, 31\).*multiple of 2"),
             (["dog " * 90], {}, PromptTooLongError, "would be cut"),

@@ -17,7 +17,7 @@ from ovam.backbones.registry import backbone_of
 from ovam.checks import listed, size_of, whole
 from ovam.keywords import options_as_keywords
 from ovam.maps.gains import GainMaps, WordGains
-from ovam.maps.words import Listed, contrast_of, entries_of, names_of
+from ovam.maps.words import Listed, check_different, contrast_of, entries_of, names_of
 from ovam.progress import Progress, no_progress
 from ovam.prompt import BAR, folded, synonyms_of
 from ovam.tokens.options import AGAINST
@@ -26,8 +26,6 @@ from ovam.tracing.encode_options import check_size, falling_times
 from ovam.tracing.noise import NoiseSchedule, check_seed, schedule_of
 from ovam.tracing.session import check_not_captured
 
-_AT_ONCE = 8
-"""Texts in one batch of the denoiser."""
 Picture = str | Path | Image.Image | np.ndarray
 TIMESTEPS = (50, 100, 150, 200, 250, 300)
 """Default time steps, out of 1000. At these the denoiser still sees the picture, and little of the error is left to
@@ -50,6 +48,7 @@ class GainOptions:
         seed: Seed of the noises.
         size: (height, width) to which the picture is resized for the model; by default the model's native area in the
             picture's proportions.
+        batch: Texts in one batch of the denoiser. Fewer need less memory.
 
     Raises:
         OptionError: a value is not allowed.
@@ -60,11 +59,13 @@ class GainOptions:
     noises: int = 3
     seed: int = 0
     size: tuple[int, int] | None = None
+    batch: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "against", contrast_of(self.against))
         object.__setattr__(self, "timesteps", tuple(listed("timesteps", self.timesteps)))
-        object.__setattr__(self, "noises", whole("noises", self.noises, least=1))
+        for name in ("noises", "batch"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
         check_seed(self.seed)
         if self.size is not None:
             object.__setattr__(self, "size", size_of("size", self.size))
@@ -93,13 +94,16 @@ def measure_gains(
     looks = [timestep for timestep in times for _ in range(options.noises)]
     generator = torch.Generator().manual_seed(options.seed)
     with torch.no_grad(), evaluating(pipe), last_layer(pipe):
-        conditions = [backbone.conditions(text, size) for text in texts]
+        batches = [
+            [backbone.conditions(text, size) for text in texts[start : start + options.batch]]
+            for start in range(0, len(texts), options.batch)
+        ]
         clean = latent_of(pipe, picture, size).to(device_of(backbone.denoiser))
         total = torch.zeros(len(texts), *clean.shape[-2:])
         for number, timestep in enumerate(looks):
             progress("asking the denoiser", number * len(texts), len(looks) * len(texts))
             noise = torch.randn(clean.shape, generator=generator).to(clean)
-            total += gains_of(_errors(backbone, schedule, clean, noise, timestep, conditions))
+            total += gains_of(_errors(backbone, schedule, clean, noise, timestep, batches))
     mean = dict(zip(texts, total / len(looks), strict=True))
     maps = torch.stack([torch.stack([mean[text] for text in synonyms_of(name)]).amax(0) for name in names])
     return WordGains(names, maps, len(looks))
@@ -111,15 +115,17 @@ def _errors(
     clean: Tensor,
     noise: Tensor,
     timestep: int,
-    conditions: Sequence[Mapping[str, Any]],
+    batches: Sequence[Sequence[Mapping[str, Any]]],
 ) -> Float[Tensor, "text height width"]:
-    """Return the squared errors of the denoiser's predictions, summed over channels, one map for each condition."""
+    """Return the squared errors of the denoiser's predictions, summed over channels, one map for each text.
+
+    The conditions of the texts are given in batches.
+    """
     noisy, target = schedule.noisy(clean, noise, timestep), schedule.target(clean, noise, timestep)
     denoiser: Any = backbone.denoiser
     noisy, errors = noisy.to(denoiser.dtype), list[Tensor]()
-    for start in range(0, len(conditions), _AT_ONCE):
-        some = conditions[start : start + _AT_ONCE]
-        found = backbone.look(noisy.expand(len(some), -1, -1, -1), timestep, joined(some)).float()
+    for conditions in batches:
+        found = backbone.look(noisy.expand(len(conditions), -1, -1, -1), timestep, joined(conditions)).float()
         errors.append((found - target).square().sum(1).cpu())
     return torch.cat(errors)
 
@@ -145,6 +151,7 @@ def gains_of(errors: Float[Tensor, "text height width"]) -> GainMaps:
 def _names(words: Listed, against: Listed) -> tuple[str, ...]:
     """Return the words, and then the words to compare with that are not among them, each once."""
     asked = names_of(entries_of(words))
+    check_different(asked)
     known = {folded(text) for name in asked for text in synonyms_of(name)}
     others = [name for name in names_of(contrast_of(against)) if not known & {*map(folded, name.split(BAR))}]
     return tuple({folded(name): name for name in (*asked, *others)}.values())
@@ -169,6 +176,7 @@ def _measured(pipe: Any, image: Picture, words: Listed, options: GainOptions) ->
 
     Raises:
         EmptyWordsError: there is no word.
+        OptionError: a word is listed twice.
         PromptTooLongError: a word is longer than the encoder reads.
         The errors of `ovam.encode`.
 
