@@ -154,10 +154,14 @@ def _set(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _word_blind(seen: Sequence[Case], rows: Sequence[Row]) -> dict[str, Any] | None:
-    """IoU on scenes of two things or more of our mask, and of a foreground that knows no word after the same CRF."""
+    """IoU on scenes of two things or more of our masks, and of a foreground that knows no word after the same CRF."""
     several = {case.number for case in seen if len(case.truth) > 1}
     own = where(rows, lambda row: row.own and row.case in several)
     if not own:
         return None
-    lead = gain(own, CRF, BLIND).listed()
-    return {"scenes": len(several), "ours": iou(own, CRF), "word_blind": iou(own, BLIND), "lead": lead}
+    return {
+        "scenes": len(several),
+        "ours": {step: iou(own, step) for step in (CRF, GAINED_CRF)},
+        "word_blind": iou(own, BLIND),
+        "lead": {step: gain(own, step, BLIND).listed() for step in (CRF, GAINED_CRF)},
+    }

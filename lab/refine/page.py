@@ -110,9 +110,10 @@ def _labels(found: Mapping[str, Any]) -> str:
         for question, row in each.items()
     ]
     lead = found["word_blind"]
+    ours = ", ".join(f"{step} {value:.3f}" for step, value in lead["ours"].items()) if lead else ""
     blind = (
-        f"\nOn {lead['scenes']} scenes of two things or more: the word with refinement and CRF {lead['ours']:.3f}, a "
-        f"foreground that knows no word, after the same, {lead['word_blind']:.3f}.\n"
+        f"\nOn {lead['scenes']} scenes of two things or more: {ours}; a foreground that knows no word, after the same "
+        f"refinement and CRF, {lead['word_blind']:.3f}.\n"
         if lead
         else ""
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.mini.measures.bars import Bar
 from lab.refine.labelled import ALL, GATED, GIVEN, WITH_GAINS
-from lab.refine.steps import BLIND, CRF, REFINED, TOKEN_CRF, TOKEN_REFINED
+from lab.refine.steps import BLIND, CRF, GAINED_CRF, REFINED, TOKEN_CRF, TOKEN_REFINED
 from ovam.evaluate import Interval
 
 REFINED_GAIN, CRF_GAIN, BLIND_LEAD = 0.04, 0.08, 0.20
@@ -85,12 +85,13 @@ def _of_absent(rows: Mapping[str, Any], area_under: float, form: str) -> Iterato
 
 def _blind(found: Mapping[str, Any]) -> Iterator[Bar]:
     lead = found["word_blind"]
-    goal = f"scenes of two things or more: {CRF} above {BLIND} by at least {BLIND_LEAD:g}"
-    if lead is None or math.isnan(lead["lead"][0]):
-        yield Bar(goal, "not measured", False)
-        return
-    gained = Interval(*lead["lead"])
-    yield Bar(goal, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, BLIND_LEAD))
+    for step in (CRF, GAINED_CRF):
+        goal = f"scenes of two things or more: {step} above {BLIND} by at least {BLIND_LEAD:g}"
+        if lead is None or math.isnan(lead["lead"][step][0]):
+            yield Bar(goal, "not measured", False)
+            continue
+        gained = Interval(*lead["lead"][step])
+        yield Bar(goal, f"{gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f})", _above(gained, BLIND_LEAD))
 
 
 def _opinions(found: Mapping[str, Any]) -> Iterator[Bar]:
