@@ -28,6 +28,7 @@ class Study:
         classes: Names of the classes.
         real: Numbers of real scenes; the first ones of each are the annotations behind the tokens.
         pictures: Number of generated pictures.
+        guidance: Weight of the prompt; with 7.5, the recipe's own default, mini often draws a thing twice.
         tested: Scenes of each test set.
         validation: Validation scenes that choose the step; not more than the smallest number of real scenes.
         steps: Steps of each training.
@@ -43,6 +44,7 @@ class Study:
     classes: tuple[str, ...]
     real: tuple[int, ...] = (20, 50, 100, 500)
     pictures: int = 500
+    guidance: float = 3.0
     tested: int = 200
     validation: int = 20
     steps: int = 2000

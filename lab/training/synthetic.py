@@ -57,7 +57,7 @@ def _recipe(study: Study, model: str, name: str, masks: Mapping[str, Any]) -> Re
                 "number": study.pictures,
             },
             "prompts": {"places": list(PLACES)},
-            "model": {"model": model, "batch": min(8, study.pictures)},
+            "model": {"model": model, "batch": min(8, study.pictures), "guidance_scale": study.guidance},
             "masks": masks,
             "splits": {"train": 1, "validation": 0},
             "class": [{"name": each, "words": list(CLASS_WORDS[each])} for each in study.classes],
