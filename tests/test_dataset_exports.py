@@ -29,7 +29,7 @@ def data(tmp_path_factory):
         "class": [{"name": "car & co", "id": 200, "words": ["car"]}],
         "model": {"num_inference_steps": 2, "batch": 6, "height": 32, "width": 48},
         "prompts": {"places": ["grass"], "least_things": 2},
-        "masks": {"ignore": 0.05},
+        "masks": {"ignore": 0.05, "refine_method": "restart", "products": 1},
         "splits": {"train": 1, "validation": 1},
     }
     folder = tmp_path_factory.mktemp("data") / "set"
