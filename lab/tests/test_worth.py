@@ -213,7 +213,7 @@ def test_the_page_has_all_rows_and_bars(monkeypatch):
     monkeypatch.setattr(figures, "RESAMPLES", 10)
     rows, counts = rows_of(SMALL), results(shares(**{TOKENS: 0.6}))
     about = dict.fromkeys(("command", "model", "version", "note", "parameters", "date", "processor", "threads"), "x")
-    about |= dict.fromkeys(("steps", "batch_size", "size", "validation", "tested", "pictures"), 2)
+    about |= dict.fromkeys(("steps", "batch_size", "size", "validation", "tested", "pictures", "guidance"), 2)
     about |= {"seeds": [0, 1], "rate": 0.001}
     about |= {"versions": {"torch": "2"}, "most_real": "real 5", "real_rows": ["real 3", "real 5"]}
     found = {"rows": figures.table(rows, counts), "bars": figures.bars(SMALL, counts), "about": about}

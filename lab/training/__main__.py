@@ -82,7 +82,7 @@ def _study(arguments: argparse.Namespace) -> Study:
         "classes": tuple(arguments.classes or CLASSES),
         **{
             name: getattr(arguments, name)
-            for name in ("pictures", "tested", "validation", "steps", "batch_size", "size", "rate")
+            for name in ("pictures", "guidance", "tested", "validation", "steps", "batch_size", "size", "rate")
         },
         "seeds": tuple(range(arguments.seeds)),
         "work_dir": arguments.work_dir,
@@ -92,7 +92,7 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 
 def _facts_of(study: Study) -> dict[str, Any]:
-    names = ("steps", "batch_size", "size", "pictures", "tested", "validation")
+    names = ("steps", "batch_size", "size", "pictures", "guidance", "tested", "validation")
     real = [real_name(count) for count in study.real]
     facts = {**{name: getattr(study, name) for name in names}, "seeds": list(study.seeds), "real_rows": real}
     parameters = f"{parameters_of(len(study.classes) + 1) / 1e6:.2f} million parameters"
@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="mini", help="mini, or a pipeline folder of the same world")
     parser.add_argument("--classes", nargs="*", choices=CLASSES, default=None, help="all by default")
     parser.add_argument("--pictures", type=int, default=Study.pictures, help="generated pictures")
+    parser.add_argument("--guidance", type=float, default=Study.guidance, help="weight of the prompt")
     parser.add_argument("--tested", type=int, default=Study.tested, help="scenes of each test set")
     parser.add_argument("--validation", type=int, default=Study.validation, help="validation scenes")
     parser.add_argument("--steps", type=int, default=Study.steps, help="steps of each training")

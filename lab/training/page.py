@@ -19,7 +19,8 @@ A small UPerNet on a ResNet ({parameters}), with random weights at first, learns
 scenes ("real"), from pictures that the model generated, or from both, half of each batch from each.
 All rows have the same {steps} steps of {batch_size} pictures,
 the same learning rate ({rate:g}), augmentations and seeds ({seeds}). The step is chosen on {validation} validation
-scenes. Generated rows have the same {pictures} pictures and differ in their masks: from maps of words, from maps of
+scenes. Generated rows have the same {pictures} pictures, made with a guidance of
+{guidance:g}, and differ in their masks: from maps of words, from maps of
 tokens, from these refined and with a CRF, and from the oracles. The selected half has the masks that change least with
 the threshold.
 
