@@ -347,6 +347,20 @@ def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
         generate(small(), tmp_path / "other", pipe=sd1)
 
 
+@pytest.mark.parametrize("recorded", ["0123456789abcdef", None])
+def test_masks_of_other_defaults_are_not_mixed(recorded, whole, tmp_path, sd1):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    about = json.loads((out / "dataset.json").read_text())
+    about["defaults"] = recorded
+    (out / "dataset.json").write_text(json.dumps({name: each for name, each in about.items() if each is not None}))
+    before = digests(out)
+    with pytest.raises(DatasetError, match="the version that began it"):
+        generate(small(data={"number": 9}), out, pipe=sd1)
+    assert digests(out) == before
+    assert generate(small(), out, pipe=sd1)["made"] == 0  # nothing is to be made: nothing is mixed
+
+
 def test_one_unit_that_fails_is_recorded_and_tried_again(whole, tmp_path, monkeypatch, sd1):
     out, run, calls = tmp_path / "out", Model.run, []
 

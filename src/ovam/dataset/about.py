@@ -26,6 +26,8 @@ class About:
         tokens: SHA-256 of the file of tokens of each class that has one.
         size: (height, width) of all images.
         licence: Licence, or "".
+        defaults: Hash of the defaults of refinement, CRF and calibration that its masks were made with; "" in folders
+            from before this was recorded.
         view: For a view, how its items were chosen; None for a whole data set.
     """
 
@@ -37,6 +39,7 @@ class About:
     tokens: Mapping[str, str]
     size: tuple[int, int]
     licence: str = ""
+    defaults: str = ""
     view: Mapping[str, Any] | None = None
 
     @property
@@ -57,6 +60,7 @@ class About:
             "ignore": IGNORE,
             "size": list(self.size),
             "licence": self.licence,
+            "defaults": self.defaults,
         }
         return content if self.view is None else {**content, "view": dict(self.view)}
 
@@ -93,5 +97,6 @@ def read_about(folder: Path) -> About:
         tokens,
         (content["size"][0], content["size"][1]),
         content.get("licence", ""),
+        content.get("defaults", ""),
         content.get("view"),
     )

@@ -13,6 +13,7 @@ from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
 from ovam.dataset.recipe import Recipe, differences, read_recipe
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.store import full_disk_as_error
+from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError, RecipeError
 from ovam.json_text import json_text
 from ovam.output_files import write_bytes
@@ -73,7 +74,7 @@ def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) ->
     """Write the recipe, the files that it names, and `dataset.json`; return the content of `dataset.json`.
 
     Raises:
-        DatasetError: the folder's images were made by another model.
+        DatasetError: the folder's images were made by another model, or its masks with other defaults.
     """
     about = About(
         recipe.data.name,
@@ -84,21 +85,32 @@ def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) ->
         tokens,
         model.size,
         recipe.data.licence,
+        CHOSEN_HASH,
     )
     if (folder / ABOUT).is_file():
-        before = read_about(folder)
-        if before.model["hash"] != model.hash:
-            raise DatasetError(
-                f"{folder} was made by model {before.model['name']!r} with weights {before.model['hash']}, and the "
-                f"model has {model.hash} now: expected the same weights; choose another output folder"
-            )
-        if before.size != model.size:
-            raise DatasetError(
-                f"{folder} has images of {before.size}, and the model makes {model.size}: choose another folder"
-            )
+        _check_same(folder, read_about(folder), model)
     _write_recipe(folder, recipe)
     write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())
     return about
+
+
+def _check_same(folder: Path, before: About, model: Facts) -> None:
+    """Check that new items would be made as those that are there."""
+    if before.model["hash"] != model.hash:
+        raise DatasetError(
+            f"{folder} was made by model {before.model['name']!r} with weights {before.model['hash']}, and the "
+            f"model has {model.hash} now: expected the same weights; choose another output folder"
+        )
+    if before.size != model.size:
+        raise DatasetError(
+            f"{folder} has images of {before.size}, and the model makes {model.size}: choose another folder"
+        )
+    if before.defaults != CHOSEN_HASH:
+        raise DatasetError(
+            f"{folder} has masks that ovam {before.version} made with the defaults "
+            f"{before.defaults or 'of an unknown version'}, and this ovam {__version__} has {CHOSEN_HASH}: new masks "
+            "would differ from those there; finish it with the version that began it, or choose another output folder"
+        )
 
 
 def refreshed(folder: Path, recipe: Recipe) -> About:

@@ -33,7 +33,7 @@ ABOUT_FILE = record(
         "ignore": whole(0, 255),
         "size": listed(whole(1, 10**6), 2, 2),
     },
-    {"licence": text(), "view": record({})},
+    {"licence": text(), "defaults": text(), "view": record({})},
 )
 """`dataset.json`."""
 
