@@ -237,7 +237,9 @@ def test_masks_are_those_of_segment(whole):
     data = read(whole)
     recipe, prompts, pipe = small(), prompts_of(small()), tiny.sd1()
     items = [prompts[index] for index in range(3)]
-    with ovam.capture(pipe, self_attention=True) as traces:
+    every = recipe.masks.self_attention_every
+    assert every == 5
+    with ovam.capture(pipe, self_attention=True, self_attention_every=every) as traces:
         images = pipe(
             [one.prompt for one in items],
             num_inference_steps=2,

@@ -62,11 +62,11 @@ def captured(pipe, self_attention=COARSE, *, run=generate, **options):
     return traces, received
 
 
-def assert_averages(trace, received, row, *, half="cond"):
-    """The weights of every kept block are those of this row of the batch, over the trace's calls."""
+def assert_averages(trace, received, row, *, half="cond", counted=slice(None)):
+    """The weights of every kept block are those of this row of the batch, over the trace's calls, or some of them."""
     assert trace.self_attention
     for name, average in trace.self_attention.items():
-        taken = [received[name][call.index] for call in trace.calls]
+        taken = [received[name][call.index] for call in trace.calls[counted]]
         pairs = [tuple(part[row].double().numpy() for part in pair) for pair in taken]
         expected = reference.self_attention(pairs, pairs[0][0].shape[-1] ** -0.5)
         assert average.values[half].dtype == torch.float32
@@ -99,6 +99,20 @@ class TestWeights:
             assert weights.amax(1).median() > 0.1  # so sharp that a wrong pixel shows; an even one has 0.02
             # measured: 2.4e-7
             torch.testing.assert_close(weights.sum(1), torch.ones(48), rtol=0, atol=3e-6)
+
+    @pytest.mark.parametrize(
+        ("every", "steps", "counted"),
+        [(2, None, slice(1, None, 2)), (3, [0, 1, 3, 4], slice(1, 2)), (9, None, slice(2, 3))],
+    )
+    def test_can_be_of_some_calls(self, every, steps, counted, pipe):
+        traces, received = captured(
+            pipe,
+            self_attention_every=every,
+            steps=steps,
+            run=lambda pipe: generate(pipe, num_inference_steps=5),
+        )
+        assert len(traces[0].calls) == (5 if steps is None else 4)
+        assert_averages(traces[0], received, 1, counted=counted)
 
     def test_are_float32_where_the_model_runs_in_autocast(self, pipe):
         with torch.autocast("cpu", torch.bfloat16):

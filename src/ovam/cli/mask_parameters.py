@@ -80,3 +80,13 @@ SelfAttention = Annotated[
         show_default=False,
     ),
 ]
+SelfAttentionEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=_MANY,
+        help="Average self-attention over every n-th denoiser call only; with 5 it costs a fifth.",
+        show_default="1",
+        metavar="<int>",
+    ),
+]

@@ -50,6 +50,7 @@ KEEP = {
     "limit_gib": Row(parameters.LimitGib),
     "outputs": Row(parameters.Outputs),
     "self_attention": Row(mask_parameters.SelfAttention),
+    "self_attention_every": Row(mask_parameters.SelfAttentionEvery),
 }
 OUTPUT = {
     "formats": Row(output_parameters.Formats, words_of),

@@ -87,7 +87,7 @@ class Model:
                 after_step(step + 1, steps)
             return tensors
 
-        with captured(self.pipe, kept_for(options_of(self.recipe), CaptureOptions())) as traces:
+        with captured(self.pipe, kept_for(options_of(self.recipe), self._keeping())) as traces:
             self.pipe(
                 [one.prompt for one in items],
                 **negative,
@@ -99,6 +99,13 @@ class Model:
                 callback_on_step_end=on_step_end,
             )
             return list(traces)
+
+    def _keeping(self) -> CaptureOptions:
+        """Return what to keep besides queries: no self-attention where nothing refines by it."""
+        masks = self.recipe.masks
+        return CaptureOptions(
+            self_attention=None if masks.refine else False, self_attention_every=masks.self_attention_every
+        )
 
     def looks(self, one: PlannedItem, trace: Trace) -> list[Trace]:
         """Look at a finished picture again, with its prompt and other noise, once for each of the item's votes.

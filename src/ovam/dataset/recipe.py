@@ -37,8 +37,8 @@ HOME = {one.name: section for section, kind in SECTIONS.items() for one in field
 _FREE = ("data.name", "data.number", "data.licence", "data.vocabulary", "data.classes")
 """Fields that leave every item as it is; the classes themselves are compared one by one."""
 
-_LATER = ("masks.votes",)
-"""Fields that came after the first format: at their defaults they stay out of the hash, which older folders have."""
+_LATER: Mapping[str, Any] = {"masks.votes": 0, "masks.self_attention_every": 1}
+"""Fields that came after the first format, and what they were before: at that value they stay out of the hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Recipe:
         for section in ("data", "prompts", "model", "masks", "splits"):
             part = getattr(self, section)
             values |= {f"{section}.{one.name}": getattr(part, one.name) for one in fields(part)}
-        unchanged = [name for name in _LATER if values[name] == default_fields()[name.partition(".")[2]]]
+        unchanged = [name for name, before in _LATER.items() if values[name] == before]
         values = {name: value for name, value in values.items() if name not in (*_FREE, *unchanged)}
         for name, paths in self.files().items():
             values[name] = [digest_of(path) for path in paths]
@@ -174,11 +174,6 @@ def recipe_of(tables: Mapping[str, Any] | None = None, *, base: str | Path = "."
         RecipeError: a key is unknown, or a value is not allowed.
     """
     return _made(tables or {}, Path(base))
-
-
-def default_fields() -> dict[str, Any]:
-    """Return all fields with their defaults, by their names without the section."""
-    return {one.name: one.default for kind in SECTIONS.values() for one in fields(kind)}
 
 
 def _made(tables: Mapping[str, Any], base: Path) -> Recipe:

@@ -116,6 +116,12 @@ class MaskSection:
         str(_HELD["method"]), "How maps are refined.", choices=("powers", "restart", "sharpened")
     )
     products: int = option(int(_HELD["products"]), "Products with the self-attention.", least=1, most=1000)
+    self_attention_every: int = option(
+        5,
+        "Self-attention is averaged over every n-th denoiser call; with 1 it is exact and costs most.",
+        least=1,
+        most=1000,
+    )
     crf: bool = option(False, "Whether a dense CRF makes masks follow the picture's edges.")
     threshold: float = option(0.5, "Score of the background.", least=0.001, most=0.999)
     ignore: float = option(0.0, "Pixels whose best score is nearer than this to the background's are 255.", most=0.499)

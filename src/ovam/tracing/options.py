@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ovam.checks import number
+from ovam.checks import number, whole
 from ovam.errors import OptionError
 from ovam.maps.options import MapOptions
 from ovam.trace.blocks import BlockChoice, checked_blocks
@@ -41,6 +41,9 @@ class KeepOptions:
             of up to 64 x 64 pixels, the coarsest first, that cost less than a fifth of the queries. True keeps all of
             these, and in joint attention the middle third of the blocks; False keeps none. Blocks, chosen as in
             `blocks`, are kept each by itself.
+        self_attention_every: Average self-attention over every n-th of the kept denoiser calls, from the middle one of
+            the first n; 1 takes all calls. Self-attention changes slowly from call to call, and is most of what a
+            capture costs: with 5, masks refined by it stay almost the same. A run with fewer calls counts one of them.
         features: Keep what the layers of a UNet put out at the last kept denoiser call, as trained methods read it
             (`Trace.features`). For a UNet only. Choose another call by `steps`, or by the time steps of `encode`.
         also: Further kinds of tensors to keep: for each kind, by its name in `ovam.tracing.parts`, the blocks to keep
@@ -57,6 +60,7 @@ class KeepOptions:
     limit_gib: float | None = None
     outputs: bool = False
     self_attention: BlockChoice | bool = None
+    self_attention_every: int = 1
     features: bool = False
     also: Mapping[str, BlockChoice] = field(default_factory=dict)
 
@@ -64,6 +68,8 @@ class KeepOptions:
         object.__setattr__(self, "blocks", checked_blocks(self.blocks))
         if not isinstance(self.self_attention, bool):
             object.__setattr__(self, "self_attention", checked_blocks(self.self_attention))
+        every = whole("self_attention_every", self.self_attention_every, least=1)
+        object.__setattr__(self, "self_attention_every", every)
         if not isinstance(self.features, bool):
             raise OptionError(f"features={self.features!r}: expected True or False")
         if not isinstance(self.also, Mapping):

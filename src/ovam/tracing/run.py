@@ -122,6 +122,7 @@ class Run:
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # steps to keep, None for all
     keeping: bool = False  # whether the current call's step is to be kept
+    averaging: bool = False  # whether the current call counts in averages
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`
     evaluating: bool = False  # whether the denoiser is running, or failed

@@ -95,6 +95,14 @@ class Watch:
         run.keeping = run.steps is None or step in run.steps
         if run.keeping:
             run.kept.append(call)
+        run.averaging = run.keeping and self._averages(len(run.kept) - 1)
+
+    def _averages(self, kept_index: int) -> bool:
+        """Return whether a kept call counts in averages, such as that of self-attention."""
+        shape, every = self.run.shape, self.options.self_attention_every
+        if shape is not None:
+            every = min(every, max(1, shape.calls))  # a short run counts one call
+        return kept_index % every == every // 2
 
     def _tell_loops_apart(self, evaluation: Evaluation) -> None:
         """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
@@ -155,7 +163,7 @@ class Watch:
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
         halves = run.evaluation.halves
-        parts = _parts_of(run.shape, name)
+        parts = [part for part in _parts_of(run.shape, name) if run.averaging or not part.averaged]
         if any(part.single for part in parts):  # they wait: the call may still be left out
             run.waiting.append((name, observation, halves))
         self._pass_on(name, observation, halves, [part for part in parts if not part.single])
@@ -169,7 +177,8 @@ class Watch:
         if not run.halves_seen.issuperset(shape.halves):
             return
         for name, seen, halves in run.waiting:
-            self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.averaged])
+            averaged = [part for part in _parts_of(shape, name) if part.averaged and run.averaging]
+            self._pass_on(name, seen, halves, averaged)
         run.last = [each for each in run.waiting if any(part.last for part in _parts_of(shape, each[0]))]
         run.waiting.clear()
 
