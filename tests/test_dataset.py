@@ -258,6 +258,12 @@ def test_masks_are_those_of_segment(whole):
         assert item.scores["presence"] == pytest.approx(
             dict(zip(one.words, result.presence.values(), strict=True)), abs=1e-5
         )
+        plain = trace.segment(list(one.words.values()), against=against)
+        for label, name in enumerate(one.words, start=1):
+            own, before = item.labels() == data.about.ids[name], plain.labels.numpy() == label
+            shared = (own & before).sum() / max(1, (own | before).sum())
+            # measured: 1.8e-7, from the written digits; a pixel at the threshold may lie on either side
+            assert item.scores["unrefined"][name] == pytest.approx(shared, abs=3 / 1024)
         areas = {name: (item.labels() == data.about.ids[name]).mean() for name in one.words}
         assert item.areas == pytest.approx(areas, abs=1e-6)
     assert [item.split for item in data.items] == [row["split"] for row in rows_of(whole)]

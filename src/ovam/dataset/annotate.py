@@ -1,7 +1,7 @@
 """Make the mask of one generated image, with its scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ovam.dataset.votes import agreed, vote_shares
 from ovam.dataset.words import Vocabulary
 from ovam.maps.words import OptimisedTokens, names_of
 from ovam.masks.mask_like import IGNORE
-from ovam.masks.masks import segment_words
+from ovam.masks.masks import segment, segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.masks.result import Segmentation
 from ovam.refine.options import RefineOptions
@@ -34,8 +34,8 @@ class Annotated:
         labels: Numbers of classes, 0 background, 255 undecided.
         areas: Share of the pixels of each class of the prompt.
         ignored: Share of the undecided pixels.
-        scores: `presence`, `confidence` and `stability` by class, perhaps `agreement` and `vote`; `grey`, the standard
-            deviation of the picture's grey values.
+        scores: `presence`, `confidence` and `stability` by class, perhaps `unrefined`, `agreement` and `vote`; `grey`,
+            the standard deviation of the picture's grey values.
         hash: Perceptual hash of the picture.
     """
 
@@ -84,6 +84,9 @@ def annotated(
         "stability": _stability(result, names, item.classes),
         "grey": _grey(picture),
     }
+    if recipe.masks.refine or recipe.masks.crf:
+        plain = _numbered(_unrefined(result, item, vocabulary, recipe), names, ids)
+        scores["unrefined"] = _agreement(labels, plain, ids, item.classes)
     if recipe.masks.agreement:
         other, _ = _segmented(trace, item, vocabulary, recipe, by_words=True)
         by_words = {word: name for name, word in item.words.items()}
@@ -109,14 +112,15 @@ def _segmented(
 ) -> tuple[Segmentation, dict[str, str]]:
     """Return the masks, and the class of each of their words."""
     entries, against = vocabulary.entries(item, by_words=by_words)
-    options = SegmentOptions(**{**_shallow(options_of(recipe)), "against": against})
-    result = segment_words(trace, entries, options)
+    result = segment_words(trace, entries, replace(options_of(recipe), against=against))
     named = {word: name for name, word in item.words.items()}
     return result, {word: named.get(word, word) for word in _names(entries)}
 
 
-def _shallow(options: SegmentOptions) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}
+def _unrefined(result: Segmentation, item: PlannedItem, vocabulary: Vocabulary, recipe: Recipe) -> Segmentation:
+    """Return the masks of the same maps without refinement and CRF."""
+    _, against = vocabulary.entries(item)
+    return segment(result.maps.plain or result.maps, replace(options_of(recipe), against=against, crf=False))
 
 
 def _names(entries: Sequence[OptimisedTokens]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ _MEANING = {
     "presence": "how likely the class is in the picture; below 0.5 it is probably absent",
     "confidence": "mean score of the class inside its mask",
     "stability": "IoU of the mask with itself at thresholds 0.1 below and above",
+    "unrefined": "IoU of the mask with the mask before refinement and CRF",
     "agreement": "IoU of the masks of word and token",
     "vote": "IoU of all masks of one picture, made with other noise each",
     "clip": "probability of the class by CLIP",

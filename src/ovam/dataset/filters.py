@@ -15,6 +15,7 @@ from ovam.errors import DatasetError
 Test = Callable[[Item], bool]
 
 _MADE_BY = {
+    "unrefined": "; masks with refine=true or crf=true have it",
     "agreement": "; agreement=true in the recipe makes it",
     "vote": "; votes=3 in the recipe makes it",
     "clip": "; `ovam dataset score` makes it",
@@ -78,7 +79,7 @@ def _filters(options: FilterSection) -> Iterator[tuple[str, Callable[[list[Item]
         yield "empty", _where(lambda item: all(item.areas.values()))
     if options.least_area_quantile > 0 or options.most_area_quantile < 1:
         yield "area_quantile", lambda items: _by_area(items, options.least_area_quantile, options.most_area_quantile)
-    for score in ("presence", "confidence", "stability", "agreement", "vote", "clip"):
+    for score in ("presence", "confidence", "stability", "unrefined", "agreement", "vote", "clip"):
         least = getattr(options, f"least_{score}")
         if least:
             yield f"least_{score}", _where(_at_least(score, least))

@@ -157,6 +157,11 @@ class FilterSection:
     least_presence: float = option(0.0, "Least presence of each class.", most=1)
     least_confidence: float = option(0.0, "Least mean score inside the mask of each class.", most=1)
     least_stability: float = option(0.0, "Least IoU of each mask with itself at thresholds 0.1 apart.", most=1)
+    least_unrefined: float = option(
+        0.0,
+        "Least IoU of each mask with the mask before refinement and CRF: where these change much, masks are bad.",
+        most=1,
+    )
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
     least_vote: float = option(0.0, "Least IoU of all masks of one picture that `votes` made.", most=1)
     least_clip: float = option(
