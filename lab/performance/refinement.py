@@ -22,7 +22,7 @@ from ovam.masks.masks import segment
 from ovam.masks.options import MaskOptions
 from ovam.mini.scenes import Scene, render, seed_of
 from ovam.prompt import Span
-from ovam.refine.crf import dense_crf, features
+from ovam.refine.crf import colour_points, dense_crf, smooth_points
 from ovam.refine.crf_options import CrfOptions
 from ovam.refine.lattice import Lattice, lattice
 from ovam.refine.options import RefineOptions
@@ -50,7 +50,9 @@ def run(options: Options) -> dict[str, Any]:
     maps = maps_of(scene, grid)
     probabilities = _probabilities(maps)
     attention = next(iter(maps.self_attention.values())).weights
-    lattices = [lattice(points) for points, _ in features(scene.image, crf)]
+    height, width, _ = scene.image.shape
+    points = [smooth_points(height, width, crf.smooth_width), colour_points(scene.image, crf)]
+    lattices = [lattice(each) for each in points]
     seconds = alternately(
         {name: timed(work) for name, work in _works(maps, probabilities, attention, lattices, scene.image).items()},
         options.pairs,

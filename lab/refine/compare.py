@@ -20,7 +20,7 @@ from lab.refine.grids import Grid
 from lab.refine.stand_in import StandIn, stand_ins
 from lab.refine.upsample import Enlarged
 from ovam.evaluate.overlap import binary_iou, pooled_iou
-from ovam.refine.crf import Kernel, dense_crf, features, mean_field
+from ovam.refine.crf import Kernel, colour_points, dense_crf, mean_field, smooth_points
 from ovam.refine.crf_options import CrfOptions
 from ovam.refine.lattice import lattice
 
@@ -120,8 +120,11 @@ def agreement(scenes: int, size: int, noise: float) -> dict[str, Any]:
 def _by(blur: Callable[[np.ndarray], Any], case: StandIn) -> np.ndarray:
     foreground = enlarged(case)
     energies = -np.log(np.stack([1 - foreground, foreground]).clip(PAPER.clip, 1)).reshape(2, -1)
+    height, width, _ = case.picture.shape
+    smooth, colour = smooth_points(height, width, PAPER.smooth_width), colour_points(case.picture, PAPER)
     kernels = [
-        Kernel.around(blur(points).blur, points.shape[1], weight) for points, weight in features(case.picture, PAPER)
+        Kernel.around(blur(points).blur, points.shape[1], weight)
+        for points, weight in ((smooth, PAPER.smooth_weight), (colour, PAPER.colour_weight))
     ]
     return mean_field(energies, kernels, PAPER.iterations)[1].reshape(foreground.shape)
 

@@ -1,7 +1,8 @@
 """Let class probabilities follow the picture's edges: the mean field of a CRF in which all pixels are neighbours."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,10 +60,7 @@ def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions)
     if options.backend == "pydensecrf":
         found = authors_mean_field(energies, np.array(image, order="C"), options)  # it refuses a read-only one
     else:
-        kernels = [
-            Kernel.around(lattice(points).blur, points.shape[1], weight) for points, weight in features(image, options)
-        ]
-        found = mean_field(energies, kernels, options.iterations)
+        found = mean_field(energies, kernels_of(image, options), options.iterations)
     return torch.from_numpy(found.reshape(given.shape)).to(probabilities.device)
 
 
@@ -129,16 +127,39 @@ def _support(kernels: Sequence[Kernel], shares: Some) -> Some:
     return sum((kernel.support(shares) for kernel in kernels), np.zeros_like(shares))
 
 
-def features(image: Picture, options: CrfOptions) -> Iterator[tuple[Points, float]]:
-    """Yield the pixels' coordinates for each kernel, in widths of its gaussian, and the kernel's weight."""
-    height, width, _ = image.shape
-    places = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
-    colours = image.reshape(-1, 3).T.astype(np.float32)
+def kernels_of(image: Picture, options: CrfOptions) -> list[Kernel]:
+    """Return the kernel of places and that of places and colours, as far as they have a weight."""
+    kernels, (height, width, _) = list[Kernel](), image.shape
     if options.smooth_weight:
-        yield places / np.float32(options.smooth_width), options.smooth_weight
+        kernels.append(replace(_smooth_kernel(height, width, options.smooth_width), weight=options.smooth_weight))
     if options.colour_weight:
-        near, alike = places / np.float32(options.reach), colours / np.float32(options.colour_width)
-        yield np.concatenate([near, alike]), options.colour_weight
+        kernels.append(_kernel(colour_points(image, options), options.colour_weight))
+    return kernels
+
+
+@functools.lru_cache(maxsize=2)
+def _smooth_kernel(height: int, width: int, smooth_width: float) -> Kernel:
+    """Return the kernel of places, with weight 1; pictures of one size share it."""
+    return _kernel(smooth_points(height, width, smooth_width), 1.0)
+
+
+def _kernel(points: Points, weight: float) -> Kernel:
+    return Kernel.around(lattice(points).blur, points.shape[1], weight)
+
+
+def smooth_points(height: int, width: int, smooth_width: float) -> Points:
+    """Return the places (x, y) of all pixels, in widths of their gaussian."""
+    return _places(height, width) / np.float32(smooth_width)
+
+
+def colour_points(image: Picture, options: CrfOptions) -> Points:
+    """Return places (x, y) and colours of all pixels, each in widths of its gaussian."""
+    places, colours = _places(*image.shape[:2]), image.reshape(-1, 3).T.astype(np.float32)
+    return np.concatenate([places / np.float32(options.reach), colours / np.float32(options.colour_width)])
+
+
+def _places(height: int, width: int) -> Points:
+    return np.indices((height, width), np.float32).reshape(2, -1)[::-1]
 
 
 def _softmax(scores: Rows) -> Rows:
