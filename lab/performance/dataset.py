@@ -3,7 +3,7 @@
 import gc
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,62 +11,106 @@ import psutil
 import torch
 
 from lab.measure import alternately, ratios, timed
+from lab.performance.models import full_size
 from lab.performance.options import Options
+from ovam.dataset.finish import finish
+from ovam.dataset.folder import begin
 from ovam.dataset.generator import generate
-from ovam.dataset.prompts import PlannedItem, prompts_of
+from ovam.dataset.manifest import MANIFEST
+from ovam.dataset.model import Model, load_model
+from ovam.dataset.prompts import prompts_of
 from ovam.dataset.recipe import Recipe, recipe_of
+from ovam.dataset.store import store_in
+from ovam.dataset.units import units_of
+from ovam.dataset.words import vocabulary_of
+from ovam.dataset.work import Run, make_units
 from ovam.models import load, model_hash
+from ovam.progress import no_progress
 
-NUMBER, BATCH, STEPS = 16, 8, 30
+NUMBER, BATCH, STEPS = 32, 8, 30
+FULL_NUMBER, FULL_BATCH, FULL_STEPS = 2, 1, 5
 MANY, MANY_STEPS, EVERY = 500, 2, 50
-GENERATE, PLAIN = "generate", "plain"
+GENERATE, CRF, PLAIN = "generate", "generate, with a CRF", "plain"
 GOAL = 0.97
 CLASSES = ("dog", "cat", "car")
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure both on mini."""
+    """Measure mini, as one command and with the memory over many items, and a UNet of SD 1.5's size."""
     pipe = load("mini")
     pipe.set_progress_bar_config(disable=True)
-    steps, many = (2, 16) if options.quick else (STEPS, MANY)
-    recipe = recipe_for(NUMBER, steps)
-    prompts = prompts_of(recipe)
-    items = [prompts[index] for index in range(NUMBER)]
+    number, steps, many = (16, 2, 16) if options.quick else (NUMBER, STEPS, MANY)
+    recipe = recipe_for(number, steps)
     with tempfile.TemporaryDirectory() as folder:
         places = (Path(folder) / str(i) for i in itertools.count())
         works: dict[str, Callable[[], object]] = {
             GENERATE: lambda: generate(recipe, next(places), pipe=pipe),
-            PLAIN: lambda: plain(pipe, items, recipe),
+            CRF: lambda: generate(recipe.with_flags({"crf": True}), next(places), pipe=pipe),
+            PLAIN: lambda: plain(pipe, recipe),
         }
         seconds = alternately({name: timed(work) for name, work in works.items()}, options.pairs)
         memory = memory_of(pipe, many, Path(folder) / "many")
+        large = {} if options.quick else {"large": full_size_run(options.pairs // 2, places)}
     return {
         "model": f"mini: {model_hash(pipe)}",
         "seed": 0,
-        "images": NUMBER,
-        "batch": BATCH,
-        "steps": steps,
-        "seconds": seconds,
-        "ratios": ratios(seconds, {"plain over generate": (PLAIN, GENERATE)}),
+        **_speeds(recipe, seconds),
         "memory": {"items": many, "steps": MANY_STEPS, "every": EVERY, "megabytes": memory},
+        **large,
     }
 
 
-def recipe_for(number: int, steps: int) -> Recipe:
-    """Return a recipe with refined masks."""
+def full_size_run(pairs: int, places: Iterator[Path]) -> dict[str, Any]:
+    """Measure a UNet of SD 1.5's size with random weights and a tiny autoencoder, one image after the other.
+
+    The hash of the weights, which is computed once a run, is left out: it takes seconds, and a run hours.
+    """
+    pipe = full_size(FULL_STEPS).pipe
+    recipe = recipe_for(FULL_NUMBER, FULL_STEPS, FULL_BATCH).with_flags({"crf": True})
+    model = load_model(recipe, pipe=pipe, progress=no_progress)
+    works: dict[str, Callable[[], object]] = {
+        CRF: lambda: produce(model, next(places)),
+        PLAIN: lambda: plain(pipe, recipe),
+    }
+    seconds = alternately({name: timed(work) for name, work in works.items()}, pairs)
+    return {"model": full_size(FULL_STEPS).weights, "size": list(model.facts().size), **_speeds(recipe, seconds)}
+
+
+def produce(model: Model, folder: Path) -> None:
+    """Make a data set with a model that is loaded already."""
+    recipe = model.recipe
+    run = Run(recipe, prompts_of(recipe), vocabulary_of(recipe))
+    about = begin(folder, recipe, model.facts(), run.vocabulary.hashes())
+    with store_in(folder, MANIFEST) as store:
+        make_units(run, units_of(recipe.data.number, recipe.model.batch, ()), model, store, lambda done, steps: None)
+    finish(folder, recipe, about)
+
+
+def _speeds(recipe: Recipe, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "images": recipe.data.number,
+        "batch": recipe.model.batch,
+        "steps": recipe.model.num_inference_steps,
+        "seconds": seconds,
+        "ratios": ratios(seconds, {name: (PLAIN, name) for name in seconds if name != PLAIN}),
+    }
+
+
+def recipe_for(number: int, steps: int, batch: int = BATCH) -> Recipe:
+    """Return a recipe with the default masks, which are refined and have no CRF."""
     return recipe_of(
         {
             "data": {"name": "speed", "classes": list(CLASSES), "number": number},
-            "model": {"model": "mini", "batch": BATCH, "num_inference_steps": steps},
-            "masks": {"refine": True, "crf": True},
+            "model": {"model": "mini", "batch": batch, "num_inference_steps": steps},
         }
     )
 
 
-def plain(pipe: Any, items: Sequence[PlannedItem], recipe: Recipe) -> None:
+def plain(pipe: Any, recipe: Recipe) -> None:
     """Run the pipeline alone with the prompts, seeds, batch and guidance of the recipe."""
-    for start in range(0, len(items), BATCH):
-        some = items[start : start + BATCH]
+    prompts, batch = prompts_of(recipe), recipe.model.batch
+    for start in range(0, recipe.data.number, batch):
+        some = [prompts[index] for index in range(start, min(start + batch, recipe.data.number))]
         pipe(
             [item.prompt for item in some],
             num_inference_steps=recipe.model.num_inference_steps,
