@@ -101,7 +101,8 @@ def test_a_mask_keeps_what_all_looks_agree_on(whole, tmp_path, sd1):
 
 def test_recipes_without_votes_keep_their_hash():
     """Prompts and seeds of folders that were begun before there were votes follow from it."""
-    earlier = {"refine_method": "powers", "products": 2, "self_attention_every": 1}  # the defaults of then
+    earlier = {"refine_method": "powers", "products": 2, "self_attention_every": 1}
+    earlier |= {"ignore_changed": False}  # the defaults of then
     assert recipe(**earlier).digest() == recipe(votes=0, **earlier).digest() == "2d7164dd42beb021"
     assert recipe(votes=1).digest() != recipe().digest()
 

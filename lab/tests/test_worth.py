@@ -106,8 +106,16 @@ def test_pictures_are_the_same_and_masks_are_not(generated):
     assert masks[WORDS] != masks[REFINED]
     assert masks[WORDS] != masks[ORACLE]
     assert len(data[SELECTED].items) == len(data[AT_RANDOM].items) == 2
-    stable = sorted(min(item.scores["stability"].values()) for item in data[REFINED].items)
-    assert min(min(item.scores["stability"].values()) for item in data[SELECTED].items) >= np.median(stable)
+    found: dict[str, list[float]] = {}
+    for item in data[REFINED].items:
+        for name, value in item.scores["unrefined"].items():
+            found.setdefault(name, []).append(value)
+    quantile = data[SELECTED].about.view["filters"]["least_unrefined_quantile"]
+    least = {name: np.quantile(values, quantile) for name, values in found.items()}
+    kept = {item.index for item in data[SELECTED].items}
+    for item in data[REFINED].items:
+        good = all(value >= least[name] for name, value in item.scores["unrefined"].items())
+        assert good == (item.index in kept)
 
 
 def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):

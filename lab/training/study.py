@@ -10,7 +10,7 @@ MASKS = (WORDS, TOKENS, REFINED, ORACLE)
 a CRF, and networks that were trained on exact masks."""
 
 SELECTED, AT_RANDOM = "selected half", "random half"
-"""Halves of the pictures with refined masks: those whose masks change least with the threshold, and any."""
+"""Halves of the pictures with refined masks: those whose masks refinement changed least, class by class, and any."""
 
 TEST, DOMAIN_B = "test", "domain b"
 SETS = (TEST, DOMAIN_B)

@@ -14,8 +14,10 @@ from lab.mini.oracle import IGNORE
 from lab.training.study import AT_RANDOM, MASKS, ORACLE, REFINED, SELECTED, TOKENS, WORDS, Study
 from ovam.dataset.annotate import Annotated, annotated
 from ovam.dataset.duplicates import hash_of
+from ovam.dataset.filters import kept_by
 from ovam.dataset.finish import finish
 from ovam.dataset.folder import begin, look
+from ovam.dataset.item import Item
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import MANIFEST, Shard
 from ovam.dataset.model import load_model
@@ -26,6 +28,7 @@ from ovam.dataset.store import store_in
 from ovam.dataset.units import units_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.words import vocabulary_of
+from ovam.errors import DatasetError
 from ovam.mini.scenes import LABELS
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
 from ovam.models import model_hash
@@ -33,6 +36,8 @@ from ovam.progress import Progress, no_progress
 from ovam.trace.trace import Trace
 
 PLACES = ("grass", "sand", "water", "snow", "road", "floor")
+_QUANTILES = 200
+"""Quantiles that are tried to find half of the pictures."""
 _CODE = ("ovam.dataset", "ovam.maps", "ovam.masks", "ovam.refine", "ovam.tokens", "ovam.tracing", "ovam.backbones")
 
 
@@ -131,9 +136,20 @@ def oracle_masks(items: Sequence[PlannedItem], traces: Sequence[Trace]) -> list[
 
 
 def _halve(folder: Path, halves: Mapping[str, Path]) -> None:
-    """Write the half whose masks are most stable under the threshold, and as many at random."""
+    """Write the half whose masks refinement changed least, class by class, and as many at random."""
     for half in halves.values():
         shutil.rmtree(half, ignore_errors=True)
-    stable = [min(item.scores["stability"].values()) for item in read(folder).items]
-    filters = FilterSection(least_stability=float(np.median(stable)), least_grey=0.0)
-    filter_items(folder, halves[SELECTED], filters=filters, random_dir=halves[AT_RANDOM])
+    filter_items(folder, halves[SELECTED], filters=_half_of(read(folder).items), random_dir=halves[AT_RANDOM])
+
+
+def _half_of(items: Sequence[Item]) -> FilterSection:
+    """Return the filter with the highest quantile of each class's scores that leaves half of the items."""
+    wanted = (len(items) + 1) // 2
+    for quantile in np.linspace(1, 0, _QUANTILES, endpoint=False):
+        filters = FilterSection(least_unrefined_quantile=float(quantile), least_grey=0.0, empty=True)
+        try:
+            if len(kept_by(items, filters).items) >= wanted:
+                return filters
+        except DatasetError:  # none is left
+            continue
+    return FilterSection(least_grey=0.0, empty=True)

@@ -71,13 +71,12 @@ def annotated(
         item: The item, as it was planned.
         vocabulary: Embedded words and tokens; nothing here runs the text encoder, so that the model may run meanwhile.
         recipe: How masks are made.
-        looks: Traces of the finished picture with other noise; pixels on which the masks do not all agree are
-            undecided.
+        looks: Traces of the finished picture with other noise.
     """
     result, names = _segmented(trace, item, vocabulary, recipe)
-    ids = {one.name: one.id for one in recipe.classes}
-    labels = _numbered(result, names, {name: ids[name] for name in item.classes})
-    picture = trace.image
+    ids = {one.name: one.id for one in recipe.classes if one.name in item.classes}
+    labels = _numbered(result, names, ids)
+    masks, picture = [labels], trace.image  # pixels on which the masks do not all agree are undecided
     scores: dict[str, Any] = {
         "presence": {name: result.presence[word] for word, name in names.items() if name in item.words},
         "confidence": _confidence(result, names, item.classes),
@@ -87,14 +86,17 @@ def annotated(
     if recipe.masks.refine or recipe.masks.crf:
         plain = _numbered(_unrefined(result, item, vocabulary, recipe), names, ids)
         scores["unrefined"] = _agreement(labels, plain, ids, item.classes)
+        if recipe.masks.ignore_changed:
+            masks.append(plain)
     if recipe.masks.agreement:
         other, _ = _segmented(trace, item, vocabulary, recipe, by_words=True)
         by_words = {word: name for name, word in item.words.items()}
         scores["agreement"] = _agreement(labels, _numbered(other, by_words, ids), ids, item.classes)
     if looks:
         votes = [_voted(look, item, vocabulary, recipe, ids) for look in looks]
-        scores["vote"] = vote_shares([labels, *votes], {name: ids[name] for name in item.classes})
-        labels = agreed([labels, *votes])
+        scores["vote"] = vote_shares([labels, *votes], ids)
+        masks += votes
+    labels = agreed(masks)
     areas = {name: float((labels == ids[name]).mean()) for name in item.classes}
     rounded = {name: _rounded(value) for name, value in scores.items()}
     return Annotated(labels, _rounded(areas), _rounded(float((labels == IGNORE).mean())), rounded, hash_of(picture))

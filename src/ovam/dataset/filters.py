@@ -83,6 +83,8 @@ def _filters(options: FilterSection) -> Iterator[tuple[str, Callable[[list[Item]
         least = getattr(options, f"least_{score}")
         if least:
             yield f"least_{score}", _where(_at_least(score, least))
+    if options.least_unrefined_quantile:
+        yield "unrefined_quantile", lambda items: _by_quantile(items, "unrefined", options.least_unrefined_quantile)
     if options.least_clip_quantile:
         yield "clip_quantile", lambda items: _by_quantile(items, "clip", options.least_clip_quantile)
     if options.most_ignored < 1:

@@ -125,6 +125,9 @@ class MaskSection:
     crf: bool = option(False, "Whether a dense CRF makes masks follow the picture's edges.")
     threshold: float = option(0.5, "Score of the background.", least=0.001, most=0.999)
     ignore: float = option(0.0, "Pixels whose best score is nearer than this to the background's are 255.", most=0.499)
+    ignore_changed: bool = option(
+        True, "Whether pixels whose class refinement and CRF changed are 255: there, masks are often wrong."
+    )
     presence: float = option(0.0, "Classes with less presence get no pixels.", most=0.999)
     min_area: int = option(0, "Pieces with fewer pixels are removed.", most=_MANY_PIXELS)
     max_hole: int = option(0, "Holes of up to this many pixels are filled.", most=_MANY_PIXELS)
@@ -161,6 +164,9 @@ class FilterSection:
         0.0,
         "Least IoU of each mask with the mask before refinement and CRF: where these change much, masks are bad.",
         most=1,
+    )
+    least_unrefined_quantile: float = option(
+        0.0, "Items below this quantile of their class's unrefined scores are taken out.", most=1
     )
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
     least_vote: float = option(0.0, "Least IoU of all masks of one picture that `votes` made.", most=1)
