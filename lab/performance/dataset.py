@@ -28,7 +28,7 @@ from ovam.models import load, model_hash
 from ovam.progress import no_progress
 
 NUMBER, BATCH, STEPS = 32, 8, 30
-FULL_NUMBER, FULL_BATCH, FULL_STEPS = 2, 1, 5
+FULL_NUMBER, FULL_BATCH, FULL_STEPS = 1, 1, 5
 MANY, MANY_STEPS, EVERY = 500, 2, 50
 GENERATE, CRF, PLAIN = "generate", "generate, with a CRF", "plain"
 GOAL = 0.97

@@ -12,6 +12,7 @@ from lab.fits.scenes import annotation_scenes
 from lab.mini.oracle import IGNORE
 from lab.training import figures, page, paper, real, segmenters, synthetic
 from lab.training.chart import chart
+from lab.training.quality import quality
 from lab.training.study import (
     AT_RANDOM,
     MASKS,
@@ -116,6 +117,27 @@ def test_pictures_are_the_same_and_masks_are_not(generated):
     for item in data[REFINED].items:
         good = all(value >= least[name] for name, value in item.scores["unrefined"].items())
         assert good == (item.index in kept)
+
+
+def test_masks_are_judged_by_the_oracles_on_pixels_that_both_decide(generated):
+    _, _, sets = generated
+    found = {line["set"]: line for line in quality(sets, (WORDS, REFINED, SELECTED))}
+    assert [line["pictures"] for line in found.values()] == [4, 4, 2]
+    pairs = [
+        (one.labels(), other.labels())
+        for one, other in zip(read(sets[REFINED]).items, read(sets[ORACLE]).items, strict=True)
+    ]
+    shares = []
+    for value in (0, *(LABELS[name] for name in SMALL.classes)):
+        both = either = 0
+        for mask, truth in pairs:
+            decided = (mask != IGNORE) & (truth != IGNORE)
+            both += ((mask == value) & (truth == value) & decided).sum()
+            either += (((mask == value) | (truth == value)) & decided).sum()
+        shares += [both / either] if either else []
+    assert found[REFINED]["miou"] == pytest.approx(100 * np.mean(shares))
+    assert found[REFINED]["undecided"] == pytest.approx(100 * np.mean([mask == IGNORE for mask, _ in pairs]))
+    assert found[WORDS]["undecided"] == 0 < found[REFINED]["undecided"]
 
 
 def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):
@@ -225,11 +247,13 @@ def test_the_page_has_all_rows_and_bars(monkeypatch):
     about |= {"seeds": [0, 1], "rate": 0.001}
     about |= {"versions": {"torch": "2"}, "most_real": "real 5", "real_rows": ["real 3", "real 5"]}
     found = {"rows": figures.table(rows, counts), "bars": figures.bars(SMALL, counts), "about": about}
+    found["masks"] = [{"set": WORDS, "pictures": 4, "miou": 53.68, "undecided": 1.25}]
     text = page.page(json.loads(json.dumps(found)))
     assert all(f"| {row.name} |" in text for row in rows)
     assert text.count("| pass |") == sum(line["met"] for line in found["bars"])
     assert text.count("| fail |") == sum(not line["met"] for line in found["bars"])
     assert f"{paper.CLAIM} points" in text
+    assert "| words | 4 | 53.7 | 1.2 % |" in text
     assert chart(found["rows"]).height > 34 * len(rows)
 
 

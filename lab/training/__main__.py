@@ -22,9 +22,10 @@ from lab.pseudo_masks.world import World
 from lab.training.chart import chart
 from lab.training.figures import bars, table
 from lab.training.page import CHART, SHEET, page
+from lab.training.quality import quality
 from lab.training.real import real_sets
 from lab.training.segmenters import outcome_of, parameters_of
-from lab.training.study import REFINED, SETS, Study, names_of, real_name, rows_of
+from lab.training.study import AT_RANDOM, REFINED, SELECTED, SETS, TOKENS, WORDS, Study, names_of, real_name, rows_of
 from lab.training.synthetic import synthetic_sets
 from ovam import __version__
 from ovam.cli.terminal import quiet
@@ -67,7 +68,8 @@ def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
         "note": arguments.note or (_QUICK_NOTE if arguments.quick else ""),
     }
     sets = _data(pipe, study, arguments.model)
-    found = {**_results(study, sets), "about": about | _facts_of(study)}
+    judged = quality(sets, (WORDS, TOKENS, REFINED, SELECTED, AT_RANDOM))
+    found = {**_results(study, sets), "masks": judged, "about": about | _facts_of(study)}
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
     chart(found["rows"]).save(output / CHART)

@@ -21,8 +21,8 @@ All rows have the same {steps} steps of {batch_size} pictures,
 the same learning rate ({rate:g}), augmentations and seeds ({seeds}). The step is chosen on {validation} validation
 scenes. Generated rows have the same {pictures} pictures, made with a guidance of
 {guidance:g}, and differ in their masks: from maps of words, from maps of
-tokens, from these refined and with a CRF, and from the oracles. The selected half has the masks that change least with
-the threshold.
+tokens, from these refined and with a CRF, where pixels that these two changed are undecided, and from the oracles. The
+selected half has the masks that refinement and CRF changed least, class by class.
 
 Figures are points of mIoU with the background, as Pascal VOC counts: pooled per class over {tested} scenes, then the
 mean over classes. "Real labels" is the number of annotated scenes behind a row. Tokens are fitted on one annotated
@@ -41,6 +41,13 @@ def page(found: Mapping[str, Any]) -> str:
         "## Rows",
         "",
         _rows(found),
+        "",
+        "## The masks",
+        "",
+        "Compared with the oracles' masks of the same pictures; pixels that are undecided in one of the two do not "
+        "count.",
+        "",
+        _masks(found),
         "",
         "## Bars",
         "",
@@ -86,6 +93,13 @@ def _rows(found: Mapping[str, Any]) -> str:
         spreads = [f"{line[n]['mean']:.1f} ({line[n]['least']:.1f} to {line[n]['most']:.1f})" for n in SETS]
         lines.append([line["row"], labels, *spreads, *(_points(line[n]["without background"]) for n in SETS)])
     return table(heads, lines)
+
+
+def _masks(found: Mapping[str, Any]) -> str:
+    lines = [
+        [one["set"], str(one["pictures"]), f"{one['miou']:.1f}", f"{one['undecided']:.1f} %"] for one in found["masks"]
+    ]
+    return table(["masks", "pictures", "mIoU", "undecided"], lines)
 
 
 def _bars(found: Mapping[str, Any]) -> str:
