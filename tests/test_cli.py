@@ -32,8 +32,8 @@ from ovam.backbones.registry import supported
 from ovam.cli import app
 from ovam.cli.arguments import blocks_of, words_of
 from ovam.cli.terminal import quiet, running
-from ovam.commands.ask import segment_file
 from ovam.commands.generate import generate
+from ovam.commands.segment import segment_file
 from ovam.commands.segment_many import segment_files
 from ovam.errors import OptionError
 from ovam.masks.options import SegmentOptions
@@ -646,7 +646,9 @@ def test_traces_that_are_cut_foreign_newer_or_missing(made, tmp_path):
 def test_a_header_never_causes_a_download(made, tmp_path, monkeypatch):
     path = broken_trace(made, tmp_path / "x.safetensors", lambda header: header["source"].update(model="some/model"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ovam.commands.ask.load_trace", lambda *a: pytest.fail("went on with a model of the header"))
+    monkeypatch.setattr(
+        "ovam.commands.trace_file.load_trace", lambda *a: pytest.fail("went on with a model of the header")
+    )
     assert_fails(call("maps", path, "--words", "cat"), "some/model", "--model")
 
 

@@ -19,9 +19,9 @@ import tiny
 from ovam.cli import app
 from ovam.cli.terminal import running
 from ovam.cli.wording import as_typed
-from ovam.commands.ask import is_trace
 from ovam.commands.evaluate import evaluate
 from ovam.commands.generate import generate
+from ovam.commands.trace_file import is_trace
 from ovam.errors import AnnotationError, GroundTruthError, ImageInputError, OptionError, TokenFileError
 from ovam.masks.annotations import annotation_of
 from ovam.text_sides import text_of
@@ -242,7 +242,7 @@ def test_seconds_are_those_of_the_whole_command(made, monkeypatch):
             "seconds": 0.0,
         }
 
-    monkeypatch.setattr("ovam.commands.ask.maps", slow)
+    monkeypatch.setattr("ovam.commands.maps.maps", slow)
     done = call("maps", made / "run.safetensors", "--words", "cat")
     (seconds,) = re.findall(r"([0-9.]+) seconds", done.stdout)
     assert float(seconds) >= 0.3

@@ -13,8 +13,8 @@ import tiny
 from ovam import methods
 from ovam.cli import app
 from ovam.cli.parameters import SegmentMethod
-from ovam.commands.ask import segment_file
 from ovam.commands.methods import method_of
+from ovam.commands.segment import segment_file
 from ovam.errors import OptionError, WeightsError
 from ovam.masks.options import SegmentOptions
 from ovam.methods.registry import TRAINED

@@ -10,8 +10,9 @@ import torch
 
 import ovam
 import tiny
-from ovam.commands.ask import maps, segment_file
 from ovam.commands.generate import generate
+from ovam.commands.maps import maps
+from ovam.commands.segment import segment_file
 from ovam.errors import OptionError
 from ovam.run_folder import RECORD, run_folder
 

@@ -57,7 +57,7 @@ def maps(
     """Write the attention maps of words from a saved trace, without running the model."""
     listed = words_beside_tokens(words, tokens) if attribution_prompt is None else listed_words(words)
     with running() as progress:
-        from ovam.commands.ask import maps as run
+        from ovam.commands.maps import maps as run
         from ovam.maps.options import MapOptions
 
         result = run(
@@ -123,9 +123,9 @@ def segment(
         raise typer.BadParameter("expected a folder for the files of several items", param_hint="--output-dir")
     loading = given(dtype=torch_type(dtype), device=device)
     with running() as progress:
-        from ovam.commands.ask import Loading, segment_file
         from ovam.commands.methods import method_of
         from ovam.commands.output_options import OutputOptions
+        from ovam.commands.segment import Loading, segment_file
         from ovam.commands.segment_many import segment_files
         from ovam.masks.options import SegmentOptions
         from ovam.tracing.encode_options import EncodeOptions

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ovam.commands import Progress
-from ovam.commands.ask import open_trace
 from ovam.commands.generate import pipeline
+from ovam.commands.trace_file import open_trace
 from ovam.errors import AnnotationError, OptionError
 from ovam.masks.annotations import Annotation, annotation_from_labels, annotation_of
 from ovam.models import MINI
@@ -59,7 +59,7 @@ def annotated_traces(
     Args:
         sources: See `Sources`.
         reading: How masks are read: keywords `ignore`, `mask_threshold` and `mask_colour` of `annotation_of`.
-        model: For images mini by default; for traces as in `ovam.commands.ask.maps`.
+        model: For images mini by default; for traces as in `ovam.commands.maps.maps`.
         dtype: Type of the model's weights, for images.
         device: Device of the model, for images.
         progress: Called with the progress of the work.

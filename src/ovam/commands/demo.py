@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ovam.commands import NUM_INFERENCE_STEPS, Progress, no_progress
-from ovam.commands.ask import maps
 from ovam.commands.generate import generate
+from ovam.commands.maps import maps
 from ovam.commands.write_results import TRACE_FILE
 from ovam.models import MINI
 from ovam.output_files import write_json

@@ -7,12 +7,13 @@ from typing import Any
 
 from ovam import __version__
 from ovam.commands import Progress, no_progress
-from ovam.commands.ask import Loading, check_asked, is_trace, segment_file
 from ovam.commands.batch import Item, batch_of, run_batch
 from ovam.commands.generate import pipeline
 from ovam.commands.methods import facts_of_method, kept_by, state_of_weights
 from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import request_of, state_of
+from ovam.commands.segment import Loading, check_asked, segment_file
+from ovam.commands.trace_file import is_trace
 from ovam.errors import OvamError
 from ovam.maps.words import Listed, entries_of
 from ovam.masks.options import SegmentOptions

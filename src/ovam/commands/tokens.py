@@ -10,7 +10,7 @@ import torch
 from ovam import __version__
 from ovam.commands import Progress, no_progress
 from ovam.commands.annotated import Sources, annotated_traces, encoded_images
-from ovam.commands.ask import open_trace
+from ovam.commands.trace_file import open_trace
 from ovam.maps.words import check_space_of
 from ovam.masks.annotations import IGNORE, Annotation
 from ovam.models import short_name

@@ -1,4 +1,4 @@
-"""Query a saved trace with words, without running the model; or an image file, by encoding it."""
+"""Write the masks of words, from a saved trace or from an image file, which is encoded."""
 
 import time
 from collections.abc import Sequence
@@ -16,15 +16,14 @@ from ovam.commands import Progress, no_progress
 from ovam.commands.formats import write_formats
 from ovam.commands.generate import pipeline
 from ovam.commands.methods import check_alone, facts_of_method, kept_by
-from ovam.commands.output_options import MAP_FORMATS, OutputOptions, known_formats
+from ovam.commands.output_options import OutputOptions
 from ovam.commands.requests import plain
-from ovam.commands.write_results import notes_of, write_all, write_maps
-from ovam.errors import ModelNotFoundError, OptionError
-from ovam.input_file import is_tensor_file
-from ovam.maps.compute import attention_maps
+from ovam.commands.trace_file import beside, is_trace, open_trace
+from ovam.commands.write_results import notes_of, write_all
+from ovam.errors import OptionError
 from ovam.maps.gains import WordGains
-from ovam.maps.options import MapOptions, check_joint
-from ovam.maps.words import Listed, OptimisedTokens, contrast_of, entries_of, names_of, optimised_in
+from ovam.maps.options import check_joint
+from ovam.maps.words import Listed, contrast_of, entries_of, names_of
 from ovam.masks.masks import segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.methods.base import Method
@@ -32,80 +31,11 @@ from ovam.models import MINI
 from ovam.output_files import write_json
 from ovam.output_folders import check_folder
 from ovam.run_folder import RECORD, run_folder
-from ovam.trace.file import load_trace, read_header
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode_image, native_size, read_image
 from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.keeping import kept_for
 from ovam.tracing.word_gains import GainOptions, measure_gains
-
-
-def maps(
-    trace_file: str | Path,
-    words: Sequence[str | OptimisedTokens] = (),
-    *,
-    attribution_prompt: str | None = None,
-    output_dir: str | Path | None = None,
-    model: str | Path | None = None,
-    options: MapOptions | None = None,
-    formats: Sequence[str] = ("png",),
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Write the attention maps of words from a saved trace, without running the denoiser.
-
-    The denoiser is loaded only if the file refers to its key projections or the model is given by an id.
-
-    Args:
-        trace_file: A file that `ovam.Trace.save` or `generate` wrote.
-        words: Words and phrases, each a separate attribution prompt, and optimised tokens.
-        attribution_prompt: A text for which maps are made: the attention is divided among its tokens. Then `words`
-            select some of its words; with none, all of them get maps.
-        output_dir: Folder for `maps/`, `sheet.png` and `result.json`; by default `<file>-maps` next to the file.
-        model: The model that the trace was made with, for its text encoder: "mini", a folder, or an id. It may be
-            left out only if the file names mini, since a file alone never causes another model to be loaded.
-        options: As in `Trace.maps`.
-        formats: Files of the maps: "png", or "npy" for `maps.npy`, (word, grid height, grid width), or both.
-        progress: Called with the progress of the work.
-
-    Returns:
-        The content of `result.json`; file names are relative to `output_dir`.
-
-    Raises:
-        TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: the text encoder is not available.
-        The errors of `Trace.maps`.
-    """
-    begun, formats = time.monotonic(), known_formats(formats, MAP_FORMATS)
-    path, options = Path(trace_file), options or MapOptions()
-    if attribution_prompt is None:
-        entries_of(words)
-    elif optimised_in(list(words)):
-        raise OptionError(
-            "optimised tokens were given together with an attribution prompt, but only the prompt's words share the "
-            "attention: expected one of the two; query the tokens alone"
-        )
-    folder = check_folder(_beside(path, "maps") if output_dir is None else output_dir)
-    trace = open_trace(path, model, progress)
-    word_maps = attention_maps(trace, attribution_prompt or list(words), options)
-    if attribution_prompt and words:
-        word_maps = word_maps.only(names_of(words))
-    progress("maps", 0, 0)
-    with run_folder(folder) as room:
-        result = {
-            "command": "maps",
-            "version": __version__,
-            "source": str(path),
-            "model": trace.source.model,
-            "prompt": trace.source.prompt,
-            "attribution_prompt": attribution_prompt,
-            "strategy": options.strategy,
-            **notes_of(trace.select(blocks=options.blocks, steps=options.steps), words),
-            "output_dir": str(folder),
-            **write_maps(trace, word_maps, room, formats),
-            "seconds": round(time.monotonic() - begun, 2),
-        }
-        write_json(room / RECORD, result)
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +101,7 @@ def segment_file(
     check_asked(words, options, method, gains)
     output = output or OutputOptions()
     entries, rivals = entries_of(words), contrast_of(options.against)
-    folder = check_folder(_beside(path, "segment") if output_dir is None else output_dir)
+    folder = check_folder(beside(path, "segment") if output_dir is None else output_dir)
     working_size: dict[str, list[int]] = {}
     if is_trace(path):
         _refuse_for_trace(path, encoding, loading, gains)
@@ -277,34 +207,3 @@ def _refuse_for_trace(path: Path, *image_options: EncodeOptions | Loading | Gain
             f"options for an image were given{': ' if given else ''}{', '.join(given)}, but {path} is a "
             "trace, whose run is over: leave them out, or give an image file"
         )
-
-
-def open_trace(path: Path, model: Any, progress: Progress = no_progress) -> Trace:
-    """Read a trace with the text encoder of `model`, or of mini if the trace names mini.
-
-    The file alone causes no other model to be loaded, since a folder of that name may contain anything.
-
-    Raises:
-        TraceFileError: the file is no trace, damaged or newer.
-        ModelNotFoundError: no model was given, and the trace names another one than mini.
-        SpaceMismatchError: the trace was made with another model.
-    """
-    named = read_header(path).get("source")
-    if model is None:
-        model = str(named.get("model")) if isinstance(named, dict) else ""
-        if model != MINI:
-            raise ModelNotFoundError(
-                f"{path} names the model {model!r}, but a file alone loads no model except 'mini': expected the model "
-                "whose text encoder reads the words; give its folder or its id, model=... (--model on the command line)"
-            )
-    progress("loading the text encoder", 0, 0)
-    return load_trace(path, model)
-
-
-def is_trace(path: Path) -> bool:
-    """Whether a file is a trace, by its name or its first bytes."""
-    return path.suffix == ".safetensors" or is_tensor_file(path)
-
-
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f"{path.stem}-{what}")
