@@ -32,7 +32,7 @@ from ovam.dataset.model import Model
 from ovam.dataset.names import checked_name
 from ovam.dataset.planning import plan
 from ovam.dataset.prompts import prompts_of
-from ovam.dataset.recipe import read_recipe, recipe_of
+from ovam.dataset.recipe import kept_recipe, read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.splits import without_leaks
@@ -233,11 +233,21 @@ def test_what_is_wrong_in_captions_is_named(name, text, message, tmp_path):
 # generating
 
 
-def test_masks_are_those_of_segment(whole):
-    data = read(whole)
-    recipe, prompts, pipe = small(), prompts_of(small()), tiny.sd1()
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {},
+        {"ignore_changed": False},
+        {"refine": False, "crf": True},
+        {"refine": False, "crf": True, "ignore_changed": False},
+    ],
+)
+def test_masks_are_those_of_segment(masks, whole, tmp_path):
+    recipe, pipe = small(data={"number": 3}, masks=masks), tiny.sd1()
+    folder = whole if not masks else tmp_path / "out"
+    generate(recipe if masks else small(), folder, pipe=pipe)
+    data, prompts, every = read(folder), prompts_of(recipe), recipe.masks.self_attention_every
     items = [prompts[index] for index in range(3)]
-    every = recipe.masks.self_attention_every
     assert every == 5
     with ovam.capture(pipe, self_attention=True, self_attention_every=every) as traces:
         images = pipe(
@@ -247,17 +257,19 @@ def test_masks_are_those_of_segment(whole):
             width=32,
             generator=[torch.Generator().manual_seed(one.seed) for one in items],
         ).images
+    changes = []
     for item, trace, image, one in zip(data.items, traces, images, items, strict=False):
         assert (np.asarray(image) == np.asarray(Image.open(item.image_path))).all()
         options = options_of(recipe)
         against = [one.place] if one.place else []
-        result = trace.segment(list(one.words.values()), against=against, refine=options.refine)
-        numbers = np.array([0, *(data.about.ids[name] for name in one.words)], dtype=np.uint8)
+        result = trace.segment(list(one.words.values()), against=against, refine=options.refine, crf=options.crf)
         plain = trace.segment(list(one.words.values()), against=against)
-        changed = numbers[result.labels.numpy()] != numbers[plain.labels.numpy()]
-        same = np.where(changed, 255, numbers[result.labels.numpy()]) == item.labels()
-        assert same[clear(result) & clear(plain)].all()
-        assert 0 < changed.mean() < 0.9
+        numbers = np.array([0, *(data.about.ids[name] for name in one.words)], dtype=np.uint8)
+        labels = numbers[result.labels.numpy()]
+        changed = labels != numbers[plain.labels.numpy()]
+        changes.append(changed.mean())
+        expected = np.where(changed, 255, labels) if recipe.masks.ignore_changed else labels
+        assert (expected == item.labels())[clear(result) & clear(plain)].all()
         assert item.scores["presence"] == pytest.approx(
             dict(zip(one.words, result.presence.values(), strict=True)), abs=1e-5
         )
@@ -268,8 +280,9 @@ def test_masks_are_those_of_segment(whole):
             assert item.scores["unrefined"][name] == pytest.approx(shared, abs=3 / 1024)
         areas = {name: (item.labels() == data.about.ids[name]).mean() for name in one.words}
         assert item.areas == pytest.approx(areas, abs=1e-6)
-    assert [item.split for item in data.items] == [row["split"] for row in rows_of(whole)]
-    assert check(whole)["passed"]
+    assert 0 < np.mean(changes) < 0.9
+    assert [item.split for item in data.items] == [row["split"] for row in rows_of(folder)]
+    assert check(folder)["passed"]
 
 
 def test_a_second_run_changes_nothing_and_needs_no_model(whole):
@@ -339,6 +352,8 @@ def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
     shutil.copytree(whole, out)
     for recipe, message in (
         (small(masks={"threshold": 0.6}), "masks.threshold was 0.5 and is 0.6"),
+        (small(masks={"self_attention_every": 1}), "masks.self_attention_every was 5 and is 1"),
+        (small(masks={"ignore_changed": False}), "masks.ignore_changed was true and is false"),
         (small(data={"classes": ["dog", "cat"]}), "class 'car' was"),
         (small(data={"number": 6}), "begun with 7"),
     ):
@@ -357,6 +372,21 @@ def test_more_images_can_be_added_but_not_another_recipe(whole, tmp_path, sd1):
         generate(small(), tmp_path / "other", pipe=sd1)
 
 
+def test_an_older_recipe_has_the_values_of_then(tmp_path, sd1):
+    recipe, out = (
+        small(data={"number": 1}, masks={"self_attention_every": 1, "ignore_changed": False}),
+        tmp_path / "out",
+    )
+    generate(recipe, out, pipe=sd1)
+    lines = (out / "recipe.toml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("self_attention_every", "ignore_changed", "votes"))]
+    assert len(kept) == len(lines) - 3
+    (out / "recipe.toml").write_text("\n".join(kept))
+    assert kept_recipe(out).digest() == recipe.digest() == read(out).about.recipe
+    assert generate(kept_recipe(out), out, pipe="no pipeline at all")["made"] == 0
+    assert generate(recipe, out, pipe="no pipeline at all")["made"] == 0
+
+
 @pytest.mark.parametrize("recorded", ["0123456789abcdef", None])
 def test_masks_of_other_defaults_are_not_mixed(recorded, whole, tmp_path, sd1):
     out = tmp_path / "out"
@@ -365,7 +395,7 @@ def test_masks_of_other_defaults_are_not_mixed(recorded, whole, tmp_path, sd1):
     about["defaults"] = recorded
     (out / "dataset.json").write_text(json.dumps({name: each for name, each in about.items() if each is not None}))
     before = digests(out)
-    with pytest.raises(DatasetError, match="the version that began it"):
+    with pytest.raises(DatasetError, match="the version of ovam that began it"):
         generate(small(data={"number": 9}), out, pipe=sd1)
     assert digests(out) == before
     assert generate(small(), out, pipe=sd1)["made"] == 0  # nothing is to be made: nothing is mixed
@@ -520,6 +550,19 @@ def test_filters_keep_what_their_scores_allow(whole, tmp_path):
     assert kept_by((flat, *items[1:]), FilterSection()).dropped == {"least_grey": 1}
     twice = (*items, replace(items[2], index=7))
     assert kept_by(twice, FilterSection(duplicates=0)).dropped == {"duplicates": 1}
+    shares = [min(item.scores["unrefined"].values()) for item in items]
+    level = sorted(shares)[3]
+    kept = kept_by(items, FilterSection(least_unrefined=level, empty=True))
+    assert [item.index for item in kept.items] == [i for i, share in enumerate(shares) if share >= level]
+    assert 0 < len(kept.items) < 7
+    values = {name: [i.scores["unrefined"][name] for i in items if name in i.classes] for name in ("dog", "cat", "car")}
+    kept = kept_by(items, FilterSection(least_unrefined_quantile=0.4, empty=True))
+    assert [item.index for item in kept.items] == [
+        item.index
+        for item in items
+        if all(value >= np.quantile(values[name], 0.4) for name, value in item.scores["unrefined"].items())
+    ]
+    assert 0 < kept.dropped["unrefined_quantile"] < 7
     middle = kept_by(items, FilterSection(least_area_quantile=0.2, most_area_quantile=0.8))
     assert 0 < len(middle.items) < 7
     with pytest.raises(DatasetError, match="no item is left of 7; taken out: least_stability 7"):

@@ -59,7 +59,11 @@ def decided(labels):
 @pytest.mark.parametrize("form", FORMATS)
 def test_equal_data_gives_equal_bytes(form, data, tmp_path):
     for name in ("a", "b"):
-        export(data.folder, tmp_path / name, form)
+        result = export(data.folder, tmp_path / name, form)
+    undecided = np.mean([item.labels() == 255 for item in data.items])
+    assert undecided > 0.01
+    known = form in ("voc", "parquet", "webdataset")
+    assert result["undecided_as_background"] == pytest.approx(0 if known else undecided, abs=1e-4)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert digests(tmp_path / "a")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -26,6 +27,7 @@ from ovam.dataset.recipe import recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.units import unit_of, units_of
 from ovam.dataset.work import Run
+from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError, MissingPackageError, OptionError
 from test_cli import assert_fails, call
 
@@ -56,7 +58,7 @@ def begun(whole, tmp_path):
         shutil.copy(whole / name, out)
     (tmp_path / "room").mkdir()
     weights = json.loads((whole / "dataset.json").read_text())["model"]["hash"]
-    return Job(str(out), str(tmp_path / "room"), "cpu", 1, weights, {})
+    return Job(str(out), str(tmp_path / "room"), "cpu", 1, weights, CHOSEN_HASH, {})
 
 
 def status_of(rows):
@@ -125,8 +127,12 @@ def test_what_fails_comes_back_and_what_ends_the_worker_too(begun, monkeypatch):
     monkeypatch.setattr(store.Store, "write", full)
     assert "the disk is full" in UnitMaker(begun)({"unit": np.array([0])})["error"][0]
     monkeypatch.undo()
-    other = Job(begun.folder, begun.room, "cpu", 1, "0" * 16, {})
-    assert "the same weights on all machines" in UnitMaker(other)({"unit": np.array([0])})["error"][0]
+    for changed, message in (
+        ({"model": "0" * 16}, "the same weights on all machines"),
+        ({"defaults": "0" * 16}, "the same version of ovam on all machines"),
+    ):
+        rows = UnitMaker(replace(begun, **changed))({"unit": np.array([0])})
+        assert message in rows["error"][0]
 
 
 def test_lines_of_workers_are_noted_once():
@@ -218,7 +224,8 @@ def listening(process):
 @pytest.mark.timeout(900)  # three processes load the libraries, which takes minutes on a machine that is busy
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path, capsys):
+@pytest.mark.usefixtures("shipped_words")  # as in Ray's processes, which no test has changed
+def test_a_killed_worker_costs_only_time(recipe, tmp_path, capsys):
     killed, open_to = [], set()
 
     def kill_once(what, done, total):
@@ -227,6 +234,7 @@ def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path, capsys):
             os.kill(there[0], signal.SIGKILL)
             killed.append(there[0])
 
+    generate(recipe, tmp_path / "whole")
     before = set(psutil.Process().children(recursive=True))
     result = generate(recipe, tmp_path / "out", ray=RayOptions(workers=2), progress=kill_once)
     assert killed
@@ -234,5 +242,5 @@ def test_a_killed_worker_costs_only_time(recipe, whole, tmp_path, capsys):
     assert open_to <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert (result["made"], result["failed"], result["complete"]) == (19, 0, True)
     assert sum(result["workers"].values()) == 19
-    assert digests(tmp_path / "out") == digests(whole)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert not set(psutil.Process().children(recursive=True)) - before  # nothing of the cluster is left

@@ -102,7 +102,7 @@ class TestWeights:
 
     @pytest.mark.parametrize(
         ("every", "steps", "counted"),
-        [(2, None, slice(1, None, 2)), (3, [0, 1, 3, 4], slice(1, 2)), (9, None, slice(2, 3))],
+        [(2, None, slice(1, None, 2)), (3, [0, 1, 3, 4], slice(1, 2)), (9, None, slice(4, 5)), (20, None, slice(4, 5))],
     )
     def test_can_be_of_some_calls(self, every, steps, counted, pipe):
         traces, received = captured(
@@ -113,6 +113,23 @@ class TestWeights:
         )
         assert len(traces[0].calls) == (5 if steps is None else 4)
         assert_averages(traces[0], received, 1, counted=counted)
+
+    @pytest.mark.parametrize("guidance", ["cond", "both"])
+    def test_are_of_the_last_call_where_a_run_ends_before_the_first_one_that_counts(self, guidance, pipe):
+        def stop(pipe, step, timestep, tensors):
+            pipe._interrupt = step == 1
+            return tensors
+
+        traces, received = captured(
+            pipe,
+            self_attention_every=7,
+            guidance=guidance,
+            run=lambda pipe: generate(pipe, num_inference_steps=5, callback_on_step_end=stop),
+        )
+        assert len(traces[0].calls) == 2
+        assert_averages(traces[0], received, 1, counted=slice(1, 2))
+        if guidance == "both":
+            assert_averages(traces[0], received, 0, half="uncond", counted=slice(1, 2))
 
     def test_are_float32_where_the_model_runs_in_autocast(self, pipe):
         with torch.autocast("cpu", torch.bfloat16):

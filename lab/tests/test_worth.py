@@ -1,6 +1,7 @@
 """What generated data is worth: data sets, rows, figures, bars, the page. Its run as a whole is `make quick`."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from lab.fits.scenes import annotation_scenes
 from lab.mini.oracle import IGNORE
 from lab.training import figures, page, paper, real, segmenters, synthetic
 from lab.training.chart import chart
-from lab.training.quality import quality
+from lab.training.quality import quality, ranked
 from lab.training.study import (
     AT_RANDOM,
     MASKS,
@@ -33,6 +34,7 @@ from ovam.dataset.checking import check
 from ovam.dataset.layout import read
 from ovam.dataset.recipe import recipe_of
 from ovam.mini.scenes import CLASSES, LABELS
+from ovam.pictures import palette_png
 from ovam.train import read_labelled
 
 SMALL = Study(classes=("car", "bus", "dog"), real=(3, 5), pictures=4, tested=3, validation=2, steps=2, seeds=(0,))
@@ -129,15 +131,41 @@ def test_masks_are_judged_by_the_oracles_on_pixels_that_both_decide(generated):
     ]
     shares = []
     for value in (0, *(LABELS[name] for name in SMALL.classes)):
-        both = either = 0
+        both = either = true = 0
         for mask, truth in pairs:
             decided = (mask != IGNORE) & (truth != IGNORE)
+            true += ((truth == value) & decided).sum()
             both += ((mask == value) & (truth == value) & decided).sum()
             either += (((mask == value) | (truth == value)) & decided).sum()
-        shares += [both / either] if either else []
+        shares += [both / either] if true else []
     assert found[REFINED]["miou"] == pytest.approx(100 * np.mean(shares))
     assert found[REFINED]["undecided"] == pytest.approx(100 * np.mean([mask == IGNORE for mask, _ in pairs]))
     assert found[WORDS]["undecided"] == 0 < found[REFINED]["undecided"]
+
+
+def test_a_score_that_is_the_iou_with_the_oracles_ranks_perfectly(generated, tmp_path):
+    """The truth is the masks with some columns erased or undecided; two scores are replaced by the IoU that is left."""
+    _, _, sets = generated
+    mask_set, truth_set = tmp_path / "masks", tmp_path / "truth"
+    shutil.copytree(sets[REFINED], mask_set)
+    shutil.copytree(sets[REFINED], truth_set)
+    for item in read(mask_set).items:
+        mask, shares = item.labels(), {}
+        truth = mask.copy()
+        truth[:, : 8 * (1 + item.index)], truth[:, 60:] = 0, IGNORE
+        palette_png(truth).save(truth_set / item.mask)
+        for name in item.classes:
+            pairs = zip(mask[:, :60].flat, truth[:, :60].flat, strict=True)
+            own = [(one == LABELS[name], other == LABELS[name]) for one, other in pairs if IGNORE not in (one, other)]
+            shares[name] = sum(map(all, own)) / max(1, sum(map(any, own)))
+        file = mask_set / "items" / f"{item.stem}.json"
+        content = json.loads(file.read_text())
+        content["scores"] |= {"unrefined": shares, "stability": {name: -value for name, value in shares.items()}}
+        file.write_text(json.dumps(content))
+    found = ranked({REFINED: mask_set, ORACLE: truth_set}, REFINED)
+    assert found["unrefined"] == pytest.approx(1)
+    assert found["stability"] == pytest.approx(-1)
+    assert set(found) == {"presence", "confidence", "stability", "unrefined"}
 
 
 def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):
@@ -247,6 +275,7 @@ def test_the_page_has_all_rows_and_bars(monkeypatch):
     about |= {"seeds": [0, 1], "rate": 0.001}
     about |= {"versions": {"torch": "2"}, "most_real": "real 5", "real_rows": ["real 3", "real 5"]}
     found = {"rows": figures.table(rows, counts), "bars": figures.bars(SMALL, counts), "about": about}
+    found["scores"] = {"stability": 0.431, "unrefined": 0.75}
     found["masks"] = [{"set": WORDS, "pictures": 4, "miou": 53.68, "undecided": 1.25}]
     text = page.page(json.loads(json.dumps(found)))
     assert all(f"| {row.name} |" in text for row in rows)
@@ -254,6 +283,7 @@ def test_the_page_has_all_rows_and_bars(monkeypatch):
     assert text.count("| fail |") == sum(not line["met"] for line in found["bars"])
     assert f"{paper.CLAIM} points" in text
     assert "| words | 4 | 53.7 | 1.2 % |" in text
+    assert text.index("| unrefined | 0.75 |") < text.index("| stability | 0.43 |")
     assert chart(found["rows"]).height > 34 * len(rows)
 
 

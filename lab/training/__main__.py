@@ -22,7 +22,7 @@ from lab.pseudo_masks.world import World
 from lab.training.chart import chart
 from lab.training.figures import bars, table
 from lab.training.page import CHART, SHEET, page
-from lab.training.quality import quality
+from lab.training.quality import quality, ranked
 from lab.training.real import real_sets
 from lab.training.segmenters import outcome_of, parameters_of
 from lab.training.study import AT_RANDOM, REFINED, SELECTED, SETS, TOKENS, WORDS, Study, names_of, real_name, rows_of
@@ -69,7 +69,12 @@ def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
     }
     sets = _data(pipe, study, arguments.model)
     judged = quality(sets, (WORDS, TOKENS, REFINED, SELECTED, AT_RANDOM))
-    found = {**_results(study, sets), "masks": judged, "about": about | _facts_of(study)}
+    found = {
+        **_results(study, sets),
+        "masks": judged,
+        "scores": ranked(sets, REFINED),
+        "about": about | _facts_of(study),
+    }
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
     chart(found["rows"]).save(output / CHART)

@@ -44,10 +44,15 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         "## The masks",
         "",
-        "Compared with the oracles' masks of the same pictures; pixels that are undecided in one of the two do not "
-        "count.",
+        "Compared with the oracles' masks of the same pictures. Pixels that are undecided in at least one of the two "
+        "do not count; in refined masks these are the doubtful ones, which alone raises their figure.",
         "",
         _masks(found),
+        "",
+        "Which score of an item tells best that its refined masks are good? Rank correlation with the IoU of a class's "
+        "mask and the oracles' mask:",
+        "",
+        _scores(found),
         "",
         "## Bars",
         "",
@@ -100,6 +105,12 @@ def _masks(found: Mapping[str, Any]) -> str:
         [one["set"], str(one["pictures"]), f"{one['miou']:.1f}", f"{one['undecided']:.1f} %"] for one in found["masks"]
     ]
     return table(["masks", "pictures", "mIoU", "undecided"], lines)
+
+
+def _scores(found: Mapping[str, Any]) -> str:
+    best_first = sorted(found["scores"].items(), key=lambda score: -(score[1] or 0))
+    rows = [[name, "-" if value is None else f"{value:.2f}"] for name, value in best_first]
+    return table(["score", "rank correlation"], rows)
 
 
 def _bars(found: Mapping[str, Any]) -> str:

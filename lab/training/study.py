@@ -10,7 +10,8 @@ MASKS = (WORDS, TOKENS, REFINED, ORACLE)
 a CRF, and networks that were trained on exact masks."""
 
 SELECTED, AT_RANDOM = "selected half", "random half"
-"""Halves of the pictures with refined masks: those whose masks refinement changed least, class by class, and any."""
+"""Halves of the pictures with refined masks: those whose masks refinement and CRF changed least, class by class, and
+any."""
 
 TEST, DOMAIN_B = "test", "domain b"
 SETS = (TEST, DOMAIN_B)

@@ -28,6 +28,7 @@ from ovam.dataset.store import store_in
 from ovam.dataset.units import units_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.words import vocabulary_of
+from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError
 from ovam.mini.scenes import LABELS
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
@@ -85,7 +86,13 @@ def synthetic_sets(
         progress: Called after each unit.
     """
     recipes = recipes_of(study, model, tokens)
-    about = [model_hash(pipe), oracle_hashes(), syntax_of(*_CODE), [one.facts() for one in recipes.values()]]
+    about = [
+        model_hash(pipe),
+        oracle_hashes(),
+        syntax_of(*_CODE),
+        CHOSEN_HASH,
+        [one.facts() for one in recipes.values()],
+    ]
     place = study.work_dir / "generated" / digest(about)
     folders = {name: place / name for name in MASKS}
     _make(pipe, recipes, folders, progress)
@@ -136,14 +143,14 @@ def oracle_masks(items: Sequence[PlannedItem], traces: Sequence[Trace]) -> list[
 
 
 def _halve(folder: Path, halves: Mapping[str, Path]) -> None:
-    """Write the half whose masks refinement changed least, class by class, and as many at random."""
+    """Write the half whose masks refinement and CRF changed least, class by class, and as many at random."""
     for half in halves.values():
         shutil.rmtree(half, ignore_errors=True)
     filter_items(folder, halves[SELECTED], filters=_half_of(read(folder).items), random_dir=halves[AT_RANDOM])
 
 
 def _half_of(items: Sequence[Item]) -> FilterSection:
-    """Return the filter with the highest quantile of each class's scores that leaves half of the items."""
+    """Return the filter with the highest quantile of each class's scores that leaves at least half of the items."""
     wanted = (len(items) + 1) // 2
     for quantile in np.linspace(1, 0, _QUANTILES, endpoint=False):
         filters = FilterSection(least_unrefined_quantile=float(quantile), least_grey=0.0, empty=True)

@@ -12,4 +12,4 @@ CHOSEN: Mapping[str, Any] = json.loads(_CONTENT)
 """The file's content; `made_by` is the command that chose, `model` the hash of the model that it chose on."""
 
 CHOSEN_HASH = hashlib.sha256(_CONTENT.encode()).hexdigest()[:16]
-"""Hash of the file: two versions of ovam with the same one make the same masks of the same maps."""
+"""Hash of the file: two versions of ovam with the same one have the same chosen numbers."""

@@ -142,11 +142,10 @@ def filter_(
     with running() as progress:
         from dataclasses import replace
 
-        from ovam.dataset.names import RECIPE
-        from ovam.dataset.recipe import read_recipe
+        from ovam.dataset.recipe import kept_recipe
         from ovam.dataset.views import filter_items as run
 
-        filters = replace(read_recipe(folder / RECIPE).filters, **flags)
+        filters = replace(kept_recipe(folder).filters, **flags)
         result = run(folder, output_dir, filters=filters, random_dir=random_dir, progress=progress)
     show(result, as_json)
 

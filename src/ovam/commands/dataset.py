@@ -6,7 +6,7 @@ from typing import Any
 
 from ovam import __version__
 from ovam.dataset.names import RECIPE
-from ovam.dataset.recipe import HOME, Recipe, read_recipe, recipe_of
+from ovam.dataset.recipe import HOME, Recipe, kept_recipe, read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
 from ovam.errors import OptionError
 
@@ -58,13 +58,13 @@ def recipe_for(path: str | Path | None, flags: Mapping[str, Any], output_dir: st
     Raises:
         RecipeError: the recipe can't be used.
     """
-    begun = None if output_dir is None else Path(output_dir) / RECIPE
-    if path is None and begun is not None and begun.is_file():
-        path = begun
-    if path is None:
+    if path is not None:
+        recipe = read_recipe(path)
+    elif output_dir is not None and (Path(output_dir) / RECIPE).is_file():
+        recipe = kept_recipe(Path(output_dir))
+    else:
         return _made(flags, Path())
     absolute = {name: _absolute(name, value) for name, value in flags.items()}
-    recipe = read_recipe(path)
     return recipe.with_flags(absolute) if flags else recipe
 
 

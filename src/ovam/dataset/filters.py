@@ -15,7 +15,7 @@ from ovam.errors import DatasetError
 Test = Callable[[Item], bool]
 
 _MADE_BY = {
-    "unrefined": "; masks with refine=true or crf=true have it",
+    "unrefined": "; masks with refine=true or crf=true have it, in data sets begun since there is this score",
     "agreement": "; agreement=true in the recipe makes it",
     "vote": "; votes=3 in the recipe makes it",
     "clip": "; `ovam dataset score` makes it",
@@ -38,7 +38,7 @@ class Kept:
 def kept_by(items: Sequence[Item], options: FilterSection) -> Kept:
     """Return the items that all filters leave.
 
-    Filters run one after another, and each item counts for the first filter that takes it out. Quantiles of areas are
+    Filters run one after another, and each item counts for the first filter that takes it out. Quantiles are
     computed from the items that the earlier filters left.
 
     Args:

@@ -10,7 +10,7 @@ from ovam.dataset.item import read_item
 from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
 from ovam.dataset.model import Facts
 from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
-from ovam.dataset.recipe import Recipe, differences, read_recipe
+from ovam.dataset.recipe import Recipe, differences, kept_recipe
 from ovam.dataset.recipe_text import recipe_text
 from ovam.dataset.store import full_disk_as_error
 from ovam.defaults import CHOSEN_HASH
@@ -53,7 +53,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if (folder / ABOUT).is_file() and read_about(folder).view is not None:
         raise DatasetError(f"{folder} is a view, which `ovam dataset filter` wrote: expected another output folder")
     try:
-        before = read_recipe(folder / RECIPE)
+        before = kept_recipe(folder)
         changes = differences(before.facts(), recipe.facts())
     except RecipeError as error:
         raise DatasetError(
@@ -74,7 +74,7 @@ def begin(folder: Path, recipe: Recipe, model: Facts, tokens: dict[str, str]) ->
     """Write the recipe, the files that it names, and `dataset.json`; return the content of `dataset.json`.
 
     Raises:
-        DatasetError: the folder's images were made by another model, or its masks with other defaults.
+        DatasetError: the folder's images were made by another model.
     """
     about = About(
         recipe.data.name,
@@ -105,12 +105,27 @@ def _check_same(folder: Path, before: About, model: Facts) -> None:
         raise DatasetError(
             f"{folder} has images of {before.size}, and the model makes {model.size}: choose another folder"
         )
-    if before.defaults != CHOSEN_HASH:
-        raise DatasetError(
-            f"{folder} has masks that ovam {before.version} made with the defaults "
-            f"{before.defaults or 'of an unknown version'}, and this ovam {__version__} has {CHOSEN_HASH}: new masks "
-            "would differ from those there; finish it with the version that began it, or choose another output folder"
+
+
+def check_defaults(folder: Path) -> None:
+    """Check that new masks would be made with the same defaults of refinement and CRF as those that are there.
+
+    Raises:
+        DatasetError: they would not, or the folder does not say.
+    """
+    if not (folder / ABOUT).is_file() or (before := read_about(folder)).defaults == CHOSEN_HASH:
+        return
+    if not before.defaults:
+        problem = f"does not say with which defaults of refinement and CRF ovam {before.version} made its masks"
+    else:
+        problem = (
+            f"has masks that were made with other defaults of refinement and CRF ({before.defaults}) than those of "
+            f"this version ({CHOSEN_HASH})"
         )
+    raise DatasetError(
+        f"{folder} {problem}, and new masks could differ from them: finish it with the version of ovam that began it, "
+        "or choose another output folder"
+    )
 
 
 def refreshed(folder: Path, recipe: Recipe) -> About:

@@ -11,7 +11,7 @@ import torch
 from ovam import __version__
 from ovam.dataset.about import About
 from ovam.dataset.finish import finish
-from ovam.dataset.folder import begin, check_recipe, look, refreshed
+from ovam.dataset.folder import begin, check_defaults, check_recipe, look, refreshed
 from ovam.dataset.manifest import MANIFEST, Shard, attempts, lines_in
 from ovam.dataset.model import Model, load_model
 from ovam.dataset.prompts import prompts_of
@@ -57,8 +57,8 @@ def generate(
 
     Raises:
         RecipeError: the recipe can't be used.
-        DatasetError: the folder belongs to another recipe or model; files can't be written; or several units failed
-            one after another.
+        DatasetError: the folder belongs to another recipe or model, or was begun with other defaults; files can't be
+            written; or several units failed one after another.
         MissingPackageError: Ray was asked for and is not installed.
         OptionError: with Ray: there are too few GPUs, or a pipeline or a shard is given as well.
         The errors of loading a model.
@@ -77,6 +77,8 @@ def generate(
     every = units_of(recipe.data.number, recipe.model.batch, there.units)
     units = [unit for unit in every if shard.has(unit.number)]
     workers: dict[str, Any] = {}
+    if units:
+        check_defaults(folder)
     if not units:
         about = refreshed(folder, recipe)
     elif ray is None:

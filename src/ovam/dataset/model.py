@@ -18,7 +18,7 @@ from ovam.trace.trace import Trace
 from ovam.tracing.capture import captured
 from ovam.tracing.encode import encode_image
 from ovam.tracing.encode_options import EncodeOptions
-from ovam.tracing.keeping import kept_for
+from ovam.tracing.keeping import Kept, kept_for
 from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.plan import native_side
@@ -87,7 +87,9 @@ class Model:
                 after_step(step + 1, steps)
             return tensors
 
-        with captured(self.pipe, kept_for(options_of(self.recipe), self._keeping())) as traces:
+        with captured(
+            self.pipe, self._kept(CaptureOptions(self_attention_every=self.recipe.masks.self_attention_every))
+        ) as traces:
             self.pipe(
                 [one.prompt for one in items],
                 **negative,
@@ -100,12 +102,10 @@ class Model:
             )
             return list(traces)
 
-    def _keeping(self) -> CaptureOptions:
-        """Return what to keep besides queries: no self-attention where nothing refines by it."""
-        masks = self.recipe.masks
-        return CaptureOptions(
-            self_attention=None if masks.refine else False, self_attention_every=masks.self_attention_every
-        )
+    def _kept(self, options: Kept) -> Kept:
+        """Return what to keep for the recipe's masks: no self-attention where nothing refines by it."""
+        refines = self.recipe.masks.refine
+        return kept_for(options_of(self.recipe), options if refines else replace(options, self_attention=False))
 
     def looks(self, one: PlannedItem, trace: Trace) -> list[Trace]:
         """Look at a finished picture again, with its prompt and other noise, once for each of the item's votes.
@@ -113,7 +113,7 @@ class Model:
         Raises:
             UnsupportedPipelineError: the family does not take pictures.
         """
-        kept = kept_for(options_of(self.recipe), EncodeOptions(prompt=one.prompt))
+        kept = self._kept(EncodeOptions(prompt=one.prompt))
         picture = trace.image
         size = (picture.height, picture.width)
         return [encode_image(self.pipe, picture, replace(kept, seed=seed, size=size)) for seed in one.votes]

@@ -23,6 +23,7 @@ from ovam.dataset.ray_worker import DONE, ENDED, Job, UnitMaker, facts_of
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.units import Unit, still_missing
 from ovam.dataset.work import Run
+from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError
 from ovam.partial import partial_folder
 from ovam.progress import Progress, pace
@@ -68,7 +69,9 @@ def generate_with_ray(
         for todo in _passes(run, units):
             wanted = {index for unit in todo for index in unit.missing}
             with partial_folder(folder) as room:
-                job = Job(str(folder), str(room), share.device, threads, facts.hash, attempts(lines_in(folder)))
+                job = Job(
+                    str(folder), str(room), share.device, threads, facts.hash, CHOSEN_HASH, attempts(lines_in(folder))
+                )
                 for rows in _results(job, todo, share):
                     made_by.update(_noted(run, rows, wanted))
                     progress(pace(run.made, total, time.monotonic() - begun, "images"), run.made, total)

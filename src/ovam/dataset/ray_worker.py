@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from ovam import __version__
 from ovam.dataset.manifest import failed_line
 from ovam.dataset.model import Facts, Model, load_model
-from ovam.dataset.names import ITEMS, RECIPE, stem_of
+from ovam.dataset.names import ITEMS, stem_of
 from ovam.dataset.prompts import prompts_of
-from ovam.dataset.recipe import Recipe, read_recipe
+from ovam.dataset.recipe import Recipe, kept_recipe
 from ovam.dataset.store import Store, store_in
 from ovam.dataset.units import Unit, unit_of
 from ovam.dataset.words import vocabulary_of
 from ovam.dataset.work import Run, make_units
+from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError, OvamError
 from ovam.progress import no_progress
 
@@ -41,6 +43,7 @@ class Job:
         threads: Threads that torch uses. It is the same in all workers, because sums are rounded differently with
             another number of threads.
         model: Hash of the weights that the data set was begun with.
+        defaults: Hash of the defaults that its masks are made with.
         tried: How often items had failed before.
     """
 
@@ -49,6 +52,7 @@ class Job:
     device: str
     threads: int
     model: str
+    defaults: str
     tried: Mapping[int, int]
 
 
@@ -128,7 +132,12 @@ class UnitMaker:
     def _loaded(self) -> tuple[Run, Model]:
         if self._ready is None:
             torch.set_num_threads(self._job.threads)
-            recipe = read_recipe(Path(self._job.folder) / RECIPE)
+            if self._job.defaults != CHOSEN_HASH:
+                raise DatasetError(
+                    f"ovam {__version__} of {self._own} has the defaults {CHOSEN_HASH} of refinement and CRF, and the "
+                    f"data set is made with {self._job.defaults}: expected the same version of ovam on all machines"
+                )
+            recipe = kept_recipe(Path(self._job.folder))
             model = load_model(recipe, device=self._job.device, progress=no_progress)
             if model.hash != self._job.model:
                 raise DatasetError(

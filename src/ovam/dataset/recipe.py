@@ -10,6 +10,7 @@ from typing import Any
 
 from ovam.dataset.classes import ClassEntry, classes_of
 from ovam.dataset.fields import check_keys
+from ovam.dataset.names import RECIPE
 from ovam.dataset.sections import (
     DataSection,
     FilterSection,
@@ -118,8 +119,12 @@ class Recipe:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs between the facts of two recipes, as sentences."""
-    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
-    return [f"{name} was {_shown(before.get(name))} and is {_shown(now.get(name))}" for name in names]
+    pairs = {name: (_value(before, name), _value(now, name)) for name in dict.fromkeys((*before, *now))}
+    return [f"{name} was {_shown(one)} and is {_shown(other)}" for name, (one, other) in pairs.items() if one != other]
+
+
+def _value(facts: Mapping[str, Any], name: str) -> Any:
+    return facts.get(name, _LATER.get(name))
 
 
 def _shown(value: Any) -> str:
@@ -149,14 +154,31 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises:
         RecipeError: the file can't be read or is no TOML, or the recipe is not as expected; the key is named.
     """
-    path = Path(path)
+    return _read(Path(path), {})
+
+
+def kept_recipe(folder: Path) -> Recipe:
+    """Read the recipe that a data set holds. Fields that are missing in an older one have the values of then.
+
+    Raises:
+        The errors of `read_recipe`.
+    """
+    return _read(folder / RECIPE, _LATER)
+
+
+def _read(path: Path, missing: Mapping[str, Any]) -> Recipe:
     try:
         text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise RecipeError(f"{path} can't be read ({reason}): expected a recipe of `ovam dataset new`") from error
     try:
-        return recipe_of(tomllib.loads(text), base=path.parent)
+        tables = tomllib.loads(text)
+        for name, value in missing.items():
+            section, _, key = name.partition(".")
+            if isinstance(table := tables.setdefault(section, {}), dict):
+                table.setdefault(key, value)
+        return recipe_of(tables, base=path.parent)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is no TOML ({error}): expected a recipe of `ovam dataset new`") from error
     except RecipeError as error:

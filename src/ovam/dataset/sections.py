@@ -118,7 +118,7 @@ class MaskSection:
     products: int = option(int(_HELD["products"]), "Products with the self-attention.", least=1, most=1000)
     self_attention_every: int = option(
         5,
-        "Self-attention is averaged over every n-th denoiser call; with 1 it is exact and costs most.",
+        "Self-attention is averaged over every n-th denoiser call of a run; 1 takes all, which is slower.",
         least=1,
         most=1000,
     )
@@ -126,7 +126,9 @@ class MaskSection:
     threshold: float = option(0.5, "Score of the background.", least=0.001, most=0.999)
     ignore: float = option(0.0, "Pixels whose best score is nearer than this to the background's are 255.", most=0.499)
     ignore_changed: bool = option(
-        True, "Whether pixels whose class refinement and CRF changed are 255: there, masks are often wrong."
+        True,
+        "Whether pixels whose class refinement and CRF changed are 255, undecided; false gives whole masks, as COCO, "
+        "panoptic and YOLO exports need them.",
     )
     presence: float = option(0.0, "Classes with less presence get no pixels.", most=0.999)
     min_area: int = option(0, "Pieces with fewer pixels are removed.", most=_MANY_PIXELS)
@@ -162,7 +164,7 @@ class FilterSection:
     least_stability: float = option(0.0, "Least IoU of each mask with itself at thresholds 0.1 apart.", most=1)
     least_unrefined: float = option(
         0.0,
-        "Least IoU of each mask with the mask before refinement and CRF: where these change much, masks are bad.",
+        "Least IoU of each mask with the mask before refinement and CRF: great changes are often wrong.",
         most=1,
     )
     least_unrefined_quantile: float = option(

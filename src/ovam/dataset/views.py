@@ -15,7 +15,7 @@ from ovam.dataset.kept_scores import SCORES
 from ovam.dataset.layout import Dataset, read
 from ovam.dataset.manifest import MANIFEST, settled
 from ovam.dataset.names import ABOUT, INPUTS, ITEMS, RECIPE
-from ovam.dataset.recipe import read_recipe
+from ovam.dataset.recipe import kept_recipe
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.store import full_disk_as_error
 from ovam.errors import DatasetError
@@ -49,7 +49,7 @@ def filter_items(
         DatasetError: no item is left; the folder is no data set; or an output folder is not empty.
     """
     data = read(folder)
-    recipe = read_recipe(data.folder / RECIPE)
+    recipe = kept_recipe(data.folder)
     options = filters or recipe.filters
     places = [empty_folder(place, data.folder) for place in (output_dir, random_dir) if place is not None]
     kept = kept_by(data.items, options)

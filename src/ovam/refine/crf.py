@@ -24,6 +24,7 @@ Blur = Callable[[Some], Some]
 """Sums up values around each pixel, weighed by a gaussian, up to a common factor."""
 
 _TOLERANCE = 1e-3  # of sums of probabilities
+_KEPT_PIXELS = 2**20  # of larger pictures the kernel of places is not kept: it takes 33 bytes a pixel
 
 
 def dense_crf(probabilities: Probabilities, image: Picture, options: CrfOptions) -> Probabilities:
@@ -131,15 +132,16 @@ def kernels_of(image: Picture, options: CrfOptions) -> list[Kernel]:
     """Return the kernel of places and that of places and colours, as far as they have a weight."""
     kernels, (height, width, _) = list[Kernel](), image.shape
     if options.smooth_weight:
-        kernels.append(replace(_smooth_kernel(height, width, options.smooth_width), weight=options.smooth_weight))
+        made = _smooth_kernel if height * width <= _KEPT_PIXELS else _smooth_kernel.__wrapped__
+        kernels.append(replace(made(height, width, options.smooth_width), weight=options.smooth_weight))
     if options.colour_weight:
         kernels.append(_kernel(colour_points(image, options), options.colour_weight))
     return kernels
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _smooth_kernel(height: int, width: int, smooth_width: float) -> Kernel:
-    """Return the kernel of places, with weight 1; pictures of one size share it."""
+    """Return the kernel of places, with weight 1; pictures of one size that come one after another share it."""
     return _kernel(smooth_points(height, width, smooth_width), 1.0)
 
 

@@ -79,9 +79,9 @@ class BlockPart:
             over blocks of this grid.
         grid: Height and width of the grid of pixels.
         values: The tensor of each half of guidance. For "self_attention" these are attention weights in [0, 1], of
-            shape (pixel, pixel), the mean over blocks, heads and denoiser calls. The first axis is the pixel that
-            attends; over the second axis the weights sum to 1. For "features" they are outputs of a layer, (channel,
-            height, width).
+            shape (pixel, pixel), the mean over blocks, heads and denoiser calls, or every n-th of these. The first axis
+            is the pixel that attends; over the second axis the weights sum to 1. For "features" they are outputs of a
+            layer, (channel, height, width).
         averaged: Whether `values` are the mean over the denoiser calls. If `averaged` and `last` are both False,
             `values` have a step axis with one entry for each call. The step axis is the second axis if the first axis
             is the heads; otherwise it is the first axis.

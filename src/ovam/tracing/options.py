@@ -41,9 +41,10 @@ class KeepOptions:
             of up to 64 x 64 pixels, the coarsest first, that cost less than a fifth of the queries. True keeps all of
             these, and in joint attention the middle third of the blocks; False keeps none. Blocks, chosen as in
             `blocks`, are kept each by itself.
-        self_attention_every: Average self-attention over every n-th of the kept denoiser calls, from the middle one of
-            the first n; 1 takes all calls. Self-attention changes slowly from call to call, and is most of what a
-            capture costs: with 5, masks refined by it stay almost the same. A run with fewer calls counts one of them.
+        self_attention_every: Average self-attention over every n-th of the kept denoiser calls, beginning with the
+            middle one of the first n; with 5: the 3rd, the 8th, the 13th and so on. 1 takes all calls. Self-attention
+            changes slowly from call to call, and is most of what a capture costs. A run that ends before the first of
+            these calls has the self-attention of its last one.
         features: Keep what the layers of a UNet put out at the last kept denoiser call, as trained methods read it
             (`Trace.features`). For a UNet only. Choose another call by `steps`, or by the time steps of `encode`.
         also: Further kinds of tensors to keep: for each kind, by its name in `ovam.tracing.parts`, the blocks to keep

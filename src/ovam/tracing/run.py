@@ -123,6 +123,8 @@ class Run:
     steps: frozenset[int] | None = None  # steps to keep, None for all
     keeping: bool = False  # whether the current call's step is to be kept
     averaging: bool = False  # whether the current call counts in averages
+    averaged: bool = False  # whether a call has counted in them
+    spare: list[Waiting] = field(default_factory=list)  # of the last complete call, which counts if no other does
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`
     evaluating: bool = False  # whether the denoiser is running, or failed

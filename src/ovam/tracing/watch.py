@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from ovam.tracing.coverage import RunCoverage, gap
 from ovam.tracing.expected import OneThread, check_call
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.parts import PARTS, Part, PixelPairs, Taken
-from ovam.tracing.run import Place, Recorder, Run, RunShape, shape_of_run
+from ovam.tracing.run import Place, Recorder, Run, RunShape, Waiting, shape_of_run
 from ovam.tracing.schedule import is_new_step, levels_from, sigma_at
 
 log = logging.getLogger("ovam")
@@ -95,14 +95,8 @@ class Watch:
         run.keeping = run.steps is None or step in run.steps
         if run.keeping:
             run.kept.append(call)
-        run.averaging = run.keeping and self._averages(len(run.kept) - 1)
-
-    def _averages(self, kept_index: int) -> bool:
-        """Return whether a kept call counts in averages, such as that of self-attention."""
-        shape, every = self.run.shape, self.options.self_attention_every
-        if shape is not None:
-            every = min(every, max(1, shape.calls))  # a short run counts one call
-        return kept_index % every == every // 2
+        every = self.options.self_attention_every
+        run.averaging = run.keeping and (len(run.kept) - 1) % every == every // 2
 
     def _tell_loops_apart(self, evaluation: Evaluation) -> None:
         """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
@@ -163,27 +157,39 @@ class Watch:
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
         halves = run.evaluation.halves
-        parts = [part for part in _parts_of(run.shape, name) if run.averaging or not part.averaged]
+        counts = run.averaging or not run.averaged
+        parts = [part for part in _parts_of(run.shape, name) if counts or not part.averaged]
         if any(part.single for part in parts):  # they wait: the call may still be left out
             run.waiting.append((name, observation, halves))
         self._pass_on(name, observation, halves, [part for part in parts if not part.single])
 
     def _complete(self, shape: RunShape) -> None:
-        """Update the averages, if the call has all kept halves of guidance.
+        """Update the averages, if the call has all kept halves of guidance and counts in them.
 
-        Tensors that are kept only of the last call wait until the run is over.
+        Tensors that are kept only of the last call wait until the run is over. So do those of a call that does not
+        count, as long as none has: a run that ends early has an average of its last call.
         """
         run = self.run
         if not run.halves_seen.issuperset(shape.halves):
             return
-        for name, seen, halves in run.waiting:
-            averaged = [part for part in _parts_of(shape, name) if part.averaged and run.averaging]
-            self._pass_on(name, seen, halves, averaged)
-        run.last = [each for each in run.waiting if any(part.last for part in _parts_of(shape, each[0]))]
+        averaged, last = _waiting_for(shape, run.waiting, "averaged"), _waiting_for(shape, run.waiting, "last")
+        if run.averaging:
+            self._average(shape, averaged)
+        elif not run.averaged:
+            run.spare = averaged
+        run.last = last
         run.waiting.clear()
 
+    def _average(self, shape: RunShape, waiting: Sequence[Waiting]) -> None:
+        for name, seen, halves in waiting:
+            self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.averaged])
+        self.run.averaged = True
+        self.run.spare = []
+
     def _report_last(self, shape: RunShape) -> None:
-        """Pass on what is kept of the run's last kept call alone."""
+        """Pass on what is kept of the run's last kept call alone, and its averages if no call counted in them."""
+        if not self.run.averaged:
+            self._average(shape, self.run.spare)
         for name, seen, halves in self.run.last:
             self._pass_on(name, seen, halves, [part for part in _parts_of(shape, name) if part.last])
 
@@ -277,6 +283,11 @@ class Watch:
 
     def _unwatch(self) -> None:
         self._watchers.close()
+
+
+def _waiting_for(shape: RunShape, waiting: Sequence[Waiting], kind: Literal["averaged", "last"]) -> list[Waiting]:
+    """Return the observations of blocks that keep a part of this kind."""
+    return [each for each in waiting if any(getattr(part, kind) for part in _parts_of(shape, each[0]))]
 
 
 def _parts_of(shape: RunShape, block: str) -> list[Part]:

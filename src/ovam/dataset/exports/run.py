@@ -30,6 +30,9 @@ FORMATS: Mapping[str, Callable[[Dataset, Path], None]] = {
 }
 """Writers by the name of the format."""
 
+_ALL_DECIDED = {"coco", "panoptic", "yolo"}
+"""Formats that know no undecided pixels; these become background."""
+
 
 def export(
     folder: str | Path, output_dir: str | Path, form: str, *, progress: Progress = no_progress
@@ -43,7 +46,9 @@ def export(
         progress: Called when the writing begins.
 
     Returns:
-        The format, the number of items, of files and of bytes.
+        The format, the number of items, of files and of bytes; and the share of undecided pixels that became
+        background, in [0, 1], as in the formats that know none ("coco", "panoptic", "yolo"). The recipe's option
+        ignore_changed=false makes masks with fewer.
 
     Raises:
         OptionError: the format is unknown.
@@ -77,7 +82,12 @@ def export(
         "splits": {split: len(data.of_split(split)) for split in data.splits},
         "files": len(files),
         "bytes": sum(files.values()),
+        "undecided_as_background": round(_undecided(data), 4) if form in _ALL_DECIDED else 0.0,
     }
+
+
+def _undecided(data: Dataset) -> float:
+    return sum(item.ignored for item in data.items) / len(data.items)
 
 
 def _written(data: Dataset, folder: Path, form: str) -> dict[str, int]:
