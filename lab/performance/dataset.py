@@ -3,16 +3,18 @@
 import gc
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
 from lab.measure import alternately, ratios, timed
-from lab.performance.models import full_size
+from lab.performance.models import full_size_pictures
 from lab.performance.options import Options
+from ovam.dataset.annotate import annotated
 from ovam.dataset.finish import finish
 from ovam.dataset.folder import begin
 from ovam.dataset.generator import generate
@@ -27,7 +29,7 @@ from ovam.dataset.work import Run, make_units
 from ovam.models import load, model_hash
 from ovam.progress import no_progress
 
-NUMBER, BATCH, STEPS = 32, 8, 30
+NUMBER, BATCH, STEPS = 24, 8, 30
 FULL_NUMBER, FULL_BATCH, FULL_STEPS = 1, 1, 5
 MANY, MANY_STEPS, EVERY = 500, 2, 50
 GENERATE, CRF, PLAIN = "generate", "generate, with a CRF", "plain"
@@ -44,36 +46,44 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         places = (Path(folder) / str(i) for i in itertools.count())
         works: dict[str, Callable[[], object]] = {
-            GENERATE: lambda: generate(recipe, next(places), pipe=pipe),
-            CRF: lambda: generate(recipe.with_flags({"crf": True}), next(places), pipe=pipe),
+            GENERATE: lambda: _whole(generate(recipe, next(places), pipe=pipe)),
+            CRF: lambda: _whole(generate(recipe.with_flags({"crf": True}), next(places), pipe=pipe)),
             PLAIN: lambda: plain(pipe, recipe),
         }
         seconds = alternately({name: timed(work) for name, work in works.items()}, options.pairs)
         memory = memory_of(pipe, many, Path(folder) / "many")
-        large = {} if options.quick else {"large": full_size_run(options.pairs // 2, places)}
+        every = every_of(pipe, recipe.with_flags({"number": 4 if options.quick else MANY // 10}))
+        large = {} if options.quick else {"large": full_size_run(options.pairs, places)}
     return {
         "model": f"mini: {model_hash(pipe)}",
         "seed": 0,
         **_speeds(recipe, seconds),
         "memory": {"items": many, "steps": MANY_STEPS, "every": EVERY, "megabytes": memory},
+        "every": every,
         **large,
     }
 
 
+def _whole(result: Mapping[str, Any]) -> None:
+    """Check that no image failed: a failure is no speed."""
+    if result["failed"]:
+        raise RuntimeError(f"{result['failed']} images failed: {result['failures'][0]['error']}")
+
+
 def full_size_run(pairs: int, places: Iterator[Path]) -> dict[str, Any]:
-    """Measure a UNet of SD 1.5's size with random weights and a tiny autoencoder, one image after the other.
+    """Measure a UNet of SD 1.5's size with random weights, one image after the other.
 
     The hash of the weights, which is computed once a run, is left out: it takes seconds, and a run hours.
     """
-    pipe = full_size(FULL_STEPS).pipe
+    subject = full_size_pictures(FULL_STEPS)
     recipe = recipe_for(FULL_NUMBER, FULL_STEPS, FULL_BATCH).with_flags({"crf": True})
-    model = load_model(recipe, pipe=pipe, progress=no_progress)
+    model = load_model(recipe, pipe=subject.pipe, progress=no_progress)
     works: dict[str, Callable[[], object]] = {
         CRF: lambda: produce(model, next(places)),
-        PLAIN: lambda: plain(pipe, recipe),
+        PLAIN: lambda: plain(subject.pipe, recipe),
     }
     seconds = alternately({name: timed(work) for name, work in works.items()}, pairs)
-    return {"model": full_size(FULL_STEPS).weights, "size": list(model.facts().size), **_speeds(recipe, seconds)}
+    return {"model": subject.weights, "size": list(model.facts().size), **_speeds(recipe, seconds)}
 
 
 def produce(model: Model, folder: Path) -> None:
@@ -84,6 +94,34 @@ def produce(model: Model, folder: Path) -> None:
     with store_in(folder, MANIFEST) as store:
         make_units(run, units_of(recipe.data.number, recipe.model.batch, ()), model, store, lambda done, steps: None)
     finish(folder, recipe, about)
+    _whole({"failed": len(run.failures), "failures": [{"error": error} for error in run.failures.values()]})
+
+
+def every_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
+    """Compare masks whose self-attention is a mean over every n-th call with those of all calls, on the same images.
+
+    Returns:
+        `n`, the number of images, and the mean IoU of a class's masks; a class that neither mask has is left out.
+    """
+    all_calls = recipe.with_flags({"self_attention_every": 1, "ignore_changed": False})
+    some_calls = recipe.with_flags({"ignore_changed": False})
+    prompts, shares = prompts_of(recipe), list[float]()
+    models = [load_model(one, pipe=pipe, progress=no_progress) for one in (all_calls, some_calls)]
+    vocabulary = vocabulary_of(recipe)
+    for unit in units_of(recipe.data.number, recipe.model.batch, ()):
+        items = [prompts[index] for index in unit.indices]
+        runs = [model.run(items) for model in models]
+        vocabulary.prepare(runs[0][0].text, items)
+        for item, *traces in zip(items, *runs, strict=True):
+            one, other = (
+                annotated(trace, item, vocabulary, model.recipe).labels
+                for trace, model in zip(traces, models, strict=True)
+            )
+            for number in np.union1d(one[one > 0], other[other > 0]):
+                both, either = (one == number) & (other == number), (one == number) | (other == number)
+                shares.append(float(both.sum() / either.sum()))
+    every = recipe.masks.self_attention_every
+    return {"n": every, "images": recipe.data.number, "iou": float(np.mean(shares)) if shares else None}
 
 
 def _speeds(recipe: Recipe, seconds: dict[str, list[float]]) -> dict[str, Any]:

@@ -81,6 +81,28 @@ def full_size(steps: int) -> Model:
 
 
 @functools.cache
+def full_size_pictures(steps: int) -> Model:
+    """The same UNet with an autoencoder of few channels that makes pictures of 512 x 512 pixels."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+    bare = full_size(steps)
+    torch.manual_seed(FULL_SIZE_SEED)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        sample_size=512,
+    )
+    pipe = StableDiffusionPipeline(**{**bare.pipe.components, "vae": vae}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": steps, "output_type": "np"}
+    return Model(f"{bare.name}, with pictures", bare.weights, pipe, call)
+
+
+@functools.cache
 def full_size_xl(steps: int) -> Model:
     """A UNet as large as Stable Diffusion XL's, at 64x64 latents and in bfloat16; otherwise as `full_size`."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel

@@ -219,10 +219,12 @@ def test_a_data_set_s_speed_is_met_only_where_the_interval_says_so():
         },
         "seconds": {dataset.PLAIN: [1.0] * 11, dataset.GENERATE: [1.02] * 11, dataset.CRF: [1.1] * 11},
         "memory": {"items": 500, "steps": 2, "every": 50, "megabytes": [900.0, 910.0, 905.0]},
+        "every": {"n": 5, "images": 50, "iou": 0.984},
         "images": 16, "batch": 8, "steps": 30,
     }  # fmt: skip
     verdicts = [row[2] for row in report_dataset.goals(found)]
     assert verdicts == ["by the median, the interval reaches beyond", report_tokens.verdict(False, False)]
     text = report_dataset.section(found)
     assert "905 MB at the end" in text
+    assert "0.984 with those of all calls" in text
     assert "| generate | 1.0 s | 15.69 | 0.980x (0.960 to 1.000) |" in text
