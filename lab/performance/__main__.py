@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "end_to_end": end_to_end.run,
     "capture_overhead": capture_overhead.run,
     "dataset": dataset.run,
+    "dataset_large": dataset.run_large,
     "bytes_kept": bytes_kept.run,
     "storage_types": storage_types.run,
     "layout": layout.run,

@@ -103,6 +103,7 @@ def write(results: Mapping[str, Result]) -> str:
         "time_to_quality": report_tokens.quality,
         "end_to_end": report_tokens.end,
         "dataset": report_dataset.section,
+        "dataset_large": report_dataset.large_section,
         "layout": _layout,
     }
     parts = [HEAD, _goals(results)]
@@ -193,6 +194,7 @@ _GOALS = {
     "time_to_quality": report_tokens.quality_goals,
     "end_to_end": report_tokens.end_goals,
     "dataset": report_dataset.goals,
+    "dataset_large": report_dataset.large_goals,
 }
 
 

@@ -14,10 +14,11 @@ TEXT = """## A data set with masks
 files written; and the plain pipeline with the same prompts, seeds and batches, which writes nothing. They took turns.
 Making masks overlaps with generating the next batch.
 """
-LARGE = """
-The same on a UNet of SD 1.5's size, with weights drawn at random and an autoencoder of few channels ({model}): {images}
-image of {height} x {width} pixels a run, {steps} steps, refined masks with a CRF. With so few steps, masks are a larger
-share of a run than usual. The hash of the weights, made once a run, is not counted.
+LARGE = """## A data set of a large model
+
+The same on a UNet of SD 1.5's size, with weights drawn at random and an autoencoder of few channels: {images} image of
+{height} x {width} pixels a run, {steps} steps, refined masks with a CRF. With so few steps, masks are a larger share of a
+run than usual. The hash of the weights, made once a run, is not counted.
 """
 EVERY = """
 Self-attention is averaged over every {n}th call. Masks have a mean IoU of {iou:.3f} with those of all calls, over the
@@ -27,17 +28,22 @@ classes of {images} images of mini.
 
 def goals(result: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the table of goals."""
-    large = []
-    if "large" in result:
-        height, width = result["large"]["size"]
-        steps = result["large"]["steps"]
-        large = [(f"SD 1.5's size, {height} x {width} pixels, {steps} steps, with a CRF", result["large"], CRF)]
-    rows = []
-    for model, measured, name in [("mini", result, GENERATE), ("mini, with a CRF", result, CRF), *large]:
-        found = Ratio(**measured["ratios"][name])
-        goal = f"images a second with masks, at least {GOAL:g} of the plain pipeline's, {model}"
-        rows.append([goal, str(found), verdict(found.median >= GOAL, found.low >= GOAL)])
-    return rows
+    return [_goal(result, GENERATE, "mini"), _goal(result, CRF, "mini, with a CRF")]
+
+
+def large_goals(result: Mapping[str, Any]) -> list[list[str]]:
+    """The row of a large model; none if it was left out."""
+    if "skipped" in result:
+        return []
+    height, width = result["size"]
+    where = f"SD 1.5's size, {height} x {width} pixels, {result['steps']} steps, with a CRF"
+    return [_goal(result, CRF, where)]
+
+
+def _goal(result: Mapping[str, Any], name: str, where: str) -> list[str]:
+    found = Ratio(**result["ratios"][name])
+    goal = f"images a second with masks, at least {GOAL:g} of the plain pipeline's, {where}"
+    return [goal, str(found), verdict(found.median >= GOAL, found.low >= GOAL)]
 
 
 def section(result: Mapping[str, Any]) -> str:
@@ -53,12 +59,16 @@ def section(result: Mapping[str, Any]) -> str:
         )
     if result["every"]["iou"] is not None:
         text += EVERY.format(**result["every"])
-    if "large" in result:
-        large = result["large"]
-        height, width = large["size"]
-        text += LARGE.format(height=height, width=width, **{n: large[n] for n in ("model", "images", "steps")})
-        text += "\n" + _speeds(large)
     return text
+
+
+def large_section(result: Mapping[str, Any]) -> str:
+    """The section of a large model."""
+    if "skipped" in result:
+        return f"## A data set of a large model\n\n{result['skipped']}\n"
+    height, width = result["size"]
+    text = LARGE.format(height=height, width=width, images=result["images"], steps=result["steps"])
+    return f"{text}\n{_speeds(result)}"
 
 
 def _speeds(measured: Mapping[str, Any]) -> str:

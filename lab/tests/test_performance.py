@@ -224,6 +224,10 @@ def test_a_data_set_s_speed_is_met_only_where_the_interval_says_so():
     }  # fmt: skip
     verdicts = [row[2] for row in report_dataset.goals(found)]
     assert verdicts == ["by the median, the interval reaches beyond", report_tokens.verdict(False, False)]
+    large = found | {"size": [512, 512]}
+    assert report_dataset.large_goals(large)[0][2] == report_tokens.verdict(False, False)
+    assert "16 image of\n512 x 512" in report_dataset.large_section(large)
+    assert report_dataset.large_goals({"skipped": "left out"}) == []
     text = report_dataset.section(found)
     assert "905 MB at the end" in text
     assert "0.984 with those of all calls" in text

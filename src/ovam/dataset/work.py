@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import torch
+from threadpoolctl import threadpool_limits
+
 from ovam.dataset.annotate import annotated
 from ovam.dataset.manifest import failed_line
 from ovam.dataset.model import Model
@@ -54,7 +57,7 @@ def make_units(run: Run, units: Sequence[Unit], model: Model, store: Store, afte
     Raises:
         DatasetError: several units failed one after another, or nothing more can be written.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="masks") as masks:
+    with ThreadPoolExecutor(1, thread_name_prefix="masks", initializer=_compute_alone) as masks:
         before: Future[None] | None = None
         try:
             for unit in units:
@@ -74,6 +77,12 @@ def make_units(run: Run, units: Sequence[Unit], model: Model, store: Store, afte
                     before = None
         finally:
             _wait(before)  # also after Ctrl-C: what is generated is kept
+
+
+def _compute_alone() -> None:
+    """Make torch compute in this thread alone: a second pool of threads would keep the model's from the processors."""
+    torch.get_num_threads()  # sets up this thread's number of threads, which is not to come later
+    threadpool_limits(limits=1, user_api="openmp")  # of this thread; the model's keeps its own
 
 
 def _wait(future: "Future[None] | None") -> None:
