@@ -79,7 +79,7 @@ def run_large(options: Options) -> dict[str, Any]:
             PLAIN: lambda: plain(subject.pipe, recipe),
         }
         seconds = alternately({name: timed(work) for name, work in works.items()}, options.pairs)
-    return {"model": subject.weights, "size": list(model.facts().size), **_speeds(recipe, seconds)}
+    return {"model": subject.weights, "seed": 0, "size": list(model.facts().size), **_speeds(recipe, seconds)}
 
 
 def _whole(result: Mapping[str, Any]) -> None:

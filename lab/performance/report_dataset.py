@@ -17,8 +17,8 @@ Making masks overlaps with generating the next batch.
 LARGE = """## A data set of a large model
 
 The same on a UNet of SD 1.5's size, with weights drawn at random and an autoencoder of few channels: {images} image of
-{height} x {width} pixels a run, {steps} steps, refined masks with a CRF. With so few steps, masks are a larger share of a
-run than usual. The hash of the weights, made once a run, is not counted.
+{height} x {width} pixels a run, {steps} steps, refined masks with a CRF. With so few steps, masks are a larger share of
+a run than usual. The hash of the weights, made once a run, is not counted.
 """
 EVERY = """
 Self-attention is averaged over every {n}th call. Masks have a mean IoU of {iou:.3f} with those of all calls, over the

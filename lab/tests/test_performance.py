@@ -1,5 +1,6 @@
 """The benchmarks of tokens: when a quality counts as reached, by what loss, and what the page makes of it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lab.performance import (
     report_tokens,
     time_to_quality,
 )
+from lab.performance.__main__ import BENCHMARKS
 from lab.performance.narrowed import narrowed
 from lab.performance.options import Options
 from lab.rivals import authors
@@ -209,6 +211,13 @@ def test_the_plain_pipeline_makes_the_pictures_of_the_data_set(tmp_path):
     generate(recipe, tmp_path / "set", pipe=mini)
     kept = [np.asarray(Image.open(item.image_path)) for item in read(tmp_path / "set").items]
     assert all(np.array_equal(one, other) for one, other in zip(made, kept, strict=True))
+
+
+def test_the_page_is_what_the_committed_results_say():
+    folder = Path(__file__).parents[2] / "docs"
+    files = {name: folder / "results" / "performance" / f"{name}.json" for name in BENCHMARKS}
+    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    assert report.write(found) == (folder / "performance.md").read_text()
 
 
 def test_a_data_set_s_speed_is_met_only_where_the_interval_says_so():
