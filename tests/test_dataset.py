@@ -292,6 +292,23 @@ def test_a_second_run_changes_nothing_and_needs_no_model(whole):
     assert digests(whole) == before
 
 
+def test_masks_are_computed_in_one_thread_and_the_model_keeps_its_own(tmp_path, sd1, monkeypatch):
+    seen, annotate = [], work.annotated
+
+    def watched(*given):
+        seen.append(torch.get_num_threads())
+        return annotate(*given)
+
+    monkeypatch.setattr(work, "annotated", watched)
+    torch.set_num_threads(2)
+    try:
+        generate(small(), tmp_path / "out", pipe=sd1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1] * 7
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(window, count, whole, tmp_path, monkeypatch, sd1):

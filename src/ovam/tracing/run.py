@@ -122,8 +122,7 @@ class Run:
     evaluation: Evaluation | None = None
     steps: frozenset[int] | None = None  # steps to keep, None for all
     keeping: bool = False  # whether the current call's step is to be kept
-    averaging: bool = False  # whether the current call counts in averages
-    averaged: bool = False  # whether a call has counted in them
+    averaged: bool = False  # whether a call has counted in the averages
     spare: list[Waiting] = field(default_factory=list)  # of the last complete call, which counts if no other does
     latent: Grid = (0, 0)
     planned_calls: int | None = None  # number of calls to keep, if the run was started by `Session.begin`

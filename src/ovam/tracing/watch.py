@@ -95,8 +95,11 @@ class Watch:
         run.keeping = run.steps is None or step in run.steps
         if run.keeping:
             run.kept.append(call)
+
+    def _counts(self) -> bool:
+        """Return whether the current call, which is kept, counts in averages."""
         every = self.options.self_attention_every
-        run.averaging = run.keeping and (len(run.kept) - 1) % every == every // 2
+        return (len(self.run.kept) - 1) % every == every // 2
 
     def _tell_loops_apart(self, evaluation: Evaluation) -> None:
         """In custom loops, start a new run after a failed denoiser call, or when the time step rises after pictures."""
@@ -157,8 +160,8 @@ class Watch:
         if not run.keeping or run.shape is None or run.evaluation is None:
             return
         halves = run.evaluation.halves
-        counts = run.averaging or not run.averaged
-        parts = [part for part in _parts_of(run.shape, name) if counts or not part.averaged]
+        needed = self._counts() or not run.averaged
+        parts = [part for part in _parts_of(run.shape, name) if needed or not part.averaged]
         if any(part.single for part in parts):  # they wait: the call may still be left out
             run.waiting.append((name, observation, halves))
         self._pass_on(name, observation, halves, [part for part in parts if not part.single])
@@ -173,7 +176,7 @@ class Watch:
         if not run.halves_seen.issuperset(shape.halves):
             return
         averaged, last = _waiting_for(shape, run.waiting, "averaged"), _waiting_for(shape, run.waiting, "last")
-        if run.averaging:
+        if self._counts():
             self._average(shape, averaged)
         elif not run.averaged:
             run.spare = averaged
