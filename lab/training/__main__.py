@@ -22,9 +22,10 @@ from lab.pseudo_masks.world import World
 from lab.training.chart import chart
 from lab.training.figures import bars, table
 from lab.training.page import CHART, SHEET, page
+from lab.training.processes import in_processes
 from lab.training.quality import quality, ranked
 from lab.training.real import real_sets
-from lab.training.segmenters import outcome_of, parameters_of
+from lab.training.segmenters import begun, outcome_of, parameters_of
 from lab.training.study import AT_RANDOM, REFINED, SELECTED, SETS, TOKENS, WORDS, Study, names_of, real_name, rows_of
 from lab.training.synthetic import synthetic_sets
 from ovam import __version__
@@ -94,6 +95,7 @@ def _study(arguments: argparse.Namespace) -> Study:
         "seeds": tuple(range(arguments.seeds)),
         "work_dir": arguments.work_dir,
         "device": arguments.device,
+        "jobs": arguments.jobs,
     }
     return Study(**(given | _QUICK if arguments.quick else given))
 
@@ -123,29 +125,28 @@ def _data(pipe: Any, study: Study, model: str) -> dict[str, Path]:
 
 def _results(study: Study, sets: Mapping[str, Path]) -> dict[str, Any]:
     """Train and test every row with every seed; what is done already is read."""
-    rows, found = rows_of(study), dict[str, list[dict[str, Any]]]()
-    runs = [(seed, row) for seed in study.seeds for row in rows]
+    rows, found = rows_of(study), {row.name: dict[int, dict[str, Any]]() for row in rows_of(study)}
+    runs = [(row, seed) for seed in study.seeds for row in rows]
     assert set(names_of(rows)) <= set(sets)
-    begun, made = time.monotonic(), 0
-    for number, (seed, row) in enumerate(runs, start=1):
-        with _bar() as bar:
-            task = bar.add_task(f"{row.name}, seed {seed}", total=study.steps)
-
-            def report(what: str, done: int, total: int, bar: Progress = bar, task: Any = task) -> None:
-                bar.update(task, completed=done, total=total or None)
-
-            before = time.monotonic()
-            one = outcome_of(row, seed, sets, study, report)
-        made += time.monotonic() - before > 1
-        found.setdefault(row.name, []).append(one)
-        left = clock((time.monotonic() - begun) / max(1, made) * (len(runs) - number))
-        print(f"{number}/{len(runs)} {row.name}, seed {seed}: validation {one['validation']}; {left} left", flush=True)
+    for seed in study.seeds:
+        begun(study, seed)  # before processes share it
+    start = time.monotonic()
+    with _bar() as bar:
+        task = bar.add_task("trainings", total=len(runs))
+        calls = [(row, seed, sets, study) for row, seed in runs]
+        for number, one in in_processes(outcome_of, calls, bar.refresh, study.jobs):
+            (row, seed), done = runs[number], sum(map(len, found.values())) + 1
+            found[row.name][seed] = one
+            bar.update(task, completed=done)
+            left = clock((time.monotonic() - start) / done * (len(runs) - done))
+            bar.print(f"{done}/{len(runs)} {row.name}, seed {seed}: validation {one['validation']}; {left} left")
+    ordered = {name: [ones[seed] for seed in study.seeds] for name, ones in found.items()}
     counts = {
-        name: {row.name: np.stack([one["counts"][name] for one in found[row.name]]) for row in rows} for name in SETS
+        name: {row.name: np.stack([one["counts"][name] for one in ordered[row.name]]) for row in rows} for name in SETS
     }
     trained = {
         name: [{key: value for key, value in one.items() if key != "counts"} for one in ones]
-        for name, ones in found.items()
+        for name, ones in ordered.items()
     }
     return {"rows": table(rows, counts), "bars": bars(study, counts), "trained": trained}
 
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=Study.size, help="side of the training squares in pixels")
     parser.add_argument("--seeds", type=int, default=len(Study.seeds), help="seeds of each row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes with one thread each")
     parser.add_argument("--quick", action="store_true", help="a few pictures and steps, to see that all runs")
     parser.add_argument("--note", default="", help="a sentence for the head of the page")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/training"))

@@ -33,6 +33,12 @@ _LOOKS = 6
 """Looks at the validation scenes in a training."""
 
 
+def begun(study: Study, seed: int) -> Path:
+    """Folder of the network that all rows with a seed begin with, written where it is missing."""
+    labels = len(study.classes) + 1
+    return tiny_upernet(study.work_dir / "begun" / f"{labels}-{seed}-{digest([_RESNET, _UPERNET])}", labels, seed)
+
+
 def tiny_upernet(folder: Path, labels: int, seed: int) -> Path:
     """Write an UPerNet on a ResNet, with random weights, where `ovam train` begins; return its folder."""
     if not (folder / "config.json").is_file():
@@ -93,8 +99,7 @@ def _name_of(row: Row, sets: Mapping[str, Path], study: Study) -> str:
 def _trained(
     row: Row, seed: int, sets: Mapping[str, Path], study: Study, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    labels = len(study.classes) + 1
-    begin = tiny_upernet(study.work_dir / "begun" / f"{labels}-{seed}-{digest([_RESNET, _UPERNET])}", labels, seed)
+    begin = begun(study, seed)
     options = TrainOptions(
         arch=str(begin),
         steps=study.steps,

@@ -10,8 +10,8 @@ MASKS = (WORDS, TOKENS, REFINED, ORACLE)
 a CRF, and networks that were trained on exact masks."""
 
 SELECTED, AT_RANDOM = "selected half", "random half"
-"""Halves of the pictures with refined masks: those whose masks refinement and CRF changed least, class by class, and
-any."""
+"""Halves of the pictures with refined masks: those whose masks refinement and CRF changed least among pictures with as
+many classes, and any."""
 
 TEST, DOMAIN_B = "test", "domain b"
 SETS = (TEST, DOMAIN_B)
@@ -40,11 +40,12 @@ class Study:
         evaluations: Evaluations of a token's fit; 0 for the product's own number.
         work_dir: Where data sets, models and results lie.
         device: "cpu", or "cuda".
+        jobs: Processes that generate and train.
     """
 
     classes: tuple[str, ...]
     real: tuple[int, ...] = (20, 50, 100, 500)
-    pictures: int = 500
+    pictures: int = 2000
     guidance: float = 3.0
     tested: int = 200
     validation: int = 20
@@ -56,6 +57,7 @@ class Study:
     evaluations: int = 0
     work_dir: Path = Path("runs/training")
     device: str = "cpu"
+    jobs: int = 1
 
     @property
     def mixed(self) -> int:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,15 @@ import numpy as np
 from lab.digest import digest, syntax_of
 from lab.fits.generated import labels_of, oracle_hashes
 from lab.mini.oracle import IGNORE
+from lab.training.processes import in_processes
 from lab.training.study import AT_RANDOM, MASKS, ORACLE, REFINED, SELECTED, TOKENS, WORDS, Study
 from ovam.dataset.annotate import Annotated, annotated
 from ovam.dataset.duplicates import hash_of
-from ovam.dataset.filters import kept_by
 from ovam.dataset.finish import finish
 from ovam.dataset.folder import begin, look
-from ovam.dataset.item import Item
-from ovam.dataset.layout import read
-from ovam.dataset.manifest import MANIFEST, Shard
+from ovam.dataset.manifest import Shard
 from ovam.dataset.model import load_model
+from ovam.dataset.names import item_files
 from ovam.dataset.prompts import PlannedItem, prompts_of
 from ovam.dataset.recipe import Recipe, recipe_of
 from ovam.dataset.sections import FilterSection
@@ -29,7 +29,6 @@ from ovam.dataset.units import units_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.words import vocabulary_of
 from ovam.defaults import CHOSEN_HASH
-from ovam.errors import DatasetError
 from ovam.mini.scenes import LABELS
 from ovam.mini.scenes.vocabulary import CLASS_WORDS
 from ovam.models import model_hash
@@ -37,8 +36,8 @@ from ovam.progress import Progress, no_progress
 from ovam.trace.trace import Trace
 
 PLACES = ("grass", "sand", "water", "snow", "road", "floor")
-_QUANTILES = 200
-"""Quantiles that are tried to find half of the pictures."""
+_HALF = FilterSection(least_unrefined_quantile=0.5, least_grey=0.0, empty=True)
+"""The filter that leaves the half of the pictures whose masks refinement and CRF changed least."""
 _CODE = ("ovam.dataset", "ovam.maps", "ovam.masks", "ovam.refine", "ovam.tokens", "ovam.tracing", "ovam.backbones")
 
 
@@ -80,10 +79,10 @@ def synthetic_sets(
 
     Args:
         pipe: The model.
-        study: The study.
+        study: The study. With several jobs, as many processes load the model by its name.
         model: Name of the model.
         tokens: File of each class's token.
-        progress: Called after each unit.
+        progress: Called with the number of pictures that are done.
     """
     recipes = recipes_of(study, model, tokens)
     about = [
@@ -95,26 +94,68 @@ def synthetic_sets(
     ]
     place = study.work_dir / "generated" / digest(about)
     folders = {name: place / name for name in MASKS}
-    _make(pipe, recipes, folders, progress)
-    halves = {name: place / name.replace(" ", "-") for name in (SELECTED, AT_RANDOM)}
+    _make(pipe, recipes, folders, study.jobs, progress)
+    halves = {name: place / f"{name.replace(' ', '-')}-{digest(asdict(_HALF))}" for name in (SELECTED, AT_RANDOM)}
     if not all(folder.is_dir() for folder in halves.values()):
-        _halve(folders[REFINED], halves)
+        for half in halves.values():
+            shutil.rmtree(half, ignore_errors=True)
+        filter_items(folders[REFINED], halves[SELECTED], filters=_HALF, random_dir=halves[AT_RANDOM])
     return folders | halves
 
 
-def _make(pipe: Any, recipes: Mapping[str, Recipe], folders: Mapping[str, Path], progress: Progress) -> None:
-    there = {name: set(look(folder, Shard()).units) for name, folder in folders.items()}
+def _make(pipe: Any, recipes: Mapping[str, Recipe], folders: Mapping[str, Path], jobs: int, progress: Progress) -> None:
+    """Make what is missing; each of several processes makes every so many-th unit."""
     first = recipes[REFINED]
-    prompts, number = prompts_of(first), first.data.number
-    model = load_model(first, pipe=pipe, progress=no_progress)
-    vocabularies = {name: vocabulary_of(recipe) for name, recipe in recipes.items()}
+    number, there = first.data.number, _done(folders)
+    facts = load_model(first, pipe=pipe, progress=no_progress).facts()
     abouts = {
-        name: begin(folder, recipes[name], model.facts(), vocabularies[name].hashes())
+        name: begin(folder, recipes[name], facts, vocabulary_of(recipes[name]).hashes())
         for name, folder in folders.items()
     }
+    if jobs == 1:
+        make_part(recipes, folders, Shard(), pipe=pipe, progress=progress)
+    elif len(there) < number:
+        calls = [(recipes, folders, Shard(part, jobs)) for part in range(1, jobs + 1)]
+        for _ in in_processes(make_part, calls, lambda: progress("generating", len(_done(folders)), number)):
+            pass
+    for name, folder in folders.items():
+        finish(folder, recipes[name], abouts[name])
+
+
+def _done(folders: Mapping[str, Path]) -> set[int]:
+    """Items that all data sets have."""
+    return set.intersection(*({int(path.stem) for path in item_files(folder)} for folder in folders.values()))
+
+
+def make_part(
+    recipes: Mapping[str, Recipe],
+    folders: Mapping[str, Path],
+    shard: Shard,
+    *,
+    pipe: Any = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Make the missing items of a shard's units.
+
+    Args:
+        recipes: Recipe of each data set.
+        folders: Folder of each data set; it is begun.
+        shard: The units to make.
+        pipe: The model; by default the recipe's.
+        progress: Called after each unit.
+    """
+    there = {name: set(look(folder, shard).units) for name, folder in folders.items()}
+    first = recipes[REFINED]
+    prompts, number = prompts_of(first), first.data.number
+    units = units_of(number, first.model.batch, set.intersection(*there.values()))
+    units = [unit for unit in units if shard.has(unit.number)]
+    if not units:
+        return
+    model = load_model(first, pipe=pipe, progress=no_progress)
+    vocabularies = {name: vocabulary_of(recipe) for name, recipe in recipes.items()}
     with ExitStack() as stack:
-        stores = {name: stack.enter_context(store_in(folder, MANIFEST)) for name, folder in folders.items()}
-        for unit in units_of(number, first.model.batch, set.intersection(*there.values())):
+        stores = {name: stack.enter_context(store_in(folder, shard.manifest)) for name, folder in folders.items()}
+        for unit in units:
             progress("generating", unit.indices[0], number)
             items = [prompts[index] for index in unit.indices]
             traces = model.run(items)
@@ -125,8 +166,6 @@ def _make(pipe: Any, recipes: Mapping[str, Recipe], folders: Mapping[str, Path],
                     if one.index not in there[name]:
                         made = truth if name == ORACLE else annotated(trace, one, vocabularies[name], recipe)
                         stores[name].keep(one, unit.number, trace.image_png or b"", made)
-    for name, folder in folders.items():
-        finish(folder, recipes[name], abouts[name])
 
 
 def oracle_masks(items: Sequence[PlannedItem], traces: Sequence[Trace]) -> list[Annotated]:
@@ -140,23 +179,3 @@ def oracle_masks(items: Sequence[PlannedItem], traces: Sequence[Trace]) -> list[
         areas = {name: round(float((labels == number).mean()), 6) for name, number in named.items()}
         found.append(Annotated(labels, areas, round(float((labels == IGNORE).mean()), 6), {}, hash_of(image)))
     return found
-
-
-def _halve(folder: Path, halves: Mapping[str, Path]) -> None:
-    """Write the half whose masks refinement and CRF changed least, class by class, and as many at random."""
-    for half in halves.values():
-        shutil.rmtree(half, ignore_errors=True)
-    filter_items(folder, halves[SELECTED], filters=_half_of(read(folder).items), random_dir=halves[AT_RANDOM])
-
-
-def _half_of(items: Sequence[Item]) -> FilterSection:
-    """Return the filter with the highest quantile of each class's scores that leaves at least half of the items."""
-    wanted = (len(items) + 1) // 2
-    for quantile in np.linspace(1, 0, _QUANTILES, endpoint=False):
-        filters = FilterSection(least_unrefined_quantile=float(quantile), least_grey=0.0, empty=True)
-        try:
-            if len(kept_by(items, filters).items) >= wanted:
-                return filters
-        except DatasetError:  # none is left
-            continue
-    return FilterSection(least_grey=0.0, empty=True)

@@ -119,13 +119,30 @@ def _number(item: Item, name: str) -> float:
 
 
 def _by_quantile(items: Sequence[Item], score: str, low: float) -> list[Item]:
-    """Return the items whose classes all score at least as a quantile of all scores of their class."""
+    """Return the items at or above a quantile of the items with as many classes.
+
+    A score counts as its rank among those of its class, and an item as its worst class. Items with few classes would
+    win if all items were compared, and data with few objects in a picture teach less.
+    """
+    ranks = _ranks(items, score)
+    worst = [min(ranks[name][value] for name, value in _score(item, score).items()) for item in items]
+    groups: dict[int, list[float]] = {}
+    for item, rank in zip(items, worst, strict=True):
+        groups.setdefault(len(item.classes), []).append(rank)
+    least = {count: np.quantile(found, low) for count, found in groups.items()}
+    return [item for item, rank in zip(items, worst, strict=True) if rank >= least[len(item.classes)]]
+
+
+def _ranks(items: Sequence[Item], score: str) -> dict[str, dict[float, float]]:
+    """Return for each class and each value of a score the share of the class's values that are not above it."""
     values: dict[str, list[float]] = {}
     for item in items:
         for name, value in _score(item, score).items():
             values.setdefault(name, []).append(value)
-    least = {name: np.quantile(found, low) for name, found in values.items()}
-    return [item for item in items if all(value >= least[name] for name, value in _score(item, score).items())]
+    return {
+        name: dict(zip(sorted(found), np.arange(1, len(found) + 1) / len(found), strict=True))
+        for name, found in values.items()
+    }
 
 
 def _by_area(items: Sequence[Item], low: float, high: float) -> list[Item]:

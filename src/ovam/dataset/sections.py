@@ -168,7 +168,9 @@ class FilterSection:
         most=1,
     )
     least_unrefined_quantile: float = option(
-        0.0, "Items below this quantile of their class's unrefined scores are taken out.", most=1
+        0.0,
+        "Of the items with as many classes, those below this quantile of the unrefined score are taken out.",
+        most=1,
     )
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
     least_vote: float = option(0.0, "Least IoU of all masks of one picture that `votes` made.", most=1)
@@ -176,7 +178,7 @@ class FilterSection:
         0.0, "Least probability of each class by CLIP, which `ovam dataset score` computes.", most=1
     )
     least_clip_quantile: float = option(
-        0.0, "Items below this quantile of their class's CLIP scores are taken out.", most=1
+        0.0, "Of the items with as many classes, those below this quantile of the CLIP score are taken out.", most=1
     )
     most_ignored: float = option(1.0, "Largest share of the pixels that may be undecided.", most=1)
     duplicates: int = option(
