@@ -572,20 +572,42 @@ def test_filters_keep_what_their_scores_allow(whole, tmp_path):
     kept = kept_by(items, FilterSection(least_unrefined=level, empty=True))
     assert [item.index for item in kept.items] == [i for i, share in enumerate(shares) if share >= level]
     assert 0 < len(kept.items) < 7
-    values = {name: [i.scores["unrefined"][name] for i in items if name in i.classes] for name in ("dog", "cat", "car")}
-    kept = kept_by(items, FilterSection(least_unrefined_quantile=0.4, empty=True))
-    assert [item.index for item in kept.items] == [
-        item.index
-        for item in items
-        if all(value >= np.quantile(values[name], 0.4) for name, value in item.scores["unrefined"].items())
-    ]
-    assert 0 < kept.dropped["unrefined_quantile"] < 7
     middle = kept_by(items, FilterSection(least_area_quantile=0.2, most_area_quantile=0.8))
     assert 0 < len(middle.items) < 7
     with pytest.raises(DatasetError, match="no item is left of 7; taken out: least_stability 7"):
         kept_by(items, FilterSection(least_stability=1.0))
     with pytest.raises(DatasetError, match="no score 'agreement'"):
         kept_by(items, FilterSection(least_agreement=0.5))
+
+
+def test_a_quantile_keeps_as_many_items_of_each_number_of_classes(whole):
+    items = list(read(whole).items)
+    pair = next(item for item in items if len(item.classes) > 1)
+    alone = next(item for item in items if len(item.classes) == 1)
+    (first, second), random = pair.classes, np.random.default_rng(0)
+
+    def with_scores(item, index, **shares):
+        return replace(item, index=index, classes=tuple(shares), scores={**item.scores, "unrefined": shares})
+
+    items = [
+        with_scores(pair, index, **{first: random.random(), second: random.random()})
+        if index % 3
+        else with_scores(alone, index, **{first: random.random()})
+        for index in range(30)
+    ]
+    kept = kept_by(items, FilterSection(least_unrefined_quantile=0.6, empty=True, least_grey=0))
+    assert [len(item.classes) for item in kept.items].count(1) == 4  # of 10
+    assert [len(item.classes) for item in kept.items].count(2) == 8  # of 20
+    assert kept.dropped == {"unrefined_quantile": 18}
+    values = {name: [i.scores["unrefined"][name] for i in items if name in i.classes] for name in pair.classes}
+
+    def worst(item):
+        shares = item.scores["unrefined"]
+        return min(sum(other <= value for other in values[name]) / len(values[name]) for name, value in shares.items())
+
+    for count in (1, 2):
+        out = [worst(item) for item in items if len(item.classes) == count and item not in kept.items]
+        assert max(out) < min(worst(item) for item in kept.items if len(item.classes) == count)
 
 
 def test_a_view_is_a_data_set(whole, tmp_path):
