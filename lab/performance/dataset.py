@@ -29,7 +29,7 @@ from ovam.dataset.work import Run, make_units
 from ovam.models import load, model_hash
 from ovam.progress import no_progress
 
-NUMBER, BATCH, STEPS = 24, 8, 30
+NUMBER, BATCH, STEPS = 72, 8, 30
 FULL_NUMBER, FULL_BATCH, FULL_STEPS = 1, 1, 5
 MANY, MANY_STEPS, EVERY = 500, 2, 50
 GENERATE, CRF, PLAIN = "generate", "generate, with a CRF", "plain"

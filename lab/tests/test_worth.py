@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +35,7 @@ from lab.training.study import (
 from ovam.dataset.checking import check
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import Shard
+from ovam.dataset.model import Model
 from ovam.dataset.recipe import recipe_of
 from ovam.mini.scenes import CLASSES, LABELS
 from ovam.pictures import palette_png
@@ -112,16 +112,15 @@ def test_pictures_are_the_same_and_masks_are_not(generated):
     masks = {name: [item.mask_sha256 for item in data[name].items] for name in MASKS}
     assert masks[WORDS] != masks[REFINED]
     assert masks[WORDS] != masks[ORACLE]
-    groups = Counter(len(item.classes) for item in data[REFINED].items)
-    half = sum(-(-count // 2) for count in groups.values())  # rounded up in each group
-    assert len(data[SELECTED].items) == len(data[AT_RANDOM].items) == half == 3
-    assert data[SELECTED].about.view["filters"]["least_unrefined_quantile"] == 0.5
+    assert len(data[SELECTED].items) == len(data[AT_RANDOM].items) == 2
+    filters = data[SELECTED].about.view["filters"]
+    assert filters["least_unrefined_quantile"] == filters["least_clip_quantile"] == pytest.approx(1 - 0.5**0.5)
 
 
 def test_masks_are_judged_by_the_oracles_on_pixels_that_both_decide(generated):
     _, _, sets = generated
     found = {line["set"]: line for line in quality(sets, (WORDS, REFINED, SELECTED))}
-    assert [line["pictures"] for line in found.values()] == [4, 4, 3]
+    assert [line["pictures"] for line in found.values()] == [4, 4, 2]
     pairs = [
         (one.labels(), other.labels())
         for one, other in zip(read(sets[REFINED]).items, read(sets[ORACLE]).items, strict=True)
@@ -162,24 +161,15 @@ def test_a_score_that_is_the_iou_with_the_oracles_ranks_perfectly(generated, tmp
     found = ranked({REFINED: mask_set, ORACLE: truth_set}, REFINED)
     assert found["unrefined"] == pytest.approx(1)
     assert found["stability"] == pytest.approx(-1)
-    assert set(found) == {"presence", "confidence", "stability", "unrefined"}
+    assert set(found) == {"presence", "confidence", "stability", "unrefined", "clip"}
 
 
 def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):
     study, pipe, sets = generated
     before = {path: path.read_bytes() for name in MASKS for path in sets[name].rglob("*") if path.is_file()}
     (sets[TOKENS] / "items" / "000003.json").unlink()
-    made, run = [], synthetic.load_model
-
-    def watched(*given, **options):
-        model = run(*given, **options)
-        whole = type(model).run
-        monkeypatch.setattr(
-            type(model), "run", lambda self, some: made.extend(one.index for one in some) or whole(self, some)
-        )
-        return model
-
-    monkeypatch.setattr(synthetic, "load_model", watched)
+    made, run = [], Model.run
+    monkeypatch.setattr(Model, "run", lambda self, some: made.extend(one.index for one in some) or run(self, some))
     assert synthetic.synthetic_sets(pipe, study, "tiny", []) == sets
     assert made == [2, 3]
     assert {path: path.read_bytes() for name in MASKS for path in sets[name].rglob("*") if path.is_file()} == before

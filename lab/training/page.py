@@ -22,7 +22,8 @@ the same learning rate ({rate:g}), augmentations and seeds ({seeds}). The step i
 scenes. Generated rows have the same {pictures} pictures, made with a guidance of
 {guidance:g}, and differ in their masks: from maps of words, from maps of
 tokens, from these refined and with a CRF, where pixels that these two changed are undecided, and from the oracles. The
-selected half has the masks that refinement and CRF changed least, class by class.
+selected half is what two filters leave: the pictures that show what their prompt names, as mini's CLIP says, and whose
+masks refinement and CRF changed little.
 
 Figures are points of mIoU with the background, as Pascal VOC counts: pooled per class over {tested} scenes, then the
 mean over classes. "Real labels" is the number of annotated scenes behind a row. Tokens are fitted on one annotated

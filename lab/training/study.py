@@ -10,8 +10,8 @@ MASKS = (WORDS, TOKENS, REFINED, ORACLE)
 a CRF, and networks that were trained on exact masks."""
 
 SELECTED, AT_RANDOM = "selected half", "random half"
-"""Halves of the pictures with refined masks: those whose masks refinement and CRF changed least among pictures with as
-many classes, and any."""
+"""Halves of the pictures with refined masks: those that two filters leave, by CLIP and by the changes of refinement and
+CRF, and any."""
 
 TEST, DOMAIN_B = "test", "domain b"
 SETS = (TEST, DOMAIN_B)

@@ -23,6 +23,7 @@ from ovam.dataset.model import load_model
 from ovam.dataset.names import item_files
 from ovam.dataset.prompts import PlannedItem, prompts_of
 from ovam.dataset.recipe import Recipe, recipe_of
+from ovam.dataset.scoring import score
 from ovam.dataset.sections import FilterSection
 from ovam.dataset.store import store_in
 from ovam.dataset.units import units_of
@@ -36,8 +37,11 @@ from ovam.progress import Progress, no_progress
 from ovam.trace.trace import Trace
 
 PLACES = ("grass", "sand", "water", "snow", "road", "floor")
-_HALF = FilterSection(least_unrefined_quantile=0.5, least_grey=0.0, empty=True)
-"""The filter that leaves the half of the pictures whose masks refinement and CRF changed least."""
+_EACH = 1 - 0.5**0.5
+"""Share that each of two filters takes out to leave half."""
+_HALF = FilterSection(least_unrefined_quantile=_EACH, least_clip_quantile=_EACH, least_grey=0.0, empty=True)
+"""The filter that leaves half of the pictures: those that show what their prompt names, as mini's CLIP says, and whose
+masks refinement and CRF changed little."""
 _CODE = ("ovam.dataset", "ovam.maps", "ovam.masks", "ovam.refine", "ovam.tokens", "ovam.tracing", "ovam.backbones")
 
 
@@ -99,6 +103,7 @@ def synthetic_sets(
     if not all(folder.is_dir() for folder in halves.values()):
         for half in halves.values():
             shutil.rmtree(half, ignore_errors=True)
+        score(folders[REFINED], "mini")
         filter_items(folders[REFINED], halves[SELECTED], filters=_HALF, random_dir=halves[AT_RANDOM])
     return folders | halves
 
