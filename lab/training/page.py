@@ -17,18 +17,24 @@ Written by `{command}`, model {model}, ovam {version}.
 
 A small UPerNet on a ResNet ({parameters}), with random weights at first, learns classes of Pascal VOC from rendered
 scenes ("real"), from pictures that the model generated, or from both, half of each batch from each.
-All rows have the same {steps} steps of {batch_size} pictures,
-the same learning rate ({rate:g}), augmentations and seeds ({seeds}). The step is chosen on {validation} validation
-scenes. Generated rows have the same {pictures} pictures, made with a guidance of
-{guidance:g}, and differ in their masks: from maps of words, from maps of
-tokens, from these refined and with a CRF, where pixels that these two changed are undecided, and from the oracles. The
-selected half is what two filters leave: the pictures that show what their prompt names, as mini's CLIP says, and whose
-masks refinement and CRF changed little.
+All rows have the same {steps} steps of {batch_size} pictures, the same learning rate ({rate:g}), augmentations and
+seeds ({seeds}). The step is chosen on {validation} validation scenes.
 
-Figures are points of mIoU with the background, as Pascal VOC counts: pooled per class over {tested} scenes, then the
-mean over classes. "Real labels" is the number of annotated scenes behind a row. Tokens are fitted on one annotated
-scene of each class, and these are the first among the real scenes. The oracles were trained on far more scenes than any
-row. Brackets: the worst and the best seed.
+Generated rows have the same {pictures} pictures, made with guidance scale {guidance:g}. They differ in their masks:
+
+- *words*, *tokens*: from maps of words or of optimised tokens, without refinement;
+- *refined*: from the same tokens, with refinement and a CRF; pixels that these two changed are undecided;
+- *oracle*: from two segmentation networks that were trained on exact masks of far more scenes than any row here; pixels
+  on which the two differ are undecided;
+- *selected half*: about half of the pictures of *refined*. Two filters choose them: by mini's CLIP score, and by how
+  little refinement and CRF changed the masks;
+- *random half*: as many, chosen at random.
+
+Figures are points of mIoU with the background: the IoU of each class over {tested} scenes together, then the mean over
+classes. *Domain b* is a second test set, with scenes in another style. "Real labels" is the number of annotated
+training scenes that a row needs; the validation scenes are not counted. Tokens are fitted on one annotated scene of
+each class; these scenes are the first of the real ones. Figures are means over the seeds; brackets give the worst and
+the best seed.
 """
 
 
@@ -45,20 +51,21 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         "## The masks",
         "",
-        "Compared with the oracles' masks of the same pictures. Pixels that are undecided in at least one of the two "
-        "do not count; in refined masks these are the doubtful ones, which alone raises their figure.",
+        "Compared with the oracles' masks of the same pictures. Pixels that are undecided in either mask do not count. "
+        "In refined masks many wrong pixels are undecided, and this alone raises their mIoU.",
         "",
         _masks(found),
         "",
-        "Which score of an item tells best that its refined masks are good? Rank correlation with the IoU of a class's "
-        "mask and the oracles' mask:",
+        "Which score predicts best how good a refined mask is? Rank correlation of each score with the IoU between "
+        "the refined mask and the oracles' mask of a class:",
         "",
         _scores(found),
         "",
         "## Bars",
         "",
-        "Brackets hold 95 % bounds over the test pictures, of the means over the seeds. Masks are made with the "
-        "product's defaults; nothing was chosen on these scenes.",
+        "Figures are computed from the means over the seeds. Brackets are 95 % bootstrap intervals over the test "
+        "pictures. A bar is passed if the figure reaches it, even if the interval reaches below. Refinement and CRF "
+        "have their default settings. No option was chosen on the test scenes.",
         "",
         _bars(found),
         "",
@@ -66,9 +73,10 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         _limits(found),
         "",
-        "## Others",
+        "## Published figures",
         "",
-        f"The paper's data is said to add up to {paper.CLAIM} points to real data. Here, by the number of real scenes:",
+        f"A summary of the paper says that its generated data adds up to {paper.CLAIM} points to real data. Its "
+        "released code has no training, so this can't be checked. Here *refined* adds, by the number of real scenes:",
         "",
         _gains(found),
         "",
@@ -142,9 +150,9 @@ def _limits(found: Mapping[str, Any]) -> str:
         for name in SETS
     ]
     text = (
-        f"From refined masks to {real} it is two steps. The masks have errors: the first column is what the oracles' "
-        "masks add on the same pictures. And the pictures are not the scenes: the second column is how far the "
-        f"oracles' row is below {real}.\n\n"
+        f'The difference between the rows refined and {real} has two parts. First, the masks have errors: "masks cost" '
+        "is how much the oracles' masks gain on the same pictures. Second, generated pictures differ from real scenes: "
+        f'"pictures cost" is how far the oracle row is below {real}.\n\n'
     )
     return text + table(["scenes", "masks cost", "pictures cost"], rows)
 
@@ -160,6 +168,5 @@ def _gains(found: Mapping[str, Any]) -> str:
 
 def _foot(about: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['date']}, {about['processor']}, {about['threads']} threads, {versions}. All numbers: `training.json`."
-    )
+    threads = f"threads of each process: {about['threads']}"
+    return f"{about['date']}, {about['processor']}, {threads}, {versions}. All numbers: `training.json`."

@@ -47,13 +47,16 @@ def new(
 @taking(flags=FLAGS)
 def plan(
     recipe: RecipeFile = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Make a few images, to measure the time.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Make one unit of images in a temporary folder, to measure time and bytes."),
+    ] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
     *,
     flags: Mapping[str, Any],
 ) -> None:
-    """Show how many images, units, bytes and, with --measure, hours a recipe needs, and its first prompts."""
+    """Show how many images, units and bytes a recipe needs, and its first prompts; with --measure also the time."""
     from ovam.commands.dataset import recipe_for
 
     full_recipe = recipe_for(recipe, flags)
@@ -114,7 +117,7 @@ def score(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Score each picture's classes by CLIP, for `filter --least-clip`. A run that was stopped goes on."""
+    """Score each picture's classes by CLIP, for filters by CLIP. The same command continues a stopped run."""
     with running() as progress:
         from ovam.dataset.scoring import score as run
 
@@ -138,7 +141,10 @@ def filter_(
     *,
     flags: Mapping[str, Any],
 ) -> None:
-    """Write a view: the items that filters leave. Without flags, the filters are those of the recipe."""
+    """Write a view: a folder with the items that pass the filters.
+
+    The filters are those of the recipe; each flag overrides one of them.
+    """
     with running() as progress:
         from dataclasses import replace
 

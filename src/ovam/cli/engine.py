@@ -25,7 +25,8 @@ Workers = Annotated[
         min=1,
         max=MOST_WORKERS,
         metavar="<int>",
-        help="With ray: number of processes, each with the model; by default one for each GPU, or as the cores allow.",
+        help="With ray: number of processes, each with the model; by default one for each GPU, or on the CPU the cores "
+        "divided by the threads of each (one, unless OMP_NUM_THREADS is set).",
     ),
 ]
 RayAddress = Annotated[

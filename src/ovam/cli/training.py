@@ -68,7 +68,7 @@ def train(
         typer.Option(
             min=32,
             max=4096,
-            help="Side of training squares, and short side of pictures to predict, in pixels.",
+            help="Side of the training squares, and short side of the pictures to label, in pixels; a multiple of 32.",
             show_default="the pictures' median, at most 512",
             metavar="<int>",
         ),
@@ -89,7 +89,12 @@ def train(
         Precision, typer.Option(help="Type to calculate in; auto is bfloat16 on GPUs that have it.")
     ] = Precision.auto,
     device: Annotated[
-        str | None, typer.Option(help="cpu, or a GPU if left out.", show_default="GPU", callback=inputs.device)
+        str | None,
+        typer.Option(
+            help="Only cpu; CUDA_VISIBLE_DEVICES chooses a GPU.",
+            show_default="a GPU if there is one",
+            callback=inputs.device,
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=1000, help="Processes that read pictures.", metavar="<int>")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=_SEEDS, help="Seed of weights and order.", metavar="<int>")] = 0,

@@ -60,7 +60,7 @@ def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> t
         else:
             raise RecipeError(
                 f"{where}: {caption.text[:60]!r} names no class: expected a word of one of {_some(classes)}; "
-                'without_class = "skip" leaves such captions out'
+                'without_class="skip" leaves such captions out'
             )
     if not captions:
         raise RecipeError(

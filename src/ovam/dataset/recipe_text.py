@@ -9,7 +9,7 @@ from ovam.dataset.fields import info_of
 from ovam.dataset.recipe import SECTIONS, Recipe
 
 _HEAD = """# What `ovam dataset generate` makes. A line that is left out has the value that stands here.
-# Prompt, seed and split of an image follow from this file and the image's number alone.
+# Prompt, seed and first split of an image follow from this file and the image's number alone.
 """
 
 

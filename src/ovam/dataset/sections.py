@@ -127,8 +127,8 @@ class MaskSection:
     ignore: float = option(0.0, "Pixels whose best score is nearer than this to the background's are 255.", most=0.499)
     ignore_changed: bool = option(
         True,
-        "Whether pixels whose class refinement and CRF changed are 255, undecided; false gives whole masks, as COCO, "
-        "panoptic and YOLO exports need them.",
+        "Whether pixels whose class refinement or CRF changed are 255, undecided. With false, masks are whole; that is "
+        "better for COCO, panoptic and YOLO exports, where undecided pixels become background.",
     )
     presence: float = option(0.0, "Classes with less presence get no pixels.", most=0.999)
     min_area: int = option(0, "Pieces with fewer pixels are removed.", most=_MANY_PIXELS)
@@ -169,16 +169,22 @@ class FilterSection:
     )
     least_unrefined_quantile: float = option(
         0.0,
-        "Of the items with as many classes, those below this quantile of the unrefined score are taken out.",
+        "Share of the items to take out: those with the lowest unrefined scores, separately for items with one class, "
+        "with two and so on.",
         most=1,
     )
     least_agreement: float = option(0.0, "Least IoU of the masks of word and token.", most=1)
-    least_vote: float = option(0.0, "Least IoU of all masks of one picture that `votes` made.", most=1)
+    least_vote: float = option(
+        0.0, "Least share of a class's pixels on which all masks of a picture agree; needs `votes`.", most=1
+    )
     least_clip: float = option(
         0.0, "Least probability of each class by CLIP, which `ovam dataset score` computes.", most=1
     )
     least_clip_quantile: float = option(
-        0.0, "Of the items with as many classes, those below this quantile of the CLIP score are taken out.", most=1
+        0.0,
+        "Share of the items to take out: those with the lowest CLIP scores, separately for items with one class, with "
+        "two and so on.",
+        most=1,
     )
     most_ignored: float = option(1.0, "Largest share of the pixels that may be undecided.", most=1)
     duplicates: int = option(
@@ -209,7 +215,10 @@ class SplitSection:
     validation: float = option(0.1, "Weight of the validation split.", most=1e6)
     test: float = option(0.0, "Weight of the test split.", most=1e6)
     split_distance: int = option(
-        6, "Pictures whose hashes differ in at most this many of 128 bits share a split; -1: none.", least=-1, most=32
+        6,
+        "Pictures whose hashes differ in at most this many of 128 bits share a split; -1 turns this off.",
+        least=-1,
+        most=32,
     )
 
     def __post_init__(self) -> None:

@@ -62,7 +62,9 @@ def train(
     progress = progress if is_main() else no_progress
     check_arch(options.arch)
     if device not in (None, "cpu"):
-        raise OptionError(f"device={device!r}: expected 'cpu', or None for a GPU; choose one by CUDA_VISIBLE_DEVICES")
+        raise OptionError(
+            f"device={device!r}: expected 'cpu', or no device for a GPU; choose one by CUDA_VISIBLE_DEVICES"
+        )
     if resume:
         _check_begun(folder)
     sources = read_sources(data, val, progress)

@@ -108,7 +108,7 @@ def _sent(folder: Path, address: str, progress: Progress) -> None:
         system, path = fsspec.url_to_fs(address)
     except ImportError as error:
         raise MissingPackageError(
-            f"{address} can't be written to ({error}), fsspec is no part of ovam: pip install 'ovam[data]'"
+            f"{address} can't be written to ({error}), install 'ovam[data]' and the package named here"
         ) from error
     except ValueError as error:
         raise DatasetError(f"{address} can't be written to ({error}): expected an address that fsspec knows") from error
