@@ -1,8 +1,10 @@
 """Run calls in processes of their own, with one thread each: on small models threads of one process gain little."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 from ovam.cli.terminal import quiet
@@ -24,7 +26,7 @@ def in_processes(
         meanwhile: Called every second.
         jobs: Number of processes; by default as many as calls.
     """
-    with ProcessPoolExecutor(jobs or len(calls), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs or len(calls), get_context("spawn"), _end_with_parent) as pool:
         numbers = {pool.submit(_alone, work, *given): number for number, given in enumerate(calls)}
         left = set(numbers)
         try:
@@ -35,6 +37,18 @@ def in_processes(
                     yield numbers[one], one.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that began it is killed; it would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait_for_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait_for_it, daemon=True).start()
 
 
 def _alone(work: Callable[..., Any], *given: Any) -> Any:
