@@ -36,7 +36,7 @@ def palette(mask):
 def dataset(folder, count, *, seed=0, classes=None, splits=("train",), size=(48, 48)):
     """Write a data set in the project's own layout."""
     named = classes or CLASSES
-    rng = np.random.default_rng(seed)
+    rng, first, rows = np.random.default_rng(seed), next(iter(named.values())), []
     for name in ("images", "masks", "items"):
         (folder / name).mkdir(parents=True)
     for i in range(count):
@@ -47,17 +47,20 @@ def dataset(folder, count, *, seed=0, classes=None, splits=("train",), size=(48,
             "index": i,
             "unit": 0,
             "seed": i,
-            "prompt": "a disc",
-            "classes": ["disc"],
+            "prompt": f"a {first}",
+            "classes": [first],
             "split": splits[i % len(splits)],
             "image": {"file": f"images/{i:06d}.png", "sha256": "0" * 64},
             "mask": {"file": f"masks/{i:06d}.png", "sha256": "0" * 64},
-            "areas": {},
+            "areas": {first: 0.1},
             "ignored": 0.0,
             "scores": {},
             "hash": "0" * 32,
         }
         (folder / "items" / f"{i:06d}.json").write_text(json.dumps(item))
+        files = {"file_name": item["image"]["file"], "mask_file_name": item["mask"]["file"]}
+        rows.append(json.dumps({**files, "split": item["split"], "index": i}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(rows))
     about = {"format": 1, "name": "shapes", "ovam": "0", "recipe": "", "ignore": 255, "size": list(size)}
     about["model"] = {"name": "none", "hash": ""}
     about["classes"] = [{"id": i, "name": name, "words": [name], "against": []} for i, name in named.items()]

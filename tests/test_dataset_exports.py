@@ -246,3 +246,18 @@ def test_what_can_not_be_exported_is_told(data, tmp_path, monkeypatch):
     assert_fails(
         call("dataset", "export", tmp_path, "--format", "voc", "--output-dir", tmp_path / "out"), "is no data set"
     )
+
+
+@pytest.mark.parametrize("address", ["data://x", "zip://x", "reference://x", "nothing://x"])
+def test_addresses_that_can_not_be_written_to_are_named(address, data, tmp_path):
+    with pytest.raises(DatasetError, match=f"{address} can't be written to"):
+        export(data.folder, address, "coco")
+
+
+def test_yolo_s_table_stands_for_its_own_folder(data, tmp_path):
+    """Ultralytics takes a relative `path` from where it is run; without one it takes the folder of the file."""
+    export(data.folder, tmp_path / "yolo", "yolo")
+    table = (tmp_path / "yolo" / "data.yaml").read_text().splitlines()
+    assert not any(line.startswith("path:") for line in table)
+    for line in table[:2]:
+        assert (tmp_path / "yolo" / line.partition(": ")[2]).is_dir()

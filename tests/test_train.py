@@ -383,3 +383,8 @@ class TestCommand:
         other = labelled.dataset(tmp_path / "other", 1, classes={1: "disc", 2: "cube"})
         with pytest.raises(DatasetError, match=r"only in .*real: square; only in .*other: cube"):
             train([(here / "real", 1), (other, 1)], here / "val", tmp_path / "out")
+
+    def test_the_model_does_not_go_among_its_data(self, here, tmp_path):
+        data = labelled.dataset(tmp_path / "data", 2, seed=4)
+        with pytest.raises(OptionError, match=r"is the data set .*data: expected a folder of the model's own"):
+            train([(here / "real", 1), (data, 1)], here / "val", data)

@@ -1,6 +1,8 @@
 """Data of a training: reading, classes, mixing, augmentation."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +71,26 @@ class TestFolders:
             assert first.classes == second.classes
             masks = [[read_mask(mask) for _, mask in each.pairs] for each in (first, second)]
             np.testing.assert_array_equal(*masks)
+
+    @pytest.mark.parametrize("labels", [["disc"], {"x": "disc"}, {"-1": "disc"}, None])
+    def test_names_that_are_not_by_id_are_named(self, tmp_path, labels):
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "names.json").write_text(json.dumps({"labels": labels}))
+        with pytest.raises(DatasetError, match=r"names\.json: labels=.*expected names by id"):
+            read_labelled(tmp_path, "train")
+
+    @pytest.mark.parametrize("name", ["labels.txt", "labelmap.txt", "ImageSets/Segmentation/train.txt"])
+    def test_lists_that_are_no_text_are_named(self, tmp_path, name):
+        folder = labelled.voc(tmp_path / "voc", {"train": 1})
+        (folder / name).write_bytes(b"\xff\xfe1 disc")
+        with pytest.raises(DatasetError, match=f"{name} can't be read .*not UTF-8"):
+            read_labelled(folder, "train")
+
+    def test_a_data_set_that_is_not_finished_is_refused(self, tmp_path):
+        folder = labelled.dataset(tmp_path / "own", 2)
+        (folder / "metadata.jsonl").unlink()
+        with pytest.raises(DatasetError, match="its run is not finished"):
+            read_labelled(folder, "train")
 
     def test_scenes(self, tmp_path):
         image, mask = labelled.pair(rng(), (1, 2))
@@ -160,7 +182,7 @@ class TestSurvey:
             survey(found, Classes.of(found.classes))
 
     def test_no_labelled_pixel(self, tmp_path):
-        folder, val = labelled.dataset(tmp_path / "own", 2), labelled.dataset(tmp_path / "val", 2)
+        folder, val = labelled.dataset(tmp_path / "own", 2), labelled.dataset(tmp_path / "val", 2, seed=9)
         for mask in (val / "masks").iterdir():
             Image.fromarray(np.full((48, 48), 255, np.uint8)).save(mask)
         with pytest.raises(DatasetError, match="no labelled pixel in 2 masks"):
@@ -170,8 +192,22 @@ class TestSurvey:
         with pytest.raises(DatasetError, match="2 of 2 validation pictures are trained on"):
             self.sources(labelled.dataset(tmp_path / "own", 2))
 
+    def test_copies_and_links_of_validation_pictures_are_not_trained_on(self, tmp_path):
+        folder, val = labelled.dataset(tmp_path / "own", 3), labelled.dataset(tmp_path / "val", 3, seed=9)
+        self.sources(folder, val=val)
+        for name, place in ((shutil.copyfile, "000001.png"), (os.link, "000002.png")):
+            (folder / "images" / place).unlink()
+            name(val / "images" / "000000.png", folder / "images" / place)
+            with pytest.raises(DatasetError, match=r"1 of 3 validation pictures are trained on, first .*000000\.png"):
+                self.sources(folder, val=val)
+            (folder / "images" / place).unlink()
+            labelled.pair(rng(5), [1, 2])[0].save(folder / "images" / place)
+
     def test_usual_size(self, tmp_path):
-        folder, val = labelled.dataset(tmp_path / "own", 2, size=(70, 90)), labelled.dataset(tmp_path / "val", 1)
+        folder, val = (
+            labelled.dataset(tmp_path / "own", 2, size=(70, 90)),
+            labelled.dataset(tmp_path / "val", 1, seed=9),
+        )
         assert self.sources(folder, val=val).usual_size == 64
 
     def test_weights(self, tmp_path):

@@ -21,10 +21,12 @@ class Caption:
     Attributes:
         text: The prompt.
         words: For each class that it names, in the order of the recipe's classes, the word that it uses.
+        until: Number of letters up to the end of these words.
     """
 
     text: str
     words: Mapping[str, str]
+    until: int = 0
 
 
 def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> tuple[Caption, ...]:
@@ -49,10 +51,10 @@ def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> t
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise RecipeError(f"{path} can't be read ({reason}): expected a file of captions") from error
     kinds = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".json": _coco_rows}
-    patterns = [(one, _pattern(one.words)) for one in classes]
+    names = _Names.of(classes)
     captions, skipped = list[Caption](), 0
     for where, row in kinds.get(path.suffix.lower(), _text_rows)(path, text):
-        caption = _caption(row, where, patterns)
+        caption = _caption(row, where, names)
         if caption.words:
             captions.append(caption)
         elif skip:
@@ -74,31 +76,60 @@ def _some(classes: Sequence[ClassEntry]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern of the words, as whole words, also in the plural; longer words come first."""
-    texts = sorted(words, key=len, reverse=True)
-    joined = "|".join(rf"{re.escape(word)}(?:e?s)?" for word in texts)
-    return re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE)
+@dataclass(frozen=True)
+class _Names:
+    """The words of all classes, as one pattern: a "hot dog" is no dog.
+
+    Attributes:
+        classes: Names of the classes.
+        owners: Class of each group of the pattern.
+        pattern: Whole words, also in the plural; longer words come first.
+    """
+
+    classes: tuple[str, ...]
+    owners: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+    @staticmethod
+    def of(classes: Sequence[ClassEntry]) -> "_Names":
+        """Return the words of classes."""
+        pairs = [(word, one.name) for one in classes for word in one.words]
+        pairs.sort(key=lambda pair: len(pair[0]), reverse=True)
+        joined = "|".join(rf"({re.escape(word)}(?:e?s)?)" for word, _ in pairs)
+        pattern = re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE)
+        return _Names(tuple(one.name for one in classes), tuple(name for _, name in pairs), pattern)
+
+    def named_in(self, text: str) -> dict[str, re.Match[str]]:
+        """Return for each class that a text names, in the order of the classes, where it does so first."""
+        found = dict[str, re.Match[str]]()
+        for match in self.pattern.finditer(text):
+            assert match.lastindex is not None
+            found.setdefault(self.owners[match.lastindex - 1], match)
+        return {name: found[name] for name in self.classes if name in found}
 
 
-def _caption(row: Mapping[str, Any], where: str, patterns: Sequence[tuple[ClassEntry, re.Pattern[str]]]) -> Caption:
+def _caption(row: Mapping[str, Any], where: str, names: _Names) -> Caption:
     text = row.get("prompt", row.get("caption"))
     if not isinstance(text, str) or not text.strip() or not is_text(text):
         raise RecipeError(f"{where} has no prompt: expected a text")
     text = " ".join(text.split())
-    named = {one.name: found.group() for one, pattern in patterns if (found := pattern.search(text))}
+    named = names.named_in(text)
     wanted = _wanted(row.get("classes"), where)
     if wanted is None:
-        return Caption(text, named)
-    known = {one.name for one, _ in patterns}
+        return _of(text, named)
     for name in wanted:
-        if name not in known:
+        if name not in names.classes:
             raise RecipeError(f"{where}: class {name!r} is not in the recipe: expected some of its classes")
         if name not in named:
             raise RecipeError(
                 f"{where}: {text[:60]!r} does not name its class {name!r}: expected one of its words in it"
             )
-    return Caption(text, {name: word for name, word in named.items() if name in wanted})
+    return _of(text, {name: match for name, match in named.items() if name in wanted})
+
+
+def _of(text: str, named: Mapping[str, re.Match[str]]) -> Caption:
+    until = max((match.end() for match in named.values()), default=0)
+    return Caption(text, {name: match.group() for name, match in named.items()}, until)
 
 
 def _wanted(value: Any, where: str) -> list[str] | None:

@@ -10,11 +10,12 @@ from PIL import Image
 
 from ovam import __version__
 from ovam.dataset.about import About, read_about
-from ovam.dataset.item import Item, read_item, read_labels
+from ovam.dataset.item import Item, misfit, read_item, read_labels
 from ovam.dataset.manifest import lines_in
-from ovam.dataset.names import IMAGES, MASKS, METADATA, item_files
+from ovam.dataset.names import IMAGES, MASKS, METADATA, RECIPE, item_files
+from ovam.dataset.recipe import kept_recipe
 from ovam.dataset.table import rows_of
-from ovam.errors import DatasetError
+from ovam.errors import DatasetError, RecipeError
 from ovam.masks.mask_like import IGNORE
 from ovam.progress import Progress, no_progress
 
@@ -49,6 +50,7 @@ def check(folder: str | Path, *, progress: Progress = no_progress) -> dict[str, 
     if not files:
         problems.append(f"{folder} has no items: expected at least one")
     problems += [*_of_files(folder, items), *_of_table(folder, items), *_of_manifest(folder, items)]
+    problems += _of_recipe(folder, about)
     return {
         "command": "dataset check",
         "version": __version__,
@@ -66,14 +68,16 @@ def _of_item(item: Item, about: About) -> Iterator[str]:
         if not path.is_file():
             yield f"{name} is missing: expected the file of item {item.index}"
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield f"{name} has another SHA-256 than item {item.index} tells: it was changed or is damaged"
-    unknown = [name for name in item.classes if name not in about.ids]
-    if unknown:
-        yield f"item {item.index} has the class {unknown[0]!r}: expected some of {', '.join(about.ids)}"
+            yield (
+                f"{name} has another SHA-256 than item {item.index} tells: it was changed or is damaged; delete it and "
+                "generate again"
+            )
+    if problem := misfit(item, about.ids):
+        yield problem
     if item.image_path.is_file():
         yield from _of_image(item, about)
     if item.mask_path.is_file():
-        yield from _of_mask(item, about)
+        yield from problems_of_mask(item, about)
 
 
 def _of_image(item: Item, about: About) -> Iterator[str]:
@@ -88,7 +92,8 @@ def _of_image(item: Item, about: About) -> Iterator[str]:
         yield f"{item.image} is {mode} of {size[1]} x {size[0]}: expected RGB of {about.size[0]} x {about.size[1]}"
 
 
-def _of_mask(item: Item, about: About) -> Iterator[str]:
+def problems_of_mask(item: Item, about: About) -> Iterator[str]:
+    """Yield what is wrong with an item's mask: its size, or values that are no numbers of the item's classes."""
     try:
         labels = read_labels(item.mask_path)
     except DatasetError as error:
@@ -109,6 +114,16 @@ def _of_files(folder: Path, items: list[Item]) -> Iterator[str]:
             name = f"{part}/{path.name}"
             if name not in known:
                 yield f"{name} belongs to no item: an image without its mask, or left by a run that was stopped"
+
+
+def _of_recipe(folder: Path, about: About) -> Iterator[str]:
+    try:
+        digest = kept_recipe(folder).digest()
+    except (DatasetError, RecipeError) as error:
+        yield str(error)
+        return
+    if digest != about.recipe:
+        yield f"{RECIPE} was changed after the data set was begun: expected the recipe that its items were made by"
 
 
 def _of_table(folder: Path, items: list[Item]) -> Iterator[str]:

@@ -26,7 +26,7 @@ def finish(folder: Path, recipe: Recipe, about: About) -> bool:
         DatasetError: an item is damaged.
         OptionError: a file can't be written.
     """
-    items = [read_item(folder, path.name) for path in item_files(folder)]
+    items = [item for path in item_files(folder) if (item := read_item(folder, path.name)).whole]
     lines = list(lines_in(folder))
     failed = {line["index"] for line in lines if line.get("status") == "failed"}
     done = {item.index for item in items}

@@ -1,12 +1,11 @@
 """Prepare the folder of a data set: begin it, or find out that it belongs to the same recipe, and what is done."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam import __version__
 from ovam.dataset.about import About, read_about
-from ovam.dataset.item import read_item
+from ovam.dataset.item import DamagedItemError, read_item
 from ovam.dataset.manifest import Shard, append, done_line, lines_in, mended
 from ovam.dataset.model import Facts
 from ovam.dataset.names import ABOUT, INPUTS, RECIPE, item_files
@@ -43,8 +42,10 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
             named.
     """
     if not (folder / RECIPE).is_file() and not (folder / ABOUT).is_file():
-        file_name = next((path.name for path in folder.iterdir()), None) if folder.is_dir() else None
-        if file_name is not None and not file_name.endswith(".partial"):
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        # the first things that a run writes
+        file_name = next((name for name in names if name != INPUTS and not name.endswith(".partial")), None)
+        if file_name is not None:
             raise DatasetError(
                 f"output_dir={str(folder)!r} holds other files ({file_name}) and no data set: expected a new or empty "
                 "folder, or a data set to go on with"
@@ -59,6 +60,11 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         raise DatasetError(
             f"{folder} belongs to a recipe that can't be read any more ({error}): expected a new output folder"
         ) from error
+    if (folder / ABOUT).is_file() and before.digest() != read_about(folder).recipe:
+        raise DatasetError(
+            f"{folder / RECIPE} was changed after the data set was begun: expected the recipe that its items were made "
+            "by; undo the change, or give the changed recipe a new output folder"
+        )
     if changes:
         raise DatasetError(
             f"{folder} belongs to another recipe: {'; '.join(changes[:5])}{'; ...' if len(changes) > 5 else ''}; "
@@ -140,27 +146,21 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the recipe with copies of its files, so that the folder can be gone on with anywhere."""
     names = dict[str, str]()
     with full_disk_as_error(folder):
-        for paths in recipe.files().values():
-            for path in paths:
-                name, count = path.name, 1
-                while name in names.values():
-                    count += 1
-                    name = f"{path.stem}-{count}{path.suffix}"
-                names[str(path)] = name
-                place = folder / INPUTS / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if not (place.exists() and place.samefile(path)):
-                    shutil.copyfile(path, place)
-    held = {str(recipe.base / name): f"{INPUTS}/{names[str(recipe.base / name)]}" for name in _named(recipe)}
+        for path in dict.fromkeys(path for paths in recipe.files().values() for path in paths):
+            name, count = path.name, 1
+            while name in names.values():
+                count += 1
+                name = f"{path.stem}-{count}{path.suffix}"
+            names[str(path)] = name
+            place, content = folder / INPUTS / name, path.read_bytes()
+            if not (place.is_file() and place.read_bytes() == content):
+                write_bytes(place, content)
+    held = {str(recipe.base / name): f"{INPUTS}/{names[str(recipe.base / name)]}" for name in recipe.file_names()}
     changed = {
         "tokens": [held[str(recipe.base / name)] for name in recipe.masks.tokens],
         "captions": held.get(str(recipe.base / recipe.prompts.captions), "") if recipe.prompts.captions else "",
     }
     write_bytes(folder / RECIPE, recipe_text(recipe, changed=changed, head=_HEAD).encode())
-
-
-def _named(recipe: Recipe) -> list[str]:
-    return [*recipe.masks.tokens, *([recipe.prompts.captions] if recipe.prompts.captions else [])]
 
 
 def look(folder: Path, shard: Shard) -> There:
@@ -173,14 +173,15 @@ def look(folder: Path, shard: Shard) -> There:
     for path in item_files(folder):
         try:
             item = read_item(folder, path.name)
-        except DatasetError:
+        except DamagedItemError:
             path.unlink()
             continue
-        if item.image_path.is_file() and item.mask_path.is_file():
+        if item.whole:
             units[item.index] = item.unit
     torn = mended(folder / shard.manifest)
     recorded = {line["index"] for line in lines_in(folder) if line.get("status") == "done"}
     silent = [index for index in sorted(units) if index not in recorded and shard.has(units[index])]
-    for index in silent:
-        append(folder / shard.manifest, done_line(index, units[index]))
+    with full_disk_as_error(folder):
+        for index in silent:
+            append(folder / shard.manifest, done_line(index, units[index]))
     return There(units, torn or bool(silent))

@@ -14,6 +14,7 @@ from ovam.dataset.finish import finish
 from ovam.dataset.folder import begin, check_defaults, check_recipe, look, refreshed
 from ovam.dataset.manifest import MANIFEST, Shard, attempts, lines_in
 from ovam.dataset.model import Model, load_model
+from ovam.dataset.names import ABOUT
 from ovam.dataset.prompts import prompts_of
 from ovam.dataset.ray_options import RayOptions
 from ovam.dataset.recipe import Recipe
@@ -79,8 +80,9 @@ def generate(
     workers: dict[str, Any] = {}
     if units:
         check_defaults(folder)
-    if not units:
-        about = refreshed(folder, recipe)
+    about: About | None
+    if not units:  # all is there, or a shard has nothing to do
+        about = refreshed(folder, recipe) if (folder / ABOUT).is_file() else None
     elif ray is None:
         about = _here(run, folder, shard, units, pipe, device, progress)
     else:
@@ -89,7 +91,7 @@ def generate(
         about, made_by = generate_with_ray(run, folder, units, ray, device=device, progress=progress)
         workers = {"workers": made_by}
     progress("writing the card", 0, 0)
-    done = finish(folder, recipe, about)
+    done = about is not None and finish(folder, recipe, about)
     mine = len([index for index in there.units if shard.has(index // recipe.model.batch)])
     return {
         "command": "dataset generate",
@@ -119,6 +121,7 @@ def _here(
     """Make the units in this process."""
     begun = time.monotonic()
     model = load_model(run.recipe, pipe=pipe, device=device, progress=progress)
+    model.check_captions(run.prompts.captions)
     facts = model.facts()
     run.vocabulary.check(facts.space)
     about = begin(folder, run.recipe, facts, run.vocabulary.hashes())

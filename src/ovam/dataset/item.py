@@ -10,9 +10,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ovam.dataset.names import ITEMS, checked_name, stem_of
-from ovam.dataset.schema import ITEM_FILE, check_content
+from ovam.dataset.schema import ITEM_FILE
 from ovam.errors import DatasetError
 from ovam.json_text import read_json
+
+
+class DamagedItemError(DatasetError):
+    """An item's own file does not hold an item."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ class Item:
         """The mask's file: a palette PNG whose pixels are numbers of classes, 0 background, 255 undecided."""
         return self.folder / self.mask
 
+    @property
+    def whole(self) -> bool:
+        """Whether both of its files are there."""
+        return self.image_path.is_file() and self.mask_path.is_file()
+
+    def picture(self) -> Image.Image:
+        """Return the image, RGB.
+
+        Raises:
+            DatasetError: it can't be read.
+        """
+        try:
+            with Image.open(self.image_path, formats=["PNG"]) as picture:
+                return picture.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DatasetError(
+                f"{self.image_path} can't be read ({error}): expected a picture; delete it and generate again, which "
+                "makes it anew"
+            ) from error
+
     def labels(self) -> UInt8[np.ndarray, "height width"]:
         """Return the numbers of the mask's pixels.
 
@@ -119,18 +143,23 @@ def read_item(folder: Path, name: str) -> Item:
     """Read one of the files in `items/`.
 
     Raises:
-        DatasetError: it is damaged, or names a file outside of the folder.
+        DamagedItemError: its content is not that of an item.
+        DatasetError: it can't be read, or names a file outside of the folder.
     """
     path = folder / ITEMS / name
     try:
         content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DatasetError(
+        ITEM_FILE(content, path.name)
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read ({error.strerror or error}): expected an item's file") from error
+    except ValueError as error:
+        raise DamagedItemError(
             f"{path} is damaged ({error}): expected an item; delete this file and generate again, which makes it anew"
         ) from error
-    check_content(content, ITEM_FILE, path)
     if name != f"{stem_of(content['index'])}.json":
-        raise DatasetError(f"{path} describes item {content['index']}: expected the item that the file is named after")
+        raise DamagedItemError(
+            f"{path} describes item {content['index']}: expected the item that the file is named after"
+        )
     image, mask = content["image"], content["mask"]
     return Item(
         folder,
@@ -149,6 +178,25 @@ def read_item(folder: Path, name: str) -> Item:
         content["scores"],
         content["hash"],
     )
+
+
+def misfit(item: Item, ids: Mapping[str, int]) -> str:
+    """Return what is wrong with an item's classes, or with areas and scores by class; "" if nothing is.
+
+    Args:
+        item: The item.
+        ids: Number of each class of the data set.
+    """
+    unknown = [name for name in item.classes if name not in ids]
+    if unknown:
+        return f"item {item.index} has the class {unknown[0]!r}: expected some of {', '.join(ids)}"
+    by_class = {"areas": item.areas, **{n: v for n, v in item.scores.items() if isinstance(v, Mapping)}}
+    for name, values in by_class.items():
+        if set(values) != set(item.classes):
+            return (
+                f"item {item.index} has {name} of {', '.join(values) or 'no class'}: expected {', '.join(item.classes)}"
+            )
+    return ""
 
 
 def read_labels(path: Path) -> UInt8[np.ndarray, "height width"]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam.dataset.about import About, read_about
-from ovam.dataset.item import Item, read_item
+from ovam.dataset.item import Item, misfit, read_item
 from ovam.dataset.kept_scores import with_scores
-from ovam.dataset.names import item_files
+from ovam.dataset.names import METADATA, item_files
 from ovam.dataset.table import rows_of
+from ovam.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,26 @@ def read(folder: str | Path) -> Dataset:
     about = read_about(folder)
     splits = {row["index"]: row["split"] for row in rows_of(folder)}
     items = [read_item(folder, path.name) for path in item_files(folder)]
+    for item in items:
+        if problem := misfit(item, about.ids):
+            raise DatasetError(f"{folder}: {problem}; delete the item's file and generate again, which makes it anew")
     placed = [_placed(item, splits.get(item.index)) for item in items]
     return Dataset(folder, about, with_scores(folder, tuple(sorted(placed, key=lambda item: item.index))))
+
+
+def check_finished(data: Dataset) -> None:
+    """Check that the run that made a data set is finished: only then do near duplicates share a split.
+
+    Raises:
+        DatasetError: `metadata.jsonl` lacks an item.
+    """
+    listed = {row["index"] for row in rows_of(data.folder)}
+    lacking = [item.index for item in data.items if item.index not in listed]
+    if lacking:
+        raise DatasetError(
+            f"{data.folder}: item {lacking[0]} is not in {METADATA}, so its run is not finished: generate again, which "
+            "goes on with it; or `ovam dataset filter` it, and use the view of the items that are there"
+        )
 
 
 def _placed(item: Item, split: str | None) -> Item:

@@ -73,7 +73,11 @@ def text_of(line: Mapping[str, Any]) -> str:
 def lines_in(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of all manifests of a data set; those that are cut short or damaged are left out."""
     for path in manifests(folder):
-        for line in path.read_bytes().split(b"\n"):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another shard has just finished, and left one manifest of all
+            continue
+        for line in content.split(b"\n"):
             try:
                 found = parsed(line.decode())
             except ValueError:

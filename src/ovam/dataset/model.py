@@ -8,8 +8,10 @@ import torch
 
 from ovam.backbones.registry import backbone_of
 from ovam.dataset.annotate import options_of
+from ovam.dataset.captions import Caption
 from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe
+from ovam.errors import PromptTooLongError
 from ovam.models import load, model_hash, short_name
 from ovam.progress import Progress
 from ovam.text_sides import text_of
@@ -23,7 +25,10 @@ from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.plan import native_side
 
-_LEAST_MULTIPLE = 8
+_SURELY_READ = 70
+"""Bytes of a text that any encoder reads: CLIP's, the shortest, reads 75 tokens, and a token has a byte at least."""
+LEAST_MULTIPLE = 8
+"""Sides are multiples of this, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,25 @@ class Model:
         native, options = native_side(self.pipe) * self.pipe.vae_scale_factor, self.recipe.model
         size = (options.height or native, options.width or native)
         return Facts(self.name, self.hash, size, text_of(self.pipe).space)
+
+    def check_captions(self, captions: Sequence[Caption]) -> None:
+        """Check that the text encoder reads the words of the classes in each caption; it cuts off the end of long ones.
+
+        Raises:
+            PromptTooLongError: a class is named where the encoder does not read any more.
+        """
+        reader = text_of(self.pipe)
+        for one in captions:
+            begin = one.text[: one.until]
+            if len(begin.encode()) <= _SURELY_READ:
+                continue
+            try:
+                reader.check_length(begin)
+            except PromptTooLongError as error:
+                raise PromptTooLongError(
+                    f"caption {one.text[:60]!r} names one of {', '.join(one.words)} after what the text encoder "
+                    f"reads ({error}): expected the classes' words near the beginning; shorten it, or take it out"
+                ) from error
 
     def run(self, items: Sequence[PlannedItem], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
         """Generate the images of a unit, with a trace of each.
@@ -128,7 +152,7 @@ def load_model(recipe: Recipe, *, pipe: Any = None, device: str | torch.device =
         PromptTooLongError: a word is longer than the text encoder reads.
     """
     options = recipe.model
-    check_size(_LEAST_MULTIPLE, height=options.height or None, width=options.width or None)
+    check_size(LEAST_MULTIPLE, height=options.height or None, width=options.width or None)
     if pipe is None:
         progress(f"loading {options.model}", 0, 0)
         pipe = load(options.model, dtype=getattr(torch, options.dtype), device=device)

@@ -11,12 +11,13 @@ import torch
 
 from ovam import __version__
 from ovam.dataset.generator import generate
+from ovam.dataset.model import LEAST_MULTIPLE
 from ovam.dataset.prompts import prompts_of
 from ovam.dataset.recipe import Recipe
-from ovam.dataset.units import units_of
 from ovam.dataset.words import vocabulary_of
 from ovam.models import load, outline
 from ovam.progress import Progress, clock, no_progress
+from ovam.tracing.limits import check_size
 from ovam.tracing.plan import native_side
 
 _SHOWN, _COUNTED = 5, 10_000
@@ -49,6 +50,7 @@ def plan(
         RecipeError: the recipe can't be used.
         The errors of loading a model.
     """
+    check_size(LEAST_MULTIPLE, height=recipe.model.height or None, width=recipe.model.width or None)
     prompts = prompts_of(recipe)
     vocabulary = vocabulary_of(recipe)
     number, batch = recipe.data.number, recipe.model.batch
@@ -60,7 +62,7 @@ def plan(
         "version": __version__,
         "recipe": recipe.digest(),
         "images": number,
-        "units": len(units_of(number, batch)),
+        "units": -(-number // batch),
         "steps": number * recipe.model.num_inference_steps,
         "classes": [
             {

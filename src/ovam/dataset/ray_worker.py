@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ovam import __version__
+from ovam.dataset.item import read_item
 from ovam.dataset.manifest import failed_line
 from ovam.dataset.model import Facts, Model, load_model
 from ovam.dataset.names import ITEMS, stem_of
@@ -63,7 +64,9 @@ def facts_of(recipe: Recipe, device: str, threads: int) -> Facts:
         The errors of `load_model`.
     """
     torch.set_num_threads(threads)
-    return load_model(recipe, device=device, progress=no_progress).facts()
+    model = load_model(recipe, device=device, progress=no_progress)
+    model.check_captions(prompts_of(recipe).captions)
+    return model.facts()
 
 
 class UnitMaker:
@@ -126,8 +129,7 @@ class UnitMaker:
 
     def _unit(self, recipe: Recipe, number: int, folder: Path) -> Unit:
         unit = unit_of(number, recipe.data.number, recipe.model.batch)
-        missing = [i for i in unit.indices if not (folder / ITEMS / f"{stem_of(i)}.json").is_file()]
-        return Unit(number, unit.indices, tuple(missing))
+        return Unit(number, unit.indices, tuple(index for index in unit.indices if not _is_there(folder, index)))
 
     def _loaded(self) -> tuple[Run, Model]:
         if self._ready is None:
@@ -147,6 +149,11 @@ class UnitMaker:
             run = Run(recipe, prompts_of(recipe), vocabulary_of(recipe), tried=self._job.tried)
             self._ready = (run, model)
         return self._ready
+
+
+def _is_there(folder: Path, index: int) -> bool:
+    name = f"{stem_of(index)}.json"
+    return (folder / ITEMS / name).is_file() and read_item(folder, name).whole
 
 
 def give_up(run: Run, units: Sequence[Unit], store: Store) -> None:

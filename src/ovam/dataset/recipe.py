@@ -10,7 +10,7 @@ from typing import Any
 
 from ovam.dataset.classes import ClassEntry, classes_of
 from ovam.dataset.fields import check_keys
-from ovam.dataset.names import RECIPE
+from ovam.dataset.names import INPUTS, RECIPE, checked_name
 from ovam.dataset.sections import (
     DataSection,
     FilterSection,
@@ -19,7 +19,7 @@ from ovam.dataset.sections import (
     PromptSection,
     SplitSection,
 )
-from ovam.errors import RecipeError
+from ovam.errors import DatasetError, RecipeError
 from ovam.input_file import regular
 
 SECTIONS: Mapping[str, type[Any]] = {
@@ -65,6 +65,10 @@ class Recipe:
     splits: SplitSection
     classes: tuple[ClassEntry, ...]
     base: Path = field(default=Path(), compare=False)
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the names of all files that the recipe names, as they stand there."""
+        return (*self.masks.tokens, *([self.prompts.captions] if self.prompts.captions else []))
 
     def files(self) -> dict[str, tuple[Path, ...]]:
         """Return the files that the recipe names, by field."""
@@ -161,9 +165,14 @@ def kept_recipe(folder: Path) -> Recipe:
     """Read the recipe that a data set holds. Fields that are missing in an older one have the values of then.
 
     Raises:
+        DatasetError: it names a file outside of the folder's own `inputs/`.
         The errors of `read_recipe`.
     """
-    return _read(folder / RECIPE, _LATER)
+    recipe = _read(folder / RECIPE, _LATER)
+    for name in recipe.file_names():
+        if not checked_name(name, folder / RECIPE).startswith(f"{INPUTS}/"):
+            raise DatasetError(f"{folder / RECIPE} names the file {name!r}: expected a name in {INPUTS}/")
+    return recipe
 
 
 def _read(path: Path, missing: Mapping[str, Any]) -> Recipe:

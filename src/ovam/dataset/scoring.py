@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ovam import __version__
 from ovam.dataset.item import Item
@@ -73,19 +72,9 @@ def score(
 def _scored(matcher: Matcher, items: list[Item], words: dict[str, str]) -> list[tuple[Item, dict[str, float]]]:
     """Return the probability of each class that an item's prompt names."""
     classes = sorted({name for item in items for name in item.classes})
-    pictures = [_opened(item.image_path) for item in items]
+    pictures = [item.picture() for item in items]
     shares = matcher.probabilities(pictures, [words[name] for name in classes])
     return [
         (item, {name: round(float(row[classes.index(name)]), 6) for name in item.classes})
         for item, row in zip(items, shares, strict=True)
     ]
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            f"{path} can't be read ({error}): expected a picture; `ovam dataset check` tells more"
-        ) from error

@@ -34,8 +34,7 @@ def chosen(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def _tile(item: Item) -> Image.Image:
-    with Image.open(item.image_path) as opened:
-        picture = opened.convert("RGB")
+    picture = item.picture()
     labels = item.labels()
     factor = _SIDE / picture.height
     size = (max(1, round(picture.width * factor)), _SIDE)

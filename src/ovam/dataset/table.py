@@ -21,7 +21,11 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / METADATA
     if not path.is_file():
         return
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is damaged (it is not UTF-8): delete it and generate again") from error
+    for place, line in enumerate(text.removesuffix("\n").split("\n"), start=1):  # texts may hold other line ends
         where = f"{path}, line {place}"
         try:
             row = parsed(line)

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ovam.errors import DatasetError
 from ovam.json_text import json_text
 from ovam.output_files import write_bytes
 from ovam.output_folders import check_folder, kept_if_done
+from ovam.partial import partial_folder
 from ovam.progress import Progress, no_progress
 
 
@@ -52,6 +54,8 @@ def filter_items(
     recipe = kept_recipe(data.folder)
     options = filters or recipe.filters
     places = [empty_folder(place, data.folder) for place in (output_dir, random_dir) if place is not None]
+    if len(places) == 2 and (_within(*places) or _within(*places[::-1])):
+        raise DatasetError(f"output folder {places[0]} and random folder {places[1]}: expected two separate folders")
     kept = kept_by(data.items, options)
     distance = recipe.splits.split_distance
     view = {"of": data.about.recipe, "filters": asdict(options), "kept": len(kept.items), "dropped": dict(kept.dropped)}
@@ -79,7 +83,7 @@ def empty_folder(place: str | Path, source: Path) -> Path:
         OptionError: it can't be written to.
     """
     folder = check_folder(place)
-    inside = folder.resolve().is_relative_to(source.resolve())
+    inside = _within(folder, source)
     if inside or (folder.is_dir() and next(folder.iterdir(), None) is not None):
         problem = f"is inside the data set {source}" if inside else "has files in it"
         raise DatasetError(f"output folder {folder} {problem}: expected a new or an empty folder")
@@ -90,19 +94,50 @@ def _write_view(
     data: Dataset, items: Sequence[Item], folder: Path, view: Mapping[str, Any], distance: int, progress: Progress
 ) -> None:
     about = replace(data.about, view=dict(view))
-    with kept_if_done(folder), full_disk_as_error(folder):
+    check_whole(items)
+    with folder_at_once(folder) as room:
         for place, item in enumerate(items):
             progress("linking items", place, len(items))
             for name in (item.image, item.mask, f"{ITEMS}/{item.stem}.json"):
-                link(data.folder / name, folder / name)
+                link(data.folder / name, room / name)
         for path in sorted((data.folder / INPUTS).glob("*")):
-            link(path, folder / INPUTS / path.name)
+            link(path, room / INPUTS / path.name)
         for path in sorted((data.folder / SCORES).glob("*.jsonl")):
-            write_bytes(folder / SCORES / path.name, path.read_bytes())  # no link: it is appended to
-        shutil.copyfile(data.folder / RECIPE, folder / RECIPE)
-        write_bytes(folder / MANIFEST, settled({item.index: item.unit for item in items}, ()).encode())
-        write_pages(folder, about, items, distance)
-        write_bytes(folder / ABOUT, (json_text(about.json()) + "\n").encode())
+            write_bytes(room / SCORES / path.name, path.read_bytes())  # no link: it is appended to
+        shutil.copyfile(data.folder / RECIPE, room / RECIPE)
+        write_bytes(room / MANIFEST, settled({item.index: item.unit for item in items}, ()).encode())
+        write_pages(room, about, items, distance)
+        write_bytes(room / ABOUT, (json_text(about.json()) + "\n").encode())
+
+
+@contextmanager
+def folder_at_once(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, whose files move to an empty folder when all are written; otherwise none does."""
+    with kept_if_done(folder), full_disk_as_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial_folder(folder) as room:
+            yield room
+            for path in sorted(room.iterdir()):
+                path.rename(folder / path.name)
+
+
+def check_whole(items: Iterable[Item]) -> None:
+    """Check that images and masks are there.
+
+    Raises:
+        DatasetError: one is missing.
+    """
+    for item in items:
+        lacking = [path for path in (item.image_path, item.mask_path) if not path.is_file()]
+        if lacking:
+            raise DatasetError(
+                f"{lacking[0]} of item {item.index} is missing: generate again, which makes it anew; `ovam dataset "
+                "check` lists all such files"
+            )
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())
 
 
 def link(source: Path, place: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ovam.dataset.layout import read
+from ovam.dataset.layout import check_finished, read
 from ovam.dataset.names import ABOUT, checked_name
 from ovam.errors import DatasetError
 from ovam.json_text import read_json
@@ -45,8 +45,11 @@ def read_labelled(folder: str | Path, part: Part) -> Labelled:
         folder: A data set of `ovam dataset`, a folder with `JPEGImages` and `SegmentationClass` (or `VOCdevkit` around
             it), or one with `images`, `labels` and `names.json`.
         part: "train" or "val". If the data set has parts, the one of that name is read. If it has no validation part,
-            "val" reads all of it.  Raises: DatasetError: the folder has none of these layouts, has no pictures of that
-            part, or has a picture without a mask.
+            "val" reads all of it.
+
+    Raises:
+        DatasetError: the folder has none of these layouts, has no pictures of that part, has a picture without a mask,
+            or is a data set of ovam whose run is not finished.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -83,6 +86,7 @@ def _checked(found: Labelled, part: Part) -> Labelled:
 def _own(folder: Path, part: Part) -> Labelled:
     """Read a data set of this project, or a view of one."""
     found = read(folder)
+    check_finished(found)
     split = next((name for name in _NAMES[part] if name in found.splits), "train" if part == "train" else None)
     items = found.items if split is None else found.of_split(split)
     classes = {number: name for name, number in found.about.ids.items()}
@@ -104,7 +108,7 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
     split = next((name for name in _NAMES[part] if (lists / f"{name}.txt").is_file()), None)
     masks = sorted((root / "SegmentationClass").glob("*.png"))
     if split is not None:
-        names = (lists / f"{split}.txt").read_text(encoding="utf-8").split()
+        names = _text(lists / f"{split}.txt").split()
         masks = [root / "SegmentationClass" / checked_name(f"{name}.png", lists / f"{split}.txt") for name in names]
     pairs = tuple((_picture(root / "JPEGImages", mask.stem), mask) for mask in masks)
     return Labelled(folder, "Pascal VOC", _named(root) or VOC, pairs, split)
@@ -128,11 +132,23 @@ def _named(root: Path) -> dict[int, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+    return [line.strip() for line in _text(path).splitlines() if line.strip() and line[0] != "#"]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise DatasetError(f"{path} can't be read ({reason}): expected the text file of a data set") from error
 
 
 def _scenes(folder: Path) -> Labelled:
     names = _json(folder / "names.json").get("labels", {})
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise DatasetError(
+            f'{folder / "names.json"}: labels={str(names)[:60]}: expected names by id, such as {{"18": "dog"}}'
+        )
     classes = {int(i): str(name) for i, name in names.items() if i not in ("0", "255")}
     masks = sorted((folder / "labels").glob("*.png"))
     return Labelled(folder, "scenes", classes, tuple((_picture(folder / "images", mask.stem), mask) for mask in masks))

@@ -67,6 +67,7 @@ def train(
         )
     if resume:
         _check_begun(folder)
+    _check_output(folder, [*(source for source, _ in data), val])
     sources = read_sources(data, val, progress)
     size = options.size or sources.usual_size
     settings = {**asdict(options), "size": size, "data": sources.record(), "classes": dict(_named(sources))}
@@ -108,6 +109,12 @@ def _trained(task: Task, settings: dict[str, Any], checkpoint: Path | None, *, p
             "it ends as if it had never stopped"
         )
     return trainer
+
+
+def _check_output(folder: Path, sources: Sequence[str | Path]) -> None:
+    for source in sources:
+        if folder.resolve() == Path(source).resolve():
+            raise OptionError(f"output folder {folder} is the data set {source}: expected a folder of the model's own")
 
 
 def _check_begun(folder: Path) -> None:

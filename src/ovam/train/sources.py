@@ -1,5 +1,6 @@
 """The data of a training: read, checked, and brought to one list of classes."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,16 @@ def read_sources(data: Sequence[tuple[str | Path, float | int]], val: str | Path
     return Sources(train, weights, held_out, classes, surveys, survey(held_out, classes, progress))
 
 
+def _digest(picture: Path) -> bytes:
+    return hashlib.sha256(picture.read_bytes()).digest()
+
+
 def _check_apart(train: Sequence[Labelled], val: Labelled) -> None:
-    seen = {picture.resolve() for each in train for picture, _ in each.pairs}
-    both = [picture for picture, _ in val.pairs if picture.resolve() in seen]
+    """Compare the pictures' bytes: a view or a copy has the same pictures under other names."""
+    trained, held = [pair[0] for each in train for pair in each.pairs], [pair[0] for pair in val.pairs]
+    sizes = {picture.stat().st_size for picture in trained} & {picture.stat().st_size for picture in held}
+    seen = {_digest(picture) for picture in trained if picture.stat().st_size in sizes}
+    both = [picture for picture in held if picture.stat().st_size in sizes and _digest(picture) in seen]
     if both:
         raise DatasetError(
             f"{len(both)} of {len(val.pairs)} validation pictures are trained on, first {both[0]}: expected other "

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ovam import __version__
+from ovam.dataset.checking import problems_of_mask
 from ovam.dataset.exports.coco import write_coco
 from ovam.dataset.exports.panoptic import write_panoptic
 from ovam.dataset.exports.parquet import write_parquet
 from ovam.dataset.exports.voc import write_voc
 from ovam.dataset.exports.webdataset import write_webdataset
 from ovam.dataset.exports.yolo import write_yolo
-from ovam.dataset.layout import Dataset, read
-from ovam.dataset.store import full_disk_as_error
-from ovam.dataset.views import empty_folder
+from ovam.dataset.layout import Dataset, check_finished, read
+from ovam.dataset.views import check_whole, empty_folder, folder_at_once
 from ovam.errors import DatasetError, MissingPackageError, OptionError
-from ovam.output_folders import kept_if_done
-from ovam.partial import partial_folder
 from ovam.progress import Progress, no_progress
 
 FORMATS: Mapping[str, Callable[[Dataset, Path], None]] = {
@@ -58,8 +56,7 @@ def export(
     if form not in FORMATS:
         raise OptionError(f"format={form!r}: expected one of {', '.join(FORMATS)}")
     data = read(folder)
-    if not data.items:
-        raise DatasetError(f"{folder} has no items: expected at least one")
+    _check(data, progress)
     progress(f"writing {form}", 0, 0)
     if "://" in str(output_dir):
         with tempfile.TemporaryDirectory() as scratch:
@@ -67,12 +64,8 @@ def export(
             _sent(Path(scratch), str(output_dir), progress)
     else:
         place = empty_folder(output_dir, data.folder)
-        with kept_if_done(place), full_disk_as_error(place):
-            place.mkdir(parents=True, exist_ok=True)
-            with partial_folder(place) as room:
-                files = _written(data, room, form)
-                for path in sorted(room.iterdir()):
-                    path.rename(place / path.name)
+        with folder_at_once(place) as room:
+            files = _written(data, room, form)
     return {
         "command": "dataset export",
         "version": __version__,
@@ -84,6 +77,23 @@ def export(
         "bytes": sum(files.values()),
         "undecided_as_background": round(_undecided(data), 4) if form in _ALL_DECIDED else 0.0,
     }
+
+
+def _check(data: Dataset, progress: Progress) -> None:
+    """Check that a data set is finished, and that its masks hold what they may.
+
+    Raises:
+        DatasetError: it is not so.
+    """
+    if not data.items:
+        raise DatasetError(f"{data.folder} has no items: expected at least one")
+    check_finished(data)
+    check_whole(data.items)
+    for place, item in enumerate(data.items):
+        progress("checking masks", place, len(data.items))
+        problem = next(problems_of_mask(item, data.about), None)
+        if problem is not None:
+            raise DatasetError(f"{data.folder}: {problem}; `ovam dataset check` lists all problems")
 
 
 def _undecided(data: Dataset) -> float:
@@ -110,7 +120,7 @@ def _sent(folder: Path, address: str, progress: Progress) -> None:
         raise MissingPackageError(
             f"{address} can't be written to ({error}), install 'ovam[data]' and the package named here"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError, OSError) as error:
         raise DatasetError(f"{address} can't be written to ({error}): expected an address that fsspec knows") from error
     try:
         if system.exists(path) and system.ls(path):
@@ -120,7 +130,7 @@ def _sent(folder: Path, address: str, progress: Progress) -> None:
             target = f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}"
             system.makedirs(target.rpartition("/")[0], exist_ok=True)
             system.put_file(str(source), target)
-    except OSError as error:
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise DatasetError(
             f"{address} can't be written to ({error}): expected a place that you may write to"
         ) from error

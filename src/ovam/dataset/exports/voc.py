@@ -4,7 +4,6 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
-from PIL import Image
 
 from ovam.dataset.about import About
 from ovam.dataset.exports.objects import Thing, things_of
@@ -36,10 +35,9 @@ def write_voc(data: Dataset, folder: Path) -> None:
     for item in data.items:
         labels = item.labels()
         things = list(things_of(labels, data.about))
-        with Image.open(item.image_path) as picture:
-            place = folder / "JPEGImages" / f"{item.stem}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            picture.convert("RGB").save(place, "JPEG", quality=_QUALITY, subsampling=0)
+        place = folder / "JPEGImages" / f"{item.stem}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        item.picture().save(place, "JPEG", quality=_QUALITY, subsampling=0)
         link(item.mask_path, folder / "SegmentationClass" / f"{item.stem}.png")
         write_picture(folder / "SegmentationObject" / f"{item.stem}.png", palette_png(_objects(labels, things)))
         write_bytes(folder / "Annotations" / f"{item.stem}.xml", _xml(item, things, data.about).encode())

@@ -26,7 +26,7 @@ def write_yolo(data: Dataset, folder: Path) -> None:
         write_bytes(folder / "labels" / item.split / f"{item.stem}.txt", _lines(item, data.about).encode())
     splits = data.splits
     validation = "validation" if "validation" in splits else splits[0]
-    lines = ["path: .", f"train: images/{splits[0]}", f"val: images/{validation}"]
+    lines = [f"train: images/{splits[0]}", f"val: images/{validation}"]  # without path, the file's own folder counts
     lines += ["test: images/test"] if "test" in splits else []
     names = [f"  {number}: {json.dumps(one.name, ensure_ascii=False)}" for number, one in enumerate(data.about.classes)]
     write_bytes(folder / "data.yaml", "\n".join([*lines, "names:", *names, ""]).encode())
