@@ -15,7 +15,7 @@ from lab.mini.oracle import IGNORE
 from lab.training import figures, page, paper, real, segmenters, synthetic
 from lab.training.chart import chart
 from lab.training.processes import in_processes
-from lab.training.quality import quality, ranked
+from lab.training.quality import halves, quality, ranked
 from lab.training.study import (
     AT_RANDOM,
     MASKS,
@@ -33,6 +33,7 @@ from lab.training.study import (
     slug,
 )
 from ovam.dataset.checking import check
+from ovam.dataset.filters import by_quantile
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import Shard
 from ovam.dataset.model import Model
@@ -164,6 +165,26 @@ def test_a_score_that_is_the_iou_with_the_oracles_ranks_perfectly(generated, tmp
     assert set(found) == {"presence", "confidence", "stability", "unrefined", "clip"}
 
 
+def test_halves_are_judged_like_data_sets_of_their_pictures(generated, tmp_path):
+    _, _, sets = generated
+    found = {line["filter"]: line for line in halves(sets, REFINED)}
+    assert set(found) == {"presence", "confidence", "stability", "unrefined", "clip", "area", "at random"}
+    items = read(sets[REFINED]).items
+    for score in ("unrefined", "clip"):
+        kept = {item.index for item in by_quantile(items, score, 0.5)}
+        shutil.copytree(sets[REFINED], tmp_path / score)
+        for item in items:
+            if item.index not in kept:
+                (tmp_path / score / "items" / f"{item.stem}.json").unlink()
+        (line,) = quality({score: tmp_path / score, ORACLE: sets[ORACLE]}, (score,))
+        assert line["pictures"] == len(kept) == found[score]["pictures"] == 3
+        for name in ("miou", "undecided", "drawn"):
+            assert line[name] == pytest.approx(found[score][name])
+    seen = [(LABELS[name] == item.labels()).any() for item in read(sets[ORACLE]).items for name in item.classes]
+    (line,) = quality(sets, (WORDS,))
+    assert line["drawn"] == pytest.approx(100 * np.mean(seen))
+
+
 def test_a_run_that_broke_off_makes_what_is_missing(generated, monkeypatch):
     study, pipe, sets = generated
     before = {path: path.read_bytes() for name in MASKS for path in sets[name].rglob("*") if path.is_file()}
@@ -264,12 +285,14 @@ def test_the_page_has_all_rows_and_bars(monkeypatch):
     found = {"rows": figures.table(rows, counts), "bars": figures.bars(SMALL, counts), "about": about}
     found["scores"] = {"stability": 0.431, "unrefined": 0.75}
     found["masks"] = [{"set": WORDS, "pictures": 4, "miou": 53.68, "undecided": 1.25}]
+    found["halves"] = [{"filter": "clip", "pictures": 2, "miou": 60.01, "undecided": 3.0, "drawn": 94.44}]
     text = page.page(json.loads(json.dumps(found)))
     assert all(f"| {row.name} |" in text for row in rows)
     assert text.count("| pass |") == sum(line["met"] for line in found["bars"])
     assert text.count("| fail |") == sum(not line["met"] for line in found["bars"])
     assert f"{paper.CLAIM} points" in text
     assert "| words | 4 | 53.7 | 1.2 % |" in text
+    assert "| clip | 2 | 60.0 | 3.0 % | 94.4 % |" in text
     assert text.index("| unrefined | 0.75 |") < text.index("| stability | 0.43 |")
     assert chart(found["rows"]).height > 34 * len(rows)
 

@@ -23,7 +23,7 @@ from lab.training.chart import chart
 from lab.training.figures import bars, table
 from lab.training.page import CHART, SHEET, page
 from lab.training.processes import in_processes
-from lab.training.quality import quality, ranked
+from lab.training.quality import halves, quality, ranked
 from lab.training.real import real_sets
 from lab.training.segmenters import begun, outcome_of, parameters_of
 from lab.training.study import AT_RANDOM, REFINED, SELECTED, SETS, TOKENS, WORDS, Study, names_of, real_name, rows_of
@@ -74,6 +74,7 @@ def _report(study: Study, arguments: argparse.Namespace, command: str) -> None:
         **_results(study, sets),
         "masks": judged,
         "scores": ranked(sets, REFINED),
+        "halves": halves(sets, REFINED),
         "about": about | _facts_of(study),
     }
     output: Path = arguments.output_dir

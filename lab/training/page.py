@@ -61,6 +61,13 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         _scores(found),
         "",
+        "Which filter leaves better pictures and masks? The half of *refined* that each score prefers, and as many "
+        'pictures at random. "Drawn" is the share of the classes in the prompts that the oracles see in the pictures. '
+        "Area is no score: this half has masks of usual size for their classes. The scores agreement and vote need "
+        "further masks, which were not made.",
+        "",
+        _halves(found),
+        "",
         "## Bars",
         "",
         "Figures are computed from the means over the seeds. Brackets are 95 % bootstrap intervals over the test "
@@ -114,6 +121,21 @@ def _masks(found: Mapping[str, Any]) -> str:
         [one["set"], str(one["pictures"]), f"{one['miou']:.1f}", f"{one['undecided']:.1f} %"] for one in found["masks"]
     ]
     return table(["masks", "pictures", "mIoU", "undecided"], lines)
+
+
+def _halves(found: Mapping[str, Any]) -> str:
+    best_first = sorted(found["halves"], key=lambda one: -one["miou"])
+    lines = [
+        [
+            one["filter"],
+            str(one["pictures"]),
+            f"{one['miou']:.1f}",
+            f"{one['undecided']:.1f} %",
+            f"{one['drawn']:.1f} %",
+        ]
+        for one in best_first
+    ]
+    return table(["half by", "pictures", "mIoU", "undecided", "drawn"], lines)
 
 
 def _scores(found: Mapping[str, Any]) -> str:

@@ -84,9 +84,9 @@ def _filters(options: FilterSection) -> Iterator[tuple[str, Callable[[list[Item]
         if least:
             yield f"least_{score}", _where(_at_least(score, least))
     if options.least_unrefined_quantile:
-        yield "unrefined_quantile", lambda items: _by_quantile(items, "unrefined", options.least_unrefined_quantile)
+        yield "unrefined_quantile", lambda items: by_quantile(items, "unrefined", options.least_unrefined_quantile)
     if options.least_clip_quantile:
-        yield "clip_quantile", lambda items: _by_quantile(items, "clip", options.least_clip_quantile)
+        yield "clip_quantile", lambda items: by_quantile(items, "clip", options.least_clip_quantile)
     if options.most_ignored < 1:
         yield "most_ignored", _where(lambda item: item.ignored <= options.most_ignored)
     if options.duplicates >= 0:
@@ -118,11 +118,19 @@ def _number(item: Item, name: str) -> float:
     return found
 
 
-def _by_quantile(items: Sequence[Item], score: str, low: float) -> list[Item]:
+def by_quantile(items: Sequence[Item], score: str, low: float) -> list[Item]:
     """Return the items at or above a quantile of the items with as many classes.
 
     A score counts as its rank among those of its class, and an item as its worst class. Items with few classes would
     win if all items were compared, and data with few objects in a picture teach less.
+
+    Args:
+        items: The items.
+        score: Name of a score by class.
+        low: The quantile, in [0, 1].
+
+    Raises:
+        DatasetError: an item does not have this score.
     """
     ranks = _ranks(items, score)
     worst = [min(ranks[name][value] for name, value in _score(item, score).items()) for item in items]
