@@ -34,12 +34,13 @@ from ovam.dataset.planning import plan
 from ovam.dataset.prompts import prompts_of
 from ovam.dataset.recipe import kept_recipe, read_recipe, recipe_of
 from ovam.dataset.recipe_text import recipe_text
-from ovam.dataset.sections import FilterSection
+from ovam.dataset.sections import METHODS, FilterSection
 from ovam.dataset.splits import without_leaks
 from ovam.dataset.table import rows_of
 from ovam.dataset.views import filter_items
 from ovam.dataset.vocabularies import VOCABULARIES
 from ovam.errors import DatasetError, RecipeError, SpaceMismatchError
+from ovam.methods import registry as methods
 from test_cli import assert_fails, call, succeed
 
 SMALL = {"num_inference_steps": 2, "batch": 3, "height": 32, "width": 32}
@@ -283,6 +284,40 @@ def test_masks_are_those_of_segment(masks, whole, tmp_path):
     assert 0 < np.mean(changes) < 0.9
     assert [item.split for item in data.items] == [row["split"] for row in rows_of(folder)]
     assert check(folder)["passed"]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dataset-diffusion"])  # it needs three grids
+def test_masks_of_a_published_method_are_the_method_s_own(name, tmp_path, sd1):
+    recipe = recipe_of({"data": {**DATA, "number": 3}, "model": SMALL, "prompts": PLACES, "masks": {"method": name}})
+    generate(recipe, tmp_path / "set", pipe=sd1)
+    data, prompts, method = read(tmp_path / "set"), prompts_of(recipe), ovam.methods.by_name(name)
+    items = [prompts[index] for index in range(3)]
+    generators = [torch.Generator().manual_seed(one.seed) for one in items]
+    with ovam.capture(sd1, **method.requires) as traces:
+        sd1([one.prompt for one in items], num_inference_steps=2, height=32, width=32, generator=generators)
+    for item, trace, one in zip(data.items, traces, items, strict=True):
+        against = [one.place] if one.place else []
+        result = method.segment(trace, [*one.words.values(), *against])
+        numbers = np.array([0, *(data.about.ids[name] for name in one.words), *[0] * len(against)], dtype=np.uint8)
+        assert (item.labels() == numbers[result.labels.numpy()]).all()
+        assert set(item.scores) == {"presence", "confidence", "stability", "grey"}
+    assert check(tmp_path / "set")["passed"]
+
+
+def test_a_method_that_does_not_fit_the_model_is_named(tmp_path, sd1):
+    recipe = recipe_of({"data": {**DATA, "number": 1}, "model": SMALL, "masks": {"method": "dataset-diffusion"}})
+    (failure,) = generate(recipe, tmp_path / "set", pipe=sd1)["failures"]
+    assert "method 'dataset-diffusion' on a trace" in failure["error"]
+
+
+def test_methods_of_a_recipe_are_all_that_need_no_weights_and_have_their_own_numbers():
+    assert set(METHODS) == set(methods.names())
+    before = recipe_of({"data": DATA})
+    assert "masks.method" not in before.facts()
+    assert before.with_flags({"method": "daam"}).digest() != before.digest()
+    for changes in ({"crf": True}, {"threshold": 0.4}, {"products": 3}, {"ignore_changed": False}):
+        with pytest.raises(RecipeError, match=f"{next(iter(changes))}=.* with method='daam'"):
+            before.with_flags({"method": "daam", **changes})
 
 
 def test_a_second_run_changes_nothing_and_needs_no_model(whole):

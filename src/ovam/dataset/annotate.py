@@ -14,12 +14,13 @@ from ovam.dataset.duplicates import hash_of
 from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe
 from ovam.dataset.votes import agreed, vote_shares
-from ovam.dataset.words import Vocabulary
+from ovam.dataset.words import Vocabulary, as_text
 from ovam.maps.words import OptimisedTokens, names_of
 from ovam.masks.mask_like import IGNORE
 from ovam.masks.masks import segment, segment_words
 from ovam.masks.options import SegmentOptions
 from ovam.masks.result import Segmentation
+from ovam.methods.registry import by_name
 from ovam.refine.options import RefineOptions
 from ovam.trace.trace import Trace
 
@@ -83,7 +84,7 @@ def annotated(
         "stability": _stability(result, names, item.classes),
         "grey": _grey(picture),
     }
-    if recipe.masks.refine or recipe.masks.crf:
+    if (recipe.masks.refine or recipe.masks.crf) and not recipe.masks.method:
         plain = _numbered(_unrefined(result, item, vocabulary, recipe), names, ids)
         scores["unrefined"] = _agreement(labels, plain, ids, item.classes)
         if recipe.masks.ignore_changed:
@@ -114,7 +115,10 @@ def _segmented(
 ) -> tuple[Segmentation, dict[str, str]]:
     """Return the masks, and the class of each of their words."""
     entries, against = vocabulary.entries(item, by_words=by_words)
-    result = segment_words(trace, entries, replace(options_of(recipe), against=against))
+    if recipe.masks.method:
+        result = by_name(recipe.masks.method).segment(trace, [as_text(one) for one in (*entries, *against)])
+    else:
+        result = segment_words(trace, entries, replace(options_of(recipe), against=against))
     named = {word: name for name, word in item.words.items()}
     return result, {word: named.get(word, word) for word in _names(entries)}
 

@@ -12,6 +12,7 @@ from ovam.dataset.captions import Caption
 from ovam.dataset.prompts import PlannedItem
 from ovam.dataset.recipe import Recipe
 from ovam.errors import PromptTooLongError
+from ovam.methods.registry import by_name
 from ovam.models import load, model_hash, short_name
 from ovam.progress import Progress
 from ovam.text_sides import text_of
@@ -66,8 +67,10 @@ class Model:
 
     @property
     def overlaps(self) -> bool:
-        """Whether masks can be made while the model runs; not in joint attention, where words run through the model."""
-        return backbone_of(self.pipe).text_kind == "static"
+        """Whether masks can be made while the model runs; not in joint attention, where words run through the
+        model, and not by published methods, which run the text encoder.
+        """
+        return backbone_of(self.pipe).text_kind == "static" and not self.recipe.masks.method
 
     def facts(self) -> Facts:
         """Return what a data set must know of it."""
@@ -128,7 +131,11 @@ class Model:
 
     def _kept(self, options: Kept) -> Kept:
         """Return what to keep for the recipe's masks: no self-attention where nothing refines by it."""
-        refines = self.recipe.masks.refine
+        method, refines = self.recipe.masks.method, self.recipe.masks.refine
+        if method:
+            needs = by_name(method)
+            own = needs.requires_encoded if isinstance(options, EncodeOptions) else needs.requires
+            return replace(options, self_attention_every=1, **own)
         return kept_for(options_of(self.recipe), options if refines else replace(options, self_attention=False))
 
     def looks(self, one: PlannedItem, trace: Trace) -> list[Trace]:

@@ -38,7 +38,12 @@ HOME = {one.name: section for section, kind in SECTIONS.items() for one in field
 _FREE = ("data.name", "data.number", "data.licence", "data.vocabulary", "data.classes")
 """Fields that leave every item as it is; the classes themselves are compared one by one."""
 
-_LATER: Mapping[str, Any] = {"masks.votes": 0, "masks.self_attention_every": 1, "masks.ignore_changed": False}
+_LATER: Mapping[str, Any] = {
+    "masks.method": "",
+    "masks.votes": 0,
+    "masks.self_attention_every": 1,
+    "masks.ignore_changed": False,
+}
 """Fields that came after the first format, and what they were before: at that value they stay out of the hash."""
 
 

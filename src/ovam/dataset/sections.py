@@ -1,6 +1,6 @@
 """Sections of a recipe. The help of a field is also that of the command line's flag, and the comment in the file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ovam.dataset.fields import check_section, option
 from ovam.defaults import CHOSEN
@@ -8,6 +8,10 @@ from ovam.errors import RecipeError
 
 _HELD = CHOSEN["refine"]
 _MANY_PIXELS = 100_000_000
+METHODS = ("daam", "attn2mask", "published-ovam", "dataset-diffusion")
+"""Published methods that need no weights of their own."""
+_WITH_METHODS = ("method", "tokens", "against", "against_place", "refine", "votes", "agreement")
+"""Fields of masks that may be given with a method; refinement is left out then."""
 IDS = 254
 """Largest number of a class: a mask has 8 bits, 0 is the background and 255 is undecided."""
 
@@ -108,6 +112,12 @@ class MaskSection:
         RecipeError: a value is not allowed, or two are not compatible.
     """
 
+    method: str = option(
+        "",
+        "A published method that makes the masks, with its own numbers, instead of maps, refinement and CRF of ovam; "
+        "then only tokens and contrast words count of the fields below.",
+        choices=("", *METHODS),
+    )
     tokens: tuple[str, ...] = option((), "Files of optimised tokens; classes without a token use words.", files=True)
     against: tuple[str, ...] = option((), "Contrast words for all images; what they win becomes background.")
     against_place: bool = option(True, "Whether the place that a template names is a contrast word too.")
@@ -143,6 +153,13 @@ class MaskSection:
 
     def __post_init__(self) -> None:
         check_section(self)
+        usual = {one.name: one.default for one in fields(self) if one.name not in _WITH_METHODS}
+        given = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.method and given:
+            raise RecipeError(
+                f"{given[0]}={getattr(self, given[0])!r} with method={self.method!r}, which has maps and masks of its "
+                f"own: expected one of the two; leave {given[0]} out"
+            )
         if self.agreement and not self.tokens:
             raise RecipeError("agreement=true compares masks of words and of tokens: expected tokens as well")
 

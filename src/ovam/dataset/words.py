@@ -60,6 +60,11 @@ class EmbeddedWord:
         return ()
 
 
+def as_text(entry: OptimisedTokens) -> str | OptimisedTokens:
+    """Return an embedded word as its text, which published methods put into sentences of their own."""
+    return entry.word if isinstance(entry, EmbeddedWord) else entry
+
+
 @dataclass(eq=False)
 class Vocabulary:
     """Words and tokens of a recipe. Words are embedded when they are first needed, by `prepare`.
