@@ -240,4 +240,4 @@ def test_a_data_set_s_speed_is_met_only_where_the_interval_says_so():
     text = report_dataset.section(found)
     assert "905 MB at the end" in text
     assert "0.984 with those of all calls" in text
-    assert "| generate | 1.0 s | 15.69 | 0.980x (0.960 to 1.000) |" in text
+    assert "| generate | 1.0 s | 15.7 | 0.980x (0.960 to 1.000) |" in text

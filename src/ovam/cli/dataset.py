@@ -99,7 +99,9 @@ def generate(
         from ovam.dataset.generator import generate as run
         from ovam.dataset.manifest import Shard
         from ovam.dataset.ray_options import RayOptions
+        from ovam.malloc import keep_freed_memory
 
+        keep_freed_memory()
         part = None if shard is None else Shard(*map(int, shard.split("/")))
         ray = RayOptions(address=ray_address or "", workers=workers or 0) if engine == Engine.ray else None
         result = run(full_recipe, output_dir, device=device, shard=part, ray=ray, progress=progress)

@@ -24,6 +24,7 @@ from ovam.dataset.words import vocabulary_of
 from ovam.dataset.work import Run, make_units
 from ovam.defaults import CHOSEN_HASH
 from ovam.errors import DatasetError, OvamError
+from ovam.malloc import keep_freed_memory
 from ovam.progress import no_progress
 
 DONE, FAILED, ENDED = "done", "failed", "ended"
@@ -134,6 +135,7 @@ class UnitMaker:
     def _loaded(self) -> tuple[Run, Model]:
         if self._ready is None:
             torch.set_num_threads(self._job.threads)
+            keep_freed_memory()
             if self._job.defaults != CHOSEN_HASH:
                 raise DatasetError(
                     f"ovam {__version__} of {self._own} has the defaults {CHOSEN_HASH} of refinement and CRF, and the "
