@@ -206,7 +206,12 @@ def test_items_that_do_not_fit_the_data_set_are_named(changes, message, copy, tm
     item = next(item for item in read(copy).items if item.classes == ("cat",))
     rewritten(copy / "items" / f"{item.stem}.json", **changes)
     assert any(message in problem for problem in check(copy)["problems"])
-    for work in (lambda: filter_items(copy, tmp_path / "view"), lambda: export(copy, tmp_path / "coco", "coco")):
+    works = (
+        lambda: filter_items(copy, tmp_path / "view"),
+        lambda: export(copy, tmp_path / "coco", "coco"),
+        lambda: generate(kept_recipe(copy), copy),
+    )
+    for work in works:
         with pytest.raises(DatasetError, match=message):
             work()
 

@@ -13,7 +13,7 @@ TEXT = """## A data set with masks
 `ovam dataset generate` on mini, {images} images in batches of {batch}, {steps} steps each, with refined masks, all
 files written; and the plain pipeline with the same prompts, seeds and batches, which writes nothing. The runs
 alternate. Masks of one batch are made while the model generates the next batch. As in the command, the process keeps
-freed memory (`ovam.malloc`), also for the plain pipeline; otherwise its own time changes by a quarter by chance.
+freed memory (`ovam.malloc`), also for the plain pipeline; otherwise its own time changes from run to run, by chance.
 """
 LARGE = """## A data set of a large model
 

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
     """Make this process keep memory that is freed, and return whether it does; only glibc can.
 
     A denoiser frees and takes megabytes in each layer. If they go back to the system in between, every page is cleared
-    and mapped anew. Whether that happens is chance: the same runs of mini took 33 or 42 seconds. The process keeps the
-    memory of its largest step until it ends, so this is for commands that generate, not for a library's calls.
+    and mapped anew. Whether that happens is chance (measured by hand: the same runs of mini took 33 or 42 seconds). The
+    process keeps the memory of its largest step until it ends, so this is for commands that generate, not for a
+    library's calls.
 
     Source:
         mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.

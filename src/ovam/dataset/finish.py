@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ovam.dataset.about import About
 from ovam.dataset.card import card
-from ovam.dataset.item import Item, read_item
+from ovam.dataset.item import Item, check_fit, read_item
 from ovam.dataset.layout import Dataset
 from ovam.dataset.manifest import MANIFEST, lines_in, manifests, settled
 from ovam.dataset.names import CARD, METADATA, SHEET, item_files
@@ -27,6 +27,7 @@ def finish(folder: Path, recipe: Recipe, about: About) -> bool:
         OptionError: a file can't be written.
     """
     items = [item for path in item_files(folder) if (item := read_item(folder, path.name)).whole]
+    check_fit(items, about.ids)
     lines = list(lines_in(folder))
     failed = {line["index"] for line in lines if line.get("status") == "failed"}
     done = {item.index for item in items}

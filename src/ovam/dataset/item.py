@@ -1,6 +1,6 @@
 """One image of a data set with its mask, and how its own file and its mask are read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,19 @@ def misfit(item: Item, ids: Mapping[str, int]) -> str:
                 f"item {item.index} has {name} of {', '.join(values) or 'no class'}: expected {', '.join(item.classes)}"
             )
     return ""
+
+
+def check_fit(items: Iterable[Item], ids: Mapping[str, int]) -> None:
+    """Check that items fit the classes of their data set.
+
+    Raises:
+        DatasetError: one does not; see `misfit`.
+    """
+    for item in items:
+        if problem := misfit(item, ids):
+            raise DatasetError(
+                f"{item.folder}: {problem}; delete the item's file and generate again, which makes it anew"
+            )
 
 
 def read_labels(path: Path) -> UInt8[np.ndarray, "height width"]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovam.dataset.about import About, read_about
-from ovam.dataset.item import Item, misfit, read_item
+from ovam.dataset.item import Item, check_fit, read_item
 from ovam.dataset.kept_scores import with_scores
 from ovam.dataset.names import METADATA, item_files
 from ovam.dataset.table import rows_of
@@ -49,9 +49,7 @@ def read(folder: str | Path) -> Dataset:
     about = read_about(folder)
     splits = {row["index"]: row["split"] for row in rows_of(folder)}
     items = [read_item(folder, path.name) for path in item_files(folder)]
-    for item in items:
-        if problem := misfit(item, about.ids):
-            raise DatasetError(f"{folder}: {problem}; delete the item's file and generate again, which makes it anew")
+    check_fit(items, about.ids)
     placed = [_placed(item, splits.get(item.index)) for item in items]
     return Dataset(folder, about, with_scores(folder, tuple(sorted(placed, key=lambda item: item.index))))
 
