@@ -13,7 +13,8 @@ kept = keep_freed_memory() if {keep} else None
 def work():
     for count in (100_000, 3_000_000, 1_000_000, 5_000_000):
         tensors = [torch.ones(count) for _ in range(4)]
-work()
+for _ in range(3):
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     work()
@@ -28,6 +29,9 @@ def test_memory_that_is_freed_is_taken_again_without_new_pages():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     kept, faults = run(True)
+    without = int(run(False)[1])
     assert kept == "True"
-    assert int(faults) < 1000  # measured: 0, and 58_000 without
-    assert int(run(False)[1]) > 10_000
+    assert without > 10_000
+    assert (
+        int(faults) < without / 5
+    )  # measured: 0 to 2_000 of 58_000, by the order in which other parts of torch took memory
