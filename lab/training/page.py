@@ -18,7 +18,7 @@ Written by `{command}`, model {model}, ovam {version}.
 A small UPerNet on a ResNet ({parameters}), with random weights at first, learns classes of Pascal VOC from rendered
 scenes ("real"), from pictures that the model generated, or from both, half of each batch from each.
 All rows have the same {steps} steps of {batch_size} pictures, the same learning rate ({rate:g}), augmentations and
-seeds ({seeds}). The step is chosen on {validation} validation scenes.
+seeds ({seeds}). The network of the last step is tested; no step is chosen.
 
 Generated rows have the same {pictures} pictures, made with guidance scale {guidance:g}. They differ in their masks:
 
@@ -32,9 +32,8 @@ Generated rows have the same {pictures} pictures, made with guidance scale {guid
 
 Figures are points of mIoU with the background: the IoU of each class over {tested} scenes together, then the mean over
 classes. *Domain b* is a second test set, with scenes in another style. "Real labels" is the number of annotated
-training scenes that a row needs; the validation scenes are not counted. Tokens are fitted on one annotated scene of
-each class; these scenes are the first of the real ones. Figures are means over the seeds; brackets give the worst and
-the best seed.
+training scenes that a row needs. Tokens are fitted on one annotated scene of each class; these scenes are the first of
+the real ones. Figures are means over the seeds; brackets give the worst and the best seed.
 """
 
 

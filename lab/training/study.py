@@ -31,7 +31,7 @@ class Study:
         pictures: Number of generated pictures.
         guidance: Weight of the prompt; with 7.5, the recipe's own default, mini often draws a thing twice.
         tested: Scenes of each test set.
-        validation: Validation scenes that choose the step; not more than the smallest number of real scenes.
+        validation: Scenes that a training is judged on at its end, for its log; they choose nothing.
         steps: Steps of each training.
         batch_size: Pictures in a batch.
         rate: Highest learning rate.
@@ -72,7 +72,7 @@ class Row:
     Attributes:
         name: Of the row.
         data: Names of the data sets, which have equal shares of every batch.
-        labels: Real scenes whose labels are behind it, validation apart; None where an oracle saw far more.
+        labels: Real scenes whose labels are behind it; None where an oracle saw far more.
     """
 
     name: str
