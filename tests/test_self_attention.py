@@ -309,6 +309,16 @@ class TestMeanOfAGrid:
         assert [sum(each > 0 for each in costs) for costs in cost] == [1, 2]  # the coarse grid, then the fine one too
         assert all(sum(costs) < total / 5 for costs, total in zip(cost, queries, strict=True))
 
+    def test_may_be_of_the_finest_grid_alone(self, pipe):
+        """What maps are refined by unless blocks are chosen, so the refined maps are the same."""
+        (every,), _ = captured(pipe, self_attention=True)
+        with ovam.capture(pipe, self_attention="finest") as traces:
+            generate(pipe)
+        (finest,) = traces
+        assert set(finest.self_attention) == {"12x16"}
+        one, other = (trace.maps(["dog"]).refine()["dog"] for trace in (every, finest))
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
     def test_may_be_left_out(self, pipe):
         traces, _ = captured(pipe, self_attention=False)
         assert traces[0].self_attention == {}

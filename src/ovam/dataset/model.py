@@ -25,6 +25,7 @@ from ovam.tracing.keeping import Kept, kept_for
 from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.options import CaptureOptions
 from ovam.tracing.plan import native_side
+from ovam.tracing.self_attention import FINEST
 
 _SURELY_READ = 70
 """Bytes of a text that any encoder reads: CLIP's, the shortest, reads 75 tokens, and a token has a byte at least."""
@@ -136,7 +137,7 @@ class Model:
             needs = by_name(method)
             own = needs.requires_encoded if isinstance(options, EncodeOptions) else needs.requires
             return replace(options, self_attention_every=1, **own)
-        return kept_for(options_of(self.recipe), options if refines else replace(options, self_attention=False))
+        return kept_for(options_of(self.recipe), replace(options, self_attention=FINEST if refines else False))
 
     def looks(self, one: PlannedItem, trace: Trace) -> list[Trace]:
         """Look at a finished picture again, with its prompt and other noise, once for each of the item's votes.

@@ -134,7 +134,7 @@ def entries_of(words: Listed) -> tuple[str | OptimisedTokens, ...]:
     """
     parts = _parts_of(words)
     return tuple(
-        part if isinstance(part, OptimisedTokens) else BAR.join(list_of_words(synonyms_of(part))) for part in parts
+        BAR.join(list_of_words(synonyms_of(part))) if isinstance(part, str) else part for part in parts
     ) or list_of_words(())
 
 
@@ -214,7 +214,8 @@ def optimised_in(words: Words) -> tuple[OptimisedTokens, ...]:
     if isinstance(words, OptimisedTokens):
         return (words,)
     entries = words if isinstance(words, Sequence) else ()
-    return tuple(word for word in entries if isinstance(word, OptimisedTokens))
+    # strings first: to compare one with a protocol takes long
+    return tuple(word for word in entries if not isinstance(word, str) and isinstance(word, OptimisedTokens))
 
 
 def _named_vectors(vectors: Embedding, side: TextSide) -> TokenEmbedding:

@@ -39,8 +39,9 @@ class KeepOptions:
         self_attention: Self-attention to keep, by which maps are refined: weights averaged over heads, kept denoiser
             calls, and the blocks of one grid on the way up (`Trace.self_attention`). By default, for a UNet, the grids
             of up to 64 x 64 pixels, the coarsest first, that cost less than a fifth of the queries. True keeps all of
-            these, and in joint attention the middle third of the blocks; False keeps none. Blocks, chosen as in
-            `blocks`, are kept each by itself.
+            these, and in joint attention the middle third of the blocks; "finest" keeps only the finest grid of these,
+            by which maps are refined unless other blocks are chosen; False keeps none. Blocks, chosen as in `blocks`,
+            are kept each by itself.
         self_attention_every: Average self-attention over every n-th of the kept denoiser calls, beginning with the
             middle one of the first n; with 5: the 3rd, the 8th, the 13th and so on. 1 takes all calls. Self-attention
             changes slowly from call to call, and is most of what a capture costs. A run that ends before the first of

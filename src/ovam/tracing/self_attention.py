@@ -10,6 +10,8 @@ from ovam.errors import OptionError
 from ovam.trace.blocks import choose_blocks
 from ovam.tracing.wanted import Wanted
 
+FINEST = "finest"
+"""Choice of the finest grid alone."""
 MOST_PIXELS = 64 * 64
 """Finer grids are kept only if they are named: their weights grow with the square of the pixels."""
 _SHARE = 0.2  # of the queries' bytes: what self-attention may cost without being asked for
@@ -19,9 +21,9 @@ def self_attention_of(wanted: Wanted) -> dict[str, str]:
     """Return the name under which each block's self-attention is kept, for the blocks whose self-attention is kept.
 
     Blocks that the user names are kept each under its own name. Otherwise those on the way up share one mean a grid,
-    under the grid's name, such as "32x32". Without any choice the finest grids are left out until the rest costs less
-    than a fifth of the queries. Joint attention is then left out as well, because its attention would be computed
-    twice.
+    under the grid's name, such as "32x32"; "finest" keeps only the finest of these grids. Without any choice the finest
+    grids are left out until the rest costs less than a fifth of the queries. Joint attention is then left out as well,
+    because its attention would be computed twice.
 
     Raises:
         MissingBlockError: the choice fits no block.
@@ -31,7 +33,7 @@ def self_attention_of(wanted: Wanted) -> dict[str, str]:
     if choice is False:
         return {}
     specs = self_specs(wanted.backbone)
-    if choice is not None and choice is not True:
+    if choice is not None and choice is not True and choice != FINEST:
         return {name: name for name in choose_blocks({name: wanted.grids[name] for name in specs}, choice)}
     usual = [name for name in _usual(specs, wanted.backbone) if wanted.pixels(name) <= MOST_PIXELS]
     grid_names = {name: "x".join(map(str, wanted.grids[name])) for name in usual}
@@ -39,10 +41,13 @@ def self_attention_of(wanted: Wanted) -> dict[str, str]:
         return {} if wanted.backbone.text_kind == "replayed" else _cheap(grid_names, wanted)
     if not grid_names:
         raise OptionError(
-            f"self_attention=True on a {type(wanted.backbone.pipe).__name__} keeps grids of up to 64 x 64 pixels of "
-            "blocks that diffusers' own attention processors run, and there is none: name blocks or grids instead, "
+            f"self_attention={choice!r} on a {type(wanted.backbone.pipe).__name__} keeps grids of up to 64 x 64 pixels "
+            "of blocks that diffusers' own attention processors run, and there is none: name blocks or grids instead, "
             "self_attention=[...]"
         )
+    if choice == FINEST:
+        most = max(map(wanted.pixels, grid_names))
+        return {name: grid for name, grid in grid_names.items() if wanted.pixels(name) == most}
     return grid_names
 
 

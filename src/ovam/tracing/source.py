@@ -1,5 +1,6 @@
 """Where a trace comes from: model, prompt, seed, and the versions that its numbers depend on."""
 
+import functools
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,10 +30,12 @@ def model_name(pipe: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that a trace's numbers depend on."""
-    found = {}
-    for package in ("ovam", "torch", "diffusers", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+    return {package: _version(package) for package in ("ovam", "torch", "diffusers", "transformers")}
+
+
+@functools.cache  # it reads files, and each image of a run asks for it
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
