@@ -175,7 +175,12 @@ def _limits(found: Mapping[str, Any]) -> str:
         "is how much the oracles' masks gain on the same pictures. Second, generated pictures differ from real scenes: "
         f'"pictures cost" is how far the oracle row is below {real}.\n\n'
     )
-    return text + table(["scenes", "masks cost", "pictures cost"], rows)
+    tried = (
+        "\n\nPart of what masks cost is knowledge of real scenes: the oracles leave out what is drawn so badly that it "
+        "teaches a wrong look. [Decision 0011](../decisions/0011-masks-for-training.md) has what was tried to come "
+        "nearer to them: prompts with more things, self-training, and leaving out doubtful classes."
+    )
+    return text + table(["scenes", "masks cost", "pictures cost"], rows) + tried
 
 
 def _gains(found: Mapping[str, Any]) -> str:

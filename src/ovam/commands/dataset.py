@@ -1,5 +1,6 @@
 """Recipes of labelled data sets: begin one, or take one from a file, a folder or flags."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ def new(output: str | Path, flags: Mapping[str, Any], *, overwrite: bool = False
 
     Args:
         output: File to write.
-        flags: Fields that differ from their defaults, by name.
+        flags: Fields that differ from their defaults, by name; names of files start from the current folder.
         overwrite: Whether a file that is there is replaced.
 
     Returns:
@@ -30,7 +31,9 @@ def new(output: str | Path, flags: Mapping[str, Any], *, overwrite: bool = False
     if path.exists() and not overwrite:
         raise OptionError(f"{path} is there already: expected a new name; delete it, or give --overwrite")
     flags = {"vocabulary": "voc", **flags} if not {"classes", "vocabulary"} & set(flags) else flags
-    recipe = _made(flags, path.parent)
+    near = {name: _from(path.parent, name, value) for name, value in flags.items()}
+    recipe = _made(near, path.parent)
+    recipe.digest()  # its files can be read
     try:
         path.write_text(recipe_text(recipe), encoding="utf-8")
     except OSError as error:
@@ -73,6 +76,15 @@ def _made(flags: Mapping[str, Any], base: Path) -> Recipe:
     for name, value in flags.items():
         tables.setdefault(HOME[name], {})[name] = value
     return recipe_of(tables, base=base)
+
+
+def _from(folder: Path, name: str, value: Any) -> Any:
+    """Return names of files as they start from the folder of a recipe; a model's folder becomes an absolute name."""
+    if name == "tokens":
+        return [os.path.relpath(each, folder) for each in value]
+    if name == "captions" and value:
+        return os.path.relpath(value, folder)
+    return str(Path(value).absolute()) if name == "model" and Path(value).is_dir() else value
 
 
 def _absolute(name: str, value: Any) -> Any:

@@ -30,6 +30,7 @@ from ovam.tracing.keeping import kept_for
 from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.noise import check_seed
 from ovam.tracing.options import CaptureOptions
+from ovam.tracing.plan import both_sides
 
 _LEAST_MULTIPLE = 8  # divides the sides in every family, so that most mistakes are found before a model is loaded
 
@@ -110,6 +111,7 @@ def generate(
     pipe = pipeline(model, dtype=dtype, device=device, progress=progress)
     backbone = backbone_of(pipe)
     check_sides(pipe, height=height, width=width)
+    height, width = both_sides(pipe, height, width)
     check_steps(pipe, num_inference_steps)
     check_joint(backbone.text_kind, strategy=options.strategy)
     _check_texts(pipe, [prompt, negative_prompt or ""], [*entries, *rivals])

@@ -51,7 +51,7 @@ def read_captions(path: Path, classes: Sequence[ClassEntry], *, skip: bool) -> t
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise RecipeError(f"{path} can't be read ({reason}): expected a file of captions") from error
     kinds = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".json": _coco_rows}
-    names = _Names.of(classes)
+    names = Names.of(classes)
     captions, skipped = list[Caption](), 0
     for where, row in kinds.get(path.suffix.lower(), _text_rows)(path, text):
         caption = _caption(row, where, names)
@@ -77,7 +77,7 @@ def _some(classes: Sequence[ClassEntry]) -> str:
 
 
 @dataclass(frozen=True)
-class _Names:
+class Names:
     """The words of all classes, as one pattern: a "hot dog" is no dog.
 
     Attributes:
@@ -91,13 +91,13 @@ class _Names:
     pattern: re.Pattern[str]
 
     @staticmethod
-    def of(classes: Sequence[ClassEntry]) -> "_Names":
+    def of(classes: Sequence[ClassEntry]) -> "Names":
         """Return the words of classes."""
         pairs = [(word, one.name) for one in classes for word in one.words]
         pairs.sort(key=lambda pair: len(pair[0]), reverse=True)
         joined = "|".join(rf"({re.escape(word)}(?:e?s)?)" for word, _ in pairs)
         pattern = re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE)
-        return _Names(tuple(one.name for one in classes), tuple(name for _, name in pairs), pattern)
+        return Names(tuple(one.name for one in classes), tuple(name for _, name in pairs), pattern)
 
     def named_in(self, text: str) -> dict[str, re.Match[str]]:
         """Return for each class that a text names, in the order of the classes, where it does so first."""
@@ -108,7 +108,7 @@ class _Names:
         return {name: found[name] for name in self.classes if name in found}
 
 
-def _caption(row: Mapping[str, Any], where: str, names: _Names) -> Caption:
+def _caption(row: Mapping[str, Any], where: str, names: Names) -> Caption:
     text = row.get("prompt", row.get("caption"))
     if not isinstance(text, str) or not text.strip() or not is_text(text):
         raise RecipeError(f"{where} has no prompt: expected a text")

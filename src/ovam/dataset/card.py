@@ -108,9 +108,15 @@ def _made(dataset: Dataset) -> str:
     ]
     if about.tokens:
         lines.append(f"* optimised tokens for {', '.join(map(_cell, about.tokens))}; the files are in `inputs/`")
-    if view is not None:
+    chosen = list[str]()
+    while view is not None:
         dropped = ", ".join(f"{name} {count}" for name, count in view.get("dropped", {}).items()) or "nothing"
-        lines.append(f"* a choice of {view.get('kept')} images of that recipe; taken out: {dropped}")
+        how = "chosen at random" if view.get("random") else f"taken out: {dropped}"
+        earlier = view.get("before")
+        of = "that recipe" if earlier is None else "these"
+        chosen.append(f"* a choice of {view.get('kept')} images of {of}; {how}")
+        view = earlier
+    lines += reversed(chosen)
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from ovam import __version__
 from ovam.dataset.about import About, read_about
 from ovam.dataset.item import Item, misfit, read_item, read_labels
+from ovam.dataset.kept_scores import SCORES, read_scores
 from ovam.dataset.manifest import lines_in
 from ovam.dataset.names import IMAGES, MASKS, METADATA, RECIPE, item_files
 from ovam.dataset.recipe import kept_recipe
@@ -50,7 +51,7 @@ def check(folder: str | Path, *, progress: Progress = no_progress) -> dict[str, 
     if not files:
         problems.append(f"{folder} has no items: expected at least one")
     problems += [*_of_files(folder, items), *_of_table(folder, items), *_of_manifest(folder, items)]
-    problems += _of_recipe(folder, about)
+    problems += [*_of_recipe(folder, about), *_of_scores(folder)]
     return {
         "command": "dataset check",
         "version": __version__,
@@ -118,12 +119,27 @@ def _of_files(folder: Path, items: list[Item]) -> Iterator[str]:
 
 def _of_recipe(folder: Path, about: About) -> Iterator[str]:
     try:
-        digest = kept_recipe(folder).digest()
+        recipe = kept_recipe(folder)
+        digest = recipe.digest()
     except (DatasetError, RecipeError) as error:
         yield str(error)
         return
+    done = len(item_files(folder))
+    if about.view is None and done < recipe.data.number:
+        yield (
+            f"{done} of the {recipe.data.number} items are there: the run is not complete, or the others failed; "
+            "generate again, which tries them once more"
+        )
     if digest != about.recipe:
         yield f"{RECIPE} was changed after the data set was begun: expected the recipe that its items were made by"
+
+
+def _of_scores(folder: Path) -> Iterator[str]:
+    for path in sorted((folder / SCORES).glob("*.jsonl")):
+        try:
+            read_scores(path)
+        except DatasetError as error:
+            yield str(error)
 
 
 def _of_table(folder: Path, items: list[Item]) -> Iterator[str]:

@@ -9,6 +9,9 @@ from ovam.dataset.sections import IDS, DataSection
 from ovam.dataset.vocabularies import VOCABULARIES, words_for
 from ovam.errors import RecipeError
 
+BACKGROUND = "background"
+"""Name of number 0 in exports."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEntry:
@@ -92,5 +95,10 @@ def _check(classes: Sequence[ClassEntry]) -> None:
     for one in classes:
         if names.setdefault(one.name.casefold(), one.name) != one.name:
             raise RecipeError(f"classes {names[one.name.casefold()]!r} and {one.name!r}: expected different names")
+        if one.name.casefold() == BACKGROUND:
+            raise RecipeError(
+                f"class {one.name!r}: masks have the background as number 0 already: expected another name; to make "
+                "something background, put its words into `against`"
+            )
         if numbers.setdefault(one.id, one.name) != one.name:
             raise RecipeError(f"classes {numbers[one.id]!r} and {one.name!r} both have id={one.id}: expected two ids")

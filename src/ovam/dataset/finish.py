@@ -7,6 +7,7 @@ from pathlib import Path
 from ovam.dataset.about import About
 from ovam.dataset.card import card
 from ovam.dataset.item import Item, check_fit, read_item
+from ovam.dataset.kept_scores import with_scores
 from ovam.dataset.layout import Dataset
 from ovam.dataset.manifest import MANIFEST, lines_in, manifests, settled
 from ovam.dataset.names import CARD, METADATA, SHEET, item_files
@@ -54,6 +55,6 @@ def write_pages(folder: Path, about: About, items: Sequence[Item], distance: int
     placed = without_leaks(sorted(items, key=lambda item: item.index), distance)
     found = Dataset(folder, about, tuple(replace(item, folder=folder) for item in placed))
     write_picture(folder / SHEET, contact_sheet(found))
-    write_bytes(folder / CARD, card(found).encode())
+    write_bytes(folder / CARD, card(replace(found, items=with_scores(folder, found.items))).encode())
     write_bytes(folder / METADATA, rows_text(found.items, about.ids).encode())
     return found

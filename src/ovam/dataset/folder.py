@@ -160,7 +160,7 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
         "tokens": [held[str(recipe.base / name)] for name in recipe.masks.tokens],
         "captions": held.get(str(recipe.base / recipe.prompts.captions), "") if recipe.prompts.captions else "",
     }
-    write_bytes(folder / RECIPE, recipe_text(recipe, changed=changed, head=_HEAD).encode())
+    write_bytes(folder / RECIPE, recipe_text(recipe, changed=changed, head=_HEAD, all_classes=True).encode())
 
 
 def look(folder: Path, shard: Shard) -> There:

@@ -121,7 +121,7 @@ def _here(
     """Make the units in this process."""
     begun = time.monotonic()
     model = load_model(run.recipe, pipe=pipe, device=device, progress=progress)
-    model.check_captions(run.prompts.captions)
+    model.check_prompts(run.prompts)
     facts = model.facts()
     run.vocabulary.check(facts.space)
     about = begin(folder, run.recipe, facts, run.vocabulary.hashes())

@@ -1,6 +1,6 @@
 """Load the model of a recipe, check that it fits, and run it on one unit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,8 +8,7 @@ import torch
 
 from ovam.backbones.registry import backbone_of
 from ovam.dataset.annotate import options_of
-from ovam.dataset.captions import Caption
-from ovam.dataset.prompts import PlannedItem
+from ovam.dataset.prompts import PlannedItem, Prompts
 from ovam.dataset.recipe import Recipe
 from ovam.errors import PromptTooLongError
 from ovam.methods.registry import by_name
@@ -24,11 +23,13 @@ from ovam.tracing.encode_options import EncodeOptions
 from ovam.tracing.keeping import Kept, kept_for
 from ovam.tracing.limits import check_sides, check_size, check_steps
 from ovam.tracing.options import CaptureOptions
-from ovam.tracing.plan import native_side
+from ovam.tracing.plan import both_sides, native_side
 from ovam.tracing.self_attention import FINEST
 
 _SURELY_READ = 70
 """Bytes of a text that any encoder reads: CLIP's, the shortest, reads 75 tokens, and a token has a byte at least."""
+_CHECKED = 10_000
+"""Prompts of templates that are checked."""
 LEAST_MULTIPLE = 8
 """Sides are multiples of this, in pixels."""
 
@@ -79,24 +80,34 @@ class Model:
         size = (options.height or native, options.width or native)
         return Facts(self.name, self.hash, size, text_of(self.pipe).space)
 
-    def check_captions(self, captions: Sequence[Caption]) -> None:
-        """Check that the text encoder reads the words of the classes in each caption; it cuts off the end of long ones.
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Check that the text encoder reads the words of the classes in each prompt; it cuts off the end of long ones.
+
+        Of templates the first 10,000 prompts are checked, unless all are short.
 
         Raises:
             PromptTooLongError: a class is named where the encoder does not read any more.
         """
-        reader = text_of(self.pipe)
-        for one in captions:
-            begin = one.text[: one.until]
-            if len(begin.encode()) <= _SURELY_READ:
-                continue
-            try:
-                reader.check_length(begin)
-            except PromptTooLongError as error:
-                raise PromptTooLongError(
-                    f"caption {one.text[:60]!r} names one of {', '.join(one.words)} after what the text encoder "
-                    f"reads ({error}): expected the classes' words near the beginning; shorten it, or take it out"
-                ) from error
+        for one in prompts.captions:
+            self._check_read("caption", one.text, one.until, one.words)
+        if prompts.captions or prompts.longest() <= _SURELY_READ:
+            return
+        for index in range(min(_CHECKED, self.recipe.data.number)):
+            item = prompts[index]
+            until = max(item.prompt.find(word) + len(word) for word in item.words.values())
+            self._check_read("prompt", item.prompt, until, item.words)
+
+    def _check_read(self, kind: str, text: str, until: int, words: Mapping[str, str]) -> None:
+        begin = text[:until]
+        if len(begin.encode()) <= _SURELY_READ:
+            return
+        try:
+            text_of(self.pipe).check_length(begin)
+        except PromptTooLongError as error:
+            raise PromptTooLongError(
+                f"{kind} {text[:60]!r} names one of {', '.join(words)} after what the text encoder reads ({error}): "
+                "expected the classes' words near the beginning; shorten it, or take it out"
+            ) from error
 
     def run(self, items: Sequence[PlannedItem], after_step: Callable[[int, int], None] | None = None) -> list[Trace]:
         """Generate the images of a unit, with a trace of each.
@@ -109,6 +120,7 @@ class Model:
         count = len(items)
         negative = {"negative_prompt": [options.negative_prompt] * count} if options.negative_prompt else {}
         steps = options.num_inference_steps
+        height, width = both_sides(self.pipe, options.height or None, options.width or None)
 
         def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if after_step is not None:
@@ -123,8 +135,8 @@ class Model:
                 **negative,
                 num_inference_steps=steps,
                 guidance_scale=options.guidance_scale,
-                height=options.height or None,
-                width=options.width or None,
+                height=height,
+                width=width,
                 generator=[torch.Generator().manual_seed(one.seed) for one in items],
                 callback_on_step_end=on_step_end,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ovam.dataset.captions import Caption, read_captions
+from ovam.dataset.captions import Caption, Names, read_captions
 from ovam.dataset.classes import ClassEntry
 from ovam.dataset.draws import Draws
 from ovam.dataset.recipe import Recipe
@@ -47,11 +47,13 @@ class Prompts:
         recipe: The recipe.
         draws: Random choices.
         captions: Captions of the recipe's file; empty with templates.
+        names: The words of the classes.
     """
 
     recipe: Recipe
     draws: Draws
     captions: tuple[Caption, ...] = field(repr=False)
+    names: Names = field(repr=False)
 
     def __getitem__(self, index: int) -> PlannedItem:
         """Return an item; it depends on the recipe's hash and the index alone."""
@@ -75,7 +77,18 @@ class Prompts:
         template = draws.one_of(options.templates, "template", index)
         place = draws.one_of(options.places, "place", index) if "{place}" in template else ""
         things = _listed([with_article(word) for word in words.values()])
-        return template.replace("{things}", things).replace("{place}", place), words, place
+        around = template.replace("{things}", "\0").replace("{place}", place)  # may name a class too: "on the grass"
+        besides = {name: match.group() for name, match in self.names.named_in(around).items() if name not in words}
+        return template.replace("{things}", things).replace("{place}", place), {**words, **besides}, place
+
+    def longest(self) -> int:
+        """Return the bytes of a prompt of templates at most."""
+        options, classes = self.recipe.prompts, self.recipe.classes
+        words = sorted((max(len(word.encode()) for word in one.words) for one in classes), reverse=True)
+        things = sum(len(" and an ") + size for size in words[: options.most_things])
+        ends = sum(len("; ") + size for size in words) if options.append_classes else 0
+        place = max((len(one.encode()) for one in options.places), default=0)
+        return max(len(one.encode()) for one in options.templates) + things + place + ends
 
     def _things(self, index: int) -> list[ClassEntry]:
         """Return the classes: the first in turn, so that all are equally frequent, the others at random."""
@@ -102,7 +115,7 @@ def prompts_of(recipe: Recipe) -> Prompts:
     if recipe.prompts.captions:
         (path,) = recipe.files()["prompts.captions"]
         captions = read_captions(path, recipe.classes, skip=recipe.prompts.without_class == "skip")
-    return Prompts(recipe, Draws(recipe.digest()), captions)
+    return Prompts(recipe, Draws(recipe.digest()), captions, Names.of(recipe.classes))
 
 
 def with_article(words: str) -> str:

@@ -66,7 +66,7 @@ def facts_of(recipe: Recipe, device: str, threads: int) -> Facts:
     """
     torch.set_num_threads(threads)
     model = load_model(recipe, device=device, progress=no_progress)
-    model.check_captions(prompts_of(recipe).captions)
+    model.check_prompts(prompts_of(recipe))
     return model.facts()
 
 

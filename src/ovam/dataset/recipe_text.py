@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ovam.dataset.classes import classes_of
 from ovam.dataset.fields import info_of
 from ovam.dataset.recipe import SECTIONS, Recipe
 
@@ -13,13 +14,20 @@ _HEAD = """# What `ovam dataset generate` makes. A line that is left out has the
 """
 
 
-def recipe_text(recipe: Recipe, *, changed: Mapping[str, Any] | None = None, head: str = _HEAD) -> str:
+_CLASSES = "# Each class: its number in masks, its words, and contrast words for images that show it."
+
+
+def recipe_text(
+    recipe: Recipe, *, changed: Mapping[str, Any] | None = None, head: str = _HEAD, all_classes: bool = False
+) -> str:
     """Return a recipe as TOML with all fields.
 
     Args:
         recipe: The recipe.
         changed: Values of fields to write instead, by their names without the section.
         head: Comment at the beginning.
+        all_classes: Whether the tables of all classes count. By default those that follow from `vocabulary` and
+            `classes` are comments, so that these two can be edited.
     """
     changed = changed or {}
     lines = [head] if head else []
@@ -32,9 +40,11 @@ def recipe_text(recipe: Recipe, *, changed: Mapping[str, Any] | None = None, hea
             value = changed.get(one.name, getattr(part, one.name))
             lines += [f"# {info.help}{choices}", f"{one.name} = {value_text(value)}"]
         lines.append("")
-    lines.append("# Each class: its number in masks, its words, and contrast words for images that show it.")
+    follow = () if all_classes or not (recipe.data.vocabulary or recipe.data.classes) else classes_of(recipe.data, ())
+    lines.append(f"{_CLASSES} To change one, remove its #." if follow else _CLASSES)
     for entry in recipe.classes:
-        lines += ["[[class]]", *(f"{name} = {value_text(value)}" for name, value in entry.table().items()), ""]
+        table = ["[[class]]", *(f"{name} = {value_text(value)}" for name, value in entry.table().items())]
+        lines += [*(f"# {line}" if entry in follow else line for line in table), ""]
     return "\n".join(lines)
 
 

@@ -22,6 +22,12 @@ def _score(value: Any, where: str) -> None:
 
 _FILE = record({"file": text(), "sha256": text("[0-9a-f]{64}", "a SHA-256")})
 _CLASS = record({"name": _NAME, "id": whole(1, IDS), "words": listed(_NAME, 1), "against": listed(_NAME)})
+
+
+def _view(value: Any, where: str) -> None:
+    record({}, {"dropped": by_name(whole(0, _MOST)), "before": _view})(value, where)
+
+
 ABOUT_FILE = record(
     {
         "format": whole(1, FORMAT),
@@ -33,7 +39,7 @@ ABOUT_FILE = record(
         "ignore": whole(0, 255),
         "size": listed(whole(1, 10**6), 2, 2),
     },
-    {"licence": text(), "defaults": text(), "view": record({})},
+    {"licence": text(), "defaults": text(), "view": _view},
 )
 """`dataset.json`."""
 

@@ -6,13 +6,16 @@ from typing import Any
 import torch
 
 from ovam import __version__
+from ovam.dataset.card import card
 from ovam.dataset.item import Item
 from ovam.dataset.kept_scores import head_of, read_scores, score_file
 from ovam.dataset.layout import read
 from ovam.dataset.manifest import append, mended
 from ovam.dataset.matcher import Matcher, load_matcher
+from ovam.dataset.names import CARD
 from ovam.dataset.store import full_disk_as_error
 from ovam.errors import DatasetError
+from ovam.output_files import write_bytes
 from ovam.progress import Progress, no_progress
 
 _NAME, _BATCH = "clip", 16
@@ -57,6 +60,8 @@ def score(
             progress("scoring", start, len(left))
             for item, values in _scored(matcher, left[start : start + _BATCH], words):
                 append(path, {"index": item.index, "values": values})
+    if (data.folder / CARD).is_file():
+        write_bytes(data.folder / CARD, card(read(data.folder)).encode())  # with the values of the score
     return {
         "command": "dataset score",
         "version": __version__,

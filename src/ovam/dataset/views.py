@@ -58,11 +58,14 @@ def filter_items(
         raise DatasetError(f"output folder {places[0]} and random folder {places[1]}: expected two separate folders")
     kept = kept_by(data.items, options)
     distance = recipe.splits.split_distance
+    before = {} if data.about.view is None else {"before": data.about.view}
     view = {"of": data.about.recipe, "filters": asdict(options), "kept": len(kept.items), "dropped": dict(kept.dropped)}
+    view |= before
     _write_view(data, kept.items, places[0], view, distance, progress)
     if random_dir is not None:
         subset = random_subset(data.items, len(kept.items), data.about.recipe)
         chance = {"of": data.about.recipe, "filters": {}, "kept": len(subset), "dropped": {}, "random": True}
+        chance |= before
         _write_view(data, subset, places[1], chance, distance, progress)
     return {
         "command": "dataset filter",
@@ -84,7 +87,8 @@ def empty_folder(place: str | Path, source: Path) -> Path:
     """
     folder = check_folder(place)
     inside = _within(folder, source)
-    if inside or (folder.is_dir() and next(folder.iterdir(), None) is not None):
+    left = (path for path in folder.iterdir() if not path.name.endswith(".partial")) if folder.is_dir() else iter(())
+    if inside or next(left, None) is not None:
         problem = f"is inside the data set {source}" if inside else "has files in it"
         raise DatasetError(f"output folder {folder} {problem}: expected a new or an empty folder")
     return folder
@@ -144,7 +148,7 @@ def link(source: Path, place: Path) -> None:
     """Give a file another name by a hard link, or copy it where links do not work, for example on another disk."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, place)
+        os.link(source.resolve(), place)  # not a symbolic link itself
     except FileExistsError:
         raise
     except OSError:

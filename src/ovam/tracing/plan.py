@@ -103,3 +103,14 @@ def native_side(pipe: Any) -> int:
     """Return the side of the latent that the model was made for; for packed families the pipeline has it."""
     config: Any = backbone_of(pipe).denoiser.config
     return int(getattr(config, "sample_size", None) or pipe.default_sample_size)
+
+
+def both_sides(pipe: Any, height: int | None, width: int | None) -> tuple[int | None, int | None]:
+    """Return (height, width) in pixels, with the model's own side for one that is None; both None if both are.
+
+    Some pipelines of diffusers take their own size for both sides if one is missing.
+    """
+    if height is None and width is None:
+        return None, None
+    own = native_side(pipe) * pipe.vae_scale_factor
+    return own if height is None else height, own if width is None else width

@@ -16,6 +16,7 @@ from ovam.voc_names import VOC
 
 Part = Literal["train", "val"]
 _NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation")}
+_OTHER_SPLITS = ("val", "validation", "test")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -107,6 +108,8 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
     lists = root / "ImageSets" / "Segmentation"
     split = next((name for name in _NAMES[part] if (lists / f"{name}.txt").is_file()), None)
     masks = sorted((root / "SegmentationClass").glob("*.png"))
+    if split is None and part == "train" and any((lists / f"{name}.txt").is_file() for name in _OTHER_SPLITS):
+        return Labelled(folder, "Pascal VOC", _named(root) or VOC, (), "train")
     if split is not None:
         names = _text(lists / f"{split}.txt").split()
         masks = [root / "SegmentationClass" / checked_name(f"{name}.png", lists / f"{split}.txt") for name in names]

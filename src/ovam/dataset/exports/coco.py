@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ovam.dataset.about import About
+from ovam.dataset.exports.copying import copied
 from ovam.dataset.exports.objects import things_of
 from ovam.dataset.item import Item
 from ovam.dataset.layout import Dataset
-from ovam.dataset.views import link
 from ovam.masks.run_lengths import rle_of
 from ovam.output_files import write_bytes
 
@@ -29,7 +29,7 @@ def write_coco(data: Dataset, folder: Path) -> None:
         items = data.of_split(split)
         annotations = list[dict[str, Any]]()
         for item in items:
-            link(item.image_path, folder / NAMES[split] / f"{item.stem}.png")
+            copied(item.image_path, folder / NAMES[split] / f"{item.stem}.png")
             annotations += _annotations(item, data.about, len(annotations))
         table = {**head_of(data.about, items), "annotations": annotations}
         write_bytes(folder / "annotations" / f"instances_{NAMES[split]}.json", json.dumps(table).encode())

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ovam.dataset.exports.coco import NAMES, head_of
+from ovam.dataset.exports.copying import copied
 from ovam.dataset.exports.objects import Thing, things_of
 from ovam.dataset.layout import Dataset
-from ovam.dataset.views import link
 from ovam.output_files import write_bytes, write_picture
 
 
@@ -29,7 +29,7 @@ def write_panoptic(data: Dataset, folder: Path) -> None:
         annotations = list[dict[str, Any]]()
         for item in items:
             things = list(things_of(item.labels(), data.about))
-            link(item.image_path, folder / name / f"{item.stem}.png")
+            copied(item.image_path, folder / name / f"{item.stem}.png")
             write_picture(folder / "annotations" / f"panoptic_{name}" / f"{item.stem}.png", _picture(things, data))
             annotation = {"image_id": item.index, "file_name": f"{item.stem}.png", "segments_info": _segments(things)}
             annotations.append(annotation)

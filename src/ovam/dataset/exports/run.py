@@ -59,9 +59,11 @@ def export(
     _check(data, progress)
     progress(f"writing {form}", 0, 0)
     if "://" in str(output_dir):
+        system, path = _opened(str(output_dir))
         with tempfile.TemporaryDirectory() as scratch:
             files = _written(data, Path(scratch), form)
-            _sent(Path(scratch), str(output_dir), progress)
+            progress(f"copying to {output_dir}", 0, 0)
+            _sent(Path(scratch), system, path, str(output_dir))
     else:
         place = empty_folder(output_dir, data.folder)
         with folder_at_once(place) as room:
@@ -105,27 +107,36 @@ def _written(data: Dataset, folder: Path, form: str) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
-def _sent(folder: Path, address: str, progress: Progress) -> None:
-    """Copy files to an address of fsspec.
+def _opened(address: str) -> tuple[Any, str]:
+    """Return the file system of an address of fsspec, and the path there.
 
     Raises:
         MissingPackageError: fsspec, or what it needs for this kind of address, is not installed.
-        DatasetError: there are files at the address, or it can't be written to.
+        DatasetError: there are files at the address, or it can't be read.
     """
     try:
         import fsspec
 
         system, path = fsspec.url_to_fs(address)
+        taken = system.exists(path) and bool(system.ls(path))
     except ImportError as error:
         raise MissingPackageError(
             f"{address} can't be written to ({error}), install 'ovam[data]' and the package named here"
         ) from error
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
         raise DatasetError(f"{address} can't be written to ({error}): expected an address that fsspec knows") from error
+    if taken:
+        raise DatasetError(f"{address} has files: expected a new address")
+    return system, path
+
+
+def _sent(folder: Path, system: Any, path: str, address: str) -> None:
+    """Copy files to a place of fsspec.
+
+    Raises:
+        DatasetError: it can't be written to.
+    """
     try:
-        if system.exists(path) and system.ls(path):
-            raise DatasetError(f"{address} has files: expected a new address")
-        progress(f"copying to {address}", 0, 0)
         for source in sorted(file for file in folder.rglob("*") if file.is_file()):
             target = f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}"
             system.makedirs(target.rpartition("/")[0], exist_ok=True)

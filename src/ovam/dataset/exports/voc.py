@@ -6,10 +6,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from ovam.dataset.about import About
+from ovam.dataset.exports.copying import copied
 from ovam.dataset.exports.objects import Thing, things_of
 from ovam.dataset.item import Item
 from ovam.dataset.layout import Dataset
-from ovam.dataset.views import link
 from ovam.masks.mask_like import IGNORE
 from ovam.output_files import write_bytes, write_picture
 from ovam.pictures import palette_png
@@ -38,7 +38,7 @@ def write_voc(data: Dataset, folder: Path) -> None:
         place = folder / "JPEGImages" / f"{item.stem}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         item.picture().save(place, "JPEG", quality=_QUALITY, subsampling=0)
-        link(item.mask_path, folder / "SegmentationClass" / f"{item.stem}.png")
+        copied(item.mask_path, folder / "SegmentationClass" / f"{item.stem}.png")
         write_picture(folder / "SegmentationObject" / f"{item.stem}.png", palette_png(_objects(labels, things)))
         write_bytes(folder / "Annotations" / f"{item.stem}.xml", _xml(item, things, data.about).encode())
         lists[NAMES[item.split]].append(item.stem)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from ovam.dataset.about import About
+from ovam.dataset.exports.copying import copied
 from ovam.dataset.item import Item
 from ovam.dataset.layout import Dataset
-from ovam.dataset.views import link
 from ovam.masks.outlines import polygons_of
 from ovam.output_files import write_bytes
 
@@ -22,7 +22,7 @@ def write_yolo(data: Dataset, folder: Path) -> None:
         folder: An empty folder.
     """
     for item in data.items:
-        link(item.image_path, folder / "images" / item.split / f"{item.stem}.png")
+        copied(item.image_path, folder / "images" / item.split / f"{item.stem}.png")
         write_bytes(folder / "labels" / item.split / f"{item.stem}.txt", _lines(item, data.about).encode())
     splits = data.splits
     validation = "validation" if "validation" in splits else splits[0]
