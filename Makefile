@@ -15,7 +15,7 @@ test: $(VENV)/ready  ## set up and run the tests
 	$(BIN)/pytest -n 2 -m "not long"
 
 # left out: what runs in processes of its own, which are not checked; commands and files
-UNCHECKED := arguments batches cli command_line dataset dataset_damage dataset_exports dataset_filters dataset_ray docs errors examples imports method_commands \
+UNCHECKED := arguments batches cli command_line dataset dataset_damage dataset_edges dataset_exports dataset_filters dataset_ray docs errors examples imports method_commands \
 	method_contract_meta scenes token_commands train train_data verify
 shapes: $(VENV)/ready  ## the product's tests again, with every array's shape and every argument's type checked
 	$(BIN)/pytest -n 2 -m "not user_error and not long" --jaxtyping-packages=ovam,lab.mini,beartype.beartype $(UNCHECKED:%=--ignore=tests/test_%.py) tests
