@@ -261,6 +261,14 @@ def test_generate_takes_a_pipeline_object_and_leaves_it_as_it_is(tmp_path):
     assert [word["word"] for word in result["images"][0]["words"]] == ["cat"]
 
 
+def test_one_side_alone_leaves_the_other_to_the_model(tmp_path):
+    """Stable Diffusion's pipeline would take its own size for both."""
+    pipe = tiny.sd1()
+    generate(PROMPT, "cat", output_dir=tmp_path, model=pipe, num_inference_steps=2, width=40)
+    with Image.open(tmp_path / "image.png") as picture:
+        assert picture.size == (40, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+
+
 def test_a_negative_prompt_reaches_flux_by_its_own_weight(tmp_path):
     """Its pipeline leaves the prompt out without that weight, and says nothing."""
     pipe, small = tiny.flux(), {"num_inference_steps": 2, "height": 32, "width": 32}
