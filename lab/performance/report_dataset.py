@@ -22,8 +22,8 @@ The same on a UNet of SD 1.5's size with random weights, and a small autoencoder
 a run than usual. The hash of the weights, made once a run, is not counted.
 """
 EVERY = """
-Self-attention is averaged over every {n}th call, on the finest grid alone. Masks have a mean IoU of {iou:.3f} with
-those of all calls, over the classes of {images} images of mini.
+Self-attention is averaged over every {n}th call, on the finest grid alone. Masks have a mean IoU of
+{iou:.3f} with those of all calls, over the classes of {images} images of mini.
 """
 
 

@@ -11,7 +11,7 @@ from rich.progress import track
 from lab.fits.scenes import LEAST_ANNOTATED
 from lab.pseudo_masks.annotators import state_of
 from lab.pseudo_masks.examples import TRUTH, VALIDATION, Annotated, Example, Needs, Source, encoded
-from ovam.errors import OptionError
+from ovam.errors import DatasetError, OptionError
 from ovam.masks.annotations import annotation_from_labels
 from ovam.trace.trace import Trace
 from ovam.tracing.encode import encode
@@ -57,7 +57,7 @@ def parts_of(folder: Path) -> tuple[Labelled, Parts]:
     others: Pairs = ()
     if found.split is not None:
         held = set(found.pairs)
-        others = tuple(pair for pair in read_labelled(folder, "train").pairs if pair not in held)
+        others = tuple(pair for pair in _training_of(folder) if pair not in held)
     if len(others) >= 2:
         parts = Parts(others[::2], others[1::2], found.pairs)
     else:
@@ -69,6 +69,16 @@ def parts_of(folder: Path) -> tuple[Labelled, Parts]:
             "fits of tokens, to the choice of thresholds, and to the figures"
         )
     return found, parts
+
+
+def _training_of(folder: Path) -> Pairs:
+    """Return the pictures of the training part, of which there may be none."""
+    try:
+        return read_labelled(folder, "train").pairs
+    except DatasetError as error:
+        if "has no pictures" not in str(error):
+            raise
+        return ()
 
 
 class Annotations(Source):

@@ -108,9 +108,10 @@ def _voc(folder: Path, root: Path, part: Part) -> Labelled:
     lists = root / "ImageSets" / "Segmentation"
     split = next((name for name in _NAMES[part] if (lists / f"{name}.txt").is_file()), None)
     masks = sorted((root / "SegmentationClass").glob("*.png"))
-    if split is None and part == "train" and any((lists / f"{name}.txt").is_file() for name in _OTHER_SPLITS):
-        return Labelled(folder, "Pascal VOC", _named(root) or VOC, (), "train")
-    if split is not None:
+    held = {name for one in _OTHER_SPLITS if (file := lists / f"{one}.txt").is_file() for name in _text(file).split()}
+    if split is None and part == "train" and held:
+        split, masks = "train", [mask for mask in masks if mask.stem not in held]
+    elif split is not None:
         names = _text(lists / f"{split}.txt").split()
         masks = [root / "SegmentationClass" / checked_name(f"{name}.png", lists / f"{split}.txt") for name in names]
     pairs = tuple((_picture(root / "JPEGImages", mask.stem), mask) for mask in masks)
